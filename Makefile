@@ -1,0 +1,53 @@
+# make run: the panel on http://127.0.0.1:8000/ . make test: all tests. See README.md.
+# Both read PORT, DATABASE_URL (default: an embedded PostgreSQL) and DATA_DIR (default: var/).
+
+SHELL := /bin/sh
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
+
+.PHONY: run test lint types migrations-check benchmark lock clean
+
+run: $(VENV)/installed
+	@exec $(PYTHON) manage.py serve
+
+test: $(VENV)/installed-dev
+	$(PYTHON) -m pytest $(ARGS)
+
+lint: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(VENV)/bin/mypy
+
+migrations-check: $(VENV)/installed-dev
+	$(PYTHON) manage.py makemigrations --check --dry-run
+
+# The table of docs/benchmarks.md. Takes some minutes and some gigabytes in DATA_DIR.
+benchmark: $(VENV)/installed-dev
+	$(PYTHON) -m tests.benchmarks $(ARGS)
+
+$(VENV)/created:
+	@python=$$(sh .ci/find-python) && echo "Setting up $(VENV) with $$python …" && \
+	rm -rf $(VENV) && "$$python" -m venv $(VENV) && touch $@
+
+$(VENV)/installed: requirements/production.txt | $(VENV)/created
+	@echo "Installing what the panel needs …"
+	@$(PIP) install --require-hashes --requirement requirements/production.txt
+	@touch $@
+
+$(VENV)/installed-dev: requirements/development.txt | $(VENV)/installed
+	@echo "Installing what the tests need …"
+	@$(PIP) install --require-hashes --requirement requirements/development.txt
+	@touch $@
+
+# Resolves pyproject.toml anew. Needs uv (`pip install uv`); hashes, no addresses.
+LOCK := uv pip compile pyproject.toml --universal --python-version 3.12 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet --extra embedded
+lock:
+	$(LOCK) --output-file requirements/production.txt
+	$(LOCK) --group dev --output-file requirements/development.txt
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

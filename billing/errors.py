@@ -1,0 +1,132 @@
+"""Every reason for which money does not move, as one family of exceptions.
+
+Each has a stable `code` for programs, a sentence for people (`str(error)`) and the figures in
+`data`. What an HTTP status or a form field has to do with it is the entry points' business.
+"""
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, ClassVar
+
+from billing.money import format_money
+
+
+class BillingError(Exception):
+    """Money did not move, and nothing was changed."""
+
+    code: ClassVar[str]
+    sentence: ClassVar[str]
+
+    def __init__(self, **data: Any) -> None:
+        self.data: dict[str, Any] = data
+        super().__init__(self.describe())
+
+    def describe(self) -> str:
+        return self.sentence.format_map(self.data)
+
+
+class InvalidAmount(BillingError):
+    """An amount that is no money, or not for this operation.
+
+    `data`: `field` (amount or bonus_amount), `reason` (a key of `sentences`) and `value`.
+    """
+
+    code = "invalid_amount"
+    sentences: ClassVar[Mapping[str, str]] = {
+        "not_a_number": "This is not a number: {value}.",
+        "too_many_decimals": "An amount has at most four decimals: {value}.",
+        "out_of_range": "An amount has at most 15 digits before the decimal point: {value}.",
+        "wrong_sign": "This operation cannot have the amount {value}.",
+    }
+
+    def describe(self) -> str:
+        return self.sentences[self.data["reason"]].format_map(self.data)
+
+
+class NothingToChange(BillingError):
+    code = "nothing_to_change"
+    sentence = "Nothing would change: both amounts are zero."
+
+
+class InvalidDescription(BillingError):
+    code = "invalid_description"
+    sentence = "A description has 5 to 200 characters."
+
+
+class InvalidEntry(BillingError):
+    """Another field of an entry is not valid: `field` names it, `reason` says why."""
+
+    code = "invalid_entry"
+    sentence = "The field {field} is not valid: {reason}."
+
+
+class UnknownUser(BillingError):
+    code = "unknown_user"
+    sentence = "There is no user with ID {user_id}."
+
+
+class UnknownTransaction(BillingError):
+    code = "unknown_transaction"
+    sentence = "The user has no transaction number {number}."
+
+
+class InsufficientFunds(BillingError):
+    """`needed` and `available` are amounts of `balance`: real, bonus, or any (both together)."""
+
+    code = "insufficient_funds"
+    names: ClassVar[Mapping[str, str]] = {
+        "real": "on the balance",
+        "bonus": "on the bonus balance",
+        "any": "on both balances together",
+    }
+
+    def describe(self) -> str:
+        needed, available = (format_money(Decimal(self.data[k])) for k in ("needed", "available"))
+        where = self.names[self.data["balance"]]
+        return f"Not enough money {where}: {needed} needed, {available} available."
+
+
+class BalanceOutOfRange(BillingError):
+    """`balance` (real or bonus) would outgrow what the database can hold."""
+
+    code = "balance_out_of_range"
+    sentence = "The new balance would have more than 15 digits before the decimal point."
+
+
+class BalanceMoved(BillingError):
+    """The caller wanted the change only on the state that it saw (`expected_number`)."""
+
+    code = "balance_moved"
+    sentence = (
+        "Another transaction came in meanwhile: the last one is number {number}, "
+        "not {expected_number}."
+    )
+
+
+class IdempotencyConflict(BillingError):
+    """The key was used for something else: transaction `number` of this user."""
+
+    code = "idempotency_conflict"
+    sentence = "This idempotency key belongs to transaction number {number}, with other content."
+
+
+class AlreadyReversed(BillingError):
+    code = "already_reversed"
+    sentence = "Transaction number {number} was reversed already, by number {reversed_by}."
+
+
+class NotReversible(BillingError):
+    code = "not_reversible"
+    sentence = "Transaction number {number} is a reversal itself; change the balance instead."
+
+
+ERRORS_BY_CODE: Mapping[str, type[BillingError]] = {
+    kind.code: kind for kind in BillingError.__subclasses__()
+}
+
+
+def refusal_from(details: str) -> BillingError:
+    """The error that the database's posting function reported as JSON: a code and figures."""
+    data = json.loads(details)
+    return ERRORS_BY_CODE[data.pop("code")](**data)

@@ -1,0 +1,434 @@
+"""The only writer of balances and transactions.
+
+Panel, API, charging run and commands all post through these functions, which say what happens in
+the business's words. Whatever they are asked is one call of the database function `billing_post`
+(`migrations/sql/`), which locks, checks, splits amounts by the debit order and writes.
+
+Common to all of them:
+
+- `actor` is the operator who caused the change, None the system itself; `channel` is the way it
+  came in. Both are named every time.
+- `idempotency_key`: the same key with the same content returns the first transaction, marked
+  `replayed`, and changes nothing; with other content it raises IdempotencyConflict. Who asks and
+  by which channel is not content: whoever repeats a call gets its transaction.
+- `expected_number`: the number of the user's last transaction that the caller knows of. If there
+  is a later one, BalanceMoved is raised.
+- Refusals are BillingErrors (`billing/errors.py`). Nothing has changed then, and a surrounding
+  `atomic` block goes on.
+
+A transaction, once written, is never updated or deleted. To correct one, `reverse` it, or post
+the difference.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final, Literal, NamedTuple
+
+from django.db import DatabaseError, connection, transaction
+
+from billing.errors import BillingError, InvalidAmount, InvalidEntry, refusal_from
+from billing.models import Balance, Channel, Transaction, TransactionType
+from billing.money import ZERO, Amount, NotMoney, to_money
+from users.models import User
+
+REFUSED_SQLSTATE: Final = "BL001"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One operation to be posted. Made by the functions below whose names end in `_entry`.
+
+    Amounts are signed: what is added to the balance. For a service, `amount` is the whole
+    (negative) cost, and the bonus balance pays first; a reversal has no amounts of its own.
+    """
+
+    user_id: int
+    type: TransactionType
+    subtype: str
+    description: str
+    device: str = ""
+    amount: Amount = ZERO
+    bonus_amount: Amount = ZERO
+    reverses: int | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    idempotency_key: str | None = None
+    expected_number: int | None = None
+
+
+class Result(NamedTuple):
+    """What became of one entry of a batch: the transaction, or why there is none."""
+
+    outcome: Literal["posted", "replayed", "refused"]
+    transaction: Transaction | None
+    refusal: BillingError | None
+
+
+class Balances(NamedTuple):
+    """What a user had at some moment, and the number of the last transaction by then."""
+
+    real: Decimal
+    bonus: Decimal
+    number: int
+
+
+# --- What can happen to a user's money ----------------------------------------------------------
+
+
+def change_balance(
+    user: User | int,
+    *,
+    amount: Amount = ZERO,
+    bonus_amount: Amount = ZERO,
+    description: str,
+    actor: User | None,
+    channel: Channel,
+    subtype: str = "partner",
+    **options: Any,
+) -> Transaction:
+    """Adds to (or, negative, takes from) both balances as given, in one transaction.
+
+    Raises InsufficientFunds if either balance would become negative, NothingToChange if both
+    amounts are zero. `subtype` is `partner` for a change by hand or API, `import` for an import.
+    """
+    return _post_one(
+        balance_change_entry(
+            user,
+            amount=amount,
+            bonus_amount=bonus_amount,
+            description=description,
+            subtype=subtype,
+            **options,
+        ),
+        actor=actor,
+        channel=channel,
+    )
+
+
+def give_bonus(
+    user: User | int,
+    *,
+    amount: Amount,
+    description: str,
+    actor: User | None,
+    channel: Channel,
+    subtype: str = "register",
+    **options: Any,
+) -> Transaction:
+    """Gives `amount` to the bonus balance; `subtype` says on which occasion."""
+    return _post_one(
+        bonus_entry(user, amount=amount, description=description, subtype=subtype, **options),
+        actor=actor,
+        channel=channel,
+    )
+
+
+def charge_service(
+    user: User | int,
+    *,
+    service: str,
+    cost: Amount,
+    description: str,
+    actor: User | None,
+    channel: Channel,
+    **options: Any,
+) -> Transaction:
+    """Takes `cost` (positive) for the use of a service: from the bonus first, then the balance.
+
+    Raises InsufficientFunds, and takes nothing, if both together do not suffice.
+    """
+    return _post_one(
+        service_entry(user, service=service, cost=cost, description=description, **options),
+        actor=actor,
+        channel=channel,
+    )
+
+
+def charge_subscription(
+    user: User | int,
+    *,
+    cycle: str,
+    price: Amount,
+    description: str,
+    actor: User | None,
+    channel: Channel,
+    **options: Any,
+) -> Transaction:
+    """Takes `price` (positive) for a subscription from the real balance, never from the bonus.
+
+    `cycle` is the subtype of its billing cycle: monthly, everyday, activeday, every_year. Raises
+    InsufficientFunds, and takes nothing, if the real balance does not suffice.
+    """
+    return _post_one(
+        subscription_entry(user, cycle=cycle, price=price, description=description, **options),
+        actor=actor,
+        channel=channel,
+    )
+
+
+def refund_remainder(
+    user: User | int,
+    *,
+    amount: Amount,
+    description: str,
+    actor: User | None,
+    channel: Channel,
+    **options: Any,
+) -> Transaction:
+    """Pays back the unused rest (positive) of a subscription's period, on a change of plan."""
+    return _post_one(
+        remainder_entry(user, amount=amount, description=description, **options),
+        actor=actor,
+        channel=channel,
+    )
+
+
+def reverse(
+    user: User | int,
+    *,
+    number: int,
+    description: str,
+    actor: User | None,
+    channel: Channel,
+    **options: Any,
+) -> Transaction:
+    """Takes the user's transaction `number` back: the same amounts with the opposite signs.
+
+    Raises AlreadyReversed the second time, NotReversible for a reversal, UnknownTransaction, and
+    InsufficientFunds if what was added is no longer there.
+    """
+    return _post_one(
+        reversal_entry(user, number=number, description=description, **options),
+        actor=actor,
+        channel=channel,
+    )
+
+
+def post_batch(
+    entries: Iterable[Entry],
+    *,
+    actor: User | None,
+    channel: Channel,
+    skip_refused: bool = False,
+) -> list[Result]:
+    """Posts all entries or, if one is refused, none, and raises its refusal.
+
+    The error's `data["entry"]` then is the refused entry's place, from 1. With `skip_refused` what
+    cannot be posted is left out instead. Either way, results come in the order of the entries;
+    entries of one user are posted in the order given.
+    """
+    results: dict[int, Result] = {}
+    valid: list[tuple[int, dict[str, Any]]] = []
+    for place, entry in enumerate(entries, start=1):
+        try:
+            valid.append((place, _as_json(entry)))
+        except BillingError as refusal:
+            if not skip_refused:
+                refusal.data["entry"] = place
+                raise
+            results[place] = Result("refused", None, refusal)
+    if valid:
+        posted = _post([e for _, e in valid], actor, channel, skip_refused=skip_refused)
+        results |= {valid[position - 1][0]: result for position, result in posted}
+    return [results[place] for place in sorted(results)]
+
+
+# --- What can be in a batch ---------------------------------------------------------------------
+
+
+def balance_change_entry(
+    user: User | int, *, amount: Amount = ZERO, bonus_amount: Amount = ZERO, **options: Any
+) -> Entry:
+    """See `change_balance`."""
+    return _entry(
+        user,
+        type=TransactionType.PAYMENT,
+        amount=amount,
+        bonus_amount=bonus_amount,
+        **({"subtype": "partner"} | options),
+    )
+
+
+def bonus_entry(user: User | int, *, amount: Amount, **options: Any) -> Entry:
+    """See `give_bonus`."""
+    return _entry(
+        user,
+        type=TransactionType.BONUS_REFILL,
+        bonus_amount=_positive(amount),
+        **({"subtype": "register"} | options),
+    )
+
+
+def service_entry(user: User | int, *, service: str, cost: Amount, **options: Any) -> Entry:
+    """See `charge_service`."""
+    return _entry(
+        user, type=TransactionType.SERVICE, subtype=service, amount=-_positive(cost), **options
+    )
+
+
+def subscription_entry(user: User | int, *, cycle: str, price: Amount, **options: Any) -> Entry:
+    """See `charge_subscription`."""
+    return _entry(
+        user, type=TransactionType.SUBSCRIPTION, subtype=cycle, amount=-_positive(price), **options
+    )
+
+
+def remainder_entry(user: User | int, *, amount: Amount, **options: Any) -> Entry:
+    """See `refund_remainder`."""
+    return _entry(
+        user,
+        type=TransactionType.SUBSCRIPTION,
+        subtype="remainder",
+        amount=_positive(amount),
+        **options,
+    )
+
+
+def reversal_entry(user: User | int, *, number: int, **options: Any) -> Entry:
+    """See `reverse`."""
+    # The database names the subtype: the type of what is reversed.
+    return _entry(
+        user, type=TransactionType.REVERSAL, subtype="reversal", reverses=number, **options
+    )
+
+
+# --- What a user has ----------------------------------------------------------------------------
+
+
+def balance(user: User | int) -> Balances:
+    """What the user has now."""
+    row = Balance.objects.get(pk=_user_id(user))
+    return Balances(row.real, row.bonus, row.last_number)
+
+
+def balance_at(user: User | int, moment: datetime) -> Balances:
+    """What the user had at `moment`, transactions at that very moment included."""
+    number = number_at(user, moment)
+    if not number:
+        return Balances(ZERO, ZERO, 0)
+    row = Transaction.objects.get(user=_user_id(user), number=number)
+    return Balances(row.new_balance, row.new_bonus, number)
+
+
+def number_at(user: User | int, moment: datetime) -> int:
+    """The number of the user's last transaction not later than `moment`; 0 if there is none."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT billing_number_at(%s, %s)", [_user_id(user), moment])
+        number: int = cursor.fetchone()[0]
+    return number
+
+
+# --- How it gets there --------------------------------------------------------------------------
+
+
+def _entry(user: User | int, **fields: Any) -> Entry:
+    return Entry(user_id=_user_id(user), **fields)
+
+
+def _user_id(user: User | int) -> int:
+    return user if isinstance(user, int) else user.pk
+
+
+def _positive(value: Amount) -> Decimal:
+    amount = _amount("amount", value)
+    if amount <= 0:
+        raise InvalidAmount(field="amount", reason="wrong_sign", value=str(value)[:40])
+    return amount
+
+
+def _amount(name: str, value: Amount) -> Decimal:
+    try:
+        return to_money(value)
+    except NotMoney as problem:
+        raise InvalidAmount(field=name, reason=problem.reason, value=str(value)[:40]) from None
+
+
+def _text(name: str, value: object, max_length: int) -> str:
+    if not isinstance(value, str):
+        raise InvalidEntry(field=name, reason="it must be a text")
+    if "\0" in value:
+        raise InvalidEntry(field=name, reason="it contains a null character")
+    if len(value) > max_length:
+        raise InvalidEntry(field=name, reason=f"it has more than {max_length} characters")
+    return value
+
+
+def _as_json(entry: Entry) -> dict[str, Any]:
+    """The entry as `billing_post` takes it. Only the shape is checked here, no rule of money."""
+    key = entry.idempotency_key
+    if key is not None and not key:
+        raise InvalidEntry(field="idempotency_key", reason="it is empty")
+    try:
+        metadata = json.dumps(entry.metadata)
+    except (TypeError, ValueError):
+        raise InvalidEntry(field="metadata", reason="it must be a JSON object") from None
+    if not metadata.startswith("{") or "\\u0000" in metadata or "NaN" in metadata:
+        raise InvalidEntry(field="metadata", reason="it must be a JSON object")
+    return {
+        "user_id": entry.user_id,
+        "type": entry.type,
+        "subtype": _text("subtype", entry.subtype, 32),
+        # Too long or too short a description is refused by the database, with its own code.
+        "description": _text("description", entry.description, 10_000),
+        "device": _text("device", entry.device, 100),
+        "amount": str(_amount("amount", entry.amount)),
+        "bonus_amount": str(_amount("bonus_amount", entry.bonus_amount)),
+        "reverses": entry.reverses,
+        "metadata": entry.metadata,
+        "idempotency_key": None if key is None else _text("idempotency_key", key, 100),
+        "expected_number": entry.expected_number,
+    }
+
+
+def _post_one(entry: Entry, *, actor: User | None, channel: Channel) -> Transaction:
+    [(_, result)] = _post([_as_json(entry)], actor, channel, skip_refused=False)
+    assert result.transaction is not None  # noqa: S101 - a refusal would have been raised
+    return result.transaction
+
+
+def _post(
+    entries: list[dict[str, Any]], actor: User | None, channel: Channel, *, skip_refused: bool
+) -> list[tuple[int, Result]]:
+    """One call of `billing_post`: results with the positions of their entries, from 1."""
+    arguments = [json.dumps(entries), actor and actor.pk, channel, skip_refused]
+    try:
+        if connection.in_atomic_block:
+            # A savepoint, so that the caller's transaction survives a refusal.
+            with transaction.atomic():
+                return _call(arguments)
+        return _call(arguments)
+    except DatabaseError as problem:
+        diagnostics = getattr(problem.__cause__, "diag", None)
+        if diagnostics is None or diagnostics.sqlstate != REFUSED_SQLSTATE:
+            raise
+        raise refusal_from(diagnostics.message_detail) from None
+
+
+_COLUMNS: Final = [column.attname for column in Transaction._meta.concrete_fields]
+_CALL: Final = (
+    'SELECT "position", outcome, refusal, '  # noqa: S608 - the columns are the model's
+    + ", ".join(f"(posted).{column}" for column in _COLUMNS)
+    + " FROM billing_post(%s, %s, %s, %s)"
+)
+
+
+def _call(arguments: list[Any]) -> list[tuple[int, Result]]:
+    with connection.cursor() as cursor:
+        cursor.execute(_CALL, arguments)
+        return [
+            (position, _result(outcome, refusal, fields))
+            for position, outcome, refusal, *fields in cursor.fetchall()
+        ]
+
+
+def _result(
+    outcome: Literal["posted", "replayed", "refused"], refusal: str | None, fields: list[Any]
+) -> Result:
+    if refusal is not None:
+        return Result(outcome, None, refusal_from(refusal))
+    posted = Transaction.from_db(connection.alias, _COLUMNS, fields)
+    posted.metadata = json.loads(posted.metadata)  # a bare cursor leaves JSON as text
+    posted.replayed = outcome == "replayed"
+    return Result(outcome, posted, None)

@@ -1,0 +1,81 @@
+"""What each user has now."""
+
+from decimal import Decimal
+from typing import Any
+
+import pgtrigger
+from django.conf import settings
+from django.db import models
+
+from billing.models.guards import checked_at_commit, refuses
+from billing.money import DECIMALS, DIGITS, MAX_MONEY
+
+
+def money_field(verbose_name: str = "", **options: Any) -> "models.DecimalField[Any, Decimal]":
+    """An amount in the installation's currency: NUMERIC(19,4)."""
+    return models.DecimalField(
+        verbose_name or None, max_digits=DIGITS, decimal_places=DECIMALS, **options
+    )
+
+
+def total_field(verbose_name: str) -> "models.DecimalField[Any, Decimal]":
+    """A sum of amounts of one user's whole history, which may outgrow a single amount."""
+    return models.DecimalField(
+        verbose_name, max_digits=25, decimal_places=DECIMALS, default=0, db_default=0
+    )
+
+
+def never_negative(*fields: str) -> models.Q:
+    """Zero or more, and a number: PostgreSQL sorts NaN above all of them."""
+    condition = models.Q()
+    for field in fields:
+        condition &= models.Q(**{f"{field}__range": (0, MAX_MONEY)})
+    return condition
+
+
+class Balance(models.Model):
+    """Both balances of one user, and where the user's transactions stand.
+
+    This is the row that is locked while a transaction is posted. `billing.ledger` alone writes it;
+    a database trigger adds it with each user, however the user is created. It repeats what the
+    user's last transaction says, which is checked at every commit (`guards.py`).
+    """
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        primary_key=True,
+        related_name="balance",
+    )
+    real = money_field("balance", default=Decimal(0), db_default=0)
+    bonus = money_field("bonus balance", default=Decimal(0), db_default=0)
+    refilled = total_field("all refills so far")
+    bonus_refilled = total_field("all bonus refills so far")
+    last_number = models.BigIntegerField(default=0, db_default=0)
+    last_digest = models.BinaryField(default=b"", db_default=b"")
+    last_at = models.DateTimeField("last transaction", null=True, blank=True)
+
+    class Meta:
+        default_permissions = ("view", "change")
+        constraints = [
+            models.CheckConstraint(
+                name="balances_are_never_negative",
+                condition=never_negative("real", "bonus"),
+                violation_error_message="A balance cannot be negative or out of range.",
+            ),
+        ]
+        triggers = [
+            refuses(
+                "never_removed",
+                pgtrigger.Delete | pgtrigger.Truncate,
+                executes="billing_refuse_balance_removal",
+            ),
+            checked_at_commit(
+                "matches_last_transaction",
+                pgtrigger.Insert | pgtrigger.Update,
+                executes="billing_check_balance",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"Balance of user {self.pk}"

@@ -1,0 +1,21 @@
+"""Standard descriptions: how the operators of an installation word what they do."""
+
+from django.core.validators import MinLengthValidator
+from django.db import models
+
+
+class StandardDescription(models.Model):
+    """A description that the Change balance page offers, so that the same thing is always called
+    the same. Operators with the permission maintain the list; it limits nobody.
+    """
+
+    text = models.CharField(max_length=200, unique=True, validators=[MinLengthValidator(5)])
+    position = models.PositiveSmallIntegerField(
+        default=0, help_text="Lower ones are offered first; the same ones by text."
+    )
+
+    class Meta:
+        ordering = ["position", "text"]
+
+    def __str__(self) -> str:
+        return self.text

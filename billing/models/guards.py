@@ -1,0 +1,60 @@
+"""Triggers that keep the ledger's promises inside the database, whoever writes to it.
+
+They are declared at the models with django-pgtrigger, which installs them and notices when they
+are missing; their functions are in `migrations/sql/`. What breaks without each of them:
+
+| trigger | on | without it |
+|---|---|---|
+| `append_only` | transactions | history can be edited, deleted or truncated (G3) |
+| `follows` | transactions | a row can be inserted that does not continue its chain (G2, G9) |
+| `never_removed` | balances | a user's balance row can be deleted |
+| `matches_last_transaction` | balances | a balance can change without a transaction (G1) |
+| `billing_open_balance` | users | a user created with SQL has no balance |
+
+The last one stands on the users' table and is installed by the migration alone: `users` knows
+nothing of `billing`.
+"""
+
+from typing import Any
+
+import pgtrigger
+
+
+class Guard(pgtrigger.Trigger):
+    """A trigger that calls a function of ours from `migrations/sql/`.
+
+    pgtrigger's own function bodies can be switched off by any session with
+    `SET pgtrigger.ignore`; and they look that up, in a subtransaction, for every row. A guard of
+    money needs neither.
+    """
+
+    func = "RETURN NULL;"  # of the function pgtrigger makes, which nothing calls
+
+    def __init__(self, *, executes: str, **options: Any) -> None:
+        self.executes = executes
+        super().__init__(**options)
+
+    def render_execute(self, model: Any) -> str:
+        return f"{self.executes}()"
+
+
+def refuses(name: str, operation: pgtrigger.core.Operation, *, executes: str) -> Guard:
+    """Refuses whole statements, also those that would touch no row."""
+    return Guard(
+        name=name,
+        level=pgtrigger.Statement,
+        when=pgtrigger.Before,
+        operation=operation,
+        executes=executes,
+    )
+
+
+def checked_at_commit(name: str, operation: pgtrigger.core.Operation, *, executes: str) -> Guard:
+    """Checks each written row when its transaction commits (SET CONSTRAINTS can do it sooner)."""
+    return Guard(
+        name=name,
+        when=pgtrigger.After,
+        operation=operation,
+        timing=pgtrigger.Deferred,
+        executes=executes,
+    )

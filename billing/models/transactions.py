@@ -1,0 +1,208 @@
+"""Everything that ever happened to a user's money."""
+
+import pgtrigger
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Length, Trim
+from django.db.models.lookups import Exact, GreaterThanOrEqual
+
+from billing.models.balances import money_field, never_negative, total_field
+from billing.models.guards import checked_at_commit, refuses
+
+
+class TransactionType(models.TextChoices):
+    """The codes are those that existing integrations know."""
+
+    PAYMENT = "payment", "Payment"
+    BONUS_REFILL = "bonus_charge", "Bonus refill"
+    SUBSCRIPTION = "main_charge", "Subscription"
+    SERVICE = "tariff_charge", "Service"
+    REVERSAL = "reversal", "Reversal"
+
+
+class Channel(models.TextChoices):
+    """The way a transaction came in."""
+
+    PANEL = "panel", "Panel"
+    API = "api", "API"
+    CHARGING = "charging", "Charging run"
+    IMPORT = "import", "Import"
+
+
+SUBTYPE_LABELS = {
+    "partner": "Manual or API",
+    "import": "Import",
+    "register": "Registration gift",
+    "monthly": "Monthly",
+    "everyday": "Monthly, by day",
+    "activeday": "Active day",
+    "every_year": "Annual",
+    "remainder": "Remainder",
+    "incoming_sms": "Incoming SMS",
+    "outgoing_sms": "Outgoing SMS",
+    "service_sms": "Service SMS",
+    "phone_call": "Phone call",
+    "traffic": "Traffic",
+}
+
+
+def subtype_label(subtype: str) -> str:
+    """A subtype for people. Services and gifts bring codes of their own: "geo_lookup"."""
+    known = SUBTYPE_LABELS | dict(TransactionType.choices)
+    return known.get(subtype) or subtype.replace("_", " ").capitalize()
+
+
+def one_of(choices: type[models.TextChoices]) -> str:
+    """A pattern for exactly these codes. A constraint costs by its length, with each statement
+    that writes to the table, and this is a third of the length of `IN`.
+    """
+    return f"^({'|'.join(choices.values)})$"
+
+
+class Transaction(models.Model):
+    """One operation on one user's two balances: the ledger. Rows are never changed or removed.
+
+    It exists so that every figure can be explained: a row holds the balances before and after it,
+    who caused it and by which channel, and a digest that ties it to the user's row before it.
+    `billing.ledger` alone creates rows. A mistake is corrected by a further transaction.
+    """
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        related_name="transactions",
+        db_index=False,  # the unique (user, number) serves
+    )
+    number = models.BigIntegerField(help_text="1, 2, 3, … for each user, without gaps.")
+    type = models.CharField(max_length=16, choices=TransactionType)
+    subtype = models.CharField(max_length=32)
+    description = models.CharField(max_length=200)
+    device = models.CharField(max_length=100, blank=True, default="", db_default="")
+
+    amount = money_field(help_text="What was added to (or, negative, taken from) the real balance.")
+    old_balance = money_field()
+    new_balance = money_field()
+    bonus_amount = money_field(help_text="The same for the bonus balance.")
+    old_bonus = money_field()
+    new_bonus = money_field()
+    # Sums over the user's transactions up to this one. The totals of any stretch of a history are
+    # the difference of two rows, however long it is.
+    refilled = total_field("all refills up to this one")
+    bonus_refilled = total_field("all bonus refills up to this one")
+
+    created_at = models.DateTimeField("date")
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_index=False,
+        help_text="The operator who caused it; nobody: the system itself.",
+    )
+    channel = models.CharField(max_length=10, choices=Channel)
+    idempotency_key = models.CharField(max_length=100, null=True, blank=True)  # noqa: DJ001 - absent is not ""
+    reverses = models.BigIntegerField(
+        null=True, blank=True, help_text="The number of the user's transaction this one takes back."
+    )
+    metadata = models.JSONField(default=dict, blank=True, help_text="For integrators.")
+    digest = models.BinaryField(help_text="SHA-256; see docs/ledger.md for its canonical form.")
+
+    # Set by the ledger on what it returns: this is the transaction of an earlier call with the
+    # same idempotency key, and nothing was changed.
+    replayed = False
+
+    class Meta:
+        default_permissions = ("view",)
+        indexes = [models.Index(fields=["created_at", "id"], name="transaction_by_date")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["user", "number"],
+                name="transaction_numbers_are_unique_per_user",
+            ),
+            models.UniqueConstraint(
+                fields=["user", "idempotency_key"],
+                condition=Q(idempotency_key__isnull=False),
+                name="idempotency_keys_are_unique_per_user",
+                violation_error_message="This idempotency key was used already.",
+            ),
+            models.UniqueConstraint(
+                fields=["user", "reverses"],
+                condition=Q(reverses__isnull=False),
+                name="a_transaction_is_reversed_at_most_once",
+                violation_error_message="This transaction was reversed already.",
+            ),
+            models.CheckConstraint(
+                name="transaction_numbers_start_at_one",
+                condition=Q(number__gte=1),
+            ),
+            models.CheckConstraint(
+                name="old_balance_plus_amount_is_new_balance",
+                condition=Q(new_balance=F("old_balance") + F("amount"))
+                & Q(new_bonus=F("old_bonus") + F("bonus_amount")),
+                violation_error_message="Old balance and amount must add up to the new balance.",
+            ),
+            # With this, the sum above and the column type, no amount can be NaN or out of range.
+            models.CheckConstraint(
+                name="new_balances_are_never_negative",
+                condition=never_negative("new_balance", "new_bonus"),
+                violation_error_message="A balance cannot be negative.",
+            ),
+            models.CheckConstraint(
+                name="a_transaction_changes_something",
+                condition=~Q(amount=0, bonus_amount=0),
+                violation_error_message="Nothing would change: both amounts are zero.",
+            ),
+            models.CheckConstraint(
+                name="a_description_has_5_to_200_characters",  # 200 is the column's length
+                condition=Q(GreaterThanOrEqual(Length(Trim("description")), 5)),
+                violation_error_message="A description has 5 to 200 characters.",
+            ),
+            models.CheckConstraint(
+                name="transaction_type_is_known",
+                condition=Q(type__regex=one_of(TransactionType)),
+            ),
+            models.CheckConstraint(
+                name="transaction_channel_is_known",
+                condition=Q(channel__regex=one_of(Channel)),
+            ),
+            models.CheckConstraint(
+                name="a_subtype_is_a_code",
+                condition=Q(subtype__regex=r"^[a-z][a-z0-9_]*$"),
+            ),
+            models.CheckConstraint(
+                name="a_bonus_refill_adds_to_the_bonus_only",
+                condition=~Q(type="bonus_charge") | Q(amount=0, bonus_amount__gt=0),
+                violation_error_message="A gift adds to the bonus balance, and to nothing else.",
+            ),
+            models.CheckConstraint(
+                name="a_subscription_never_touches_the_bonus",
+                condition=~Q(type="main_charge") | Q(bonus_amount=0),
+                violation_error_message="Subscriptions are paid from the real balance only.",
+            ),
+            models.CheckConstraint(
+                name="a_service_takes_the_bonus_first",
+                condition=~Q(type="tariff_charge") | Q(amount=0) | Q(new_bonus=0),
+                violation_error_message="Services take the bonus first, then real money.",
+            ),
+            models.CheckConstraint(
+                name="reversals_and_only_they_name_what_they_reverse",
+                condition=Q(Exact(Q(type="reversal"), Q(reverses__isnull=False))),
+            ),
+        ]
+        triggers = [
+            refuses(
+                "append_only",
+                pgtrigger.Update | pgtrigger.Delete | pgtrigger.Truncate,
+                executes="billing_refuse_rewriting_history",
+            ),
+            checked_at_commit("follows", pgtrigger.Insert, executes="billing_check_transaction"),
+        ]
+
+    def __str__(self) -> str:
+        return f"Transaction {self.number} of user {self.user_id}"
+
+    @property
+    def subtype_label(self) -> str:
+        return subtype_label(self.subtype)

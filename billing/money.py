@@ -1,0 +1,57 @@
+"""Amounts of money: what is one, and how it is written for people.
+
+Money is a `Decimal` with at most four decimals and fifteen digits before them, as the database's
+NUMERIC(19,4) holds it. Pure: no queries, no settings.
+"""
+
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+DECIMALS: Final = 4
+DIGITS: Final = 19
+MAX_MONEY: Final = Decimal("999999999999999.9999")
+ZERO: Final = Decimal("0.0000")
+
+Amount = Decimal | int | str
+
+
+class NotMoney(ValueError):
+    """`reason` is one of: not_a_number, too_many_decimals, out_of_range."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+def to_money(value: Amount) -> Decimal:
+    """The exact amount that `value` says, with four decimals; nothing is ever rounded.
+
+    Raises NotMoney for what is not a finite number, has more than four decimals or is out of
+    range. Floats are refused: they hold most amounts only approximately.
+    """
+    if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
+        raise NotMoney("not_a_number")
+    try:
+        amount = Decimal(value)
+    except InvalidOperation:
+        raise NotMoney("not_a_number") from None
+    exponent = amount.as_tuple().exponent
+    if not isinstance(exponent, int):  # NaN or an infinity
+        raise NotMoney("not_a_number")
+    if exponent < -DECIMALS:
+        raise NotMoney("too_many_decimals")
+    if abs(amount) > MAX_MONEY:
+        raise NotMoney("out_of_range")
+    return amount.quantize(ZERO) + ZERO  # adding zero turns "-0" into "0"
+
+
+def format_money(amount: Decimal, *, signed: bool = False) -> str:
+    """`amount` for people: "1,234.50", with all four decimals only where they say something.
+
+    `signed` puts a plus before amounts that add. The minus is the typographic one, as wide as the
+    plus, so that columns line up.
+    """
+    cents = round(amount, 2)
+    shown = abs(cents if cents == amount else amount)
+    sign = "−" if amount < 0 else "+" if signed and amount > 0 else ""
+    return f"{sign}{shown:,}"

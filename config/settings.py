@@ -1,0 +1,259 @@
+"""All settings of the panel. Every environment variable is read here and nowhere else.
+
+README, "Configure", lists the variables; a test holds that list and this file together.
+"""
+
+import secrets
+from pathlib import Path
+from typing import Any
+from zoneinfo import available_timezones
+
+import environ
+from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
+from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
+from django.urls import reverse_lazy
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.Env()
+
+# --- Where it runs ------------------------------------------------------------------------------
+
+# Commands, tests and `make run` are local; the web entry point (config/wsgi.py) is production
+# unless told otherwise. Production asks for a SECRET_KEY and speaks HTTPS only.
+ENVIRONMENT = env.str("ENVIRONMENT", default="local")
+if ENVIRONMENT not in ("local", "production"):
+    raise ImproperlyConfigured(f"ENVIRONMENT is “{ENVIRONMENT}”; it must be local or production.")
+IS_LOCAL = ENVIRONMENT == "local"
+
+DEBUG = env.bool("DEBUG", default=False)
+DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).expanduser().resolve()
+PORT = env.int("PORT", default=8000)
+
+
+def _local_secret_key() -> str:
+    """The secret key of a panel on somebody's own machine: made once, kept in DATA_DIR."""
+    path = DATA_DIR / "secret_key"
+    try:
+        DATA_DIR.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        key = path.read_text()
+        if not key:
+            key = secrets.token_urlsafe(50)
+            path.write_text(key)
+    except OSError as problem:
+        raise ImproperlyConfigured(
+            f"DATA_DIR ({DATA_DIR}) cannot be used: {problem.strerror}."
+        ) from None
+    return key
+
+
+SECRET_KEY = env.str("SECRET_KEY", default="")
+if not SECRET_KEY:
+    if not IS_LOCAL:
+        raise ImproperlyConfigured(
+            "SECRET_KEY is not set; in production it must be a long random text that stays "
+            "the same, e.g. from: python3 -c 'import secrets; print(secrets.token_urlsafe(50))'"
+        )
+    SECRET_KEY = _local_secret_key()
+
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+
+# --- Applications -------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "users",
+    "billing",
+    "unfold",
+    "unfold.contrib.filters",
+    "unfold.contrib.forms",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "pgtrigger",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.middleware.gzip.GZipMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "users.middleware.operator_time_zone",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+
+# --- Database -----------------------------------------------------------------------------------
+
+
+def _database() -> dict[str, Any]:
+    if not env.str("DATABASE_URL", default=""):
+        database: dict[str, Any] = {
+            "ENGINE": "config.embedded",
+            "NAME": "billing",
+            "DATA_DIR": DATA_DIR,
+        }
+    else:
+        try:
+            database = env.db_url("DATABASE_URL")
+        except (ValueError, environ.ImproperlyConfigured):
+            database = {}
+        if database.get("ENGINE") != "django.db.backends.postgresql":
+            raise ImproperlyConfigured(
+                "DATABASE_URL must look like postgres://user:password@host:5432/name."
+            )
+    # Connections are kept, and tested before a request uses one again: a restart of the database
+    # costs no request. The connection's time zone is Django's: UTC.
+    return database | {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
+
+
+DATABASES = {"default": _database()}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# Per process, for figures of the start page that may be a few minutes old.
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+
+# --- People -------------------------------------------------------------------------------------
+
+AUTH_USER_MODEL = "users.User"
+# The login is unique by a constraint that ignores case, which this check does not recognise.
+SILENCED_SYSTEM_CHECKS = ["auth.E003"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = reverse_lazy("admin:login")
+
+# --- Language, time and money -------------------------------------------------------------------
+
+LANGUAGE_CODE = "en"
+USE_I18N = True
+USE_TZ = True
+TIME_ZONE = env.str("TIME_ZONE", default="UTC")
+if TIME_ZONE not in available_timezones():
+    raise ImproperlyConfigured(f"TIME_ZONE is “{TIME_ZONE}”, which is no known time zone.")
+
+# The one currency of this installation, ISO 4217.
+BILLING_CURRENCY = env.str("BILLING_CURRENCY", default="USD")
+if not (len(BILLING_CURRENCY) == 3 and BILLING_CURRENCY.isalpha() and BILLING_CURRENCY.isupper()):
+    raise ImproperlyConfigured("BILLING_CURRENCY must be an ISO 4217 code of three capitals.")
+
+# --- Serving ------------------------------------------------------------------------------------
+
+STATIC_URL = "/static/"
+STATIC_ROOT = DATA_DIR / "static"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+
+SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+SESSION_COOKIE_HTTPONLY = True
+CSRF_COOKIE_HTTPONLY = False  # Unfold's htmx reads it
+if not IS_LOCAL:
+    # Behind a proxy that ends TLS and sets X-Forwarded-Proto; see "Deploy" in the README.
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
+    SECURE_REDIRECT_EXEMPT = [r"^healthz$"]
+    SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=3600)
+    SESSION_COOKIE_SECURE = True
+    CSRF_COOKIE_SECURE = True
+
+# Unfold's Alpine evaluates expressions in attributes, and its widgets set style attributes.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "script-src": [SELF, UNSAFE_EVAL],
+        "style-src": [SELF, UNSAFE_INLINE],
+        "img-src": [SELF, "data:"],
+        "object-src": [NONE],
+        "frame-ancestors": [NONE],
+        "form-action": [SELF],
+        "base-uri": [SELF],
+    }
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", default="WARNING")},
+    "loggers": {
+        # Without this, Django mails errors to nobody and writes none of them with DEBUG off.
+        "django": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+    },
+}
+
+# --- The panel's look ---------------------------------------------------------------------------
+
+SITE_NAME = env.str("SITE_NAME", default="Billing")
+
+UNFOLD = {
+    "SITE_TITLE": SITE_NAME,
+    "SITE_HEADER": SITE_NAME,
+    "SITE_SUBHEADER": "Operator panel",
+    "SITE_SYMBOL": "payments",
+    "SITE_URL": None,
+    "SHOW_HISTORY": False,
+    "SHOW_VIEW_ON_SITE": False,
+    "BORDER_RADIUS": "8px",
+    "STYLES": [lambda request: static("billing/panel.css")],
+    "SCRIPTS": [lambda request: static("billing/panel.js")],
+    "DASHBOARD_CALLBACK": "billing.admin.start_page.start_page_context",
+    "COLORS": {
+        "primary": {
+            "50": "oklch(97% .014 254.604)",
+            "100": "oklch(93.2% .032 255.585)",
+            "200": "oklch(88.2% .059 254.128)",
+            "300": "oklch(80.9% .105 251.813)",
+            "400": "oklch(70.7% .165 254.624)",
+            "500": "oklch(62.3% .214 259.815)",
+            "600": "oklch(54.6% .245 262.881)",
+            "700": "oklch(48.8% .243 264.376)",
+            "800": "oklch(42.4% .199 265.638)",
+            "900": "oklch(37.9% .146 265.522)",
+            "950": "oklch(28.2% .091 267.935)",
+        },
+    },
+    "COMMAND": {"search_models": False},
+    "SIDEBAR": {
+        "show_search": False,
+        "show_all_applications": False,
+        "navigation": "billing.admin.navigation.sidebar",
+    },
+    "TABS": "billing.admin.navigation.user_tabs",
+}

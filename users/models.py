@@ -1,0 +1,127 @@
+"""Who people are: the customers ("users") and the operators of the panel. Nothing of money."""
+
+from typing import Any, ClassVar
+from zoneinfo import available_timezones
+
+from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models.functions import Lower
+from django.utils import timezone
+
+
+def validate_time_zone(name: str) -> None:
+    if name not in available_timezones():
+        raise ValidationError(f"“{name}” is no known time zone; an example is Europe/Berlin.")
+
+
+class UserManager(BaseUserManager["User"]):
+    def create_user(self, email: str, password: str | None = None, **fields: Any) -> "User":
+        """Creates a user; without a password, one that cannot log in to the panel."""
+        user = self.model(email=self.normalize_email(email), **fields)
+        user.set_password(password)
+        user.save(using=self._db)
+        return user
+
+    def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> "User":
+        return self.create_user(email, password, is_staff=True, is_superuser=True, **fields)
+
+    def get_by_natural_key(self, username: str | None) -> "User":
+        # Logins are unique without regard to case, and found without regard to case.
+        return self.get(email__iexact=username)
+
+
+class User(AbstractBaseUser, PermissionsMixin):
+    """A person or company with an account: a customer, or (`is_staff`) an operator of the panel.
+
+    Customers log in elsewhere. A user is deactivated, never deleted: money history hangs on it.
+    """
+
+    class LegalType(models.TextChoices):
+        INDIVIDUAL = "individual", "Individual"
+        LEGAL_ENTITY = "legal_entity", "Legal entity"
+        SOLE_TRADER = "sole_trader", "Sole trader"
+
+    email = models.EmailField("e-mail", help_text="The login. Unique without regard to case.")
+    first_name = models.CharField(max_length=100, blank=True)
+    middle_name = models.CharField(max_length=100, blank=True)
+    last_name = models.CharField(max_length=100, blank=True)
+    phone = models.CharField(max_length=30, blank=True)
+
+    legal_type = models.CharField(
+        max_length=16, choices=LegalType, default=LegalType.INDIVIDUAL, db_default="individual"
+    )
+    legal_name = models.CharField(
+        max_length=200, blank=True, help_text="The company's registered name."
+    )
+    tin = models.CharField(
+        "TIN", max_length=30, blank=True, help_text="Taxpayer identification number."
+    )
+
+    country = models.CharField(max_length=100, blank=True)
+    region = models.CharField(max_length=100, blank=True)
+    city = models.CharField(max_length=100, blank=True)
+    street_address = models.CharField(max_length=200, blank=True)
+    postal_code = models.CharField(max_length=20, blank=True)
+
+    time_zone = models.CharField(
+        max_length=64,
+        blank=True,
+        validators=[validate_time_zone],
+        help_text="For example Europe/Berlin. Empty: the installation's time zone.",
+    )
+    comment = models.TextField(blank=True, help_text="For operators; the user does not see it.")
+
+    is_active = models.BooleanField(
+        "active",
+        default=True,
+        help_text="Clear this instead of deleting: money history is kept for ever.",
+    )
+    is_staff = models.BooleanField(
+        "operator", default=False, help_text="Works in this panel, as far as permissions go."
+    )
+    created_at = models.DateTimeField("created", default=timezone.now, editable=False)
+
+    objects: ClassVar[UserManager] = UserManager()
+
+    USERNAME_FIELD = "email"
+    EMAIL_FIELD = "email"
+    REQUIRED_FIELDS: ClassVar[list[str]] = []
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                Lower("email"),
+                name="user_email_is_unique_without_regard_to_case",
+                violation_error_message="Another user has this e-mail address already.",
+            ),
+        ]
+        indexes = [models.Index(fields=["-created_at"], name="user_newest_first")]
+
+    def __str__(self) -> str:
+        return self.get_full_name() or self.email
+
+    def clean(self) -> None:
+        super().clean()
+        if self.legal_type == self.LegalType.LEGAL_ENTITY and not self.legal_name.strip():
+            raise ValidationError({"legal_name": "A legal entity needs its legal name."})
+
+    def get_full_name(self) -> str:
+        """The company's name for a legal entity, else the person's."""
+        if self.legal_type == self.LegalType.LEGAL_ENTITY and self.legal_name:
+            return self.legal_name
+        return self.person_name
+
+    @property
+    def person_name(self) -> str:
+        return " ".join(filter(None, (self.first_name, self.middle_name, self.last_name)))
+
+    def get_short_name(self) -> str:
+        return self.first_name or self.email
+
+
+class Operator(User):
+    """The users who work in this panel, listed apart from the customers."""
+
+    class Meta:
+        proxy = True
