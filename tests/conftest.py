@@ -1,0 +1,182 @@
+"""What every test can ask for. The database is always a real PostgreSQL, as in production.
+
+A test picks one of two ways to use it:
+
+- `db` (pytest-django's) runs the test in a transaction that is rolled back. The checks that the
+  ledger does at commit are done when the test ends, so a test that leaves the ledger wrong fails.
+- `committed_db` really commits. It is for what only several connections can show: races, locks,
+  the panel in a browser (`live_panel`).
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import pytest
+from django.db import connection, transaction
+from django.test.utils import override_settings
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from pytest_django.live_server_helper import LiveServer
+from pytest_django.plugin import DjangoDbBlocker
+
+from tests.factories import OperatorFactory, UserFactory
+from users.models import User
+
+# Examples take as long as the database does, and a failure must not hide in a local cache.
+hypothesis_settings.register_profile(
+    "tests",
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+hypothesis_settings.load_profile("tests")
+
+THREADS_MAX_SECONDS = 120
+
+
+@pytest.fixture(scope="session", autouse=True)
+def settings_of_tests() -> Iterator[None]:
+    """Static files straight from where they lie (no collectstatic), and passwords hashed fast."""
+    with override_settings(
+        STORAGES={
+            "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
+            "staticfiles": {
+                "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage",
+            },
+        },
+        WHITENOISE_AUTOREFRESH=True,  # looks for no STATIC_ROOT when it starts
+        PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
+    ):
+        yield
+
+
+# --- The database, with real commits ------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def tables_for_tests(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Sequence[str]:
+    """The tables that are empty after migrating: what is in them later, tests have written."""
+    with django_db_blocker.unblock(), connection.cursor() as cursor:
+        empty = []
+        for table in connection.introspection.table_names(cursor):
+            cursor.execute(f"SELECT EXISTS (SELECT FROM {connection.ops.quote_name(table)})")
+            if not cursor.fetchone()[0]:
+                empty.append(table)
+        connection.close()
+    return empty
+
+
+@pytest.fixture
+def committed_db(
+    request: pytest.FixtureRequest,
+    tables_for_tests: Sequence[str],
+    django_db_blocker: DjangoDbBlocker,
+) -> Iterator[None]:
+    """The database, open to real commits on any number of connections; emptied afterwards."""
+    if "db" in request.fixturenames or request.node.get_closest_marker("django_db"):
+        raise pytest.UsageError(
+            f"{request.node.nodeid} asks for committed_db and for a test transaction (db or "
+            "django_db); nothing would be committed. Take one of them."
+        )
+    with django_db_blocker.unblock():
+        yield
+        connection.close()  # whatever the test left open on it
+        empty(tables_for_tests)
+        connection.close()
+
+
+def empty(tables: Sequence[str]) -> None:
+    """Empties the tables, guarded ones too.
+
+    Transactions are append-only, so the flush of Django's TransactionTestCase is refused like
+    anybody's TRUNCATE. Only the owner of the tables can put the guards aside, which is what this
+    does, within one transaction. (`session_replication_role` would do the same, but takes a
+    superuser, and the database of DATABASE_URL need not offer one.)
+    """
+    quoted = [connection.ops.quote_name(table) for table in tables]
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL lock_timeout = '30s'")  # a forgotten connection: say so
+        for table in quoted:
+            cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+        cursor.execute(f"TRUNCATE {', '.join(quoted)}")
+        for table in quoted:
+            cursor.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER")
+
+
+class Outcome(NamedTuple):
+    """What became of one call in a thread: its result, or what it raised."""
+
+    result: Any
+    error: BaseException | None
+
+
+class Connections(Protocol):
+    def __call__(self, count: int, work: Callable[[int], Any]) -> list[Outcome]: ...
+
+
+@pytest.fixture
+def connections(committed_db: None) -> Connections:
+    """`connections(20, work)` calls work(0) to work(19) at the same moment, each in a thread with a
+    database connection of its own, and returns what became of each, in that order.
+    """
+
+    def run(count: int, work: Callable[[int], Any]) -> list[Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        start = threading.Barrier(count)
+
+        def call(place: int) -> None:
+            try:
+                connection.ensure_connection()
+                start.wait(timeout=THREADS_MAX_SECONDS)
+                outcomes[place] = Outcome(work(place), None)
+            except BaseException as error:
+                outcomes[place] = Outcome(None, error)
+            finally:
+                connection.close()
+
+        threads = [threading.Thread(target=call, args=[i], daemon=True) for i in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=THREADS_MAX_SECONDS)
+        stuck = [place for place in range(count) if place not in outcomes]
+        assert not stuck, f"still running after {THREADS_MAX_SECONDS} seconds: {stuck}"
+        return [outcomes[place] for place in range(count)]
+
+    return run
+
+
+@pytest.fixture
+def live_panel(committed_db: None) -> Iterator[LiveServer]:
+    """The panel on a port of this machine, at `live_panel.url`, with what the test commits."""
+    server = LiveServer("127.0.0.1")
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+# --- People -------------------------------------------------------------------------------------
+# These take whichever database the test uses, so the test names that one first.
+
+
+@pytest.fixture
+def user(request: pytest.FixtureRequest) -> User:
+    """A customer without money."""
+    _any_database(request)
+    return UserFactory()
+
+
+@pytest.fixture
+def operator(request: pytest.FixtureRequest) -> User:
+    """Works in the panel; has no permissions of its own."""
+    _any_database(request)
+    return OperatorFactory()
+
+
+def _any_database(request: pytest.FixtureRequest) -> None:
+    """Rolled back, unless the test asks for real commits."""
+    committed = {"committed_db", "connections", "live_panel"} & set(request.fixturenames)
+    request.getfixturevalue("committed_db" if committed else "db")
