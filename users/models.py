@@ -1,17 +1,24 @@
 """Who people are: the customers ("users") and the operators of the panel. Nothing of money."""
 
+from functools import cache
 from typing import Any, ClassVar
 from zoneinfo import available_timezones
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.db.models import Value
 from django.db.models.functions import Lower
 from django.utils import timezone
 
 
+@cache  # looking them up reads the disk
+def time_zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
 def validate_time_zone(name: str) -> None:
-    if name not in available_timezones():
+    if name not in time_zones():
         raise ValidationError(f"“{name}” is no known time zone; an example is Europe/Berlin.")
 
 
@@ -26,9 +33,12 @@ class UserManager(BaseUserManager["User"]):
     def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> "User":
         return self.create_user(email, password, is_staff=True, is_superuser=True, **fields)
 
+    def with_email(self, email: str | None) -> "models.QuerySet[User]":
+        """The one user with this login, if any. Upper and lower case are the same."""
+        return self.alias(login=Lower("email")).filter(login=Lower(Value(email)))
+
     def get_by_natural_key(self, username: str | None) -> "User":
-        # Logins are unique without regard to case, and found without regard to case.
-        return self.get(email__iexact=username)
+        return self.with_email(username).get()
 
 
 class User(AbstractBaseUser, PermissionsMixin):

@@ -1,0 +1,8 @@
+"""The pages about people. Django's autodiscovery imports this package alone, so it imports all.
+
+Customers are registered by `billing.admin`, which adds what it knows about their money.
+"""
+
+from users.admin import groups, operators
+
+__all__ = ["groups", "operators"]

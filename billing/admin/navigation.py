@@ -1,0 +1,115 @@
+"""The sidebar, the tabs of a user's pages and the account menu: what each operator may reach."""
+
+from typing import Any
+
+from django.http import HttpRequest
+from django.urls import reverse
+from unfold.enums import ActionVariant
+
+# The pages of one user, by the names of their addresses, and the tab that each belongs to.
+USER_PAGES = {
+    "users_user_change": "Profile",
+    "users_user_transactions": "Transactions",
+    "users_user_change_balance": "",
+    "users_user_history": "History",
+}
+
+# Group, entry, symbol, name of the address, permissions any of which opens it.
+ENTRIES = [
+    ("", "Start page", "home", "index", ()),
+    ("Customers", "Users", "group", "users_user_changelist", ("users.view_user",)),
+    (
+        "Customers",
+        "Transactions",
+        "receipt_long",
+        "billing_transaction_changelist",
+        ("billing.view_transaction",),
+    ),
+    (
+        "Billing",
+        "Standard descriptions",
+        "format_list_bulleted",
+        "billing_standarddescription_changelist",
+        ("billing.view_standarddescription", "billing.change_standarddescription"),
+    ),
+    (
+        "Administration",
+        "Operators",
+        "badge",
+        "users_operator_changelist",
+        ("users.view_operator", "users.change_operator"),
+    ),
+    (
+        "Administration",
+        "Groups",
+        "shield_person",
+        "auth_group_changelist",
+        ("auth.view_group", "auth.change_group"),
+    ),
+]
+
+
+def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
+    """The entries that this operator may open, under their headings."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for heading, title, icon, name, permissions in ENTRIES:
+        if permissions and not any(request.user.has_perm(each) for each in permissions):
+            continue
+        link = reverse(f"admin:{name}")
+        is_here = request.path == link or (name != "index" and request.path.startswith(link))
+        groups.setdefault(heading, []).append(
+            {"title": title, "icon": icon, "link": link, "active": is_here}
+        )
+    return [
+        {"title": heading, "separator": bool(heading), "items": items}
+        for heading, items in groups.items()
+    ]
+
+
+def user_tabs(request: HttpRequest) -> list[dict[str, Any]]:
+    """Profile, Transactions and History, on the pages of one user and nowhere else."""
+    here = request.resolver_match
+    if here is None or here.url_name not in USER_PAGES:
+        return []
+    user_id = here.kwargs.get("user_id") or here.kwargs.get("object_id")
+    tabs = [
+        ("Profile", "users_user_change", "users.view_user"),
+        ("Transactions", "users_user_transactions", "billing.view_transaction"),
+        ("History", "users_user_history", "users.view_user"),
+    ]
+    items = [
+        {
+            "title": title,
+            "link": reverse(f"admin:{name}", args=[user_id]),
+            "active": USER_PAGES[here.url_name] == title,
+        }
+        for title, name, permission in tabs
+        if request.user.has_perm(permission)
+        or (permission == "users.view_user" and request.user.has_perm("users.change_user"))
+    ]
+    # Under both names: Unfold looks the tabs up by the kind of page that asks.
+    models = ["users.user", {"name": "users.user", "detail": True}]
+    return [{"models": models, "items": items}]
+
+
+def account_links(request: HttpRequest) -> list[dict[str, Any]]:
+    """What the menu under the operator's name offers, besides the theme and logging out."""
+    return [
+        {"title": "My time zone", "link": reverse("admin:my_time_zone")},
+        {"title": "Change password", "link": reverse("admin:password_change")},
+    ]
+
+
+def header_actions(request: HttpRequest, user_id: int) -> list[dict[str, Any]]:
+    """The button on the right of a user's pages, for Unfold's header (`actions_detail`)."""
+    if not request.user.has_perm("billing.change_balance"):
+        return []
+    return [
+        {
+            "title": "Change balance",
+            "icon": "payments",
+            "variant": ActionVariant.PRIMARY,
+            "attrs": {},
+            "path": reverse("admin:users_user_change_balance", args=[user_id]),
+        }
+    ]

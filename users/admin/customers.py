@@ -1,0 +1,93 @@
+"""The page of the customers, as far as it is not about money."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.admin.options import IS_POPUP_VAR
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils.html import format_html
+from unfold.contrib.filters.admin import ChoicesRadioFilter
+
+from users.admin.people import PeopleAdmin, StatusFilter
+from users.models import User
+
+# Alpine's expression for: a company's fields matter, or hold something that must not be hidden.
+# A viewer's page has no form, hence no such variable, and shows everything.
+FOR_COMPANIES = "typeof legal_type === 'undefined' || legal_type !== 'individual' || {field}"
+
+
+class UserAdmin(PeopleAdmin):
+    """Customers only. They log in elsewhere: there is no password here, and no right to give."""
+
+    list_display = ["id", "name_and_email", "legal_name", "status", "created"]
+    list_display_links = ["id", "name_and_email"]
+    list_filter = [StatusFilter, ("legal_type", ChoicesRadioFilter)]
+    search_fields = [
+        "email",
+        "first_name",
+        "middle_name",
+        "last_name",
+        "legal_name",
+        "phone",
+        "tin",
+        "city",
+    ]
+    search_help_text = "ID, name, e-mail, phone, TIN or city"
+    fieldsets = [
+        (
+            "Login and name",
+            {"fields": [("email", "phone"), ("first_name", "middle_name", "last_name")]},
+        ),
+        ("Legal", {"fields": ["legal_type", "legal_name", "tin"]}),
+        (
+            "Address",
+            {
+                "fields": [
+                    "street_address",
+                    ("postal_code", "city"),
+                    ("region", "country"),
+                ]
+            },
+        ),
+        ("Settings", {"fields": ["time_zone", "comment", "is_active"]}),
+    ]
+    conditional_fields = {
+        field: FOR_COMPANIES.format(field=field) for field in ("legal_name", "tin")
+    }
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        customers: QuerySet[User] = super().get_queryset(request).filter(is_staff=False)
+        return customers
+
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
+        if not change:
+            obj.set_unusable_password()
+        super().save_model(request, obj, form, change)
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        # Saving leads to the user's page anyway.
+        context |= {"show_save_and_continue": False, "show_save_and_add_another": False}
+        response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
+        return response
+
+    def response_add(
+        self, request: HttpRequest, obj: User, post_url_continue: str | None = None
+    ) -> HttpResponse:
+        return self._to_their_page(request, obj, "created") or super().response_add(
+            request, obj, post_url_continue
+        )
+
+    def response_change(self, request: HttpRequest, obj: User) -> HttpResponse:
+        return self._to_their_page(request, obj, "saved") or super().response_change(request, obj)
+
+    def _to_their_page(
+        self, request: HttpRequest, user: User, what_happened: str
+    ) -> HttpResponse | None:
+        if IS_POPUP_VAR in request.POST or not self.has_view_or_change_permission(request, user):
+            return None
+        self.message_user(request, format_html("{} was {}.", user, what_happened), messages.SUCCESS)
+        return HttpResponseRedirect(reverse("admin:users_user_change", args=[user.pk]))

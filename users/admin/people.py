@@ -1,0 +1,122 @@
+"""What the pages of customers and of operators have in common."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.db import IntegrityError, transaction
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.formats import date_format
+from django.utils.timezone import localtime
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import RadioFilter
+from unfold.decorators import display
+
+from users.forms import PersonForm
+from users.models import User
+
+MAX_ID = 2**63 - 1
+LONGEST_SEARCH = 200
+
+
+class StatusFilter(RadioFilter):
+    title = "status"
+    parameter_name = "status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("active", "Active"), ("inactive", "Inactive")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> QuerySet[User]:
+        if self.value() in ("active", "inactive"):
+            return queryset.filter(is_active=self.value() == "active")
+        return queryset
+
+
+class PeopleAdmin(ModelAdmin):
+    """People are deactivated, never deleted: history hangs on them."""
+
+    form = PersonForm
+    ordering = ["-created_at", "-pk"]
+    show_full_result_count = False
+    list_filter_submit = True
+    list_fullwidth = True
+    actions = ["activate", "deactivate"]
+
+    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        return False
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            response: HttpResponse = super().changeform_view(request, *args, **kwargs)
+        except IntegrityError:
+            # Two operators took the same e-mail address at once, or one of them clicked twice.
+            # The one who came second now gets the form's own message.
+            response = super().changeform_view(request, *args, **kwargs)
+        return response
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[User], search_term: str
+    ) -> tuple[QuerySet[User], bool]:
+        """Every word has to be found in some field; a number also finds the user with that ID."""
+        for word in search_term[:LONGEST_SEARCH].replace("\0", " ").split():
+            found = Q()
+            for field in self.get_search_fields(request):
+                found |= Q(**{f"{field}__icontains": word})
+            if word.isascii() and word.isdigit() and int(word) <= MAX_ID:
+                found |= Q(pk=int(word))
+            queryset = queryset.filter(found)
+        return queryset, False
+
+    @display(description="name", header=True, ordering="last_name")
+    def name_and_email(self, user: User) -> list[str]:
+        return [user.person_name or user.legal_name or user.email, user.email]
+
+    @display(
+        description="status",
+        ordering="is_active",
+        label={"Active": "success", "Inactive": "danger"},
+    )
+    def status(self, user: User) -> str:
+        return "Active" if user.is_active else "Inactive"
+
+    @display(description="created", ordering="created_at")
+    def created(self, user: User) -> str:
+        return date_format(localtime(user.created_at), "j M Y")
+
+    def activate(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        self._set_active(request, queryset, active=True)
+
+    activate.short_description = "Activate"  # type: ignore[attr-defined]
+    activate.allowed_permissions = ("change",)  # type: ignore[attr-defined]
+
+    def deactivate(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        self._set_active(request, queryset, active=False)
+
+    deactivate.short_description = "Deactivate"  # type: ignore[attr-defined]
+    deactivate.allowed_permissions = ("change",)  # type: ignore[attr-defined]
+
+    def changeable(self, request: HttpRequest, queryset: QuerySet[User]) -> QuerySet[User]:
+        """Those of `queryset` that the operator may activate and deactivate."""
+        return queryset
+
+    def _set_active(self, request: HttpRequest, queryset: QuerySet[User], *, active: bool) -> None:
+        done = "Activated" if active else "Deactivated"
+        with transaction.atomic():
+            ids = self.changeable(request, queryset).order_by().values("pk")
+            changed = User.objects.select_for_update(of=("self",)).filter(
+                pk__in=ids, is_active=not active
+            )
+            people = list(changed.order_by("pk"))
+            User.objects.filter(pk__in=[user.pk for user in people]).update(is_active=active)
+            LogEntry.objects.log_actions(
+                request.user.pk,  # type: ignore[arg-type]
+                self.model.objects.filter(pk__in=[user.pk for user in people]),
+                CHANGE,
+                f"{done}.",
+            )
+        skipped = queryset.count() - len(people)
+        told = f"{done}: {len(people)}."
+        if skipped:
+            told += f" Left as they were: {skipped}."
+        self.message_user(request, told, messages.SUCCESS if people else messages.WARNING)
