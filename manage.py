@@ -8,26 +8,36 @@ import sys
 def main() -> None:
     if sys.version_info < (3, 12):  # noqa: UP036 - this file is also started by older Pythons
         found = ".".join(map(str, sys.version_info[:3]))
-        sys.exit(f"This panel needs Python 3.12 or newer; this is Python {found}.")
+        sys.exit("This panel needs Python 3.12 or newer; this is Python " + found + ".")
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     try:
         from django.core.exceptions import ImproperlyConfigured
         from django.core.management import execute_from_command_line
-        from django.db import OperationalError
+        from django.db import NotSupportedError, OperationalError
     except ModuleNotFoundError as missing:
         sys.exit(f"{missing.name} is not installed; `make run` sets everything up.")
     try:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as problem:
         sys.exit(f"Error: {problem}")
+    except NotSupportedError as problem:
+        sys.exit(f"Error: the database cannot be used: {problem}")
     except OperationalError as problem:
         from django.conf import settings
 
         if settings.DEBUG:
             raise
-        reason = str(problem).strip().splitlines()[-1] if str(problem).strip() else "no answer"
-        sys.exit(f"Error: the database cannot be reached: {reason}")
+        sys.exit(f"Error: the database cannot be reached: {_first_sentence(problem)}")
+
+
+def _first_sentence(problem: Exception) -> str:
+    """What the driver says first; below it are hints, and the same for each address of a host."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return lines[0].removeprefix("connection failed: ") if lines else "it does not answer"
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)  # Ctrl-C, as shells count it

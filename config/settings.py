@@ -4,7 +4,10 @@ README, "Configure", lists the variables; a test holds that list and this file t
 """
 
 import secrets
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -18,18 +21,44 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = environ.Env()
 
+
+# A variable that is set to nothing counts as not set.
+
+
+def _choice(name: str, choices: Collection[str], *, default: str) -> str:
+    value = env.str(name, default="") or default
+    if value not in choices:
+        raise ImproperlyConfigured(f"{name} is “{value}”; it must be one of {', '.join(choices)}.")
+    return value
+
+
+def _flag(name: str, *, default: bool) -> bool:
+    """A misspelt “true” is refused: it would turn a protection off in silence."""
+    value = _choice(
+        name, ("true", "false", "yes", "no", "on", "off", "1", "0"), default=str(default).lower()
+    )
+    return value in ("true", "yes", "on", "1")
+
+
+def _number(name: str, *, default: int, lowest: int, highest: int) -> int:
+    value = env.str(name, default="") or str(default)
+    if not (value.isascii() and value.isdigit() and lowest <= int(value) <= highest):
+        raise ImproperlyConfigured(
+            f"{name} is “{value}”; it must be a number from {lowest} to {highest}."
+        )
+    return int(value)
+
+
 # --- Where it runs ------------------------------------------------------------------------------
 
 # Commands, tests and `make run` are local; the web entry point (config/wsgi.py) is production
 # unless told otherwise. Production asks for a SECRET_KEY and speaks HTTPS only.
-ENVIRONMENT = env.str("ENVIRONMENT", default="local")
-if ENVIRONMENT not in ("local", "production"):
-    raise ImproperlyConfigured(f"ENVIRONMENT is “{ENVIRONMENT}”; it must be local or production.")
+ENVIRONMENT = _choice("ENVIRONMENT", ("local", "production"), default="local")
 IS_LOCAL = ENVIRONMENT == "local"
 
-DEBUG = env.bool("DEBUG", default=False)
-DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).expanduser().resolve()
-PORT = env.int("PORT", default=8000)
+DEBUG = _flag("DEBUG", default=False)
+DATA_DIR = Path(env.str("DATA_DIR", default="") or BASE_DIR / "var").resolve()
+PORT = _number("PORT", default=8000, lowest=1, highest=65535)
 
 
 def _local_secret_key() -> str:
@@ -37,19 +66,22 @@ def _local_secret_key() -> str:
     path = DATA_DIR / "secret_key"
     try:
         DATA_DIR.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        key = path.read_text()
-        if not key:
-            key = secrets.token_urlsafe(50)
-            path.write_text(key)
+        if not path.exists():
+            with NamedTemporaryFile("w", dir=DATA_DIR, prefix="secret_key-") as draft:
+                draft.write(secrets.token_urlsafe(50))
+                draft.flush()
+                # Whole or not at all, and the first of several processes wins.
+                with suppress(FileExistsError):
+                    path.hardlink_to(draft.name)
+        return path.read_text()
     except OSError as problem:
         raise ImproperlyConfigured(
             f"DATA_DIR ({DATA_DIR}) cannot be used: {problem.strerror}."
         ) from None
-    return key
 
 
-SECRET_KEY = env.str("SECRET_KEY", default="")
+# Read as it is: django-environ takes a value that begins with $ for the name of another variable.
+SECRET_KEY = env.ENVIRON.get("SECRET_KEY", "")
 if not SECRET_KEY:
     if not IS_LOCAL:
         raise ImproperlyConfigured(
@@ -75,10 +107,12 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "django.contrib.humanize",
     "pgtrigger",
 ]
 
 MIDDLEWARE = [
+    "config.health.answer_health_checks",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.gzip.GZipMiddleware",
@@ -125,10 +159,13 @@ def _database() -> dict[str, Any]:
             database = env.db_url("DATABASE_URL")
         except (ValueError, environ.ImproperlyConfigured):
             database = {}
-        if database.get("ENGINE") != "django.db.backends.postgresql":
+        if database.get("ENGINE") != "django.db.backends.postgresql" or not database["NAME"]:
             raise ImproperlyConfigured(
                 "DATABASE_URL must look like postgres://user:password@host:5432/name."
             )
+        database["ENGINE"] = "config.postgresql"
+        # A host that does not answer is reported, not waited for.
+        database["OPTIONS"] = {"connect_timeout": 10} | database.get("OPTIONS", {})
     # Connections are kept, and tested before a request uses one again: a restart of the database
     # costs no request. The connection's time zone is Django's: UTC.
     return database | {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
@@ -161,14 +198,21 @@ LOGIN_URL = reverse_lazy("admin:login")
 LANGUAGE_CODE = "en"
 USE_I18N = True
 USE_TZ = True
-TIME_ZONE = env.str("TIME_ZONE", default="UTC")
+TIME_ZONE = env.str("TIME_ZONE", default="") or "UTC"
 if TIME_ZONE not in available_timezones():
     raise ImproperlyConfigured(f"TIME_ZONE is “{TIME_ZONE}”, which is no known time zone.")
 
 # The one currency of this installation, ISO 4217.
-BILLING_CURRENCY = env.str("BILLING_CURRENCY", default="USD")
-if not (len(BILLING_CURRENCY) == 3 and BILLING_CURRENCY.isalpha() and BILLING_CURRENCY.isupper()):
-    raise ImproperlyConfigured("BILLING_CURRENCY must be an ISO 4217 code of three capitals.")
+BILLING_CURRENCY = env.str("BILLING_CURRENCY", default="") or "USD"
+if not (
+    len(BILLING_CURRENCY) == 3
+    and BILLING_CURRENCY.isascii()
+    and BILLING_CURRENCY.isalpha()
+    and BILLING_CURRENCY.isupper()
+):
+    raise ImproperlyConfigured(
+        f"BILLING_CURRENCY is “{BILLING_CURRENCY}”; it must be an ISO 4217 code of three capitals."
+    )
 
 # --- Serving ------------------------------------------------------------------------------------
 
@@ -186,9 +230,8 @@ CSRF_COOKIE_HTTPONLY = False  # Unfold's htmx reads it
 if not IS_LOCAL:
     # Behind a proxy that ends TLS and sets X-Forwarded-Proto; see "Deploy" in the README.
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-    SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
-    SECURE_REDIRECT_EXEMPT = [r"^healthz$"]
-    SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=3600)
+    SECURE_SSL_REDIRECT = _flag("SECURE_SSL_REDIRECT", default=True)
+    SECURE_HSTS_SECONDS = _number("SECURE_HSTS_SECONDS", default=3600, lowest=0, highest=10**9)
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
 
@@ -206,12 +249,15 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 
+LOG_LEVEL = _choice(
+    "LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), default="WARNING"
+)
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", default="WARNING")},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
         # Without this, Django mails errors to nobody and writes none of them with DEBUG off.
         "django": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
@@ -220,7 +266,7 @@ LOGGING = {
 
 # --- The panel's look ---------------------------------------------------------------------------
 
-SITE_NAME = env.str("SITE_NAME", default="Billing")
+SITE_NAME = env.str("SITE_NAME", default="") or "Billing"
 
 UNFOLD = {
     "SITE_TITLE": SITE_NAME,
@@ -249,6 +295,11 @@ UNFOLD = {
             "950": "oklch(28.2% .091 267.935)",
         },
     },
+    "LOGIN": {"form": "users.forms.LoginForm"},
+    "ACCOUNT": {"navigation": "billing.admin.navigation.account_links"},
+    "SITE_VIEWS": [
+        ("my-time-zone/", "my_time_zone", "users.admin.my_time_zone.MyTimeZoneView"),
+    ],
     "COMMAND": {"search_models": False},
     "SIDEBAR": {
         "show_search": False,

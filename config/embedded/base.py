@@ -1,15 +1,33 @@
 """Django's PostgreSQL backend, on a server that is started when a connection is first opened."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from django.db.backends.postgresql import base
+from django.db.backends.postgresql import client
 
-from config.embedded.server import Server
+from config.embedded.server import Server, binaries_dir
+from config.postgresql import base
+
+
+class DatabaseClient(client.DatabaseClient):
+    """`manage.py dbshell`, with the psql that belongs to the server."""
+
+    @classmethod
+    def settings_to_cmd_args_env(
+        cls, settings_dict: dict[str, Any], parameters: Iterable[str]
+    ) -> tuple[list[str], dict[str, str] | None]:
+        server = Server.at(Path(settings_dict["DATA_DIR"]))
+        server.ensure_running(database=settings_dict["NAME"])
+        place = {"HOST": str(server.socket_dir), "USER": server.USER}
+        arguments, environment = super().settings_to_cmd_args_env(settings_dict | place, parameters)
+        return [str(binaries_dir() / "psql"), *arguments[1:]], environment
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
     """Takes `DATA_DIR` from the database's settings instead of a host, port, user and password."""
+
+    client_class = DatabaseClient
 
     def get_connection_params(self) -> dict[str, Any]:
         server = Server.at(Path(self.settings_dict["DATA_DIR"]))

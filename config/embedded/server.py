@@ -10,30 +10,40 @@ ends, however it ends:
 - `postgres.lock` is held while somebody starts or stops the server;
 - `postgres.users` is held, shared, by each process that has opened a connection. The last one to
   leave stops the server.
+
+Processes that are all killed leave the server running. The next one to come finds it answering,
+uses it, and stops it when it leaves.
 """
 
 import atexit
 import fcntl
 import os
 import pwd
+import re
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 
 START_TIMEOUT_SECONDS: Final = 600  # crash recovery of a large database takes its time
+RETRY_TIMEOUT_SECONDS: Final = 60  # for what a killed server leaves behind to go away
+STOP_TIMEOUT_SECONDS: Final = 60
+INTERRUPT_TIMEOUT_SECONDS: Final = 5
 SOCKET_PATH_MAX_BYTES: Final = 100  # the kernel allows 107 for the path and the socket's name
+# A comma or a quote in a socket's directory means something else to PostgreSQL and to libpq.
+PLAIN_PATH: Final = re.compile(r"[A-Za-z0-9_./ -]+")
 SYSTEM_USER_FOR_ROOT: Final = "billingdb"  # PostgreSQL refuses to run as root
 
 SERVER_OPTIONS: Final = {
@@ -44,6 +54,23 @@ SERVER_OPTIONS: Final = {
     "logging_collector": "off",
     "timezone": "UTC",
 }
+
+APPENDING: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT
+
+# What pg_isready tells by its exit status.
+ACCEPTING: Final = 0
+REJECTING: Final = 1  # it starts, recovers or stops
+
+# What a start says that only comes too early: processes of a server that was killed still hold its
+# memory, or a server whose starter was killed has not opened its socket yet.
+TOO_EARLY: Final = ("shared memory block", 'lock file "postmaster.pid" already exists')
+
+
+class Account(NamedTuple):
+    """Whom PostgreSQL's programs run as, when this process is root."""
+
+    user_id: int
+    group_id: int
 
 
 class Server:
@@ -71,11 +98,13 @@ class Server:
 
     @property
     def socket_dir(self) -> Path:
-        """Where the server's socket is: beside the data, or in a short path if that is too long."""
-        if len(os.fsencode(self.cluster_dir)) <= SOCKET_PATH_MAX_BYTES - len("/.s.PGSQL.5432"):
+        """Where the server's socket is: beside the data, or in /tmp if that path will not do."""
+        path = os.fsencode(self.cluster_dir)
+        fits = len(path) <= SOCKET_PATH_MAX_BYTES - len("/.s.PGSQL.5432")
+        if fits and PLAIN_PATH.fullmatch(str(self.cluster_dir)):
             return self.cluster_dir
-        name = sha256(os.fsencode(self.cluster_dir)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"billing-{name}"
+        # Not TMPDIR: every process has to find the same place.
+        return Path("/tmp") / f"billing-{sha256(path).hexdigest()[:16]}"  # noqa: S108
 
     @property
     def is_held(self) -> bool:
@@ -91,45 +120,64 @@ class Server:
             self.data_dir.mkdir(parents=True, exist_ok=True)
             with self._starting_or_stopping():
                 self._create_cluster()
+                self._hold()  # before it runs: an interrupted start is stopped by `release`
                 self._start()
-                self._hold()
                 self._create_database(database)
         except OSError as problem:
             raise OperationalError(
-                f"the embedded PostgreSQL cannot use {self.data_dir}: {problem.strerror}"
+                f"the embedded PostgreSQL cannot be used: {problem.filename or self.data_dir}: "
+                f"{problem.strerror}"
             ) from problem
 
     def release(self) -> None:
-        """Gives the server up; the last process to do so stops it."""
+        """Gives the server up; the last process to do so stops it.
+
+        It runs when the interpreter ends, where an exception could only be printed: a data
+        directory that is gone, or a second Ctrl-C.
+        """
         handle = self._users_lock
         if handle is None or not self.is_held:
             return
-        with self._starting_or_stopping():
+        with (
+            suppress(OSError, OperationalError, KeyboardInterrupt, SystemExit),
+            self._starting_or_stopping(),
+        ):
             self._users_lock = None
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return  # others still use it
             finally:
+                fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough: forks share the handle
                 os.close(handle)
-            self._run("pg_ctl", "stop", "--mode=fast", "--wait", "-D", str(self.cluster_dir))
+            self._run(
+                *("pg_ctl", "stop", "--mode=fast", "--wait", f"--timeout={STOP_TIMEOUT_SECONDS}"),
+                check=False,
+            )
 
     # --- Locks ------------------------------------------------------------------------------
 
     @contextmanager
     def _starting_or_stopping(self) -> Iterator[None]:
-        with (self.data_dir / "postgres.lock").open("a") as lock:
+        lock = self._open_lock("postgres.lock")
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(lock)
 
     def _hold(self) -> None:
         if self.is_held:
             return
         if self._users_lock is not None:  # inherited from the parent, which keeps its own
             os.close(self._users_lock)
-        self._users_lock = os.open(self.data_dir / "postgres.users", os.O_RDWR | os.O_CREAT, 0o600)
+        self._users_lock = self._open_lock("postgres.users")
         self._owner_pid = os.getpid()
         fcntl.flock(self._users_lock, fcntl.LOCK_SH)
+
+    def _open_lock(self, name: str) -> int:
+        # Reading is enough for a lock, also for one that another account has made.
+        return os.open(self.data_dir / name, os.O_RDONLY | os.O_CREAT, 0o644)
 
     # --- The server -------------------------------------------------------------------------
 
@@ -137,18 +185,19 @@ class Server:
         if (self.cluster_dir / "PG_VERSION").exists():
             self._check_version()
             return
-        self._check_reachable_for_system_user()
+        self._let_account_pass()
         # initdb works in a directory of its own that is renamed when whole, so that an interrupted
         # one leaves nothing that looks like a database.
-        scratch = self.data_dir / "postgres.new"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(mode=0o700)
-        if user := self._system_user():
-            os.chown(scratch, user.pw_uid, user.pw_gid)
+        for left in self.data_dir.glob("postgres.new-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self.data_dir))
+        if account := self._account():
+            os.chown(scratch, *account)
+        # PostgreSQL's own collation needs no locale of the machine and does not change with it.
         self._run(
-            "initdb",
-            *("--pgdata", str(scratch), "--username", self.USER, "--auth=trust"),
-            *("--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions", "--data-checksums"),
+            *("initdb", "--pgdata", str(scratch), "--username", self.USER, "--auth=trust"),
+            *("--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+            *("--locale=C", "--no-instructions", "--data-checksums"),
         )
         scratch.rename(self.cluster_dir)
 
@@ -162,54 +211,93 @@ class Server:
             )
 
     def _start(self) -> None:
-        if self._answers():
-            return
-        self._check_reachable_for_system_user()
-        if self.socket_dir != self.cluster_dir:
-            self.socket_dir.mkdir(mode=0o700, exist_ok=True)
-            if user := self._system_user():
-                os.chown(self.socket_dir, user.pw_uid, user.pw_gid)
-        self._forget_recycled_pid()
-        self.log_path.touch(mode=0o600)
-        if user := self._system_user():
-            os.chown(self.log_path, user.pw_uid, user.pw_gid)
-        options = " ".join(f"-c {name}='{value}'" for name, value in SERVER_OPTIONS.items())
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while True:
-            started = self._run(
-                *("pg_ctl", "start", "--wait", f"--timeout={START_TIMEOUT_SECONDS}"),
-                *("-D", str(self.cluster_dir), "--log", str(self.log_path)),
-                *("-o", f"{options} -k '{self.socket_dir}'"),
-                check=False,
-            )
-            if started.returncode == 0:
-                return
-            # The processes of a server that was killed hold its memory for a moment longer.
-            if "shared memory block" not in self._last_log_line() or time.monotonic() > deadline:
+        started_at = time.monotonic()
+        while (answer := self._answer()) != ACCEPTING:
+            problem = "it does not accept connections"
+            timeout_seconds = START_TIMEOUT_SECONDS
+            if answer != REJECTING:
+                self._let_account_pass()
+                self._make_socket_dir()
+                self._forget_recycled_pid()
+                problem = self._try_to_start()
+                if not problem:
+                    return
+                timeout_seconds = RETRY_TIMEOUT_SECONDS
+                if not any(message in problem for message in TOO_EARLY):
+                    timeout_seconds = 0
+            if time.monotonic() - started_at >= timeout_seconds:
                 raise OperationalError(
-                    "the embedded PostgreSQL does not start: "
-                    f"{self._last_log_line()} (all of it in {self.log_path})"
+                    f"the embedded PostgreSQL does not start: {problem} "
+                    f"(all of it in {self.log_path})"
                 )
-            time.sleep(0.2)
+            time.sleep(0.1)
 
-    def _answers(self) -> bool:
-        ready = self._run("pg_isready", "-q", "-h", str(self.socket_dir), check=False)
-        return bool(ready.returncode == 0)
+    def _answer(self) -> int:
+        return self._run(
+            *("pg_isready", "-q", "-h", str(self.socket_dir)),
+            *("-U", self.USER, "-d", "postgres"),  # or its log fills with a role that is not there
+            check=False,
+        )
+
+    def _try_to_start(self) -> str:
+        """Starts the server and waits until it accepts connections; returns what it said if not.
+
+        pg_ctl puts the command together as a line for the shell. What the data directory is called
+        is therefore kept out of it: it comes by the environment, the log as the output, and the
+        program by a name of its own directory.
+        """
+        options = [f"-c {name}='{value}'" for name, value in SERVER_OPTIONS.items()]
+        with os.fdopen(os.open(self.log_path, APPENDING, 0o600), "a+", errors="replace") as log:
+            log.seek(0, os.SEEK_END)
+            before = log.tell()
+            failed = self._run(
+                *("pg_ctl", "start", "--wait", f"--timeout={START_TIMEOUT_SECONDS}"),
+                *("-p", "./postgres", "-o", " ".join([*options, f"-k '{self.socket_dir}'"])),
+                check=False,
+                output=log,
+            )
+            if not failed:
+                return ""
+            log.seek(before)
+            lines = log.read().splitlines()
+        telling = [line for line in lines if "FATAL" in line or "PANIC" in line]
+        return str((telling or lines or ["it says nothing"])[-1])
+
+    def _make_socket_dir(self) -> None:
+        if self.socket_dir == self.cluster_dir:
+            return
+        self.socket_dir.mkdir(mode=0o700, exist_ok=True)
+        account = self._account()
+        found = self.socket_dir.lstat()
+        # In /tmp anybody could have made it, to answer in the server's place.
+        ours = {os.geteuid(), account.user_id} if account else {os.geteuid()}
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in ours:
+            raise OperationalError(f"{self.socket_dir} belongs to somebody else; remove it")
+        self.socket_dir.chmod(0o700)
+        if account:
+            os.chown(self.socket_dir, *account)
 
     def _forget_recycled_pid(self) -> None:
         """Removes a postmaster.pid whose number now belongs to another program.
 
-        PostgreSQL itself refuses to start then, to be on the safe side: it cannot tell.
+        PostgreSQL itself refuses to start then, to be on the safe side: it cannot tell. A server,
+        and each of its processes, works in the directory of its data.
         """
         import psutil
 
         pid_file = self.cluster_dir / "postmaster.pid"
         try:
-            pid = int(pid_file.read_text().split("\n", 1)[0])
-            name = psutil.Process(pid).name()
+            process = psutil.Process(int(pid_file.read_text().split("\n", 1)[0]))
+            ours = (
+                process.status() != psutil.STATUS_ZOMBIE
+                and process.name() == "postgres"
+                and Path(process.cwd()) == self.cluster_dir
+            )
+        except psutil.AccessDenied:
+            ours = False  # another account's
         except (OSError, ValueError, psutil.Error):
             return  # no such file, or no such process: PostgreSQL copes
-        if name != "postgres":
+        if not ours:
             pid_file.unlink(missing_ok=True)
 
     def _create_database(self, database: str) -> None:
@@ -226,69 +314,109 @@ class Server:
                     psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(database))
                 )
 
-    def _last_log_line(self) -> str:
-        try:
-            lines = self.log_path.read_text(errors="replace").splitlines()
-        except OSError:
-            return "no log"
-        telling = [line for line in lines if "FATAL" in line or "PANIC" in line]
-        return (telling or lines or ["the log is empty"])[-1]
-
     # --- Running as root --------------------------------------------------------------------
 
-    @staticmethod
-    def _system_user() -> pwd.struct_passwd | None:
-        """The account PostgreSQL runs under when this process is root; None for anybody else."""
+    def _account(self) -> Account | None:
+        """The owner of the data, or an account made for it; None when this process is not root."""
         if os.geteuid() != 0:
             return None
+        with suppress(FileNotFoundError):
+            found = self.cluster_dir.stat()
+            if found.st_uid != 0:
+                return Account(found.st_uid, found.st_gid)
         try:
-            return pwd.getpwnam(SYSTEM_USER_FOR_ROOT)
+            user = pwd.getpwnam(SYSTEM_USER_FOR_ROOT)
         except KeyError:
-            made = subprocess.run(
-                ["useradd", "--system", "--no-create-home", SYSTEM_USER_FOR_ROOT],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if made.returncode:
-                raise OperationalError(
-                    "PostgreSQL does not run as root, and the account "
-                    f"{SYSTEM_USER_FOR_ROOT} for it cannot be made: {made.stderr.strip()}"
-                ) from None
-            return pwd.getpwnam(SYSTEM_USER_FOR_ROOT)
+            user = _add_system_user()
+        return Account(user.pw_uid, user.pw_gid)
 
-    def _check_reachable_for_system_user(self) -> None:
-        """As root: lets the server's account pass through (not list) the directories above."""
-        if not self._system_user():
+    def _let_account_pass(self) -> None:
+        """As root: lets the server's account through (not list) the directories above its data and
+        programs, and read and run the programs, which a strict umask keeps from it.
+        """
+        if not self._account():
             return
-        for place in (self.cluster_dir, binaries_dir()):
+        programs = binaries_dir().parent
+        for place in (self.cluster_dir, programs):
             for parent in place.parents:
-                mode = parent.stat().st_mode
-                if not mode & stat.S_IXOTH:
-                    parent.chmod(mode | stat.S_IXOTH)
+                _allow(parent, stat.S_IXOTH)
+        everybody = stat.S_IROTH | stat.S_IXOTH
+        if (binaries_dir() / "postgres").stat().st_mode & everybody != everybody:
+            for place in (programs, *programs.rglob("*")):
+                runs = place.is_dir() or place.stat().st_mode & stat.S_IXUSR
+                _allow(place, everybody if runs else stat.S_IROTH)
 
-    def _run(self, program: str, *arguments: str, check: bool = True) -> Any:
+    # --- PostgreSQL's programs --------------------------------------------------------------
+
+    def _run(
+        self, program: str, *arguments: str, check: bool = True, output: IO[str] | None = None
+    ) -> int:
+        """Runs one of them to its end; returns its exit status, or raises with its last words.
+
+        Output goes to a file: a pipe would stay open as long as a server that was started runs.
+        """
+        with nullcontext(output) if output else tempfile.TemporaryFile("w+") as said:
+            status = self._wait_for([f"./{program}", *arguments], said)
+            if check and status:
+                said.seek(0)
+                lines = said.read().strip().splitlines()
+                raise OperationalError(f"{program} failed: {lines[-1] if lines else 'no output'}")
+        return status
+
+    def _wait_for(self, command: list[str], output: IO[str]) -> int:
         account: dict[str, Any] = {}
-        if user := self._system_user():
-            account = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        # The server inherits no descriptor and no terminal: output goes to files, because a pipe
-        # would stay open as long as the server runs.
-        with tempfile.TemporaryFile("w+") as output:
-            result = subprocess.run(
-                [str(binaries_dir() / program), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd="/",
-                env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
-                check=False,
-                **account,
-            )
-            if check and result.returncode:
-                output.seek(0)
-                said = output.read().strip().splitlines()
-                raise OperationalError(f"{program} failed: {said[-1] if said else 'no output'}")
-        return result
+        if whom := self._account():
+            account = {"user": whom.user_id, "group": whom.group_id, "extra_groups": []}
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=binaries_dir(),
+            env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", "PGDATA": str(self.cluster_dir)},
+            umask=0o077,
+            start_new_session=True,  # Ctrl-C is this process's to handle
+            **account,
+        )
+        try:
+            return process.wait()
+        except BaseException:
+            # initdb cleans up after itself on this signal, pg_ctl stops the server it is starting.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+            try:
+                process.wait(INTERRUPT_TIMEOUT_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            raise
+
+
+def _allow(path: Path, bits: int) -> None:
+    mode = path.stat().st_mode
+    if mode & bits != bits:
+        path.chmod(stat.S_IMODE(mode) | bits)
+
+
+def _add_system_user() -> pwd.struct_passwd:
+    useradd = shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    made = None
+    if useradd:
+        made = subprocess.run(
+            [useradd, "--system", "--no-create-home", SYSTEM_USER_FOR_ROOT],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    try:
+        return pwd.getpwnam(SYSTEM_USER_FOR_ROOT)  # perhaps another process has made it meanwhile
+    except KeyError:
+        reason = made.stderr.strip() if made else "there is no program useradd"
+        raise OperationalError(
+            "PostgreSQL does not run as root, and the account "
+            f"{SYSTEM_USER_FOR_ROOT} for it cannot be made: {reason}"
+        ) from None
 
 
 @cache

@@ -1,0 +1,168 @@
+"""`manage.py serve`: the panel on this machine, from an empty data directory if need be.
+
+This is what `make run` runs. Production runs gunicorn itself; see "Deploy" in the README.
+"""
+
+import errno
+import os
+import signal
+import socket
+from hashlib import sha256
+from types import FrameType
+from typing import Any, Final
+
+from django.conf import settings
+from django.contrib.auth.hashers import check_password
+from django.contrib.staticfiles.finders import get_finders
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.wsgi import get_wsgi_application
+from django.db import DatabaseError, connection, connections
+from django.db.migrations.executor import MigrationExecutor
+from gunicorn.app.base import BaseApplication
+
+from users.models import User
+
+HOST: Final = "127.0.0.1"
+BACKLOG: Final = 512
+DEMO_LOGIN: Final = "operator@example.com"
+DEMO_PASSWORD: Final = "operator"  # noqa: S105 - it is public: it opens demo data only
+ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PREPARING: Final = 0x62696C6C  # the advisory lock of whoever prepares the database
+
+
+class Command(BaseCommand):
+    help = "Serves the panel on this machine; sets up the database first, with demo data."
+    requires_system_checks = []
+    ending = False
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--no-demo",
+            action="store_true",
+            help="leave an empty database empty",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        for number in ENDINGS:
+            signal.signal(number, self.end)
+        try:
+            self.serve(demo=not options["no_demo"])
+        except KeyboardInterrupt:
+            return
+        except DatabaseError:  # a query that was interrupted, and could not be rolled back
+            if not self.ending:
+                raise
+
+    def end(self, signal_number: int, frame: FrameType | None) -> None:
+        """Ends the command, whatever it does, in a way that lets the embedded database stop."""
+        self.ending = True
+        _ignore_further_signals()
+        raise KeyboardInterrupt  # the one exception for which the driver cancels its query
+
+    def serve(self, *, demo: bool) -> None:
+        listener = self.listen(settings.PORT)
+        self.prepare_database(demo=demo)
+        self.collect_static_files()
+        self.greet()
+        connections.close_all()  # a connection belongs to one process; workers open their own
+        Panel(listener).run()
+
+    def listen(self, port: int) -> socket.socket:
+        """Takes the port before anything else is done, so that of two starts one fails at once."""
+        try:
+            return socket.create_server((HOST, port), backlog=BACKLOG)
+        except PermissionError:
+            raise CommandError(
+                f"Port {port} is only for the system; choose another: make run PORT=8000"
+            ) from None
+        except OSError as problem:
+            if problem.errno != errno.EADDRINUSE:
+                raise CommandError(f"Port {port} cannot be used: {problem.strerror}.") from None
+            other = port + 1 if port < 65535 else 8000
+            raise CommandError(
+                f"Port {port} is in use; choose another: make run PORT={other}"
+            ) from None
+
+    def prepare_database(self, *, demo: bool) -> None:
+        with connection.cursor() as cursor:
+            # Several servers may start on one database. The lock goes with the connection.
+            cursor.execute("SELECT pg_advisory_lock(%s)", [PREPARING])
+        executor = MigrationExecutor(connection)
+        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            self.say("Setting up the database …")
+            call_command("migrate", verbosity=0, interactive=False)
+        if demo and not User.objects.exists():
+            self.say("Loading demo data …")
+            call_command("seed_demo")
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [PREPARING])
+
+    def collect_static_files(self) -> None:
+        """Collects and compresses them, unless they are the same as last time."""
+        seen = sha256()
+        for finder in get_finders():
+            for path, storage in finder.list([]):
+                file = os.stat(storage.path(path))
+                seen.update(f"{path} {file.st_size} {file.st_mtime_ns}\n".encode())
+        mark = settings.DATA_DIR / "static.collected"
+        try:
+            if mark.exists() and mark.read_text() == seen.hexdigest():
+                return
+            call_command("collectstatic", verbosity=0, interactive=False)
+            mark.write_text(seen.hexdigest())
+        except OSError as problem:
+            raise CommandError(
+                f"DATA_DIR ({settings.DATA_DIR}) cannot be used: {problem.strerror}."
+            ) from None
+
+    def greet(self) -> None:
+        self.say(f"The panel is at http://{HOST}:{settings.PORT}/ (Ctrl-C ends it).")
+        operators = User.objects.filter(is_staff=True, is_active=True)
+        demo = operators.filter(email__iexact=DEMO_LOGIN).first()
+        if demo and check_password(DEMO_PASSWORD, demo.password):
+            self.say(f"Log in as {DEMO_LOGIN} with password {DEMO_PASSWORD}.")
+        elif not operators.exists():
+            self.say("Nobody can log in yet: .venv/bin/python manage.py createsuperuser")
+
+    def say(self, sentence: str) -> None:
+        self.stdout.write(sentence)
+        self.stdout.flush()
+
+
+class Panel(BaseApplication):
+    """gunicorn within this process: it ends with it, and its workers notice when it is killed."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.listener = listener
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in {
+            "bind": f"fd://{self.listener.detach()}",
+            "worker_class": "gthread",
+            "workers": 2,
+            "threads": 4,
+            "preload_app": True,
+            "loglevel": "error",
+            "graceful_timeout": 5,
+            "control_socket_disable": True,
+            "when_ready": _end_when_terminal_closes,
+            "worker_int": _ignore_further_signals,
+            "on_exit": _ignore_further_signals,
+        }.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        return get_wsgi_application()
+
+
+def _end_when_terminal_closes(arbiter: Any) -> None:
+    """gunicorn would reload its configuration on this signal."""
+    signal.signal(signal.SIGHUP, lambda *_: arbiter.signal(signal.SIGTERM, None))
+
+
+def _ignore_further_signals(process: object = None) -> None:
+    """Ctrl-C reaches every process, some of them twice; what is ending is left to end."""
+    for number in (*ENDINGS, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
