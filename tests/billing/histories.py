@@ -1,0 +1,102 @@
+"""Ready-made histories, and the means to tamper with them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import connection
+
+from billing import ledger
+from billing.models import Balance, Channel, Transaction
+from tests.factories import OperatorFactory, user_with
+from users.models import User
+
+LEDGER_TABLES = (Transaction._meta.db_table, Balance._meta.db_table)
+BY_PANEL: dict[str, Any] = {"actor": None, "channel": Channel.PANEL}
+
+
+def execute(sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return cursor.fetchall() if cursor.description else []
+
+
+def user_with_history(**fields: Any) -> User:
+    """A user with one transaction of each type, each way: seven of them.
+
+    1 refill 100 and 20 bonus; 2 gift 5; 3 service 30 (bonus 25, real 5); 4 subscription 12.55;
+    5 remainder 2.55; 6 reversal of 3; 7 service 1 (bonus).
+    """
+    user = user_with(real=100, bonus=20, **fields)
+    operator = OperatorFactory()
+    ledger.give_bonus(user, amount=5, description="Welcome gift", **BY_PANEL)
+    ledger.charge_service(
+        user,
+        service="outgoing_sms",
+        cost=30,
+        description="100 messages",
+        device="Truck 7",
+        metadata={"messages": 100},
+        idempotency_key="messages-1",
+        actor=operator,
+        channel=Channel.API,
+    )
+    ledger.charge_subscription(
+        user,
+        cycle="monthly",
+        price="12.55",
+        description="November 2026",
+        actor=None,
+        channel=Channel.CHARGING,
+    )
+    ledger.refund_remainder(user, amount="2.55", description="Change of plan", **BY_PANEL)
+    ledger.reverse(user, number=3, description="Messages were not sent", **BY_PANEL)
+    ledger.charge_service(
+        user, service="traffic", cost=1, description="Traffic of today", **BY_PANEL
+    )
+    return user
+
+
+def judge() -> None:
+    """Does now what the database checks when a transaction commits."""
+    execute("SET CONSTRAINTS ALL IMMEDIATE")
+    execute("SET CONSTRAINTS ALL DEFERRED")
+
+
+@contextmanager
+def guards_down() -> Iterator[None]:
+    """What somebody can do who owns the tables: no trigger and no constraint is in the way.
+
+    For tests that are rolled back, which brings the constraints back too.
+    """
+    judge()  # what was done so far, as usual
+    for table in LEDGER_TABLES:
+        execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+        for (name,) in execute(
+            "SELECT conname FROM pg_constraint WHERE conrelid = %s::regclass "
+            "AND contype IN ('c', 'f', 'u')",
+            [table],
+        ):
+            execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+        for (name,) in execute(
+            "SELECT indexrelid::regclass FROM pg_index WHERE indrelid = %s::regclass "
+            "AND indisunique AND NOT indisprimary",
+            [table],
+        ):
+            execute(f"DROP INDEX {name}")
+    yield
+    for table in LEDGER_TABLES:
+        execute(f"ALTER TABLE {table} ENABLE TRIGGER USER")
+
+
+def tamper(sql: str, **parameters: Any) -> None:
+    """Executes `sql` behind the guards' back. `digest_of(row)` in it is the row's right digest."""
+    execute(
+        """CREATE OR REPLACE FUNCTION pg_temp.digest_of(t billing_transaction) RETURNS bytea
+        LANGUAGE sql AS $$
+            SELECT billing_digest(t, coalesce((SELECT digest FROM billing_transaction x
+                WHERE x.user_id = t.user_id AND x.number = t.number - 1), ''))
+        $$"""
+    )
+    with guards_down():
+        execute(sql.replace("digest_of(", "pg_temp.digest_of("), parameters)

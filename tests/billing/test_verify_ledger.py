@@ -1,0 +1,405 @@
+"""verify_ledger finds whatever is done behind the guards' back."""
+
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from billing import ledger, verification
+from billing.models import Transaction
+from billing.verification import BALANCE_RULES, TRANSACTION_RULES
+from tests.billing.histories import BY_PANEL, execute, tamper, user_with_history
+from tests.factories import UserFactory
+from users.models import User
+
+pytestmark = pytest.mark.django_db
+
+
+def verify(*arguments: str) -> tuple[int, str, str]:
+    """The exit code, and what it said on both streams."""
+    out, err = StringIO(), StringIO()
+    try:
+        call_command("verify_ledger", *arguments, stdout=out, stderr=err, no_color=True)
+    except SystemExit as exit_:
+        return int(exit_.code or 0), out.getvalue(), err.getvalue()
+    return 0, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def victim() -> User:
+    """Somebody with a history, between others with one and without."""
+    user_with_history()
+    UserFactory()
+    user = user_with_history()
+    user_with_history()
+    return user
+
+
+# --- When all is well ---------------------------------------------------------------------------
+
+
+def test_an_empty_ledger_is_right() -> None:
+    assert verify() == (0, *verify()[1:])
+    assert "0 transactions of 0 users" in verify()[1]
+
+
+def test_what_the_ledger_writes_is_right_and_every_rule_is_named(victim: User) -> None:
+    code, out, err = verify()
+    assert (code, err) == (0, "")
+    assert f"21 transactions of {User.objects.count()} users" in out
+    for rule in (*TRANSACTION_RULES, *BALANCE_RULES):
+        assert f"{rule.guarantee}  {rule.says}\n" in out
+
+
+def test_one_user_alone_can_be_checked(victim: User) -> None:
+    code, out, _ = verify("--user", str(victim.pk))
+    assert code == 0
+    assert "7 transactions of 1 user." in out
+
+
+def test_an_unknown_user_is_an_error_in_one_sentence() -> None:
+    with pytest.raises(CommandError, match=r"^There is no user with ID 4711\.$"):
+        call_command("verify_ledger", "--user", "4711")
+
+
+@pytest.mark.parametrize("rows_per_stretch", [1, 8, 9, 10_000])
+def test_stretches_cover_everybody_whatever_their_size(victim: User, rows_per_stretch: int) -> None:
+    parts = verification.stretches(rows_per_stretch)
+    checked = list(verification.check(parts))
+    assert sum(part.transactions for part in checked) == 21
+    assert sum(part.users for part in checked) == User.objects.count()
+    assert len(parts) == 1 or rows_per_stretch < 10_000
+
+
+def test_it_uses_a_fixed_number_of_queries_for_each_stretch(
+    victim: User, django_assert_num_queries: Any
+) -> None:
+    with django_assert_num_queries(6):  # cut, savepoint, setting, two queries, release
+        verify()
+
+
+# --- Every column -------------------------------------------------------------------------------
+
+# An edit of the row number 3 of the victim: a service charge of 30.0000 on 25.0000 bonus.
+EDITS = {
+    "id": "id = id + 1000000",
+    "user_id": "user_id = (SELECT max(id) FROM users_user)",
+    "number": "number = 30",
+    "type": "type = 'payment'",
+    "subtype": "subtype = 'incoming_sms'",
+    "description": "description = '10 messages'",
+    "device": "device = 'Truck 8'",
+    "amount": "amount = amount + 1",
+    "old_balance": "old_balance = old_balance + 1",
+    "new_balance": "new_balance = new_balance + 1",
+    "bonus_amount": "bonus_amount = bonus_amount + 1",
+    "old_bonus": "old_bonus = old_bonus + 1",
+    "new_bonus": "new_bonus = new_bonus + 1",
+    "refilled": "refilled = refilled + 1",
+    "bonus_refilled": "bonus_refilled = bonus_refilled + 1",
+    "created_at": "created_at = created_at + interval '1 microsecond'",
+    "actor_id": "actor_id = NULL",
+    "channel": "channel = 'panel'",
+    "idempotency_key": "idempotency_key = 'messages-2'",
+    "reverses": "reverses = 1",
+    "metadata": "metadata = '{\"messages\": 10}'",
+    "digest": "digest = sha256('')",
+}
+
+
+def test_an_edit_of_every_column_is_tried() -> None:
+    assert set(EDITS) == {field.column for field in Transaction._meta.concrete_fields}
+
+
+@pytest.mark.parametrize("column", EDITS)
+def test_an_edit_of_any_column_is_found(column: str, victim: User) -> None:
+    tamper(
+        f"UPDATE billing_transaction SET {EDITS[column]} WHERE user_id = %(user)s AND number = 3",
+        user=victim.pk,
+    )
+    code, _, err = verify()
+    assert code == 1
+    # A row that went elsewhere is missed at the next one, or is one too many over there.
+    moved = {"user_id": 4, "number": 4}
+    assert f"Transaction {moved.get(column, 3)} of user {victim.pk} breaks G" in err
+    assert column in err or column in {"user_id", "number"}
+
+
+@pytest.mark.parametrize("column", EDITS)
+def test_an_edit_with_a_new_digest_for_that_row_is_found(column: str, victim: User) -> None:
+    tamper(
+        f"UPDATE billing_transaction SET {EDITS[column]} WHERE user_id = %(user)s AND number = 3;"
+        "UPDATE billing_transaction t SET digest = digest_of(t) "
+        "WHERE user_id = %(user)s AND number IN (3, 30)",
+        user=victim.pk,
+    )
+    assert verify()[0] == (0 if column == "digest" else 1)  # its right digest is what it had
+
+
+@pytest.mark.parametrize(
+    "edit", ["real = real + 1", "bonus = bonus + 1", "refilled = refilled + 1"]
+)
+def test_an_edit_of_a_balance_is_found(edit: str, victim: User) -> None:
+    tamper(f"UPDATE billing_balance SET {edit} WHERE user_id = %(user)s", user=victim.pk)
+    code, _, err = verify()
+    assert code == 1
+    assert f"Balance of user {victim.pk} breaks G1" in err
+
+
+@pytest.mark.parametrize(
+    ("edit", "guarantee"),
+    [
+        ("bonus_refilled = 0", "G1"),
+        ("last_number = last_number - 1", "G1"),
+        ("last_number = -5", "G1"),
+        ("last_at = now() + interval '1 day'", "G1"),
+        ("last_at = NULL", "G1"),
+        ("last_digest = ''", "G9"),
+        ("real = 'NaN'", "G1"),
+    ],
+)
+def test_an_edit_of_where_a_balance_stands_is_found(
+    edit: str, guarantee: str, victim: User
+) -> None:
+    tamper(f"UPDATE billing_balance SET {edit} WHERE user_id = %(user)s", user=victim.pk)
+    code, _, err = verify()
+    assert code == 1
+    assert f"Balance of user {victim.pk} breaks {guarantee}" in err
+
+
+# --- Whole rows ---------------------------------------------------------------------------------
+
+# What is done to the victim's rows, and the first row that shows it (None: the balance).
+REWRITES: dict[str, tuple[str, int | None, str]] = {
+    "first_row_deleted": (
+        "DELETE FROM billing_transaction WHERE user_id = %(user)s AND number = 1",
+        2,
+        "G2",
+    ),
+    "middle_row_deleted": (
+        "DELETE FROM billing_transaction WHERE user_id = %(user)s AND number = 4",
+        5,
+        "G2",
+    ),
+    "last_row_deleted": (
+        "DELETE FROM billing_transaction WHERE user_id = %(user)s AND number = 7",
+        None,
+        "G1",
+    ),
+    "all_rows_deleted": (
+        "DELETE FROM billing_transaction WHERE user_id = %(user)s",
+        None,
+        "G1",
+    ),
+    "middle_row_deleted_and_the_gap_closed": (
+        "DELETE FROM billing_transaction WHERE user_id = %(user)s AND number = 4;"
+        "UPDATE billing_transaction SET number = number - 1 "
+        "WHERE user_id = %(user)s AND number > 4",
+        4,
+        "G2",
+    ),
+    "two_rows_swapped": (
+        "UPDATE billing_transaction SET number = 7 - number "
+        "WHERE user_id = %(user)s AND number IN (3, 4)",
+        3,
+        "G2",
+    ),
+    "a_row_doubled": (
+        "INSERT INTO billing_transaction SELECT (jsonb_populate_record(t, "
+        "jsonb_build_object('id', t.id + 1000000))).* FROM billing_transaction t "
+        "WHERE user_id = %(user)s AND number = 2",
+        2,
+        "G2",
+    ),
+    "a_row_appended": (
+        "INSERT INTO billing_transaction SELECT (jsonb_populate_record(t, "
+        "jsonb_build_object('id', t.id + 1000000, 'number', 8))).* FROM billing_transaction t "
+        "WHERE user_id = %(user)s AND number = 7",
+        8,
+        "G2",
+    ),
+    "every_amount_of_a_row_shifted_alike": (
+        "UPDATE billing_transaction SET type = 'payment', amount = -50, "
+        "new_balance = old_balance - 50 WHERE user_id = %(user)s AND number = 7;"
+        "UPDATE billing_transaction t SET digest = digest_of(t) "
+        "WHERE user_id = %(user)s AND number = 7",
+        None,
+        "G1",
+    ),
+    "the_last_row_and_the_balance_edited_alike": (
+        "UPDATE billing_transaction SET description = 'Something else' "
+        "WHERE user_id = %(user)s AND number = 7",
+        7,
+        "G9",
+    ),
+    "the_digest_made_anew_for_one_row_only": (
+        "UPDATE billing_transaction SET description = 'Something else' "
+        "WHERE user_id = %(user)s AND number = 2;"
+        "UPDATE billing_transaction t SET digest = digest_of(t) "
+        "WHERE user_id = %(user)s AND number = 2",
+        3,
+        "G9",
+    ),
+    "the_digest_of_the_last_row_made_anew": (
+        "UPDATE billing_transaction SET description = 'Something else' "
+        "WHERE user_id = %(user)s AND number = 7;"
+        "UPDATE billing_transaction t SET digest = digest_of(t) "
+        "WHERE user_id = %(user)s AND number = 7",
+        None,
+        "G9",
+    ),
+    "time_goes_back": (
+        "UPDATE billing_transaction SET created_at = created_at - interval '1 hour' "
+        "WHERE user_id = %(user)s AND number = 5",
+        5,
+        "G2",
+    ),
+    "a_balance_row_deleted": (
+        "DELETE FROM billing_balance WHERE user_id = %(user)s",
+        1,
+        "G1",
+    ),
+    "a_service_pays_with_real_money_first": (
+        "UPDATE billing_transaction SET amount = -1, bonus_amount = 0, "
+        "new_balance = old_balance - 1, new_bonus = old_bonus "
+        "WHERE user_id = %(user)s AND number = 7",
+        7,
+        "G5",
+    ),
+    "a_service_gives_money": (
+        "UPDATE billing_transaction SET amount = 0, bonus_amount = 1, "
+        "new_bonus = old_bonus + 1, bonus_refilled = bonus_refilled + 2 - 1 "
+        "WHERE user_id = %(user)s AND number = 7",
+        7,
+        "G5",
+    ),
+    "a_subscription_pays_with_the_bonus": (
+        "UPDATE billing_transaction SET type = 'main_charge', subtype = 'monthly' "
+        "WHERE user_id = %(user)s AND number = 7",
+        7,
+        "G5",
+    ),
+    "a_negative_balance": (
+        "UPDATE billing_transaction SET type = 'payment', bonus_amount = -old_bonus - 1, "
+        "new_bonus = -1 WHERE user_id = %(user)s AND number = 7",
+        7,
+        "G4",
+    ),
+    "not_a_number": (
+        "UPDATE billing_transaction SET amount = 'NaN', new_balance = 'NaN', refilled = 'NaN' "
+        "WHERE user_id = %(user)s AND number = 7",
+        7,
+        "G4",
+    ),
+    "a_change_of_nothing": (
+        "UPDATE billing_transaction SET bonus_amount = 0, new_bonus = old_bonus "
+        "WHERE user_id = %(user)s AND number = 7",
+        7,
+        "G4",
+    ),
+    "another_reversal_of_the_same": (
+        "UPDATE billing_transaction SET type = 'reversal', subtype = 'tariff_charge', reverses = 3 "
+        "WHERE user_id = %(user)s AND number = 7",
+        6,
+        "G2",
+    ),
+    "a_reversal_of_something_else": (
+        "UPDATE billing_transaction SET reverses = 4 WHERE user_id = %(user)s AND number = 6",
+        6,
+        "G2",
+    ),
+    "a_reversal_of_what_never_was": (
+        "UPDATE billing_transaction SET reverses = 5000 WHERE user_id = %(user)s AND number = 6",
+        6,
+        "G2",
+    ),
+    "a_reversal_under_another_name": (
+        "UPDATE billing_transaction SET type = 'payment' WHERE user_id = %(user)s AND number = 6",
+        6,
+        "G2",
+    ),
+}
+
+
+@pytest.mark.parametrize("rewrite", REWRITES)
+def test_history_rewritten_is_found(rewrite: str, victim: User) -> None:
+    sql, number, guarantee = REWRITES[rewrite]
+    tamper(sql, user=victim.pk)
+    what = "Balance" if number is None else f"Transaction {number}"
+    for arguments in ([], ["--user", str(victim.pk)]):
+        code, out, err = verify(*arguments)
+        assert (code, out) == (1, "")
+        assert err.startswith(f"{what} of user {victim.pk} breaks {guarantee}: "), err
+
+
+def test_a_user_without_a_balance_row_is_found() -> None:
+    user = UserFactory()
+    tamper("DELETE FROM billing_balance WHERE user_id = %(user)s", user=user.pk)
+    assert "every user has a balance" in verify()[2]
+    assert verify("--user", str(user.pk))[0] == 1
+
+
+def test_money_of_nobody_is_found(victim: User) -> None:
+    tamper("INSERT INTO billing_balance (user_id) VALUES (4711000)")
+    assert "Balance of user 4711000 breaks G1" in verify()[2]
+
+
+def test_transactions_of_nobody_are_found(victim: User) -> None:
+    tamper(
+        "UPDATE billing_transaction SET user_id = 4711000 WHERE user_id = %(user)s;"
+        "UPDATE billing_balance SET real = 0, bonus = 0, refilled = 0, bonus_refilled = 0, "
+        "last_number = 0, last_digest = '', last_at = NULL WHERE user_id = %(user)s",
+        user=victim.pk,
+    )
+    assert "Transaction 1 of user 4711000 breaks G1" in verify()[2]
+
+
+def test_the_first_bad_row_is_the_one_reported(victim: User) -> None:
+    others = User.objects.filter(pk__gt=victim.pk, balance__last_number__gt=0)
+    for user in (victim, *others):
+        tamper(
+            "UPDATE billing_transaction SET device = 'Forged' "
+            "WHERE user_id = %(user)s AND number >= 5",
+            user=user.pk,
+        )
+    assert f"Transaction 5 of user {victim.pk} breaks G9" in verify()[2]
+    for part in (verification.stretches(1), verification.stretches(1000)):
+        problem = list(verification.check(part))[-1].problem
+        assert problem is not None
+        assert (problem.user_id, problem.number) == (victim.pk, 5)
+
+
+def test_a_forgery_of_one_user_does_not_blame_another(victim: User) -> None:
+    tamper(
+        "UPDATE billing_transaction SET device = 'Forged' WHERE user_id = %(user)s", user=victim.pk
+    )
+    [innocent, *_] = User.objects.filter(pk__gt=victim.pk, balance__last_number__gt=0)
+    assert verify("--user", str(innocent.pk))[0] == 0
+    assert verify("--user", str(victim.pk))[0] == 1
+
+
+# --- What it cannot see, as docs/ledger.md says -------------------------------------------------
+
+
+def test_a_tail_cut_off_with_its_balance_shows_only_against_an_earlier_digest(victim: User) -> None:
+    [(kept,)] = execute("SELECT last_digest FROM billing_balance WHERE user_id = %s", [victim.pk])
+    tamper(
+        "DELETE FROM billing_transaction WHERE user_id = %(user)s AND number > 5;"
+        "UPDATE billing_balance b SET real = t.new_balance, bonus = t.new_bonus, "
+        "refilled = t.refilled, bonus_refilled = t.bonus_refilled, last_number = t.number, "
+        "last_digest = t.digest, last_at = t.created_at FROM billing_transaction t "
+        "WHERE b.user_id = %(user)s AND t.user_id = b.user_id AND t.number = 5",
+        user=victim.pk,
+    )
+    assert verify()[0] == 0
+    assert not Transaction.objects.filter(user=victim, number=7, digest=kept).exists()
+
+
+def test_the_ledger_goes_on_after_all_this(victim: User) -> None:
+    """The guards are back up, and the connection is whole: the tests above test what they say."""
+    tamper("SELECT")
+    ledger.change_balance(victim, amount=1, description="One more", **BY_PANEL)
+    assert verify()[0] == 0
+    assert connection.is_usable()
