@@ -192,6 +192,7 @@ AUTH_PASSWORD_VALIDATORS = [
     )
 ]
 LOGIN_URL = reverse_lazy("admin:login")
+LOGIN_REDIRECT_URL = reverse_lazy("admin:index")
 
 # --- Language, time and money -------------------------------------------------------------------
 
@@ -217,10 +218,18 @@ if not (
 # --- Serving ------------------------------------------------------------------------------------
 
 STATIC_URL = "/static/"
-STATIC_ROOT = DATA_DIR / "static"
+if IS_LOCAL:
+    # Straight from where they lie: nothing to collect, nothing that can be out of date.
+    STATIC_ROOT = None
+    WHITENOISE_USE_FINDERS = True
+    static_files = "django.contrib.staticfiles.storage.StaticFilesStorage"
+else:
+    # Collected once, compressed, under names that change with their content.
+    STATIC_ROOT = DATA_DIR / "static"
+    static_files = "whitenoise.storage.CompressedManifestStaticFilesStorage"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    "staticfiles": {"BACKEND": static_files},
 }
 
 SECURE_CONTENT_TYPE_NOSNIFF = True
@@ -274,6 +283,13 @@ UNFOLD = {
     "SITE_SUBHEADER": "Operator panel",
     "SITE_SYMBOL": "payments",
     "SITE_URL": None,
+    "SITE_FAVICONS": [
+        {
+            "rel": "icon",
+            "type": "image/svg+xml",
+            "href": lambda request: static("billing/favicon.svg"),
+        }
+    ],
     "SHOW_HISTORY": False,
     "SHOW_VIEW_ON_SITE": False,
     "BORDER_RADIUS": "8px",

@@ -63,7 +63,7 @@ REJECTING: Final = 1  # it starts, recovers or stops
 
 # What a start says that only comes too early: processes of a server that was killed still hold its
 # memory, or a server whose starter was killed has not opened its socket yet.
-TOO_EARLY: Final = ("shared memory block", 'lock file "postmaster.pid" already exists')
+TOO_EARLY: Final = ("shared memory block", "lock file")
 
 
 class Account(NamedTuple):
@@ -218,7 +218,7 @@ class Server:
             if answer != REJECTING:
                 self._let_account_pass()
                 self._make_socket_dir()
-                self._forget_recycled_pid()
+                self._forget_killed_server()
                 problem = self._try_to_start()
                 if not problem:
                     return
@@ -277,28 +277,36 @@ class Server:
         if account:
             os.chown(self.socket_dir, *account)
 
-    def _forget_recycled_pid(self) -> None:
-        """Removes a postmaster.pid whose number now belongs to another program.
+    def _forget_killed_server(self) -> None:
+        """Removes the lock files of a server that is gone, though its number is not.
 
-        PostgreSQL itself refuses to start then, to be on the safe side: it cannot tell. A server,
-        and each of its processes, works in the directory of its data.
+        The number may be another program's by now, or a dead process keeps it that nobody has
+        collected. PostgreSQL itself refuses to start then, to be on the safe side: it cannot tell.
         """
+        for lock in (
+            self.cluster_dir / "postmaster.pid",
+            self.socket_dir / ".s.PGSQL.5432.lock",
+        ):
+            try:
+                pid = int(lock.read_text().split("\n", 1)[0])
+            except (FileNotFoundError, ValueError):
+                continue
+            if not self._is_server(pid):
+                lock.unlink(missing_ok=True)
+
+    def _is_server(self, pid: int) -> bool:
+        """Whether this process serves this data: all of a server's work in its data directory."""
         import psutil
 
-        pid_file = self.cluster_dir / "postmaster.pid"
         try:
-            process = psutil.Process(int(pid_file.read_text().split("\n", 1)[0]))
-            ours = (
+            process = psutil.Process(pid)
+            return (
                 process.status() != psutil.STATUS_ZOMBIE
                 and process.name() == "postgres"
                 and Path(process.cwd()) == self.cluster_dir
             )
-        except psutil.AccessDenied:
-            ours = False  # another account's
-        except (OSError, ValueError, psutil.Error):
-            return  # no such file, or no such process: PostgreSQL copes
-        if not ours:
-            pid_file.unlink(missing_ok=True)
+        except psutil.Error:
+            return False  # it is gone, or another account's
 
     def _create_database(self, database: str) -> None:
         import psycopg

@@ -4,16 +4,14 @@ This is what `make run` runs. Production runs gunicorn itself; see "Deploy" in t
 """
 
 import errno
-import os
+import gc
 import signal
 import socket
-from hashlib import sha256
 from types import FrameType
 from typing import Any, Final
 
 from django.conf import settings
 from django.contrib.auth.hashers import check_password
-from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.wsgi import get_wsgi_application
@@ -63,7 +61,6 @@ class Command(BaseCommand):
     def serve(self, *, demo: bool) -> None:
         listener = self.listen(settings.PORT)
         self.prepare_database(demo=demo)
-        self.collect_static_files()
         self.greet()
         connections.close_all()  # a connection belongs to one process; workers open their own
         Panel(listener).run()
@@ -97,24 +94,6 @@ class Command(BaseCommand):
             call_command("seed_demo")
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [PREPARING])
-
-    def collect_static_files(self) -> None:
-        """Collects and compresses them, unless they are the same as last time."""
-        seen = sha256()
-        for finder in get_finders():
-            for path, storage in finder.list([]):
-                file = os.stat(storage.path(path))
-                seen.update(f"{path} {file.st_size} {file.st_mtime_ns}\n".encode())
-        mark = settings.DATA_DIR / "static.collected"
-        try:
-            if mark.exists() and mark.read_text() == seen.hexdigest():
-                return
-            call_command("collectstatic", verbosity=0, interactive=False)
-            mark.write_text(seen.hexdigest())
-        except OSError as problem:
-            raise CommandError(
-                f"DATA_DIR ({settings.DATA_DIR}) cannot be used: {problem.strerror}."
-            ) from None
 
     def greet(self) -> None:
         self.say(f"The panel is at http://{HOST}:{settings.PORT}/ (Ctrl-C ends it).")
@@ -154,7 +133,9 @@ class Panel(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        return get_wsgi_application()
+        application = get_wsgi_application()
+        gc.freeze()  # what is loaded stays: workers share its memory, and nobody sweeps it at the end
+        return application
 
 
 def _end_when_terminal_closes(arbiter: Any) -> None:
