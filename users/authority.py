@@ -18,15 +18,12 @@ def permissions_of(user: User) -> QuerySet[Permission]:
     return Permission.objects.filter(Q(user=user) | Q(group__user=user)).distinct()
 
 
-def _beyond(actor: User) -> QuerySet[Permission]:
-    return Permission.objects.exclude(pk__in=permissions_of(actor).values("pk"))
-
-
 def groups_given_by(actor: User) -> QuerySet[Group]:
     """The groups that `actor` may put operators into: those with no right beyond their own."""
     if actor.is_superuser:
         return Group.objects.all()
-    return Group.objects.exclude(permissions__in=_beyond(actor))
+    not_theirs = Permission.objects.exclude(pk__in=permissions_of(actor).values("pk"))
+    return Group.objects.exclude(permissions__in=not_theirs)
 
 
 def may_manage_group(actor: User, group: Group) -> bool:
@@ -38,4 +35,4 @@ def may_manage_operator(actor: User, operator: User) -> bool:
         return True
     if operator.is_superuser:
         return False
-    return not (permissions_of(operator) & _beyond(actor)).exists()
+    return not permissions_of(operator).exclude(pk__in=permissions_of(actor).values("pk")).exists()

@@ -5,6 +5,8 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 from unfold.forms import AuthenticationForm, UserCreationForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
@@ -26,13 +28,13 @@ class LoginForm(AuthenticationForm):
 class TimeZoneInput(UnfoldAdminTextInputWidget):
     """A text field that offers all time zones as one types, without any JavaScript."""
 
-    template_name = "users/time_zone_input.html"
-
-    def get_context(self, name: str, value: Any, attrs: Any) -> dict[str, Any]:
-        context: dict[str, Any] = super().get_context(name, value, attrs)
-        context["widget"]["attrs"]["list"] = f"{context['widget']['attrs'].get('id', name)}_list"
-        context["time_zones"] = sorted(time_zones())
-        return context
+    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
+        list_id = f"{(attrs or {}).get('id', name)}_list"
+        field = super().render(name, value, (attrs or {}) | {"list": list_id}, renderer)
+        zones = format_html_join(
+            "", '<option value="{}">', ((zone,) for zone in sorted(time_zones()))
+        )
+        return format_html('{}<datalist id="{}">{}</datalist>', field, list_id, zones)
 
 
 class TimeZoneField(forms.CharField):

@@ -107,7 +107,7 @@ def header_actions(request: HttpRequest, user_id: int) -> list[dict[str, Any]]:
     return [
         {
             "title": "Change balance",
-            "icon": "payments",
+            "icon": "account_balance_wallet",
             "variant": ActionVariant.PRIMARY,
             "attrs": {},
             "path": reverse("admin:users_user_change_balance", args=[user_id]),

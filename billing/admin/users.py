@@ -55,6 +55,7 @@ class AmountRangeFilter(admin.ListFilter):
 
     template = "billing/amount_range_filter.html"
     field: str
+    parameter_name: str  # Unfold asks every filter for one
 
     def __init__(
         self, request: HttpRequest, params: dict[str, list[str]], model: Any, model_admin: Any
@@ -96,12 +97,19 @@ class AmountRangeFilter(admin.ListFilter):
 
 class RealRangeFilter(AmountRangeFilter):
     title = "balance"
-    field = "real"
+    field = parameter_name = "real"
 
 
 class BonusRangeFilter(AmountRangeFilter):
     title = "bonus balance"
-    field = "bonus"
+    field = parameter_name = "bonus"
+
+
+MONEY = ("real_balance", "bonus_balance", "last_transaction", RealRangeFilter, BonusRangeFilter)
+
+
+def sees_money(request: HttpRequest) -> bool:
+    return request.user.has_perm("billing.view_balance")
 
 
 def money(amount: Decimal) -> SafeString:
@@ -126,7 +134,11 @@ class BillingUserAdmin(UserAdmin):
         BonusRangeFilter,
         ("legal_type", ChoicesRadioFilter),
     ]
+    change_form_template = "billing/user.html"
     change_form_outer_before_template = "billing/user_summary.html"
+
+    class Media:
+        css = {"all": ["billing/users.css"]}
 
     def get_urls(self) -> list[URLPattern]:
         return [
@@ -153,6 +165,12 @@ class BillingUserAdmin(UserAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         return super().get_queryset(request).select_related("balance")
 
+    def get_list_display(self, request: HttpRequest) -> list[str]:
+        return [each for each in self.list_display if each not in MONEY or sees_money(request)]
+
+    def get_list_filter(self, request: HttpRequest) -> list[Any]:
+        return [each for each in self.list_filter if each not in MONEY or sees_money(request)]
+
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
@@ -160,17 +178,17 @@ class BillingUserAdmin(UserAdmin):
         if obj is not None:
             context |= {
                 "actions_detail": header_actions(request, obj.pk),
-                "balance": obj.balance,
+                "balance": obj.balance if sees_money(request) else None,
                 "can_change_balance": request.user.has_perm("billing.change_balance"),
                 "can_view_transactions": request.user.has_perm("billing.view_transaction"),
             }
         return super().render_change_form(request, context, *args, **kwargs)
 
-    @display(description="balance", ordering="balance__real", wrapper_class="money-column")
+    @display(description="balance", ordering="balance__real", formatting="price")
     def real_balance(self, user: User) -> SafeString:
         return money(user.balance.real)
 
-    @display(description="bonus", ordering="balance__bonus", wrapper_class="money-column")
+    @display(description="bonus", ordering="balance__bonus", formatting="price")
     def bonus_balance(self, user: User) -> SafeString:
         return money(user.balance.bonus)
 

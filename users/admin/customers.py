@@ -13,9 +13,9 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter
 from users.admin.people import PeopleAdmin, StatusFilter
 from users.models import User
 
-# Alpine's expression for: a company's fields matter, or hold something that must not be hidden.
-# A viewer's page has no form, hence no such variable, and shows everything.
-FOR_COMPANIES = "typeof legal_type === 'undefined' || legal_type !== 'individual' || {field}"
+# Alpine's expression for: the field matters, or holds something that must not be hidden. A viewer's
+# page has no form, hence no such variable, and shows everything; so does a page without scripts.
+FOR_COMPANIES = "typeof legal_type === 'undefined' || legal_type !== 'individual' || legal_name"
 
 
 class UserAdmin(PeopleAdmin):
@@ -53,9 +53,7 @@ class UserAdmin(PeopleAdmin):
         ),
         ("Settings", {"fields": ["time_zone", "comment", "is_active"]}),
     ]
-    conditional_fields = {
-        field: FOR_COMPANIES.format(field=field) for field in ("legal_name", "tin")
-    }
+    conditional_fields = {"legal_name": FOR_COMPANIES}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         customers: QuerySet[User] = super().get_queryset(request).filter(is_staff=False)

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -12,6 +13,7 @@ from django.utils.timezone import localtime
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import RadioFilter
 from unfold.decorators import display
+from unfold.views import ChangeList
 
 from users.forms import PersonForm
 from users.models import User
@@ -33,12 +35,24 @@ class StatusFilter(RadioFilter):
         return queryset
 
 
+class PeopleList(ChangeList):
+    def get_results(self, request: HttpRequest) -> None:
+        try:
+            super().get_results(request)
+        except IncorrectLookupParameters:
+            # Filtering keeps the page's number, and may leave fewer pages than that.
+            self.page_num = 1
+            super().get_results(request)
+
+
 class PeopleAdmin(ModelAdmin):
     """People are deactivated, never deleted: history hangs on them."""
 
     form = PersonForm
     ordering = ["-created_at", "-pk"]
     show_full_result_count = False
+    list_per_page = 50
+    list_max_show_all = 0  # no "Show all": there may be a hundred thousand
     list_filter_submit = True
     list_fullwidth = True
     actions = ["activate", "deactivate"]
@@ -54,6 +68,15 @@ class PeopleAdmin(ModelAdmin):
             # The one who came second now gets the form's own message.
             response = super().changeform_view(request, *args, **kwargs)
         return response
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[PeopleList]:
+        return PeopleList
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if db_field.name == "comment" and field is not None:
+            field.widget.attrs["rows"] = 4
+        return field
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[User], search_term: str
