@@ -4,13 +4,16 @@ Money is a `Decimal` with at most four decimals and fifteen digits before them, 
 NUMERIC(19,4) holds it. Pure: no queries, no settings.
 """
 
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 from typing import Final
 
 DECIMALS: Final = 4
 DIGITS: Final = 19
 MAX_MONEY: Final = Decimal("999999999999999.9999")
 ZERO: Final = Decimal("0.0000")
+
+PLAIN_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 
 Amount = Decimal | int | str
 
@@ -31,16 +34,15 @@ def to_money(value: Amount) -> Decimal:
     """
     if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
         raise NotMoney("not_a_number")
-    try:
-        amount = Decimal(value)
-    except InvalidOperation:
-        raise NotMoney("not_a_number") from None
+    if isinstance(value, str) and not PLAIN_NUMBER.fullmatch(value):
+        raise NotMoney("not_a_number")  # Decimal would take "1_000", " 1 " and "١"
+    amount = Decimal(value)
     exponent = amount.as_tuple().exponent
     if not isinstance(exponent, int):  # NaN or an infinity
         raise NotMoney("not_a_number")
     if exponent < -DECIMALS:
         raise NotMoney("too_many_decimals")
-    if abs(amount) > MAX_MONEY:
+    if not -MAX_MONEY <= amount <= MAX_MONEY:  # abs() would round first, or overflow
         raise NotMoney("out_of_range")
     return amount.quantize(ZERO) + ZERO  # adding zero turns "-0" into "0"
 

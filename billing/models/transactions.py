@@ -1,8 +1,10 @@
 """Everything that ever happened to a user's money."""
 
+from datetime import datetime
+from typing import ClassVar
 import pgtrigger
 from django.conf import settings
-from django.db import models
+from django.db import connections, models
 from django.db.models import F, Q
 from django.db.models.functions import Length, Trim
 from django.db.models.lookups import Exact, GreaterThanOrEqual
@@ -60,6 +62,15 @@ def one_of(choices: type[models.TextChoices]) -> str:
     return f"^({'|'.join(choices.values)})$"
 
 
+class TransactionManager(models.Manager["Transaction"]):
+    def number_at(self, user_id: int, moment: datetime) -> int:
+        """The number of the user's last transaction not later than `moment`; 0 if there is none."""
+        with connections[self.db].cursor() as cursor:
+            cursor.execute("SELECT billing_number_at(%s, %s)", [user_id, moment])
+            number: int = cursor.fetchone()[0]
+        return number
+
+
 class Transaction(models.Model):
     """One operation on one user's two balances: the ledger. Rows are never changed or removed.
 
@@ -112,6 +123,8 @@ class Transaction(models.Model):
     # Set by the ledger on what it returns: this is the transaction of an earlier call with the
     # same idempotency key, and nothing was changed.
     replayed = False
+
+    objects: ClassVar[TransactionManager] = TransactionManager()
 
     class Meta:
         default_permissions = ("view",)

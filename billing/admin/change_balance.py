@@ -1,0 +1,146 @@
+"""The Change balance page."""
+
+import re
+from decimal import Decimal
+from typing import Any, Final, cast
+
+from django import forms
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponseBase, QueryDict
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from unfold.admin import ModelAdmin
+
+from billing import ledger
+from billing.admin.pages import PanelForm, confirmation_key, page_context
+from billing.admin.transactions import to_posted
+from billing.errors import (
+    BalanceMoved,
+    BalanceOutOfRange,
+    BillingError,
+    IdempotencyConflict,
+    InsufficientFunds,
+    InvalidAmount,
+    InvalidDescription,
+)
+from billing.models import Channel, StandardDescription, Transaction
+from billing.money import ZERO, NotMoney, to_money
+from users.models import User
+
+AMOUNT_HINT: Final = "Amount to add (positive) or subtract (negative)."
+
+
+class AmountField(forms.CharField):
+    """An amount as people type or paste it: +10, −25.50, 1 234.5. Empty is zero."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            required=False,
+            max_length=40,
+            help_text=AMOUNT_HINT,
+            widget=forms.TextInput({"inputmode": "text", "class": "panel-input money"}),
+            **options,
+        )
+
+    def clean(self, value: Any) -> Decimal:
+        text = re.sub(r"[\s\u00a0\u202f]", "", super().clean(value)).replace("−", "-")
+        if not text:
+            return ZERO
+        if "," in text:
+            # 1,234 is a thousand to some and one to others: better to ask than to guess.
+            raise forms.ValidationError("Write the amount without commas, e.g. 1234.50.")
+        try:
+            return to_money(text)
+        except NotMoney as problem:
+            shown = str(InvalidAmount(field="amount", reason=problem.reason, value=text))
+            raise forms.ValidationError(shown) from None
+
+
+class ChangeBalanceForm(PanelForm):
+    """Changes both balances of `user` in one transaction, on the state that the operator saw.
+
+    `key` names this filled-in form, so that it is posted once however often it is sent;
+    `expected_number` is the number of the last transaction when it was shown. Both are renewed
+    where a further confirmation is to post.
+    """
+
+    description = forms.CharField(
+        label="Transaction description",
+        max_length=200,
+        help_text="5 to 200 characters, for the user's history. The list offers the standard ones.",
+        widget=forms.TextInput({"list": "standard-descriptions"}),
+    )
+    amount = AmountField(label="Balance changes")
+    bonus_amount = AmountField(label="Bonus changes")
+    key = forms.CharField(widget=forms.HiddenInput, max_length=64)
+    expected_number = forms.IntegerField(widget=forms.HiddenInput, min_value=0)
+
+    def __init__(self, user: User, actor: User, data: Any = None) -> None:
+        self.user = user
+        self.actor = actor
+        self.seen = ledger.balance(user)
+        super().__init__(
+            data, initial={"key": confirmation_key(), "expected_number": self.seen.number}
+        )
+
+    def save(self) -> Transaction | None:
+        """The transaction posted, or None if it was refused, which the form's errors then say."""
+        try:
+            return ledger.change_balance(
+                self.user,
+                description=self.cleaned_data["description"],
+                amount=self.cleaned_data["amount"],
+                bonus_amount=self.cleaned_data["bonus_amount"],
+                idempotency_key=f"panel:{self.cleaned_data['key']}",
+                expected_number=self.cleaned_data["expected_number"],
+                actor=self.actor,
+                channel=Channel.PANEL,
+            )
+        except BalanceMoved as refusal:
+            self._ask_again(
+                "Nothing was posted: another transaction came in since you opened this page. "
+                "The balances above are the new ones; confirm once more to post the change on "
+                f"them. (The last transaction is now No. {refusal.data['number']}.)"
+            )
+        except IdempotencyConflict as refusal:
+            self._ask_again(
+                f"This form was posted already, as transaction No. {refusal.data['number']}, and "
+                "has other content now. Nothing was posted; confirm once more to post it as a "
+                "further transaction."
+            )
+        except BillingError as refusal:
+            self.add_error(self._field_of(refusal), str(refusal))
+        return None
+
+    def _ask_again(self, message: str) -> None:
+        self.seen = ledger.balance(self.user)
+        shown_again = cast(QueryDict, self.data).copy()
+        shown_again["expected_number"] = str(self.seen.number)
+        shown_again["key"] = confirmation_key()
+        self.data = shown_again
+        self.add_error(None, message)
+
+    @staticmethod
+    def _field_of(refusal: BillingError) -> str:
+        if isinstance(refusal, InvalidDescription):
+            return "description"
+        if isinstance(refusal, InsufficientFunds | BalanceOutOfRange):
+            return "bonus_amount" if refusal.data["balance"] == "bonus" else "amount"
+        return "amount"
+
+
+def change_balance(request: HttpRequest, user_id: int, model_admin: ModelAdmin) -> HttpResponseBase:
+    """Shows the form, and posts it. Afterwards: the tab, with the new row marked."""
+    actor = request.user
+    if not actor.has_perm("billing.change_balance") or not isinstance(actor, User):
+        raise PermissionDenied
+    user = get_object_or_404(User, pk=user_id)
+    form = ChangeBalanceForm(user, actor, request.POST if request.method == "POST" else None)
+    if form.is_valid() and (posted := form.save()):
+        return to_posted(posted)
+    context = page_context(request, model_admin, title="Change balance", user=user) | {
+        "form": form,
+        "balance": form.seen,
+        "standard_descriptions": StandardDescription.objects.values_list("text", flat=True),
+    }
+    return TemplateResponse(request, "billing/change_balance.html", context)

@@ -1,0 +1,48 @@
+"""What the panel's own pages have in common."""
+
+import secrets
+from typing import Any
+
+from django import forms
+from django.http import HttpRequest
+from unfold.admin import ModelAdmin
+
+from users.models import User
+
+
+def page_context(
+    request: HttpRequest, model_admin: ModelAdmin, *, title: str, user: User | None
+) -> dict[str, Any]:
+    """What the admin's frame needs around a page: sidebar, and where the page belongs.
+
+    With a `user`, the page is one of that user's: it gets the user's tabs.
+    """
+    request.current_app = model_admin.admin_site.name
+    frame: dict[str, Any] = model_admin.admin_site.each_context(request)
+    return frame | {
+        "title": f"{title} · {user}" if user else title,
+        "opts": User._meta if user else model_admin.opts,
+        "original": user,
+        "subject": user,
+        "model_admin": model_admin,
+    }
+
+
+def confirmation_key() -> str:
+    """Names one filled-in form: however often it is sent, it is posted once."""
+    return secrets.token_hex(16)
+
+
+class PanelForm(forms.Form):
+    """A form in the panel's look, whose fields say what is wrong with them beside them."""
+
+    required_css_class = "required"
+    error_css_class = "invalid"
+    use_required_attribute = False  # the panel's own message is clearer than the browser's
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for field in self.fields.values():
+            if not field.widget.is_hidden:
+                field.widget.attrs.setdefault("class", "panel-input")
+                field.widget.attrs.setdefault("autocomplete", "off")

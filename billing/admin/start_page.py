@@ -1,0 +1,78 @@
+"""The start page: the figures of today, and ways to the lists behind them."""
+
+import json
+from datetime import date, datetime, time, timedelta
+from typing import Any, Final
+
+from django.core.cache import cache
+from django.http import HttpRequest
+from django.utils import timezone
+
+from billing import reports
+from billing.money import ZERO
+
+DAYS: Final = 30
+# What is over hardly changes: only a transaction that was still being written at midnight can be
+# added to a day before today. Today's figures are always read anew.
+PAST_DAYS_CACHE_SECONDS: Final = 600
+
+
+def start_page_context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """Adds what the operator may see; Unfold calls it for the admin's index."""
+    context["title"] = "Start page"
+    if request.user.has_perm("users.view_user") and request.user.has_perm("billing.view_balance"):
+        context["holdings"] = reports.holdings()
+    if request.user.has_perm("billing.view_transaction"):
+        context |= _turnovers() | {"latest": reports.latest(10)}
+    return context
+
+
+def _turnovers() -> dict[str, Any]:
+    today = timezone.localdate()
+    first = today - timedelta(days=DAYS - 1)
+    by_day = {timezone.localdate(day.day): day for day in _past_days(first, today)}
+    for day in _days(today, today + timedelta(days=1)):
+        by_day[today] = day
+    days = [first + timedelta(days=offset) for offset in range(DAYS)]
+    empty = reports.Turnover(ZERO, ZERO)
+    real = [by_day[day].real if day in by_day else empty for day in days]
+    bonus = [by_day[day].bonus if day in by_day else empty for day in days]
+    return {
+        "today": today,
+        "first_day": first,
+        "turnover_today": reports.BothTurnovers(real[-1], bonus[-1]),
+        "turnover_days": reports.BothTurnovers(_sum(real), _sum(bonus)),
+        "chart": json.dumps(
+            {
+                "kind": "days",
+                "days": [f"{day:%d %b}" for day in days],
+                "refills": [str(turnover.refills) for turnover in real],
+                "charges": [str(turnover.charges) for turnover in real],
+            }
+        ),
+    }
+
+
+def _past_days(first: date, today: date) -> list[reports.Day]:
+    key = f"start-page-days:{timezone.get_current_timezone_name()}:{first}"
+    days: list[reports.Day] | None = cache.get(key)
+    if days is None:
+        days = _days(first, today)
+        cache.set(key, days, PAST_DAYS_CACHE_SECONDS)
+    return days
+
+
+def _days(first: date, end: date) -> list[reports.Day]:
+    return reports.turnover_by_day(
+        _midnight(first), _midnight(end), timezone.get_current_timezone_name()
+    )
+
+
+def _midnight(day: date) -> datetime:
+    return timezone.make_aware(datetime.combine(day, time.min))
+
+
+def _sum(turnovers: list[reports.Turnover]) -> reports.Turnover:
+    refills = sum((turnover.refills for turnover in turnovers), ZERO)
+    charges = sum((turnover.charges for turnover in turnovers), ZERO)
+    return reports.Turnover(refills, charges)

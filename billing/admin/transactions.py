@@ -1,0 +1,385 @@
+"""The transactions of one user (the Transactions tab) and of all, and one transaction's page."""
+
+import io
+import json
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from typing import Any, Literal, NamedTuple, cast
+from urllib.parse import urlencode
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import (
+    FileResponse,
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseRedirect,
+    StreamingHttpResponse,
+)
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from unfold.admin import ModelAdmin
+
+from billing import ledger, reports
+from billing.admin.pages import PanelForm, confirmation_key, page_context
+from billing.errors import AlreadyReversed, BillingError
+from billing.exports import TooManyRows, csv_lines, write_xlsx
+from billing.models import Channel, Transaction, TransactionType
+from billing.models.transactions import SUBTYPE_LABELS
+from users.models import User
+
+# --- Which transactions -------------------------------------------------------------------------
+
+
+class DayField(forms.DateField):
+    def __init__(self, label: str) -> None:
+        # Browsers take and give ISO dates only, whatever they show.
+        widget = forms.DateInput({"type": "date"}, format="%Y-%m-%d")
+        super().__init__(label=label, required=False, widget=widget, input_formats=["%Y-%m-%d"])
+
+
+class TransactionFilters(PanelForm):
+    """The filters of a list, from its address. Days are the operator's, and inclusive."""
+
+    from_day = DayField(label="From")
+    to_day = DayField(label="To")
+    type = forms.ChoiceField(required=False, choices=[("", "All types"), *TransactionType.choices])
+    subtype = forms.CharField(required=False, widget=forms.Select)
+    direction = forms.ChoiceField(
+        required=False,
+        choices=[("", "Both"), ("refills", "Refills"), ("charges", "Charges")],
+    )
+    q = forms.CharField(label="Description", required=False, max_length=200)
+    device = forms.CharField(required=False, max_length=100)
+
+    def __init__(self, data: Any) -> None:
+        super().__init__(data)
+        known = dict(sorted(SUBTYPE_LABELS.items(), key=lambda item: item[1]))
+        chosen = str(data.get("subtype", ""))
+        if chosen and chosen not in known:  # an installation's own service or gift
+            known[chosen] = chosen
+        widget = cast(forms.Select, self.fields["subtype"].widget)
+        widget.choices = [("", "All subtypes"), *known.items()]
+        self.fields["q"].widget.attrs |= {"placeholder": "Words"}
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        first, last = cleaned.get("from_day"), cleaned.get("to_day")
+        if first and last and first > last:
+            self.add_error("to_day", "This day is before the first one.")
+        return cleaned
+
+    def listing(self, user_id: int | None) -> reports.Listing:
+        """What the filters leave; a filter with a mistake is passed over, and says so."""
+        self.is_valid()
+        chosen = self.cleaned_data
+        first, last = chosen.get("from_day"), chosen.get("to_day")
+        return reports.Listing(
+            user_id=user_id,
+            since=_midnight(first) if first else None,
+            until=_midnight(last + timedelta(days=1)) if last and last < date.max else None,
+            type=chosen.get("type", ""),
+            subtype=chosen.get("subtype", ""),
+            direction=chosen.get("direction", ""),
+            text=chosen.get("q", "").replace("\0", ""),
+            device=chosen.get("device", "").replace("\0", ""),
+        )
+
+
+class Preset(NamedTuple):
+    """A period that one click chooses."""
+
+    label: str
+    from_day: date
+    to_day: date
+    is_chosen: bool
+
+
+def presets(form: TransactionFilters) -> list[Preset]:
+    today = timezone.localdate()
+    month = today.replace(day=1)
+    last_month_end = month - timedelta(days=1)
+    periods = [
+        ("Today", today, today),
+        ("7 days", today - timedelta(days=6), today),
+        ("30 days", today - timedelta(days=29), today),
+        ("This month", month, today),
+        ("Last month", last_month_end.replace(day=1), last_month_end),
+    ]
+    chosen = (form.cleaned_data.get("from_day"), form.cleaned_data.get("to_day"))
+    return [Preset(name, first, last, chosen == (first, last)) for name, first, last in periods]
+
+
+def _midnight(day: date) -> datetime:
+    return timezone.make_aware(datetime.combine(day, time.min))
+
+
+# --- Lists --------------------------------------------------------------------------------------
+
+
+def list_page(request: HttpRequest, model_admin: ModelAdmin, user: User | None) -> HttpResponseBase:
+    """The list of one user's transactions, or of all users'."""
+    form = TransactionFilters(request.GET)
+    listing = form.listing(user.pk if user else None)
+    if wanted := request.GET.get("goto", "").strip():
+        return _go_to(request, listing, wanted)
+    if request.GET.get("export") in ("csv", "xlsx"):
+        return _export(request, listing, user)
+    found = reports.page(listing, _cursor(request))
+    context = page_context(request, model_admin, title="Transactions", user=user) | {
+        "form": form,
+        "presets": presets(form),
+        "listing": listing,
+        "page": found,
+        "is_filtered": listing.is_filtered,
+        "has_conditions": any(form.cleaned_data.values()) or bool(form.errors),
+        "first_key": _key(listing, found.rows[0]) if found.rows else None,
+        "last_key": _key(listing, found.rows[-1]) if found.rows else None,
+        "can_change_balance": request.user.has_perm("billing.change_balance"),
+        "goto_failed": request.GET.get("missed", ""),
+    }
+    if user:
+        context |= _of_one_user(request, user, listing)
+    elif listing.since or listing.is_filtered:
+        context |= {"turnover": reports.turnover(listing)} if listing.since else {}
+    return TemplateResponse(request, "billing/transactions.html", context)
+
+
+def _of_one_user(request: HttpRequest, user: User, listing: reports.Listing) -> dict[str, Any]:
+    """Balances, totals and chart, and the transaction that was just posted, if one was."""
+    points = reports.balance_points(listing)
+    posted = None
+    if number := _number(request.GET.get("posted", "")):
+        posted = Transaction.objects.filter(user=user, number=number).first()
+    return {
+        "totals": reports.totals(listing),
+        "numbers": listing.numbers,
+        "posted": posted,
+        "posted_again": "again" in request.GET,
+        "chart": json.dumps(
+            {
+                "kind": "balances",
+                "timeZone": timezone.get_current_timezone_name(),
+                "points": [
+                    [int(p.moment.timestamp() * 1000), str(p.real), str(p.bonus)] for p in points
+                ],
+            }
+        )
+        if len(points) > 1
+        else "",
+    }
+
+
+def _key(listing: reports.Listing, row: Transaction) -> int:
+    return row.number if listing.user_id is not None else row.id
+
+
+def _number(text: str) -> int | None:
+    """A number of a transaction as somebody may type it; None if it is none."""
+    digits = text.strip().lstrip("#").replace(",", "").replace("\u00a0", "")
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 18 else None
+
+
+def _cursor(request: HttpRequest) -> reports.Cursor:
+    places: tuple[Literal["before", "after", "at"], ...] = ("before", "after", "at")
+    for place in places:
+        key = _number(request.GET.get(place, ""))
+        if key is not None:
+            return reports.Cursor(place, key)
+    return reports.Cursor()
+
+
+def _go_to(request: HttpRequest, listing: reports.Listing, wanted: str) -> HttpResponseRedirect:
+    """Leads to the page that begins with a number, or with the last transaction of a day."""
+    query = request.GET.copy()
+    for name in ("goto", "before", "after", "at", "missed", "posted", "again"):
+        query.pop(name, None)
+    try:
+        day = date.fromisoformat(wanted)
+        cursor = reports.cursor_at(listing, _midnight(day + timedelta(days=1)))
+        query["at"] = str(cursor.key)
+    except (ValueError, OverflowError):
+        number = _number(wanted)
+        query["missed" if number is None else "at"] = wanted[:40] if number is None else str(number)
+    return HttpResponseRedirect(f"{request.path}?{query.urlencode()}")
+
+
+def _export(request: HttpRequest, listing: reports.Listing, user: User | None) -> HttpResponseBase:
+    name = f"transactions-user-{user.pk}" if user else "transactions"
+    name += f"-{timezone.localdate().isoformat()}"
+    if request.GET["export"] == "csv":
+        zone = timezone.get_current_timezone()
+
+        def lines() -> Iterator[str]:
+            # The response is sent after the middleware has gone: its time zone goes along.
+            with timezone.override(zone):
+                yield from csv_lines(listing)
+
+        response: HttpResponseBase = StreamingHttpResponse(
+            lines(), content_type="text/csv; charset=utf-8"
+        )
+        response["Content-Disposition"] = f'attachment; filename="{name}.csv"'
+        response["Content-Encoding"] = "identity"  # compressing would hold lines back
+        return response
+    workbook = io.BytesIO()
+    try:
+        write_xlsx(listing, workbook)
+    except TooManyRows:
+        return HttpResponse(
+            "A spreadsheet holds at most 1,048,575 transactions; choose a shorter period, or CSV.",
+            status=400,
+            content_type="text/plain; charset=utf-8",
+        )
+    workbook.seek(0)
+    return FileResponse(workbook, as_attachment=True, filename=f"{name}.xlsx")
+
+
+def user_transactions(
+    request: HttpRequest, user_id: int, model_admin: ModelAdmin
+) -> HttpResponseBase:
+    """The Transactions tab."""
+    if not request.user.has_perm("billing.view_transaction"):
+        raise PermissionDenied
+    return list_page(request, model_admin, get_object_or_404(User, pk=user_id))
+
+
+# --- One transaction ----------------------------------------------------------------------------
+
+
+class ReversalForm(PanelForm):
+    """Asks why a transaction is taken back, and takes it back."""
+
+    description = forms.CharField(
+        label="Transaction description",
+        min_length=5,
+        max_length=200,
+        error_messages={"min_length": "A description has 5 to 200 characters."},
+    )
+    key = forms.CharField(widget=forms.HiddenInput, max_length=64)
+
+    def __init__(self, reversed_one: Transaction, actor: User, data: Any = None) -> None:
+        self.reversed_one = reversed_one
+        self.actor = actor
+        super().__init__(data, initial={"key": confirmation_key()})
+
+    def save(self) -> Transaction:
+        """Raises BillingError as `ledger.reverse` does."""
+        return ledger.reverse(
+            self.reversed_one.user_id,
+            number=self.reversed_one.number,
+            description=self.cleaned_data["description"],
+            idempotency_key=f"panel:{self.cleaned_data['key']}",
+            actor=self.actor,
+            channel=Channel.PANEL,
+        )
+
+
+@admin.register(Transaction)
+class TransactionAdmin(ModelAdmin):
+    """All users' transactions, read only. Nothing of Django's own change pages is left."""
+
+    def get_urls(self) -> list[URLPattern]:
+        return [
+            path(
+                "<int:transaction_id>/reverse/",
+                self.admin_site.admin_view(self.reverse_view),
+                name="billing_transaction_reverse",
+            ),
+            *super().get_urls(),
+        ]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponseBase:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return list_page(request, self, None)
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponseBase:
+        """The page of one transaction: everything its row says."""
+        row = self._row(request, object_id)
+        siblings = Transaction.objects.filter(user=row.user_id)
+        reversal = siblings.filter(reverses=row.number).first()
+        context = page_context(request, self, title=f"Transaction {row.number}", user=row.user) | {
+            "transaction": row,
+            "reversal": reversal,
+            "reversed_one": siblings.filter(number=row.reverses).first() if row.reverses else None,
+            "previous": siblings.filter(number=row.number - 1).first(),
+            "next": siblings.filter(number=row.number + 1).first(),
+            "digest": bytes(row.digest).hex(),
+            "metadata": json.dumps(row.metadata, indent=2, ensure_ascii=False, sort_keys=True),
+            "can_reverse": request.user.has_perm("billing.change_balance")
+            and reversal is None
+            and row.type != TransactionType.REVERSAL,
+        }
+        return TemplateResponse(request, "billing/transaction.html", context)
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        raise Http404("A transaction never changes: it has no history.")
+
+    def reverse_view(self, request: HttpRequest, transaction_id: int) -> HttpResponseBase:
+        """Asks for a description, and takes a transaction back."""
+        row = self._row(request, transaction_id)
+        actor = request.user
+        if not actor.has_perm("billing.change_balance") or not isinstance(actor, User):
+            raise PermissionDenied
+        form = ReversalForm(row, actor, request.POST or None)
+        refusal = None
+        if form.is_valid():
+            try:
+                posted = form.save()
+            except BillingError as problem:
+                refusal = problem
+            else:
+                return to_posted(posted)
+        elif row.type != TransactionType.REVERSAL:
+            reversal = Transaction.objects.filter(user=row.user_id, reverses=row.number).first()
+            if reversal:
+                refusal = AlreadyReversed(number=row.number, reversed_by=reversal.number)
+        context = page_context(request, self, title="Reverse", user=row.user) | {
+            "form": form,
+            "transaction": row,
+            "refusal": refusal,
+            "balance": ledger.balance(row.user_id),
+        }
+        return TemplateResponse(request, "billing/reverse.html", context)
+
+    def _row(self, request: HttpRequest, transaction_id: object) -> Transaction:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        try:
+            key = int(str(transaction_id))
+        except ValueError:
+            raise Http404 from None
+        if key >= 2**63:
+            raise Http404
+        return get_object_or_404(Transaction.objects.select_related("user", "actor"), pk=key)
+
+
+def to_posted(posted: Transaction) -> HttpResponseRedirect:
+    """Leads to the tab, which shows what was posted and marks its row."""
+    address = reverse("admin:users_user_transactions", args=[posted.user_id])
+    query = {"posted": posted.number} | ({"again": 1} if posted.replayed else {})
+    return HttpResponseRedirect(f"{address}?{urlencode(query)}")

@@ -1,0 +1,378 @@
+"""What the panel shows of the ledger: pages of transactions, totals, charts. Read only.
+
+No page is reached by counting or skipping rows. A user's transactions are numbered without gaps
+and their times never go back, so a stretch of days is a stretch of numbers, and any page of it is
+one range of the index on (user, number). Across users, pages follow the index on (date, id).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import cached_property
+from typing import Final, Literal, NamedTuple
+
+from django.db import connection
+from django.db.models import Q, QuerySet, Sum
+
+from billing.models import Balance, Transaction
+from billing.money import ZERO
+
+PAGE_SIZE: Final = 50
+CHART_POINTS: Final = 120
+INSTANT: Final = timedelta(microseconds=1)  # the resolution of the database's times
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """Which transactions a list shows: of one user or of all, in a period, filtered.
+
+    The period reaches from `since` up to, and without, `until`; None leaves that end open.
+    """
+
+    user_id: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    type: str = ""
+    subtype: str = ""
+    direction: Literal["", "refills", "charges"] = ""
+    text: str = ""
+    device: str = ""
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether more than the period decides what is shown."""
+        return any((self.type, self.subtype, self.direction, self.text, self.device))
+
+    @cached_property
+    def numbers(self) -> range:
+        """The numbers of one user's transactions in the period."""
+        assert self.user_id is not None  # noqa: S101 - a mistake of the caller
+        number_at = Transaction.objects.number_at
+        first = number_at(self.user_id, self.since - INSTANT) + 1 if self.since else 1
+        if self.until:
+            last = number_at(self.user_id, self.until - INSTANT)
+        else:
+            last = Balance.objects.values_list("last_number", flat=True).get(pk=self.user_id)
+        return range(first, max(first, last + 1))
+
+    @cached_property
+    def rows(self) -> QuerySet[Transaction]:
+        """The transactions, in no order."""
+        rows = Transaction.objects.filter(self._condition())
+        if self.user_id is not None:
+            rows = rows.filter(
+                user=self.user_id, number__gte=self.numbers.start, number__lt=self.numbers.stop
+            )
+        else:
+            if self.since:
+                rows = rows.filter(created_at__gte=self.since)
+            if self.until:
+                rows = rows.filter(created_at__lt=self.until)
+        return rows
+
+    def _condition(self) -> Q:
+        condition = Q()
+        if self.type:
+            condition &= Q(type=self.type)
+        if self.subtype:
+            condition &= Q(subtype=self.subtype)
+        if self.direction == "refills":
+            condition &= Q(amount__gt=0) | Q(bonus_amount__gt=0)
+        elif self.direction == "charges":
+            condition &= Q(amount__lt=0) | Q(bonus_amount__lt=0)
+        for word in self.text.split():
+            condition &= Q(description__icontains=word)
+        if self.device:
+            condition &= Q(device__icontains=self.device)
+        return condition
+
+
+# --- Pages --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where in a list, newest first, a page lies.
+
+    `key` is a transaction's number in a user's list, its ID in the list of all users. The page
+    holds what is older than the key (`before`), newer than it (`after`), or the key itself and
+    what is older (`at`). Without a key it is the first page; `after` 0 is the last.
+    """
+
+    place: Literal["first", "before", "after", "at"] = "first"
+    key: int = 0
+
+
+@dataclass(frozen=True)
+class Page:
+    """Up to PAGE_SIZE transactions, newest first, and whether there are newer and older ones."""
+
+    rows: Sequence[Transaction]
+    has_newer: bool
+    has_older: bool
+
+
+def page(listing: Listing, cursor: Cursor) -> Page:
+    order = ["number"] if listing.user_id is not None else ["created_at", "id"]
+    newest_first = [f"-{name}" for name in order]
+    rows = listing.rows.select_related("user", "actor")
+    if cursor.place == "after":
+        found = list(_beyond(rows, listing, cursor, newer=True).order_by(*order)[: PAGE_SIZE + 1])
+        shown = found[:PAGE_SIZE][::-1]
+        has_newer = len(found) > PAGE_SIZE
+        has_older = bool(shown) and _exists_beyond(listing, shown[-1], newer=False)
+        return Page(shown, has_newer, has_older)
+    wanted = rows if cursor.place == "first" else _beyond(rows, listing, cursor, newer=False)
+    found = list(wanted.order_by(*newest_first)[: PAGE_SIZE + 1])
+    shown = found[:PAGE_SIZE]
+    has_older = len(found) > PAGE_SIZE
+    has_newer = (
+        cursor.place != "first" and bool(shown) and _exists_beyond(listing, shown[0], newer=True)
+    )
+    return Page(shown, has_newer, has_older)
+
+
+def _beyond(
+    rows: QuerySet[Transaction], listing: Listing, cursor: Cursor, *, newer: bool
+) -> QuerySet[Transaction]:
+    """The rows on one side of the cursor."""
+    comparison = ("gt" if newer else "lt") + ("e" if cursor.place == "at" else "")
+    if listing.user_id is not None:
+        return rows.filter(**{f"number__{comparison}": cursor.key})
+    if newer and cursor.key == 0:
+        return rows
+    # The newest transaction up to that ID: one with just that ID need not exist.
+    edge = Transaction.objects.filter(id__lte=cursor.key).order_by("-id").first()
+    if edge is None:
+        return rows if newer else rows.none()
+    return rows.filter(_by_date(edge, comparison))
+
+
+def _exists_beyond(listing: Listing, row: Transaction, *, newer: bool) -> bool:
+    comparison = "gt" if newer else "lt"
+    if listing.user_id is not None and not listing.is_filtered:
+        edge = listing.numbers.stop - 1 if newer else listing.numbers.start
+        return row.number < edge if newer else row.number > edge
+    if listing.user_id is not None:
+        return listing.rows.filter(**{f"number__{comparison}": row.number}).exists()
+    return listing.rows.filter(_by_date(row, comparison)).exists()
+
+
+def _by_date(row: Transaction, comparison: str) -> Q:
+    """Compares (created_at, id) with that of `row`, in a form the index on both serves."""
+    strict = comparison.removesuffix("e")
+    return Q(**{f"created_at__{strict}e": row.created_at}) & (
+        Q(**{f"created_at__{strict}": row.created_at}) | Q(**{f"id__{comparison}": row.id})
+    )
+
+
+def cursor_at(listing: Listing, moment: datetime) -> Cursor:
+    """The page that begins with the last transaction before `moment`."""
+    if listing.user_id is not None:
+        return Cursor("at", Transaction.objects.number_at(listing.user_id, moment - INSTANT))
+    row = Transaction.objects.filter(created_at__lt=moment).order_by("-created_at", "-id").first()
+    return Cursor("at", row.id if row else 0)
+
+
+# --- Totals -------------------------------------------------------------------------------------
+
+
+class Totals(NamedTuple):
+    """opening + refills − charges + unlisted = closing.
+
+    `unlisted` is what the transactions of the period that a filter leaves out changed together.
+    """
+
+    opening: Decimal
+    refills: Decimal
+    charges: Decimal
+    unlisted: Decimal
+    closing: Decimal
+
+
+class Turnover(NamedTuple):
+    """What was added and what was taken, both as positive amounts."""
+
+    refills: Decimal
+    charges: Decimal
+
+    @property
+    def net(self) -> Decimal:
+        return self.refills - self.charges
+
+
+@dataclass(frozen=True)
+class BothTotals:
+    real: Totals
+    bonus: Totals
+
+
+@dataclass(frozen=True)
+class BothTurnovers:
+    real: Turnover
+    bonus: Turnover
+
+
+def totals(listing: Listing) -> BothTotals:
+    """Opening and closing balances of one user's period, and what is listed in between.
+
+    Without filters this reads two rows however long the period is: each transaction knows the sum
+    of all refills up to it. With filters, the rows of the period are summed up.
+    """
+    numbers = listing.numbers
+    edges = {
+        row.number: row
+        for row in Transaction.objects.filter(
+            user=listing.user_id, number__in=[numbers.start - 1, numbers.stop - 1]
+        )
+    }
+    before, last = edges.get(numbers.start - 1), edges.get(numbers.stop - 1)
+    opening = (before.new_balance, before.new_bonus) if before else (ZERO, ZERO)
+    closing = (last.new_balance, last.new_bonus) if last else (ZERO, ZERO)
+    if listing.is_filtered:
+        listed = turnover(listing)
+    else:
+        refilled = (before.refilled, before.bonus_refilled) if before else (ZERO, ZERO)
+        refills = (
+            (last.refilled - refilled[0], last.bonus_refilled - refilled[1])
+            if last
+            else (ZERO, ZERO)
+        )
+        listed = BothTurnovers(
+            Turnover(refills[0], opening[0] + refills[0] - closing[0]),
+            Turnover(refills[1], opening[1] + refills[1] - closing[1]),
+        )
+    return BothTotals(
+        _totals(opening[0], listed.real, closing[0]), _totals(opening[1], listed.bonus, closing[1])
+    )
+
+
+def _totals(opening: Decimal, listed: Turnover, closing: Decimal) -> Totals:
+    unlisted = closing - opening - listed.net
+    return Totals(opening, listed.refills, listed.charges, unlisted, closing)
+
+
+def turnover(listing: Listing) -> BothTurnovers:
+    """The sums over all transactions of a listing. Reads them all."""
+    sums = listing.rows.aggregate(
+        refills=Sum("amount", filter=Q(amount__gt=0), default=ZERO),
+        charges=Sum("amount", filter=Q(amount__lt=0), default=ZERO),
+        bonus_refills=Sum("bonus_amount", filter=Q(bonus_amount__gt=0), default=ZERO),
+        bonus_charges=Sum("bonus_amount", filter=Q(bonus_amount__lt=0), default=ZERO),
+    )
+    return BothTurnovers(
+        Turnover(sums["refills"], -sums["charges"]),
+        Turnover(sums["bonus_refills"], -sums["bonus_charges"]),
+    )
+
+
+# --- Charts -------------------------------------------------------------------------------------
+
+
+class Point(NamedTuple):
+    moment: datetime
+    real: Decimal
+    bonus: Decimal
+
+
+def balance_points(listing: Listing) -> list[Point]:
+    """Both balances over the period of one user's listing, at most CHART_POINTS of them.
+
+    A long period shows every so many-th transaction, the first and the last among them.
+    """
+    numbers = listing.numbers
+    if not numbers:
+        return []
+    first, last = numbers.start, numbers.stop - 1
+    step = max(1, -(-len(numbers) // CHART_POINTS))
+    wanted = [*range(first, last, step), last]
+    rows = (
+        Transaction.objects.filter(user=listing.user_id, number__in=wanted)
+        .order_by("number")
+        .values_list("created_at", "new_balance", "new_bonus")
+    )
+    return [Point(*row) for row in rows]
+
+
+class Day(NamedTuple):
+    """What was added and taken on one day, which is given by its midnight."""
+
+    day: datetime
+    real: Turnover
+    bonus: Turnover
+
+
+def turnover_by_day(since: datetime, until: datetime, time_zone: str) -> list[Day]:
+    """Refills and charges of all users for each day of a period, days without any left out.
+
+    Days are those of `time_zone`; each is given by its midnight there.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT date_trunc('day', created_at, %(zone)s) AS day,
+                coalesce(sum(amount) FILTER (WHERE amount > 0), 0),
+                coalesce(-sum(amount) FILTER (WHERE amount < 0), 0),
+                coalesce(sum(bonus_amount) FILTER (WHERE bonus_amount > 0), 0),
+                coalesce(-sum(bonus_amount) FILTER (WHERE bonus_amount < 0), 0)
+            FROM billing_transaction
+            WHERE created_at >= %(since)s AND created_at < %(until)s
+            GROUP BY day ORDER BY day
+            """,
+            {"zone": time_zone, "since": since, "until": until},
+        )
+        return [
+            Day(day, Turnover(refills, charges), Turnover(bonus_refills, bonus_charges))
+            for day, refills, charges, bonus_refills, bonus_charges in cursor.fetchall()
+        ]
+
+
+class Holdings(NamedTuple):
+    """What all customers together have."""
+
+    users: int
+    active_users: int
+    real: Decimal
+    bonus: Decimal
+
+
+def holdings() -> Holdings:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT count(*), count(*) FILTER (WHERE u.is_active),
+                coalesce(sum(b.real), 0), coalesce(sum(b.bonus), 0)
+            FROM users_user u JOIN billing_balance b ON b.user_id = u.id
+            WHERE NOT u.is_staff
+            """
+        )
+        return Holdings(*cursor.fetchone())
+
+
+def latest(count: int) -> list[Transaction]:
+    """The latest transactions of all users, newest first."""
+    rows = Transaction.objects.select_related("user", "actor")
+    return list(rows.order_by("-created_at", "-id")[:count])
+
+
+# --- Everything, for exports --------------------------------------------------------------------
+
+
+def oldest_first(listing: Listing, chunk_size: int = 2_000) -> Iterator[Transaction]:
+    """All transactions of a listing, oldest first, in constant memory.
+
+    Rows are fetched a chunk at a time, each beginning where the last one ended: a database cursor
+    would have to be kept open, and collects the whole result before its first row.
+    """
+    order = ["number"] if listing.user_id is not None else ["created_at", "id"]
+    rows = listing.rows.select_related("user", "actor").order_by(*order)
+    wanted = rows
+    while chunk := list(wanted[:chunk_size]):
+        yield from chunk
+        last = chunk[-1]
+        wanted = (
+            rows.filter(number__gt=last.number)
+            if listing.user_id is not None
+            else rows.filter(_by_date(last, "gt"))
+        )
