@@ -1,0 +1,626 @@
+"""The database itself keeps the ledger's promises, whoever writes to it and by whatever way (G1 to
+G4, G8): models, querysets, raw SQL.
+
+Success and failure share their set-up: `forged_row` is a row the database takes; each attack
+changes one thing about it.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    connection,
+    transaction,
+)
+from django.db.models import F
+
+from billing import ledger
+from billing.models import Balance, Transaction
+from tests.billing.histories import BY_PANEL, execute, judge, user_with_history
+from tests.factories import OperatorFactory, UserFactory
+from users.models import User
+
+pytestmark = pytest.mark.django_db
+
+
+def refused(saying: str, kind: type[Exception] = DatabaseError) -> AbstractContextManager[Any]:
+    return pytest.raises(kind, match=saying)
+
+
+def attempt(work: Callable[[], object]) -> None:
+    """Does something and has it judged as at commit, in a savepoint of its own."""
+    with transaction.atomic():
+        work()
+        judge()
+
+
+@pytest.fixture
+def user() -> User:
+    user = user_with_history()
+    judge()
+    return user
+
+
+def state() -> tuple[Any, ...]:
+    return (
+        execute("SELECT * FROM billing_transaction ORDER BY id"),
+        execute("SELECT * FROM billing_balance ORDER BY user_id"),
+    )
+
+
+# --- Transactions are append-only (G3) ----------------------------------------------------------
+
+REWRITING_SQL = {
+    "update": "UPDATE billing_transaction SET amount = 0",
+    "update_of_one": "UPDATE billing_transaction SET description = 'Other' WHERE number = 3",
+    "update_to_the_same": "UPDATE billing_transaction SET amount = amount",
+    "update_of_none": "UPDATE billing_transaction SET amount = 0 WHERE false",
+    "update_by_join": "UPDATE billing_transaction t SET device = 'x' FROM users_user u "
+    "WHERE u.id = t.user_id",
+    "update_in_a_query": "WITH u AS (UPDATE billing_transaction SET device = 'x' RETURNING *) "
+    "SELECT * FROM u",
+    "delete": "DELETE FROM billing_transaction",
+    "delete_of_one": "DELETE FROM billing_transaction WHERE number = 7",
+    "delete_of_none": "DELETE FROM billing_transaction WHERE false",
+    "delete_only": "DELETE FROM ONLY billing_transaction",
+    "truncate": "TRUNCATE billing_transaction",
+    "truncate_cascade": "TRUNCATE users_user CASCADE",
+    "truncate_restart": "TRUNCATE billing_transaction RESTART IDENTITY CASCADE",
+    "upsert": "INSERT INTO billing_transaction SELECT * FROM billing_transaction "
+    "ON CONFLICT (id) DO UPDATE SET amount = 0",
+    "upsert_on_number": "INSERT INTO billing_transaction SELECT * FROM billing_transaction "
+    "ON CONFLICT (user_id, number) DO UPDATE SET description = 'Other words'",
+    "merge_update": "MERGE INTO billing_transaction t USING (SELECT 1) s ON t.number = 3 "
+    "WHEN MATCHED THEN UPDATE SET amount = 0",
+    "merge_delete": "MERGE INTO billing_transaction t USING (SELECT 1) s ON t.number = 3 "
+    "WHEN MATCHED THEN DELETE",
+}
+
+
+@pytest.mark.parametrize("attack", REWRITING_SQL)
+def test_transactions_cannot_be_rewritten_with_sql(attack: str, user: User) -> None:
+    before = state()
+    with refused("append-only"):
+        attempt(lambda: execute(REWRITING_SQL[attack]))
+    assert state() == before
+
+
+def test_no_session_can_switch_the_guards_off(user: User) -> None:
+    """pgtrigger's own triggers could be: they look at this setting. Ours do not."""
+    execute("SET LOCAL pgtrigger.ignore = '{billing_transaction:append_only}'")
+    for names in ("append_only", "public.billing_transaction:append_only", "*"):
+        execute("SELECT set_config('pgtrigger.ignore', %s, true)", [f"{{{names}}}"])
+        with refused("append-only"):
+            attempt(lambda: execute("DELETE FROM billing_transaction"))
+    with refused("does not match"):
+        attempt(lambda: execute("UPDATE billing_balance SET real = real + 1"))
+
+
+REWRITING_WITH_MODELS: dict[str, Callable[[User], object]] = {
+    "save": lambda user: user.transactions.first().save(),
+    "save_fields": lambda user: user.transactions.first().save(update_fields=["description"]),
+    "delete": lambda user: user.transactions.first().delete(),
+    "queryset_update": lambda user: user.transactions.update(amount=0),
+    "queryset_delete": lambda user: user.transactions.all().delete(),
+    "raw_delete": lambda user: user.transactions.all()._raw_delete("default"),
+    "bulk_update": lambda user: Transaction.objects.bulk_update(
+        list(user.transactions.all()), ["description"]
+    ),
+    "bulk_create_conflict": lambda user: Transaction.objects.bulk_create(
+        list(user.transactions.all()),
+        update_conflicts=True,
+        unique_fields=["id"],
+        update_fields=["amount"],
+    ),
+    "update_or_create": lambda user: Transaction.objects.update_or_create(
+        user=user, number=3, defaults={"description": "Other words"}
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", REWRITING_WITH_MODELS)
+def test_transactions_cannot_be_rewritten_with_models(attack: str, user: User) -> None:
+    before = state()
+    with refused("append-only"):
+        attempt(lambda: REWRITING_WITH_MODELS[attack](user))
+    assert state() == before
+
+
+# --- A balance changes with its transaction only (G1, G3) ---------------------------------------
+
+BALANCE_EDITS = {
+    "real": "real = real + 1",
+    "bonus": "bonus = bonus - 1",
+    "both": "real = bonus, bonus = real",
+    "refilled": "refilled = 0",
+    "bonus_refilled": "bonus_refilled = 0",
+    "last_number": "last_number = last_number + 1",
+    "back_by_one": "last_number = last_number - 1",
+    "last_digest": "last_digest = ''",
+    "last_at": "last_at = now()",
+    "last_at_none": "last_at = NULL",
+}
+
+
+@pytest.mark.parametrize("edit", BALANCE_EDITS)
+def test_a_balance_cannot_be_edited(edit: str, user: User) -> None:
+    before = state()
+    with refused("does not match the last transaction"):
+        attempt(
+            lambda: execute(
+                f"UPDATE billing_balance SET {BALANCE_EDITS[edit]} WHERE user_id = %s", [user.pk]
+            )
+        )
+    assert state() == before
+
+
+def test_a_balance_edited_and_set_right_again_is_right(user: User) -> None:
+    """The check is of what is committed. It makes the tests above fail for the right reason."""
+    before = state()
+
+    def there_and_back() -> None:
+        execute("UPDATE billing_balance SET real = real + 1 WHERE user_id = %s", [user.pk])
+        execute("UPDATE billing_balance SET real = real - 1 WHERE user_id = %s", [user.pk])
+
+    attempt(there_and_back)
+    assert state() == before
+
+
+def test_a_balance_edited_next_to_a_posting_is_refused(user: User) -> None:
+    def work() -> None:
+        ledger.change_balance(user, amount=1, description="Honest refill", **BY_PANEL)
+        Balance.objects.filter(user=user).update(real=F("real") + 1)
+
+    with refused("does not match"):
+        attempt(work)
+
+
+def test_a_balance_edited_before_a_posting_is_refused(user: User) -> None:
+    def work() -> None:
+        Balance.objects.filter(user=user).update(real=F("real") + 1)
+        ledger.change_balance(user, amount=1, description="Honest refill", **BY_PANEL)
+
+    with refused("does not (match|follow)"):
+        attempt(work)
+
+
+def test_a_balance_edited_with_a_model_is_refused(user: User) -> None:
+    balance = Balance.objects.get(user=user)
+    balance.real += 1
+    with refused("does not match"):
+        attempt(balance.save)
+
+
+def test_a_balance_is_checked_when_the_constraints_are_asked(user: User) -> None:
+    with refused("does not match"), transaction.atomic():
+        execute("SET CONSTRAINTS ALL IMMEDIATE")
+        execute("UPDATE billing_balance SET real = real + 1")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM billing_balance",
+        "DELETE FROM billing_balance WHERE last_number = 0",
+        "TRUNCATE billing_balance",
+        "TRUNCATE billing_balance CASCADE",
+    ],
+)
+def test_a_balance_row_cannot_be_removed(sql: str, user: User) -> None:
+    UserFactory()
+    judge()
+    with refused("kept for ever"):
+        attempt(lambda: execute(sql))
+
+
+@pytest.fixture
+def user_without_balance() -> User:
+    """Nobody can be without one, so the row was put away by other means."""
+    user = UserFactory()
+    judge()
+    execute("ALTER TABLE billing_balance DISABLE TRIGGER USER")
+    execute("DELETE FROM billing_balance WHERE user_id = %s", [user.pk])
+    execute("ALTER TABLE billing_balance ENABLE TRIGGER USER")
+    return user
+
+
+def test_a_balance_row_stays_with_its_user(user_without_balance: User) -> None:
+    other = UserFactory()
+    judge()
+    with refused("stays with its user"):
+        attempt(
+            lambda: execute(
+                "UPDATE billing_balance SET user_id = %s WHERE user_id = %s",
+                [user_without_balance.pk, other.pk],
+            )
+        )
+
+
+def test_a_balance_row_cannot_be_opened_with_money(user_without_balance: User) -> None:
+    user_id = [user_without_balance.pk]
+    with refused("does not match"):
+        attempt(
+            lambda: execute("INSERT INTO billing_balance (user_id, real) VALUES (%s, 5)", user_id)
+        )
+    attempt(lambda: execute("INSERT INTO billing_balance (user_id) VALUES (%s)", user_id))
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO users_user (email, password, first_name, middle_name, last_name, phone, "
+        "legal_name, tin, country, region, city, street_address, postal_code, time_zone, comment, "
+        "is_active, is_staff, is_superuser, created_at) VALUES ('sql@example.com', '', '', '', '', "
+        "'', '', '', '', '', '', '', '', '', '', true, false, false, now())",
+    ],
+)
+def test_a_user_created_with_sql_has_a_balance(sql: str) -> None:
+    execute(sql)
+    assert ledger.balance(User.objects.get(email="sql@example.com")) == (0, 0, 0)
+
+
+# --- What a row may say (G2, G4, G5, G9) --------------------------------------------------------
+
+
+def next_row(user: User, **changes: Any) -> dict[str, Any]:
+    """A right row after the user's last one: 2 added to the real balance, 1 to the bonus."""
+    balance = Balance.objects.get(user=user)
+    [(next_id,)] = execute("SELECT nextval('billing_transaction_id_seq')")
+    row: dict[str, Any] = {
+        "id": next_id,
+        "user_id": user.pk,
+        "number": balance.last_number + 1,
+        "type": "payment",
+        "subtype": "partner",
+        "description": "A forged refill",
+        "device": "",
+        "amount": "2",
+        "old_balance": balance.real,
+        "new_balance": balance.real + 2,
+        "bonus_amount": "1",
+        "old_bonus": balance.bonus,
+        "new_bonus": balance.bonus + 1,
+        "refilled": balance.refilled + 2,
+        "bonus_refilled": balance.bonus_refilled + 1,
+        "created_at": "2100-01-01T00:00:00Z",
+        "actor_id": None,
+        "channel": "panel",
+        "idempotency_key": None,
+        "reverses": None,
+        "metadata": "{}",
+    }
+    return row | changes
+
+
+def forge(row: dict[str, Any], digest: str = "billing_digest(t, b.last_digest)") -> None:
+    """Inserts the row, with the digest it should have, and moves the balance along."""
+    typed = ", ".join(
+        f"%({column})s::{kind} AS {column}"
+        for column, kind in execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+            "WHERE attrelid = 'billing_transaction'::regclass AND attnum > 0 "
+            "AND attname <> 'digest' ORDER BY attnum"
+        )
+    )
+    execute(
+        f"""CREATE TEMPORARY TABLE forged ON COMMIT DROP AS
+        SELECT t.* FROM (SELECT {typed}) given,
+        LATERAL jsonb_populate_record(NULL::billing_transaction, to_jsonb(given)) t""",
+        row,
+    )
+    try:
+        with transaction.atomic():
+            execute(
+                f"""UPDATE forged f SET digest = (SELECT {digest}
+                FROM billing_balance b, jsonb_populate_record(NULL::billing_transaction,
+                    to_jsonb(f)) t
+                WHERE b.user_id = f.user_id)"""
+            )
+            execute("INSERT INTO billing_transaction SELECT * FROM forged")
+            execute(
+                """UPDATE billing_balance b SET real = f.new_balance, bonus = f.new_bonus,
+                refilled = f.refilled, bonus_refilled = f.bonus_refilled, last_number = f.number,
+                last_digest = f.digest, last_at = f.created_at
+                FROM forged f WHERE f.user_id = b.user_id"""
+            )
+            judge()
+    finally:
+        execute("DROP TABLE forged")
+
+
+def test_a_row_that_is_right_in_everything_is_taken(user: User) -> None:
+    """Which makes the refusals below be for the one thing that each of them changes."""
+    forge(next_row(user))
+    assert ledger.balance(user).number == 8
+
+
+# What is wrong about the row, and the constraint or guard that says so.
+WRONG_ROWS: dict[str, tuple[dict[str, Any], str]] = {
+    "number_left_out": ({"number": 9}, "does not follow"),
+    "number_used": ({"number": 7}, "transaction_numbers_are_unique_per_user"),
+    "number_zero": ({"number": 0}, "transaction_numbers_start_at_one"),
+    "sum": ({"amount": "3"}, "old_balance_plus_amount_is_new_balance"),
+    "bonus_sum": ({"bonus_amount": "3"}, "old_balance_plus_amount_is_new_balance"),
+    "old_balance": ({"old_balance": "1", "new_balance": "3"}, "does not follow"),
+    "old_bonus": ({"old_bonus": "1", "new_bonus": "2"}, "does not follow"),
+    "refilled": ({"refilled": "0"}, "does not follow"),
+    "bonus_refilled": ({"bonus_refilled": "0"}, "does not follow"),
+    "earlier": ({"created_at": "2020-01-01T00:00:00Z"}, "does not follow"),
+    "type": ({"type": "gift"}, "transaction_type_is_known"),
+    "type_with_line": ({"type": "payment\n"}, "transaction_type_is_known"),
+    "channel": ({"channel": "mail"}, "transaction_channel_is_known"),
+    "subtype": ({"subtype": "Two words"}, "a_subtype_is_a_code"),
+    "subtype_empty": ({"subtype": ""}, "a_subtype_is_a_code"),
+    "description_short": ({"description": "1234"}, "a_description_has_5_to_200_characters"),
+    "description_blank": ({"description": " " * 9}, "a_description_has_5_to_200_characters"),
+    "gift_of_real_money": ({"type": "bonus_charge"}, "a_bonus_refill_adds_to_the_bonus_only"),
+    "subscription_from_bonus": (
+        {"type": "main_charge"},
+        "a_subscription_never_touches_the_bonus",
+    ),
+    "reversal_of_nothing": (
+        {"type": "reversal", "subtype": "payment"},
+        "reversals_and_only_they_name_what_they_reverse",
+    ),
+    "payment_that_reverses": (
+        {"reverses": 1},
+        "reversals_and_only_they_name_what_they_reverse",
+    ),
+    "reversal_of_what_never_was": (
+        {"type": "reversal", "subtype": "payment", "reverses": 99},
+        "is not the reverse of",
+    ),
+    "reversal_of_other_amounts": (
+        {"type": "reversal", "subtype": "main_charge", "reverses": 4},
+        "is not the reverse of",
+    ),
+    "reversal_of_itself": (
+        {"type": "reversal", "subtype": "payment", "reverses": 8},
+        "is not the reverse of",
+    ),
+    "reversal_of_what_was_reversed": (
+        {"type": "reversal", "subtype": "tariff_charge", "reverses": 3},
+        "a_transaction_is_reversed_at_most_once",
+    ),
+    "key_used": ({"idempotency_key": "messages-1"}, "idempotency_keys_are_unique_per_user"),
+    "nobody": ({"actor_id": 4711000}, "foreign key"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_ROWS)
+def test_a_row_with_one_thing_wrong_is_refused(wrong: str, user: User) -> None:
+    changes, guard = WRONG_ROWS[wrong]
+    before = state()
+    with refused(guard):
+        forge(next_row(user, **changes))
+    assert state() == before
+
+
+def test_a_row_needs_its_digest(user: User) -> None:
+    for digest in ("sha256('')", "''::bytea", "b.last_digest", "billing_digest(t, '')"):
+        with refused("does not follow"):
+            forge(next_row(user), digest=digest)
+
+
+@pytest.mark.parametrize("amount", ["-91", "NaN", "Infinity", "-Infinity", "1e15", "1e40"])
+@pytest.mark.parametrize("balance", ["real", "bonus"])
+def test_no_row_can_hold_what_is_no_money(balance: str, amount: str, user: User) -> None:
+    row = next_row(user)
+    names = {
+        "real": ("amount", "old_balance", "new_balance", "refilled"),
+        "bonus": ("bonus_amount", "old_bonus", "new_bonus", "bonus_refilled"),
+    }[balance]
+    change, old, new, refilled = names
+    [(added,)] = execute(f"SELECT {row[old]} + '{amount}'::numeric")
+    row |= {change: amount, new: added, refilled: row[refilled] + 0}
+    with refused("new_balances_are_never_negative|balances_are_never|overflow|does not follow"):
+        forge(row)
+
+
+def test_a_row_that_changes_nothing_is_refused(user: User) -> None:
+    row = next_row(user)
+    row |= {"amount": "0", "new_balance": row["old_balance"], "refilled": row["refilled"] - 2}
+    forge(dict(row))
+    row = next_row(user)
+    row |= {"amount": "0", "new_balance": row["old_balance"], "refilled": row["refilled"] - 2}
+    row |= {"bonus_amount": "0", "new_bonus": row["old_bonus"]}
+    row |= {"bonus_refilled": row["bonus_refilled"] - 1}
+    with refused("a_transaction_changes_something"):
+        forge(row)
+
+
+def test_a_service_that_spares_the_bonus_is_refused(user: User) -> None:
+    row = next_row(user, type="tariff_charge", subtype="traffic")
+    row |= {"amount": "-2", "new_balance": row["old_balance"] - 2, "refilled": row["refilled"] - 2}
+    row |= {"bonus_amount": "0", "new_bonus": row["old_bonus"]}
+    row |= {"bonus_refilled": row["bonus_refilled"] - 1}
+    with refused("a_service_takes_the_bonus_first"):
+        forge(row)
+
+
+def test_a_row_without_its_balance_is_refused(user: User) -> None:
+    """The balance row has to come along, whichever of the two is written first."""
+
+    def insert_alone() -> None:
+        execute(
+            "INSERT INTO billing_transaction SELECT (jsonb_populate_record(t, jsonb_build_object("
+            "'id', nextval('billing_transaction_id_seq'), 'number', 8))).* "
+            "FROM billing_transaction t WHERE user_id = %s AND number = 7",
+            [user.pk],
+        )
+
+    with refused("does not follow"):
+        attempt(insert_alone)
+
+
+def test_a_forged_row_cannot_be_copied_in(user: User) -> None:
+    def copy_in() -> None:
+        with connection.cursor() as cursor:
+            rows: list[Any] = []
+            with cursor.copy("COPY billing_transaction TO STDOUT") as out:
+                rows = [bytes(chunk) for chunk in out]
+            forged = rows[-1].split(b"\t")
+            forged[0], forged[1] = b"99999999", b"8"
+            with cursor.copy("COPY billing_transaction FROM STDIN") as into:
+                into.write(b"\t".join(forged))
+
+    with refused("does not follow"):
+        attempt(copy_in)
+
+
+def test_a_history_cannot_be_made_up_with_models(user: User) -> None:
+    row = user.transactions.get(number=7)
+    row.pk, row.number = None, 8
+    with refused("does not follow"):
+        attempt(row.save)
+    with refused("does not follow"):
+        attempt(lambda: Transaction.objects.bulk_create([row]))
+
+
+# --- The posting function, called by others than the module -------------------------------------
+
+
+def post(entry: str, *, actor: int | None = None, channel: str = "api") -> Any:
+    with transaction.atomic():
+        [(answer,)] = execute(
+            "SELECT refusal FROM billing_post(%s, %s, %s, true)", [f"[{entry}]", actor, channel]
+        )
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("amount", "reason"),
+    [
+        ("NaN", "not_a_number"),
+        ("Infinity", "not_a_number"),
+        ("-Infinity", "not_a_number"),
+        ("0.00001", "too_many_decimals"),
+        ("1.10000", "too_many_decimals"),
+        ("1000000000000000", "out_of_range"),
+        ("-1e300", "out_of_range"),
+    ],
+)
+@pytest.mark.parametrize("field", ["amount", "bonus_amount"])
+def test_the_posting_function_checks_amounts_itself(
+    field: str, amount: str, reason: str, user: User
+) -> None:
+    answer = post(
+        f'{{"user_id": {user.pk}, "type": "payment", "subtype": "partner", '
+        f'"description": "By SQL", "{field}": "{amount}"}}'
+    )
+    assert f'"reason": "{reason}"' in answer
+    assert f'"field": "{field}"' in answer
+
+
+def test_the_posting_function_refuses_zero_and_wrong_signs(user: User) -> None:
+    common = f'"user_id": {user.pk}, "description": "By SQL"'
+    assert "nothing_to_change" in post(f'{{{common}, "type": "payment", "subtype": "partner"}}')
+    assert "nothing_to_change" in post(
+        f'{{{common}, "type": "tariff_charge", "subtype": "traffic", "amount": "0"}}'
+    )
+    assert "wrong_sign" in post(
+        f'{{{common}, "type": "tariff_charge", "subtype": "traffic", "amount": "1"}}'
+    )
+    assert "unknown_user" in post(
+        '{"type": "payment", "subtype": "partner", "description": "By SQL", "amount": "1"}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind"),
+    [
+        ('"type": "gift", "subtype": "partner"', IntegrityError),
+        ('"subtype": "partner"', IntegrityError),
+        ('"type": "payment"', IntegrityError),
+        ('"type": "payment", "subtype": "partner", "reverses": 1', IntegrityError),
+        (f'"type": "payment", "subtype": "partner", "device": "{"x" * 101}"', DataError),
+    ],
+)
+def test_entries_that_make_no_row_are_refused_by_the_table(
+    entry: str, kind: type[Exception], user: User
+) -> None:
+    before = state()
+    with pytest.raises(kind):
+        post(f'{{"user_id": {user.pk}, "description": "By SQL", "amount": "1", {entry}}}')
+    assert state() == before
+
+
+def test_the_posting_function_takes_known_channels_and_actors_only(user: User) -> None:
+    entry = (
+        f'{{"user_id": {user.pk}, "type": "payment", "subtype": "partner", '
+        '"description": "By SQL", "amount": "1"}'
+    )
+    with refused("transaction_channel_is_known"):
+        post(entry, channel="mail")
+    with refused("foreign key"):
+        attempt(lambda: post(entry, actor=4711000))
+    assert post(entry, actor=OperatorFactory().pk) is None
+
+
+# --- Nothing can be cascaded away (G8) ----------------------------------------------------------
+
+
+def test_users_cannot_be_deleted_with_sql(user: User) -> None:
+    [actor] = user.transactions.exclude(actor=None).values_list("actor_id", flat=True)
+    for person in (user.pk, actor, UserFactory().pk):
+        with refused("foreign key"):
+            attempt(lambda person=person: execute("DELETE FROM users_user WHERE id = %s", [person]))
+
+
+def test_the_numbers_of_users_cannot_change_under_their_money(user: User) -> None:
+    with refused("foreign key"):
+        attempt(lambda: execute("UPDATE users_user SET id = id + 1000000 WHERE id = %s", [user.pk]))
+
+
+def test_no_foreign_key_to_money_or_from_it_cascades() -> None:
+    cascading = execute(
+        """SELECT conname FROM pg_constraint
+        WHERE contype = 'f' AND confdeltype NOT IN ('a', 'r')
+        AND (conrelid = ANY(%(money)s::regclass[]) OR confrelid = ANY(%(money)s::regclass[]))""",
+        {"money": ["billing_transaction", "billing_balance"]},
+    )
+    assert cascading == []
+
+
+# --- Every guard is in place --------------------------------------------------------------------
+
+
+def test_every_guard_is_installed_and_armed() -> None:
+    armed = {
+        (table, function)
+        for table, function in execute(
+            "SELECT t.tgrelid::regclass::text, p.proname FROM pg_trigger t "
+            "JOIN pg_proc p ON p.oid = t.tgfoid WHERE NOT t.tgisinternal AND t.tgenabled = 'O'"
+        )
+        if function.startswith("billing_")
+    }
+    assert armed == {
+        ("billing_transaction", "billing_refuse_rewriting_history"),
+        ("billing_transaction", "billing_check_transaction"),
+        ("billing_balance", "billing_refuse_balance_removal"),
+        ("billing_balance", "billing_check_balance"),
+        ("users_user", "billing_open_balance"),
+    }
+
+
+def test_every_constraint_is_attacked_here() -> None:
+    """A constraint that no test provokes might as well not be there."""
+    names = {
+        constraint.name
+        for model in (Transaction, Balance)
+        for constraint in model._meta.constraints
+    }
+    source = Path(__file__).read_text()
+    assert {name for name in names if name not in source} == set()
+
+
+def test_a_balance_below_zero_is_refused_at_once(user: User) -> None:
+    for edit in ("real = -1", "bonus = -0.0001", "real = 'NaN'", "bonus = 'NaN'"):
+        with refused("balances_are_never_negative"), transaction.atomic():
+            execute(f"UPDATE billing_balance SET {edit}")
