@@ -1,0 +1,241 @@
+"""What the lists show, to the row and to the cent."""
+
+import itertools
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing import ledger, reports
+from billing.models import Channel, Transaction
+from billing.reports import Cursor, Listing
+from tests.billing.clock import database_clock_at
+from tests.factories import UserFactory, user_with
+from users.models import User
+
+BY_API = {"actor": None, "channel": Channel.API}
+NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
+
+
+def a_transaction_a_day(days: int, user: User | None = None) -> User:
+    """Day d (from 0) refills d + 1, gives 1 bonus on even days, and charges 0.5 as a service."""
+    user = user or UserFactory()
+    for day in range(days):
+        with database_clock_at(NOON + timedelta(days=day)):
+            ledger.change_balance(
+                user,
+                amount=day + 1,
+                bonus_amount=(day + 1) % 2,
+                description=f"Refill of day {day}",
+                **BY_API,
+            )
+            ledger.charge_service(
+                user,
+                service="traffic",
+                cost="0.5",
+                device=f"D{day % 3}",
+                description=f"Traffic of day {day}",
+                **BY_API,
+            )
+    return user
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "PAGE_SIZE", 3)
+
+
+def numbers(page: reports.Page) -> list[int]:
+    return [row.number for row in page.rows]
+
+
+def walk(listing: Listing, key: str) -> list[list[int]]:
+    """All pages, forth by `before` and back by `after`; both ways must show the same rows."""
+    pages = [reports.page(listing, Cursor())]
+    while pages[-1].has_older:
+        pages.append(reports.page(listing, Cursor("before", getattr(pages[-1].rows[-1], key))))
+    assert not pages[0].has_newer
+    for newer, older in itertools.pairwise(pages):
+        back = reports.page(listing, Cursor("after", getattr(older.rows[0], key)))
+        assert [r.pk for r in back.rows] == [r.pk for r in newer.rows][-len(back.rows) :]
+        assert older.has_newer
+    return [[row.pk for row in page.rows] for page in pages]
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [{}, {"type": "payment"}, {"text": "day 1"}, {"direction": "charges"}, {"device": "d1"}],
+)
+@pytest.mark.parametrize("of", ["one", "all"])
+def test_pages_show_every_row_once_newest_first(
+    db: None, small_pages: None, of: str, filters: dict[str, str]
+) -> None:
+    user = a_transaction_a_day(5)
+    a_transaction_a_day(2)
+    listing = Listing(user_id=user.pk if of == "one" else None, **filters)
+    pages = walk(listing, "number" if of == "one" else "id")
+    expected = listing.rows.order_by("-created_at", "-id").values_list("pk", flat=True)
+    assert [pk for page in pages for pk in page] == list(expected)
+    assert all(len(page) == 3 for page in pages[:-1])
+
+
+def test_the_last_page_is_full_and_ends_with_the_first_transaction(
+    db: None, small_pages: None
+) -> None:
+    user = a_transaction_a_day(5)
+    last = reports.page(Listing(user_id=user.pk), Cursor("after", 0))
+    assert numbers(last) == [3, 2, 1]
+    assert (last.has_newer, last.has_older) == (True, False)
+    over_all = reports.page(Listing(), Cursor("after", 0))
+    assert numbers(over_all) == [3, 2, 1]
+    assert (over_all.has_newer, over_all.has_older) == (True, False)
+
+
+def test_a_page_at_a_number_begins_with_it(db: None, small_pages: None) -> None:
+    user = a_transaction_a_day(5)
+    page = reports.page(Listing(user_id=user.pk), Cursor("at", 6))
+    assert numbers(page) == [6, 5, 4]
+    assert (page.has_newer, page.has_older) == (True, True)
+    row = Transaction.objects.get(user=user, number=6)
+    assert numbers(reports.page(Listing(), Cursor("at", row.pk))) == [6, 5, 4]
+
+
+def test_a_page_beyond_the_ends_is_empty_or_the_whole(db: None, small_pages: None) -> None:
+    user = a_transaction_a_day(2)
+    listing = Listing(user_id=user.pk)
+    assert numbers(reports.page(listing, Cursor("before", 1))) == []
+    assert numbers(reports.page(listing, Cursor("at", 2**62))) == [4, 3, 2]
+    assert numbers(reports.page(Listing(), Cursor("before", 0))) == []
+    assert numbers(reports.page(Listing(user_id=UserFactory().pk), Cursor())) == []
+
+
+def test_going_to_a_moment_begins_with_the_last_transaction_before_it(
+    db: None, small_pages: None
+) -> None:
+    user = a_transaction_a_day(5)
+    for listing in (Listing(user_id=user.pk), Listing()):
+        cursor = reports.cursor_at(listing, NOON + timedelta(days=2))
+        assert numbers(reports.page(listing, cursor))[0] == 4  # day 2 begins at noon, exclusive
+        assert numbers(reports.page(listing, reports.cursor_at(listing, NOON))) == []
+
+
+def test_a_period_includes_its_beginning_and_excludes_its_end(db: None) -> None:
+    user = a_transaction_a_day(4)
+    for user_id in (user.pk, None):
+        listing = Listing(
+            user_id=user_id, since=NOON + timedelta(days=1), until=NOON + timedelta(days=3)
+        )
+        assert sorted(row.number for row in listing.rows) == [3, 4, 5, 6]
+    just_before = Listing(user_id=user.pk, until=NOON)
+    assert list(just_before.rows) == []
+
+
+@pytest.fixture
+def week(db: None) -> User:
+    return a_transaction_a_day(7)
+
+
+@given(first=st.integers(-1, 8), days=st.integers(0, 9))
+def test_totals_reconcile_with_the_rows_of_any_period(week: User, first: int, days: int) -> None:
+    user = week
+    since, until = NOON + timedelta(days=first), NOON + timedelta(days=first + days)
+    for filters in (
+        {},
+        {"type": "tariff_charge"},
+        {"direction": "refills"},
+        {"text": "nothing like it"},
+    ):
+        listing = Listing(user_id=user.pk, since=since, until=until, **filters)
+        totals = reports.totals(listing)
+        shown = list(listing.rows)
+        in_period = [
+            row for row in Transaction.objects.filter(user=user) if since <= row.created_at < until
+        ]
+        before = [row for row in Transaction.objects.filter(user=user) if row.created_at < since]
+        for real, column in ((totals.real, "amount"), (totals.bonus, "bonus_amount")):
+            changes = [getattr(row, column) for row in shown]
+            assert real.opening == sum((getattr(row, column) for row in before), Decimal(0))
+            assert real.refills == sum((c for c in changes if c > 0), Decimal(0))
+            assert real.charges == -sum((c for c in changes if c < 0), Decimal(0))
+            assert real.closing - real.opening == sum(getattr(row, column) for row in in_period)
+            assert real.opening + real.refills - real.charges + real.unlisted == real.closing
+        if not filters:
+            assert totals.real.unlisted == totals.bonus.unlisted == 0
+
+
+def test_totals_and_pages_of_a_long_history_read_a_few_rows(db: None) -> None:
+    """No counting, no skipping: what the database reads does not grow with the history."""
+    short, long = a_transaction_a_day(3), UserFactory()
+    ledger.post_batch(
+        [
+            ledger.balance_change_entry(long, amount=1, description="One of very many")
+            for _ in range(3_000)
+        ],
+        **BY_API,
+    )
+    for cursor in (Cursor(), Cursor("after", 0), Cursor("at", 1500)):
+        reads = []
+        for user in (short, long):
+            with CaptureQueriesContext(connection) as queries:
+                listing = Listing(user_id=user.pk)
+                reports.page(listing, cursor)
+                reports.totals(listing)
+            statements = [query["sql"] for query in queries]
+            assert not any("COUNT(" in sql.upper() or "OFFSET" in sql.upper() for sql in statements)
+            reads.append(len(statements))
+        assert reads[1] <= reads[0] + 1
+
+
+def test_the_chart_samples_a_long_history_and_keeps_its_ends(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "CHART_POINTS", 4)
+    user = a_transaction_a_day(9)
+    rows = Transaction.objects.filter(user=user).order_by("number")
+    points = reports.balance_points(Listing(user_id=user.pk))
+    assert len(points) <= 5
+    first, last = rows[0], rows[17]
+    assert points[0] == (first.created_at, first.new_balance, first.new_bonus)
+    assert points[-1] == (last.created_at, last.new_balance, last.new_bonus)
+    assert reports.balance_points(Listing(user_id=UserFactory().pk)) == []
+
+
+def test_days_are_those_of_the_time_zone(db: None) -> None:
+    user = UserFactory()
+    for hour in (22, 23):  # 23:00 and 00:00 in Berlin
+        with database_clock_at(datetime(2026, 1, 1, hour, tzinfo=UTC)):
+            ledger.change_balance(
+                user, amount=hour, bonus_amount=1, description="Late refill", **BY_API
+            )
+    with database_clock_at(datetime(2026, 1, 2, 12, tzinfo=UTC)):
+        ledger.change_balance(user, amount=-5, description="Charge at noon", **BY_API)
+    since, until = datetime(2025, 12, 31, 23, tzinfo=UTC), datetime(2026, 1, 2, 23, tzinfo=UTC)
+    berlin = reports.turnover_by_day(since, until, "Europe/Berlin")
+    assert [(d.real.refills, d.real.charges, d.bonus.refills) for d in berlin] == [
+        (22, 0, 1),
+        (23, 5, 1),
+    ]
+    utc = reports.turnover_by_day(since, until, "UTC")
+    assert [(d.real.refills, d.real.charges) for d in utc] == [(45, 0), (0, 5)]
+
+
+def test_holdings_are_those_of_customers(db: None, operator: User) -> None:
+    user_with(real=10, bonus=2)
+    user_with(real=5, is_active=False)
+    assert reports.holdings() == (2, 1, Decimal(15), Decimal(2))
+
+
+def test_an_export_gives_every_row_once_oldest_first(db: None) -> None:
+    user = a_transaction_a_day(5)
+    a_transaction_a_day(1)
+    rows = list(reports.oldest_first(Listing(user_id=user.pk), chunk_size=3))
+    assert [row.number for row in rows] == list(range(1, 11))
+    everybody = list(reports.oldest_first(Listing(), chunk_size=4))
+    assert len(everybody) == 12
+    assert [(r.created_at, r.pk) for r in everybody] == sorted(
+        (r.created_at, r.pk) for r in everybody
+    )
