@@ -148,18 +148,15 @@ TEMPLATES = [
 
 
 def _database() -> dict[str, Any]:
-    if not env.str("DATABASE_URL", default=""):
-        database: dict[str, Any] = {
-            "ENGINE": "config.embedded",
-            "NAME": "billing",
-            "DATA_DIR": DATA_DIR,
-        }
+    url = env.str("DATABASE_URL", default="")
+    database: dict[str, Any] = {}
+    if not url:
+        database = {"ENGINE": "config.embedded", "NAME": "billing", "DATA_DIR": DATA_DIR}
     else:
-        try:
-            database = env.db_url("DATABASE_URL")
-        except (ValueError, environ.ImproperlyConfigured):
-            database = {}
-        if database.get("ENGINE") != "django.db.backends.postgresql" or not database["NAME"]:
+        if url.startswith(("postgres://", "postgresql://")):
+            with suppress(ValueError):
+                database = env.db_url_config(url)
+        if not database.get("NAME"):
             raise ImproperlyConfigured(
                 "DATABASE_URL must look like postgres://user:password@host:5432/name."
             )

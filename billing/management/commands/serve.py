@@ -134,7 +134,7 @@ class Panel(BaseApplication):
 
     def load(self) -> Any:
         application = get_wsgi_application()
-        gc.freeze()  # what is loaded stays: workers share its memory, and nobody sweeps it at the end
+        gc.freeze()  # what is loaded stays: workers share it, and no end has to sweep it
         return application
 
 
@@ -144,6 +144,9 @@ def _end_when_terminal_closes(arbiter: Any) -> None:
 
 
 def _ignore_further_signals(process: object = None) -> None:
-    """Ctrl-C reaches every process, some of them twice; what is ending is left to end."""
+    """Ctrl-C reaches every process, some of them twice; what is ending is left to end.
+
+    Not with SIG_IGN: Python complains of a signal that came just before that was set.
+    """
     for number in (*ENDINGS, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: None)

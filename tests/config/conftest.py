@@ -1,0 +1,38 @@
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.config.processes import manage
+
+ONE_TRANSACTION = """
+from billing import ledger
+from billing.models import Channel
+from users.models import User
+user = User.objects.create(email="kept@example.com")
+ledger.change_balance(
+    user, amount="12.5", description="Paid at the desk", actor=None, channel=Channel.PANEL
+)
+"""
+
+
+@pytest.fixture(scope="session")
+def prepared_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every table and one posted transaction, the server stopped. For copies."""
+    data_dir = tmp_path_factory.mktemp("prepared") / "var"
+    for arguments in (["migrate", "-v0"], ["shell", "-v0", "-c", ONE_TRANSACTION]):
+        done = manage(*arguments, DATA_DIR=str(data_dir))
+        assert done.returncode == 0, done.stderr
+    return data_dir
+
+
+@pytest.fixture
+def data_dir(prepared_data_dir: Path, tmp_path: Path) -> Iterator[Path]:
+    """A test's own copy, below a name that trips a shell."""
+    copy = tmp_path / """it's "my" $HOME""" / "var"
+    copy.parent.mkdir()
+    subprocess.run(["cp", "-a", prepared_data_dir, copy], check=True)  # with its owner
+    yield copy
+    shutil.rmtree(copy)

@@ -1,0 +1,124 @@
+"""Real processes for the tests of `manage.py serve`, each in a session of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+ROOT = Path(__file__).resolve().parents[2]
+# Far more than anything here takes; only a hang reaches it.
+PATIENCE_SECONDS = 90
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment without what would configure the panel, and then `variables`."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    return kept | variables
+
+
+def manage(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "manage.py", *arguments],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there and not merely waiting to be collected."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+class Serving:
+    """`manage.py serve` on a free port. Entering waits until it answers, leaving kills it."""
+
+    def __init__(self, data_dir: Path, **variables: str) -> None:
+        self.data_dir = data_dir
+        self.port = free_port()
+        self.output = data_dir.parent / f"serve-{self.port}.txt"
+        self.variables = {"DATA_DIR": str(data_dir), "PORT": str(self.port)} | variables
+
+    def __enter__(self) -> "Serving":
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, ROOT / "manage.py", "serve", "--no-demo"],
+                env=environment(**self.variables),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.wait_until_healthy()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
+
+    @property
+    def workers(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    @property
+    def postmaster(self) -> int:
+        return postmaster(self.data_dir)
+
+    def health(self) -> int:
+        """The status of /healthz; 0 while nothing answers."""
+        try:
+            with urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=PATIENCE_SECONDS) as page:
+                return int(page.status)
+        except HTTPError as refusal:
+            return refusal.code
+        except (URLError, ConnectionError):
+            return 0
+
+    def wait_until_healthy(self) -> None:
+        wait_for(lambda: self.process.poll() is not None or self.health() == 200)
+        assert self.process.poll() is None, self.said
+
+    def press_ctrl_c(self) -> int:
+        """What a terminal does: the signal goes to every process of the group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(PATIENCE_SECONDS)
+
+
+def postmaster(data_dir: Path) -> int:
+    return int((data_dir / "postgres" / "postmaster.pid").read_text().split("\n", 1)[0])
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not done():
+        assert time.monotonic() < end, f"not within {PATIENCE_SECONDS} seconds"
+        time.sleep(0.05)

@@ -1,0 +1,102 @@
+"""What the documents say and what is there are the same."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from billing.errors import BillingError
+from tests.config.processes import ROOT
+
+README = ROOT / "README.md"
+# Made by installing, running and testing; everything else here is ours.
+NOT_OURS = {".git", ".venv", "var", "__pycache__", "test-results", ".hypothesis"} | {
+    f".{tool}_cache" for tool in ("pytest", "mypy", "ruff")
+}
+
+
+def our_files() -> Iterator[Path]:
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = [name for name in folders if name not in NOT_OURS]
+        yield from (Path(folder) / name for name in files)
+
+
+def section(heading: str) -> str:
+    _, _, rest = README.read_text().partition(f"\n## {heading}\n")
+    return rest.partition("\n## ")[0]
+
+
+def test_every_environment_variable_is_in_the_readme_and_the_other_way_round() -> None:
+    source = (ROOT / "config" / "settings.py").read_text()
+    reads = r"""(?:\benv\.\w+|ENVIRON\.get|\b_choice|\b_flag|\b_number)\(\s*"([A-Z_]+)\""""
+    read = set(re.findall(reads, source))
+    listed = set(re.findall(r"^\| `([A-Z_]+)` \|", section("Configure"), re.MULTILINE))
+    assert "PORT" in read
+    assert read == listed
+
+
+def test_only_settings_read_the_environment() -> None:
+    for package in ("billing", "users", "config"):
+        for file in (ROOT / package).rglob("*.py"):
+            if file.name != "settings.py":
+                source = file.read_text().replace("environ.get('PATH'", "")
+                reads = re.search(r"os\.environ\.get|os\.getenv|os\.environ\[", source)
+                assert not reads, f"{file.relative_to(ROOT)}: read it in config/settings.py"
+
+
+def test_every_command_is_in_the_readme() -> None:
+    folder = ROOT / "billing" / "management" / "commands"
+    commands = {file.stem for file in folder.glob("[a-z]*.py")}
+    assert "serve" in commands
+    named = set(re.findall(r"`manage\.py ([a-z_]+)", README.read_text()))
+    assert commands <= named
+
+
+def test_every_make_target_is_in_the_readme() -> None:
+    [targets] = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = re.findall(r"`make ([a-z-]+)", README.read_text())
+    assert set(targets.split()) == set(named)
+
+
+def test_every_error_code_is_documented_and_the_other_way_round() -> None:
+    def codes(family: type[BillingError]) -> Iterator[str]:
+        for error in family.__subclasses__():
+            yield error.code
+            yield from codes(error)
+
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
+    assert sorted(codes(BillingError)) == sorted(listed)
+
+
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    for document in (README, *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_no_file_names_a_package_registry() -> None:
+    # In parts, or this file would name them.
+    hosts = [
+        name.encode() + b"." + domain
+        for name, domain in [
+            ("pypi", b"org"),
+            ("pythonhosted", b"org"),
+            ("npmjs", b"org"),
+            ("deb.debian", b"org"),
+        ]
+    ]
+    for file in our_files():
+        content = file.read_bytes()
+        for host in hosts:
+            assert host not in content, f"{file.relative_to(ROOT)} names {host.decode()}"
+
+
+@pytest.mark.parametrize("name", ["production", "development"])
+def test_requirements_are_exact_and_hashed_and_come_from_no_address(name: str) -> None:
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    assert "://" not in text
+    for requirement in re.split(r"\n(?=\S)", text.strip()):
+        assert re.match(r"[a-z0-9._-]+(\[[a-z,]+\])?==\S+", requirement), requirement
+        assert "--hash=sha256:" in requirement, requirement

@@ -1,0 +1,123 @@
+"""`manage.py serve` and the embedded PostgreSQL, as real processes that are really killed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.config.processes import (
+    PATIENCE_SECONDS,
+    ROOT,
+    Serving,
+    environment,
+    is_running,
+    manage,
+    postmaster,
+    wait_for,
+)
+
+
+def assert_ledger_is_whole(data_dir: Path) -> None:
+    proof = manage("verify_ledger", DATA_DIR=str(data_dir))
+    assert proof.returncode == 0, proof.stdout + proof.stderr
+    assert "1 transaction" in proof.stdout
+
+
+def test_whatever_is_killed_the_panel_comes_back_with_its_data(data_dir: Path) -> None:
+    with Serving(data_dir) as panel:
+        os.kill(panel.workers[0], signal.SIGKILL)
+        wait_for(lambda: panel.health() == 200)
+
+        os.kill(panel.postmaster, signal.SIGKILL)
+        wait_for(lambda: panel.health() == 200)
+
+        workers, database = panel.workers, panel.postmaster
+        panel.process.kill()
+        panel.process.wait()
+        wait_for(lambda: not any(map(is_running, [*workers, database])))
+
+    with Serving(data_dir) as panel:
+        assert_ledger_is_whole(data_dir)
+        assert panel.health() == 200, "a command beside the server stopped the database"
+        database = panel.postmaster
+        assert panel.press_ctrl_c() == 0
+        assert "Traceback" not in panel.said
+        assert not is_running(database)
+
+
+def test_everything_killed_at_once_is_found_and_taken_over(data_dir: Path) -> None:
+    with Serving(data_dir) as panel:
+        database = panel.postmaster
+        os.killpg(panel.process.pid, signal.SIGKILL)
+        panel.process.wait()
+    assert is_running(database)  # nobody was left to stop it
+    assert_ledger_is_whole(data_dir)
+    assert not is_running(database)
+
+
+def test_a_postmaster_pid_that_another_program_has_by_now_is_no_obstacle(data_dir: Path) -> None:
+    pid_file = data_dir / "postgres" / "postmaster.pid"
+    pid_file.write_text(f"{os.getpid()}\n{data_dir / 'postgres'}\n")
+    assert_ledger_is_whole(data_dir)
+
+
+def test_processes_that_start_at_once_share_one_server(data_dir: Path) -> None:
+    command = [sys.executable, ROOT / "manage.py", "verify_ledger"]
+    variables = environment(DATA_DIR=str(data_dir))
+    together = [
+        subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(3)
+    ]
+    said = [process.communicate(timeout=PATIENCE_SECONDS)[0] for process in together]
+    assert [process.returncode for process in together] == [0, 0, 0], said
+    assert not (data_dir / "postgres" / "postmaster.pid").exists()
+
+
+def test_a_first_start_can_be_interrupted_and_repeated(tmp_path: Path) -> None:
+    data_dir = tmp_path / "var"
+    (data_dir / "postgres.new-killed").mkdir(parents=True)  # of an initdb that was killed
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "manage.py", "migrate"],
+        env=environment(DATA_DIR=str(data_dir)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    )
+    wait_for(lambda: len(list(data_dir.glob("postgres.new-*/*"))) > 3)
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert not (data_dir / "postgres").exists()
+
+    again = manage("showmigrations", "users", DATA_DIR=str(data_dir))
+    assert again.returncode == 0, again.stderr
+    assert not list(data_dir.glob("postgres.new-*"))
+
+
+def test_a_path_too_long_for_a_socket_is_served_from_a_short_one(prepared_data_dir: Path) -> None:
+    data_dir = prepared_data_dir.parent / ("long" * 25) / "var"
+    data_dir.parent.mkdir()
+    subprocess.run(["cp", "-a", prepared_data_dir, data_dir], check=True)
+    assert_ledger_is_whole(data_dir)
+
+
+def test_the_server_is_asked_for_by_its_own_data(data_dir: Path) -> None:
+    with Serving(data_dir) as panel:
+        assert postmaster(data_dir) == panel.postmaster
+        asked = manage("dbshell", "--", "-Atc", "SHOW data_directory", DATA_DIR=str(data_dir))
+    assert asked.stdout.strip() == str(data_dir / "postgres"), asked.stderr
+
+
+def test_a_port_in_use_is_one_sentence(data_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        refused = manage("serve", DATA_DIR=str(data_dir), PORT=str(port))
+    assert refused.returncode == 1
+    other = port + 1 if port < 65535 else 8000
+    assert refused.stderr.strip() == (
+        f"CommandError: Port {port} is in use; choose another: make run PORT={other}"
+    )

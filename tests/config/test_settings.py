@@ -1,0 +1,135 @@
+"""Whatever is set wrongly is said in one sentence."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import NotSupportedError, connection
+
+from config.postgresql.base import DatabaseFeatures
+from tests.config.processes import PATIENCE_SECONDS, ROOT, environment, manage
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """`load(NAME=value)` reads config/settings.py anew, in this process."""
+
+    def read(**variables: str) -> dict[str, Any]:
+        for name, value in ({"DATA_DIR": str(tmp_path)} | variables).items():
+            monkeypatch.setenv(name, value)
+        return runpy.run_path(str(ROOT / "config" / "settings.py"))
+
+    for name in ("DATABASE_URL", "ENVIRONMENT", "SECRET_KEY", "PORT", "DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    return read
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        (
+            "ENVIRONMENT",
+            "staging",
+            "ENVIRONMENT is “staging”; it must be one of local, production.",
+        ),
+        ("PORT", "http", "PORT is “http”; it must be a number from 1 to 65535."),
+        ("PORT", "0", "PORT is “0”; it must be a number from 1 to 65535."),
+        ("PORT", "65536", "PORT is “65536”; it must be a number from 1 to 65535."),
+        ("DEBUG", "maybe", "DEBUG is “maybe”; it must be one of true, false, "),
+        ("TIME_ZONE", "Europe/Atlantis", "TIME_ZONE is “Europe/Atlantis”, which is no known time"),
+        ("BILLING_CURRENCY", "euro", "BILLING_CURRENCY is “euro”; it must be an ISO 4217 code"),
+        ("BILLING_CURRENCY", "ÄÖÜ", "BILLING_CURRENCY is “ÄÖÜ”; it must be an ISO 4217 code"),
+        ("LOG_LEVEL", "loud", "LOG_LEVEL is “loud”; it must be one of DEBUG, "),
+        ("DATABASE_URL", "billing", "DATABASE_URL must look like postgres://user:password@host"),
+        ("DATABASE_URL", "mysql://a:b@c/d", "DATABASE_URL must look like postgres://"),
+        ("DATABASE_URL", "postgres://a:b@c:port/d", "DATABASE_URL must look like postgres://"),
+        ("DATABASE_URL", "postgres://a:b@c", "DATABASE_URL must look like postgres://"),
+        ("DATA_DIR", "/dev/null/var", "DATA_DIR (/dev/null/var) cannot be used: Not a directory."),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(load: Any, name: str, value: str, sentence: str) -> None:
+    with pytest.raises(ImproperlyConfigured) as refusal:
+        load(**{name: value})
+    assert str(refusal.value).startswith(sentence)
+
+
+def test_a_variable_set_to_nothing_counts_as_not_set(load: Any, tmp_path: Path) -> None:
+    names = ("PORT", "TIME_ZONE", "BILLING_CURRENCY", "ENVIRONMENT", "DATABASE_URL", "DEBUG")
+    settings = load(**dict.fromkeys(names, ""))
+    assert settings["PORT"] == 8000
+    assert settings["DATABASES"]["default"]["ENGINE"] == "config.embedded"
+    assert settings["DATABASES"]["default"]["DATA_DIR"] == tmp_path
+
+
+def test_the_local_secret_key_is_made_once_and_private(load: Any, tmp_path: Path) -> None:
+    first, second = load(), load()
+    assert first["SECRET_KEY"] == second["SECRET_KEY"]
+    assert len(first["SECRET_KEY"]) > 50
+    assert (tmp_path / "secret_key").stat().st_mode & 0o077 == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["secret_key"]
+
+
+def test_a_secret_key_that_looks_like_a_variable_is_taken_as_it_is(load: Any) -> None:
+    assert load(SECRET_KEY="$PATH")["SECRET_KEY"] == "$PATH"
+
+
+def test_production_asks_for_a_secret_key(load: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"^SECRET_KEY is not set"):
+        load(ENVIRONMENT="production")
+
+
+def test_production_speaks_https_and_compresses_static_files(load: Any) -> None:
+    settings = load(ENVIRONMENT="production", SECRET_KEY="x" * 50)
+    assert settings["SECURE_SSL_REDIRECT"] is True
+    assert settings["SESSION_COOKIE_SECURE"] is True
+    assert settings["CSRF_COOKIE_SECURE"] is True
+    assert "Manifest" in settings["STORAGES"]["staticfiles"]["BACKEND"]
+
+
+def test_gunicorn_without_a_secret_key_ends_with_one_sentence(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "config.wsgi", "--bind", f"unix:{tmp_path}/socket"],
+        env=environment(DATA_DIR=str(tmp_path)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "Error: SECRET_KEY is not set; in production it must be" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        (
+            "postgres://billing:secret@127.0.0.1:1/billing",
+            'Error: the database cannot be reached: connection to server at "127.0.0.1", port 1 '
+            "failed: Connection refused",
+        ),
+        (
+            "postgres://billing:secret@nowhere.invalid/billing",
+            "Error: the database cannot be reached: failed to resolve host 'nowhere.invalid': ",
+        ),
+    ],
+)
+def test_a_database_out_of_reach_is_one_sentence(tmp_path: Path, url: str, sentence: str) -> None:
+    ended = manage("migrate", DATA_DIR=str(tmp_path), DATABASE_URL=url)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(sentence)
+    assert len(ended.stderr.splitlines()) == 1
+    assert "secret" not in ended.stderr
+
+
+def test_postgresql_15_is_the_oldest(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(connection.features, DatabaseFeatures)
+    assert DatabaseFeatures.minimum_database_version == (15,)
+    monkeypatch.setattr(DatabaseFeatures, "minimum_database_version", (99,))
+    with pytest.raises(NotSupportedError, match=r"^PostgreSQL 99 or later is required \(found "):
+        connection.check_database_version_supported()
