@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pytest
 from django.db import connection, transaction
-from django.test.utils import override_settings
+from django.test.utils import override_settings, setup_databases, teardown_databases
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from pytest_django.live_server_helper import LiveServer
@@ -56,6 +56,38 @@ def settings_of_tests() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def django_db_setup(  # noqa: PLR0917 - fixtures are named, not placed
+    request: pytest.FixtureRequest,
+    django_test_environment: None,
+    django_db_modify_db_settings: None,
+    django_db_keepdb: bool,
+    django_db_createdb: bool,
+    django_db_blocker: DjangoDbBlocker,
+) -> Iterator[None]:
+    """Makes the test database, whoever asks first.
+
+    pytest-django's own makes it only if some test is marked `django_db` or names `db`; a test that
+    comes here by another fixture would then run on the real database.
+    """
+    verbosity = request.config.option.verbose
+    keep = django_db_keepdb and not django_db_createdb
+    with django_db_blocker.unblock():
+        made = setup_databases(
+            verbosity=verbosity, interactive=False, keepdb=keep, serialized_aliases=()
+        )
+    yield
+    if django_db_keepdb:
+        return
+    with django_db_blocker.unblock():
+        with connection.cursor() as cursor:  # browsers may have kept theirs
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        teardown_databases(made, verbosity=verbosity)
+
+
+@pytest.fixture(scope="session")
 def tables_for_tests(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Sequence[str]:
     """The tables that are empty after migrating: what is in them later, tests have written."""
     with django_db_blocker.unblock(), connection.cursor() as cursor:
@@ -81,10 +113,16 @@ def committed_db(
             "django_db); nothing would be committed. Take one of them."
         )
     with django_db_blocker.unblock():
+        assert_test_database()
         yield
         connection.close()  # whatever the test left open on it
         empty(tables_for_tests)
         connection.close()
+
+
+def assert_test_database() -> None:
+    name = connection.settings_dict["NAME"]
+    assert name.startswith("test_"), f"{name} is not the test database; nothing was done to it."
 
 
 def empty(tables: Sequence[str]) -> None:
@@ -95,6 +133,7 @@ def empty(tables: Sequence[str]) -> None:
     does, within one transaction. (`session_replication_role` would do the same, but takes a
     superuser, and the database of DATABASE_URL need not offer one.)
     """
+    assert_test_database()
     quoted = [connection.ops.quote_name(table) for table in tables]
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET LOCAL lock_timeout = '30s'")  # a forgotten connection: say so
