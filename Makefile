@@ -15,11 +15,11 @@ test: $(VENV)/installed-dev
 	$(PYTHON) -m pytest $(ARGS)
 
 lint: $(VENV)/installed-dev
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
 
 types: $(VENV)/installed-dev
-	$(VENV)/bin/mypy
+	$(PYTHON) -m mypy
 
 migrations-check: $(VENV)/installed-dev
 	$(PYTHON) manage.py makemigrations --check --dry-run
@@ -27,6 +27,11 @@ migrations-check: $(VENV)/installed-dev
 # The table of docs/benchmarks.md. Takes some minutes and some gigabytes in DATA_DIR.
 benchmark: $(VENV)/installed-dev
 	$(PYTHON) -m tests.benchmarks $(ARGS)
+
+# An environment whose Python is gone is made anew.
+ifneq ($(shell $(PYTHON) -c 'print(1)' 2>/dev/null),1)
+.PHONY: $(VENV)/created
+endif
 
 $(VENV)/created:
 	@python=$$(sh .ci/find-python) && echo "Setting up $(VENV) with $$python …" && \

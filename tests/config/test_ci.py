@@ -1,0 +1,62 @@
+"""What .ci/run leans on."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.config.processes import PATIENCE_SECONDS, ROOT, environment
+
+
+@pytest.mark.parametrize(("ci", "status"), [({}, 0), ({"CI": "true"}, 1)])
+def test_a_skipped_browser_test_fails_in_ci(
+    tmp_path: Path, ci: dict[str, str], status: int
+) -> None:
+    shutil.copy(ROOT / "tests" / "browser" / "conftest.py", tmp_path)
+    (tmp_path / "test_page.py").write_text(
+        "import pytest\n\ndef test_page():\n    pytest.skip('no Chromium here')\n"
+    )
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:randomly",
+            "-p",
+            "no:django",
+            "-c/dev/null",
+            f"--rootdir={tmp_path}",
+            str(tmp_path),
+        ],
+        env=environment(**ci),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert run.returncode == status, run.stdout
+    assert ("no Chromium here" in run.stdout) == bool(ci)
+
+
+def test_a_python_that_is_too_old_is_named(tmp_path: Path) -> None:
+    for name in ("python3", "python"):
+        (tmp_path / name).write_text("#!/bin/sh\ncase $2 in *print*) echo 3.9;; *) exit 1;; esac\n")
+        (tmp_path / name).chmod(0o755)
+    for tool in ("cat", "sh"):
+        (tmp_path / tool).symlink_to(shutil.which(tool) or "")
+    found = subprocess.run(
+        ["sh", ROOT / ".ci" / "find-python"],
+        env={"PATH": str(tmp_path), "HOME": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 1
+    assert found.stderr == (
+        "This panel needs Python 3.12 or newer, with its venv module; found: 3.9.\n"
+    )
