@@ -21,6 +21,7 @@ the difference.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -35,6 +36,10 @@ from billing.money import ZERO, Amount, NotMoney, to_money
 from users.models import User
 
 REFUSED_SQLSTATE: Final = "BL001"
+
+MAX_WHOLE_NUMBER: Final = 2**63 - 1  # of the database's bigint
+CODE: Final = re.compile(r"[a-z][a-z0-9_]*")
+NULL_CHARACTER_IN_JSON: Final = re.compile(r"(?<!\\)(\\\\)*\\u0000")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,19 +310,11 @@ def balance(user: User | int) -> Balances:
 
 def balance_at(user: User | int, moment: datetime) -> Balances:
     """What the user had at `moment`, transactions at that very moment included."""
-    number = number_at(user, moment)
+    number = Transaction.objects.number_at(_user_id(user), moment)
     if not number:
         return Balances(ZERO, ZERO, 0)
     row = Transaction.objects.get(user=_user_id(user), number=number)
     return Balances(row.new_balance, row.new_bonus, number)
-
-
-def number_at(user: User | int, moment: datetime) -> int:
-    """The number of the user's last transaction not later than `moment`; 0 if there is none."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT billing_number_at(%s, %s)", [_user_id(user), moment])
-        number: int = cursor.fetchone()[0]
-    return number
 
 
 # --- How it gets there --------------------------------------------------------------------------
@@ -334,7 +331,7 @@ def _user_id(user: User | int) -> int:
 def _positive(value: Amount) -> Decimal:
     amount = _amount("amount", value)
     if amount <= 0:
-        raise InvalidAmount(field="amount", reason="wrong_sign", value=str(value)[:40])
+        raise InvalidAmount(field="amount", reason="wrong_sign", value=str(amount))
     return amount
 
 
@@ -342,7 +339,9 @@ def _amount(name: str, value: Amount) -> Decimal:
     try:
         return to_money(value)
     except NotMoney as problem:
-        raise InvalidAmount(field=name, reason=problem.reason, value=str(value)[:40]) from None
+        # Python writes no whole number of thousands of digits; a Decimal it does.
+        shown = Decimal(value) if type(value) is int else value
+        raise InvalidAmount(field=name, reason=problem.reason, value=str(shown)[:40]) from None
 
 
 def _text(name: str, value: object, max_length: int) -> str:
@@ -350,35 +349,59 @@ def _text(name: str, value: object, max_length: int) -> str:
         raise InvalidEntry(field=name, reason="it must be a text")
     if "\0" in value:
         raise InvalidEntry(field=name, reason="it contains a null character")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidEntry(field=name, reason="it contains half a character") from None
     if len(value) > max_length:
         raise InvalidEntry(field=name, reason=f"it has more than {max_length} characters")
+    return value
+
+
+def _whole_number(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidEntry(field=name, reason="it must be a whole number")
+    if abs(value) > MAX_WHOLE_NUMBER:
+        raise InvalidEntry(field=name, reason="it is too large a number")
+    return value
+
+
+def _json_object(name: str, value: object) -> object:
+    """`value`, if the database can hold it: no NaN, no null characters, no half characters."""
+    if value == {}:
+        return value  # as most are
+    try:
+        written = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        written.encode()
+    except (TypeError, ValueError, RecursionError):
+        written = ""
+    if not written.startswith("{") or NULL_CHARACTER_IN_JSON.search(written):
+        raise InvalidEntry(field=name, reason="it must be a JSON object")
     return value
 
 
 def _as_json(entry: Entry) -> dict[str, Any]:
     """The entry as `billing_post` takes it. Only the shape is checked here, no rule of money."""
     key = entry.idempotency_key
-    if key is not None and not key:
+    if key == "":
         raise InvalidEntry(field="idempotency_key", reason="it is empty")
-    try:
-        metadata = json.dumps(entry.metadata)
-    except (TypeError, ValueError):
-        raise InvalidEntry(field="metadata", reason="it must be a JSON object") from None
-    if not metadata.startswith("{") or "\\u0000" in metadata or "NaN" in metadata:
-        raise InvalidEntry(field="metadata", reason="it must be a JSON object")
+    if not CODE.fullmatch(_text("subtype", entry.subtype, 32)):
+        raise InvalidEntry(field="subtype", reason="it must be a code like outgoing_sms")
     return {
-        "user_id": entry.user_id,
+        "user_id": _whole_number("user_id", entry.user_id),
         "type": entry.type,
-        "subtype": _text("subtype", entry.subtype, 32),
+        "subtype": entry.subtype,
         # Too long or too short a description is refused by the database, with its own code.
         "description": _text("description", entry.description, 10_000),
         "device": _text("device", entry.device, 100),
         "amount": str(_amount("amount", entry.amount)),
         "bonus_amount": str(_amount("bonus_amount", entry.bonus_amount)),
-        "reverses": entry.reverses,
-        "metadata": entry.metadata,
+        "reverses": _whole_number("reverses", entry.reverses),
+        "metadata": _json_object("metadata", entry.metadata),
         "idempotency_key": None if key is None else _text("idempotency_key", key, 100),
-        "expected_number": entry.expected_number,
+        "expected_number": _whole_number("expected_number", entry.expected_number),
     }
 
 
@@ -392,6 +415,8 @@ def _post(
     entries: list[dict[str, Any]], actor: User | None, channel: Channel, *, skip_refused: bool
 ) -> list[tuple[int, Result]]:
     """One call of `billing_post`: results with the positions of their entries, from 1."""
+    if actor is not None and actor.pk is None:
+        raise ValueError("The actor is not a saved user; for the system itself, say actor=None.")
     arguments = [json.dumps(entries), actor and actor.pk, channel, skip_refused]
     try:
         if connection.in_atomic_block:
