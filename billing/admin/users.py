@@ -87,7 +87,8 @@ class AmountRangeFilter(admin.ListFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> QuerySet[User]:
         for name in self.form.errors:
             why = " ".join(str(problem) for problem in self.form.errors[name])
-            messages.error(request, f"The filter by {self.title} is not used in part. {why}")
+            end = self.form.fields[name].label
+            messages.error(request, f"Filter by {self.title}, “{end}” is left out. {why}")
         for name, lookup in zip(self._bounds(), ("gte", "lte"), strict=True):
             amount = self.form.cleaned_data.get(name)
             if amount is not None:

@@ -24,6 +24,7 @@ class UserAdmin(PeopleAdmin):
     list_display = ["id", "name_and_email", "legal_name", "status", "created"]
     list_display_links = ["id", "name_and_email"]
     list_filter = [StatusFilter, ("legal_type", ChoicesRadioFilter)]
+    offered_lookups = frozenset({"legal_type__exact"})
     search_fields = [
         "email",
         "first_name",

@@ -56,6 +56,7 @@ class PeopleAdmin(ModelAdmin):
     list_filter_submit = True
     list_fullwidth = True
     actions = ["activate", "deactivate"]
+    offered_lookups: frozenset[str] = frozenset()
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         return False
@@ -68,6 +69,15 @@ class PeopleAdmin(ModelAdmin):
             # The one who came second now gets the form's own message.
             response = super().changeform_view(request, *args, **kwargs)
         return response
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
+        """Whether the address may filter by `lookup`: by what the filters offer, and not by any
+        other column, with which one could find out what the page does not show.
+        """
+        if lookup in self.offered_lookups:
+            return True
+        columns = {field.name for field in self.opts.get_fields()}
+        return lookup.split("__", maxsplit=1)[0] not in columns
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[PeopleList]:
         return PeopleList

@@ -1,0 +1,100 @@
+"""The sidebar and the tabs show what an operator may open, and where they are."""
+
+import pytest
+
+from tests.factories import UserFactory
+from tests.operators import client_of, operator_with
+from users.models import Operator
+
+pytestmark = pytest.mark.django_db
+
+EVERYTHING = [
+    "Start page",
+    "Users",
+    "Transactions",
+    "Standard descriptions",
+    "Operators",
+    "Groups",
+]
+
+
+def sidebar_of(operator: Operator, address: str = "/admin/my-time-zone/") -> dict[str, bool]:
+    """The entries, and which of them is marked as the one where the operator is."""
+    answer = client_of(operator).get(address)
+    return {
+        item["title"]: item["active"]
+        for group in answer.context["sidebar_navigation"]
+        for item in group["items"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("group", "entries"),
+    [
+        ("", EVERYTHING[:1]),
+        ("Viewer", EVERYTHING[:4]),
+        ("Billing operator", EVERYTHING[:4]),
+        ("Administrator", EVERYTHING),
+    ],
+)
+def test_the_sidebar_offers_what_the_operator_may_open(group: str, entries: list[str]) -> None:
+    operator = operator_with(group=group)
+    assert list(sidebar_of(operator)) == entries
+    client = client_of(operator)
+    answer = client.get("/admin/my-time-zone/")
+    for heading in answer.context["sidebar_navigation"]:
+        for item in heading["items"]:
+            assert client.get(item["link"]).status_code == 200
+
+
+def test_the_sidebar_marks_where_one_is() -> None:
+    operator = operator_with(group="Administrator")
+    user = UserFactory()
+    for address, title in (
+        ("/admin/users/user/", "Users"),
+        (f"/admin/users/user/{user.pk}/change/", "Users"),
+        (f"/admin/users/user/{user.pk}/transactions/", "Users"),
+        ("/admin/users/operator/add/", "Operators"),
+        ("/admin/billing/transaction/", "Transactions"),
+        ("/admin/", "Start page"),
+    ):
+        active = [name for name, is_here in sidebar_of(operator, address).items() if is_here]
+        assert active == [title], address
+
+
+@pytest.mark.parametrize(
+    ("name", "active"),
+    [
+        ("change", ["Profile"]),
+        ("transactions", ["Transactions"]),
+        ("history", ["History"]),
+        ("change-balance", []),
+    ],
+)
+def test_a_users_pages_have_tabs(name: str, active: list[str]) -> None:
+    user = UserFactory()
+    client = client_of(operator_with(group="Billing operator"))
+    answer = client.get(f"/admin/users/user/{user.pk}/{name}/")
+    (tabs,) = answer.context["tab_list"]
+    assert [item["title"] for item in tabs["items"]] == ["Profile", "Transactions", "History"]
+    assert [item["title"] for item in tabs["items"] if item["active"]] == active
+    assert f'href="/admin/users/user/{user.pk}/transactions/"' in answer.text
+
+
+def test_tabs_are_for_those_who_may_open_them() -> None:
+    user = UserFactory()
+    answer = client_of(operator_with("users.view_user")).get(f"/admin/users/user/{user.pk}/change/")
+    (tabs,) = answer.context["tab_list"]
+    assert [item["title"] for item in tabs["items"]] == ["Profile", "History"]
+
+
+@pytest.mark.parametrize("address", ["/admin/users/user/", "/admin/users/user/add/", "/admin/"])
+def test_other_pages_have_no_tabs(address: str) -> None:
+    client = client_of(operator_with(group="Administrator"))
+    assert not client.get(address).context["tab_list"]
+
+
+def test_the_account_menu_leads_to_time_zone_and_password() -> None:
+    text = client_of(operator_with()).get("/admin/").text
+    assert "/admin/my-time-zone/" in text
+    assert "/admin/password_change/" in text

@@ -1,0 +1,41 @@
+"""Two operators at the same user, or the same address, at the same moment."""
+
+from threading import Thread
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from tests.factories import UserFactory
+from tests.operators import client_of, operator_with
+from users.models import User
+
+
+@pytest.mark.usefixtures("committed_db")
+def test_of_two_who_take_the_same_address_at_once_the_second_gets_the_forms_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first commits after the second's form was checked, and before it is saved."""
+    client = client_of(operator_with("users.view_user", "users.add_user", "users.change_user"))
+    save = User.save
+
+    def first() -> None:
+        UserFactory(email="NEW@example.com")
+        connection.close()
+
+    def save_second(self: User, *args: Any, **kwargs: Any) -> None:
+        monkeypatch.setattr(User, "save", save)
+        somebody = Thread(target=first)
+        somebody.start()
+        somebody.join()
+        self.save(*args, **kwargs)
+
+    monkeypatch.setattr(User, "save", save_second)
+    answer = client.post(
+        "/admin/users/user/add/", {"email": "new@example.com", "legal_type": "individual"}
+    )
+    assert answer.status_code == 200
+    assert answer.context["adminform"].form.errors == {
+        "email": ["Another user has this e-mail address already."]
+    }
+    assert User.objects.filter(is_staff=False).count() == 1

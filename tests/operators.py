@@ -1,0 +1,27 @@
+"""Operators with just the rights that a test is about."""
+
+from django.contrib.auth.models import Group, Permission
+from django.test import Client
+
+from tests.factories import OperatorFactory
+from users.models import Operator, User
+
+
+def operator_with(*permissions: str, group: str = "", **fields: object) -> Operator:
+    """An operator with these permissions ("users.view_user"), or in this ready-made group."""
+    operator = OperatorFactory(**fields)
+    operator.user_permissions.set([permission(name) for name in permissions])
+    if group:
+        operator.groups.add(Group.objects.get(name=group))
+    return Operator.objects.get(pk=operator.pk)
+
+
+def permission(name: str) -> Permission:
+    app, codename = name.split(".")
+    return Permission.objects.get(content_type__app_label=app, codename=codename)
+
+
+def client_of(operator: User) -> Client:
+    client = Client()
+    client.force_login(operator)
+    return client

@@ -1,0 +1,130 @@
+"""The ready-made groups, and the page of the groups."""
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib.auth.models import Group, Permission
+
+from tests.factories import AdministratorFactory, OperatorFactory
+from tests.operators import client_of, operator_with, permission
+
+pytestmark = pytest.mark.django_db
+
+migration: Any = import_module("billing.migrations.0004_groups")
+
+VIEWER = {
+    "users.view_user",
+    "billing.view_transaction",
+    "billing.view_balance",
+    "billing.view_standarddescription",
+}
+BILLING_OPERATOR = VIEWER | {"billing.change_balance", "users.add_user", "users.change_user"}
+ADMINISTRATOR = BILLING_OPERATOR | {
+    *(f"billing.{each}_standarddescription" for each in ("add", "change", "delete")),
+    *(f"users.{each}_operator" for each in ("view", "add", "change")),
+    *(f"auth.{each}_group" for each in ("view", "add", "change", "delete")),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Viewer", VIEWER),
+        ("Billing operator", BILLING_OPERATOR),
+        ("Administrator", ADMINISTRATOR),
+    ],
+)
+def test_the_ready_made_groups_are_there_after_migrating(name: str, expected: set[str]) -> None:
+    assert operator_with(group=name).get_all_permissions() == expected
+
+
+def test_their_permissions_are_the_ones_django_makes() -> None:
+    """The migration runs before Django adds permissions; theirs must not differ."""
+    for each in Permission.objects.filter(group__isnull=False).select_related("content_type"):
+        model = each.content_type.model_class()
+        assert model is not None
+        action = each.codename.split("_")[0]
+        assert each.name == f"Can {action} {model._meta.verbose_name_raw}"
+
+
+def test_taking_the_migration_back_and_forth_changes_nothing() -> None:
+    before = {group.name: set(group.permissions.all()) for group in Group.objects.all()}
+    migration.remove_groups(apps, None)
+    assert not Group.objects.exists()
+    migration.make_groups(apps, None)
+    assert {group.name: set(group.permissions.all()) for group in Group.objects.all()} == before
+
+
+def test_it_makes_the_permissions_that_are_not_there_yet() -> None:
+    Group.objects.all().delete()
+    Permission.objects.all().delete()
+    migration.make_groups(apps, None)
+    assert operator_with(group="Viewer").get_all_permissions() == VIEWER
+
+
+def test_a_group_of_the_same_name_stays_as_it_is() -> None:
+    Group.objects.all().delete()
+    own = Group.objects.create(name="Viewer")
+    own.permissions.add(permission("users.view_user"))
+    migration.make_groups(apps, None)
+    assert [each.codename for each in own.permissions.all()] == ["view_user"]
+    migration.remove_groups(apps, None)
+    assert [group.name for group in Group.objects.all()] == ["Viewer"]
+
+
+def test_taking_it_back_leaves_groups_that_somebody_is_in() -> None:
+    operator_with(group="Administrator")
+    migration.remove_groups(apps, None)
+    assert [group.name for group in Group.objects.all()] == ["Administrator"]
+
+
+# --- The page -----------------------------------------------------------------------------------
+
+
+def test_an_administrator_makes_a_group_of_what_they_may_do() -> None:
+    client_of(operator_with(group="Administrator")).post(
+        "/admin/auth/group/add/",
+        {"name": "Support", "permissions": [permission("users.view_user").pk]},
+    )
+    made = Group.objects.get(name="Support")
+    assert [each.codename for each in made.permissions.all()] == ["view_user"]
+
+
+def test_nobody_puts_a_right_into_a_group_that_they_do_not_hold() -> None:
+    own = Group.objects.create(name="Support")
+    operator = operator_with("auth.view_group", "auth.change_group")
+    operator.groups.add(own)
+    answer = client_of(operator).post(
+        f"/admin/auth/group/{own.pk}/change/",
+        {"name": "Support", "permissions": [permission("billing.change_balance").pk]},
+    )
+    assert "permissions" in answer.context["adminform"].form.errors
+    assert not own.permissions.exists()
+
+
+@pytest.mark.parametrize("what", ["change", "delete"])
+def test_a_group_with_more_rights_than_ones_own_is_out_of_reach(what: str) -> None:
+    operator = operator_with("auth.view_group", "auth.change_group", "auth.delete_group")
+    group = Group.objects.get(name="Billing operator")
+    answer = client_of(operator).post(
+        f"/admin/auth/group/{group.pk}/{what}/", {"name": "Mine", "post": "yes"}
+    )
+    assert answer.status_code == 403
+    assert Group.objects.filter(name="Billing operator").exists()
+
+
+def test_deleting_many_at_once_is_not_offered_around_that_check() -> None:
+    operator = operator_with("auth.view_group", "auth.change_group", "auth.delete_group")
+    chosen = {"_selected_action": list(Group.objects.values_list("pk", flat=True)), "post": "yes"}
+    client_of(operator).post("/admin/auth/group/", chosen | {"action": "delete_selected"})
+    assert Group.objects.count() == 3
+
+
+def test_the_list_counts_operators() -> None:
+    for _ in range(2):
+        OperatorFactory().groups.add(Group.objects.get(name="Viewer"))
+    answer = client_of(AdministratorFactory()).get("/admin/auth/group/")
+    counts = {group.name: group.member_count for group in answer.context["cl"].result_list}
+    assert counts == {"Administrator": 0, "Billing operator": 0, "Viewer": 2}
