@@ -1,0 +1,169 @@
+"""The whole of the demo data, as one database transaction: people, history, and today."""
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import groupby, islice
+from operator import attrgetter
+from random import Random
+from typing import Final
+
+from django.contrib.auth.hashers import make_password
+from django.contrib.auth.models import Group
+from django.db import connection, transaction
+from tqdm import tqdm
+
+from billing import ledger
+from billing.management.demo import bulk, people
+from billing.management.demo.story import Account, Operation, Staff, tell
+from billing.models import Channel, StandardDescription, TransactionType
+from billing.money import DECIMALS
+from users.models import User
+
+BY_LEDGER_MAX: Final = 100  # so many of the last operations are posted, not loaded
+
+STANDARD_DESCRIPTIONS: Final = (
+    "Bank transfer",
+    "Card payment by phone",
+    "Cash payment",
+    "Credit: traffic was counted twice",
+    "Credit: service was not available",
+    "Goodwill credit",
+    "Debit: payment credited twice",
+    "Debit: SIM card replaced",
+    "Debit: unpaid fee",
+    "Gift: seasonal campaign",
+    "Gift: recommended us to a friend",
+    "Contract ended: balance paid out, bonus expired",
+)
+
+
+class UsersExist(Exception):
+    """Demo data is for an empty installation."""
+
+
+def found(*, users: int, transactions: int, seed: int, now: datetime) -> None:
+    """Loads the demo data, whole or, if anything stops it, not at all.
+
+    The history goes through `bulk`; the last operations, of this moment, through the ledger.
+    """
+    rng = Random(seed)  # noqa: S311 - nothing secret is made with it
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            # A second start waits here, then sees the users of the first.
+            cursor.execute("LOCK TABLE users_user IN SHARE ROW EXCLUSIVE MODE")
+        if User.objects.exists():
+            raise UsersExist
+        staff = _hire(now)
+        StandardDescription.objects.bulk_create(
+            StandardDescription(text=text, position=place)
+            for place, text in enumerate(STANDARD_DESCRIPTIONS)
+        )
+        accounts = _sign_up(rng, users, now)
+        by_ledger = min(BY_LEDGER_MAX, transactions // 20)
+        operations = iter(
+            tell(
+                accounts,
+                transactions=transactions,
+                closing=by_ledger,
+                until=now,
+                staff=staff,
+                rng=rng,
+            )
+        )
+        by_bulk = transactions - by_ledger
+        bulk.load(_shown(islice(operations, by_bulk), by_bulk), expected=by_bulk)
+        _post(operations)
+    _tidy()
+
+
+def _hire(now: datetime) -> Staff:
+    groups = {group.name: group for group in Group.objects.all()}
+    password = make_password(people.PASSWORD)
+    operators = []
+    for job in people.JOBS:
+        operator = User.objects.create(
+            email=job.email,
+            password=password if job.logs_in else people.NO_LOGIN,
+            first_name=job.first_name,
+            last_name=job.last_name,
+            is_staff=True,
+            is_superuser=job is people.JOBS[0],
+            created_at=now - people.JOINED_WITHIN - timedelta(days=30),
+        )
+        if job.group in groups:
+            operator.groups.add(groups[job.group])
+        operators.append(operator)
+    first, billing, _viewer, night_shift, gateway = (operator.pk for operator in operators)
+    return Staff(clerks=(first, billing, night_shift), gateway=gateway)
+
+
+def _sign_up(rng: Random, count: int, now: datetime) -> list[Account]:
+    """Makes the customers; answers those with whose money something happens."""
+    users = list(people.customers(rng, count, now))
+    left: dict[int, datetime] = {}
+    for place, user in enumerate(users[8:], start=8):
+        if rng.random() < 0.1:
+            user.is_active = False
+            left[place] = user.created_at + (now - user.created_at) * rng.uniform(0.6, 0.98)
+    User.objects.bulk_create(users, batch_size=2_000)
+    return [
+        Account(user.pk, user.created_at, left.get(place))
+        for place, user in enumerate(users)
+        if place % 15 != 14  # registered, and never came back
+    ]
+
+
+def _shown(operations: Iterable[Operation], count: int) -> Iterator[Operation]:
+    """With a progress bar, on a terminal, if it takes longer than a moment."""
+    yield from tqdm(
+        operations, total=count, desc="History", unit=" rows", unit_scale=True,
+        delay=2, disable=None, mininterval=0.5,
+    )  # fmt: skip
+
+
+def _post(operations: Iterable[Operation]) -> None:
+    """What happens now is posted like everything that will happen from now on."""
+    for (actor_id, channel), group in groupby(operations, key=attrgetter("actor_id", "channel")):
+        actor = None if actor_id is None else User.objects.get(pk=actor_id)
+        entries = [_entry(operation) for operation in group]
+        ledger.post_batch(entries, actor=actor, channel=Channel(channel))
+
+
+def _entry(operation: Operation) -> ledger.Entry:
+    amount, bonus_amount = (
+        Decimal(units).scaleb(-DECIMALS) for units in (operation.amount, operation.bonus_amount)
+    )
+    user_id, subtype = operation.user_id, operation.subtype
+    said = {
+        "description": operation.description,
+        "device": operation.device,
+        "metadata": json.loads(operation.metadata),
+        "idempotency_key": operation.idempotency_key,
+    }
+    match operation.type:
+        case TransactionType.PAYMENT:
+            return ledger.balance_change_entry(
+                user_id, amount=amount, bonus_amount=bonus_amount, subtype=subtype, **said
+            )
+        case TransactionType.BONUS_REFILL:
+            return ledger.bonus_entry(user_id, amount=bonus_amount, subtype=subtype, **said)
+        case TransactionType.SERVICE:
+            cost = -amount - bonus_amount
+            return ledger.service_entry(user_id, service=subtype, cost=cost, **said)
+        case TransactionType.SUBSCRIPTION if subtype == "remainder":
+            return ledger.remainder_entry(user_id, amount=amount, **said)
+        case TransactionType.SUBSCRIPTION:
+            return ledger.subscription_entry(user_id, cycle=subtype, price=-amount, **said)
+        case TransactionType.REVERSAL:
+            assert operation.reverses is not None  # noqa: S101 - the story names it
+            return ledger.reversal_entry(user_id, number=operation.reverses, **said)
+
+
+def _tidy() -> None:
+    """Statistics for the planner, and the visibility that index-only scans want."""
+    if connection.in_atomic_block:  # a caller's, or a test's: VACUUM is not possible there
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM (ANALYZE) users_user, billing_balance, billing_transaction")
