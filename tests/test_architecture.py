@@ -1,0 +1,255 @@
+"""Who may import whom, and who may write money. A failure says what to call instead."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+APPLICATIONS = ("config", "users", "billing")
+
+# From top to bottom; a module may import from lower layers, and from its own package. Those on one
+# line are siblings, which do not import each other.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("config",),
+    ("billing.admin", "billing.api", "billing.management", "billing.tasks"),
+    ("billing.templatetags",),
+    ("billing.charging", "billing.exports"),
+    ("billing.subscriptions",),
+    ("billing.ledger", "billing.pricing", "billing.reports", "billing.verification"),
+    ("billing.models",),
+    ("billing.errors",),
+    ("billing.money",),
+    ("users",),
+)
+LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
+# Tied to Django's names, and part of nothing above: they import no application code.
+WITHOUT_LAYER = ("billing.migrations", "billing.apps")
+
+
+def modules(*packages: str) -> Iterator[tuple[str, Path]]:
+    """Each module's dotted name and file."""
+    for package in packages:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield name.removesuffix(".__init__"), path
+
+
+def layer_of(module: str) -> str | None:
+    """The layer that a module belongs to; None for what is not ours."""
+    fitting = [layer for layer in LEVELS if module == layer or module.startswith(f"{layer}.")]
+    return max(fitting, key=len, default=None)
+
+
+def imports(path: Path, module: str) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything that a module imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
+                package = package[: len(package) - node.level + 1]
+                base = ".".join([*package, *filter(None, [node.module])])
+            # `from billing import ledger` names a module, `from billing.money import ZERO` none.
+            for alias in node.names:
+                whole = f"{base}.{alias.name}"
+                yield node.lineno, whole if layer_of(whole) != layer_of(base) else base
+
+
+def wrong_imports(module: str, path: Path) -> Iterator[str]:
+    own = layer_of(module)
+    for line, imported in imports(path, module):
+        other = layer_of(imported)
+        if other is None or own is None or other == own or LEVELS[other] > LEVELS[own]:
+            continue
+        where = "a sibling" if LEVELS[other] == LEVELS[own] else "a layer above"
+        allowed = ", ".join(name for names in LAYERS[LEVELS[own] + 1 :] for name in names)
+        yield (
+            f"{path.relative_to(ROOT)}:{line}: {own} imports {imported}, {where}. Imports point "
+            f"down only; {own} may import: {allowed or 'nothing of this project'}."
+        )
+
+
+def test_imports_point_down_only() -> None:
+    wrong = [
+        sentence
+        for module, path in modules(*APPLICATIONS)
+        for sentence in wrong_imports(module, path)
+    ]
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_every_module_has_its_layer() -> None:
+    homeless = [
+        str(path.relative_to(ROOT))
+        for module, path in modules(*APPLICATIONS)
+        if layer_of(module) is None and module != "billing" and not module.startswith(WITHOUT_LAYER)
+    ]
+    assert not homeless, f"Give these a place in LAYERS (tests/test_architecture.py): {homeless}"
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "line"),
+    [
+        ("users.models", "from billing import ledger", 1),
+        ("users.models", "import billing.models", 1),
+        ("users.admin.people", "def f():\n    from billing.models import Balance", 2),
+        ("billing.money", "from billing.errors import BillingError", 1),
+        ("billing.models.balances", "from billing.ledger import Entry", 1),
+        ("billing.models.balances", "from .. import ledger", 1),
+        ("billing.models.balances", "from ..ledger import Entry", 1),
+        ("billing.reports", "from billing import ledger", 1),
+        ("billing.admin.users", "from billing.management.commands import seed_demo", 1),
+        ("billing.ledger", "from config import settings", 1),
+        ("billing.ledger", "from billing.models import Balance\nimport billing.admin.pages", 2),
+    ],
+)
+def test_an_import_upwards_or_sideways_is_seen(
+    module: str, source: str, line: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = ROOT / Path(*module.split(".")).with_suffix(".py")
+    monkeypatch.setattr(Path, "read_text", lambda self: source)
+    [sentence] = wrong_imports(module, path)
+    assert f"{path.name}:{line}: " in sentence
+    assert "Imports point down only" in sentence
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("billing.ledger", "from billing.models import Balance\nfrom billing.money import ZERO"),
+        ("billing.models.balances", "from billing.models.guards import refuses"),
+        ("billing.admin.users", "from billing import ledger\nfrom users.models import User"),
+        ("billing.admin.users", "from django.contrib import admin\nimport json"),
+    ],
+)
+def test_an_import_downwards_is_fine(
+    module: str, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: source)
+    assert list(wrong_imports(module, ROOT / "some.py")) == []
+
+
+# --- Who writes money ---------------------------------------------------------------------------
+
+MAY_WRITE_MONEY = ("billing.ledger", "billing.migrations", "billing.management.demo")
+CALL_INSTEAD = (
+    "Only billing/ledger.py writes balances and transactions. Call ledger.change_balance, "
+    "give_bonus, charge_service, charge_subscription, refund_remainder, reverse or post_batch."
+)
+MODELS = {"Balance", "Transaction"}
+WAYS_TO_THEM = {"balance", "transactions"}  # from a user
+WRITES = {
+    *("save", "create", "acreate", "update", "aupdate", "delete", "adelete", "asave"),
+    *("bulk_create", "abulk_create", "bulk_update", "abulk_update", "_raw_delete"),
+    *("get_or_create", "aget_or_create", "update_or_create", "aupdate_or_create"),
+    "select_for_update",
+}
+WRITING_SQL = re.compile(
+    r"\b(INSERT\s+INTO|UPDATE|DELETE\s+FROM|MERGE\s+INTO|TRUNCATE(\s+TABLE)?|COPY)\s+"
+    r"(ONLY\s+)?(\w+\.)?\"?billing_(balance|transaction)\b(?!\s+TO\b)|\bbilling_post\s*\(",
+    re.IGNORECASE,
+)
+
+
+def names_in(node: ast.expr) -> set[str]:
+    """The names that an expression goes through: `user.transactions.filter(…)` has two."""
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | {
+        n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)
+    }
+
+
+def writes_of_money(path: Path) -> Iterator[int]:
+    """Lines that write balances or transactions by a model, or with SQL."""
+    tree = ast.parse(path.read_text())
+    of_money = MODELS | WAYS_TO_THEM | set(variables_of_money(tree))
+    documentation = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr in WRITES and names_in(node.func.value) & of_money:
+                yield node.lineno
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            # Balance(…): an unsaved one has no use but to be saved.
+            if node.func.id in MODELS:
+                yield node.lineno
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in documentation
+            and WRITING_SQL.search(node.value)
+        ):
+            yield node.lineno
+
+
+def variables_of_money(tree: ast.AST) -> Iterator[str]:
+    """Names that something made of the two models is assigned to, here."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr) and node.value:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if names_in(node.value) & MODELS:
+                yield from (target.id for target in targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.For) and names_in(node.iter) & MODELS:
+            yield from (n.id for n in ast.walk(node.target) if isinstance(n, ast.Name))
+        elif isinstance(node, ast.arg) and node.annotation and names_in(node.annotation) & MODELS:
+            yield node.arg
+
+
+def test_only_the_ledger_writes_money() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {CALL_INSTEAD}"
+        for module, path in modules(*APPLICATIONS)
+        if not module.startswith(MAY_WRITE_MONEY)
+        for line in writes_of_money(path)
+    ]
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "Balance.objects.filter(pk=1).update(real=5)",
+        "Balance.objects.select_for_update().get(pk=1)",
+        "Transaction.objects.create(amount=5)",
+        "Transaction(amount=5).save()",
+        "models.Transaction.objects.bulk_create([])",
+        "user.transactions.all().delete()",
+        "user.balance.save()",
+        "row = Balance.objects.get(pk=1)\nrow.real += 5\nrow.save()",
+        "def f(t: Transaction):\n    t.save(update_fields=['amount'])",
+        "for t in Transaction.objects.all():\n    t.delete()",
+        "cursor.execute('UPDATE billing_balance SET real = 5')",
+        "cursor.execute('insert into public.billing_transaction values (1)')",
+        "cursor.execute(f'DELETE FROM billing_transaction WHERE id = {5}')",
+        "cursor.copy('COPY billing_transaction FROM STDIN')",
+        "cursor.execute('SELECT billing_post(%s, %s, %s)')",
+    ],
+)
+def test_a_write_of_money_is_seen(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: source)
+    assert list(writes_of_money(ROOT / "some.py"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "Balance.objects.get(pk=1)",
+        "Transaction.objects.filter(user=1).aggregate(Sum('amount'))",
+        "user.save()",
+        "StandardDescription.objects.create(text='Refill')",
+        "ledger.change_balance(user, amount=5)",
+        "cursor.execute('SELECT * FROM billing_transaction')",
+        "cursor.copy('COPY billing_transaction TO STDOUT')",
+        '"""Speaks of UPDATE billing_balance only."""',
+    ],
+)
+def test_reading_money_is_fine(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: source)
+    assert list(writes_of_money(ROOT / "some.py")) == []
