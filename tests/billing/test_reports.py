@@ -104,6 +104,44 @@ def test_a_page_at_a_number_begins_with_it(db: None, small_pages: None) -> None:
     assert numbers(reports.page(Listing(), Cursor("at", row.pk))) == [6, 5, 4]
 
 
+def test_a_page_knows_what_lies_on_both_sides_of_it(db: None, small_pages: None) -> None:
+    user = a_transaction_a_day(4)
+    ids = dict(Transaction.objects.filter(user=user).values_list("number", "pk"))
+    for listing, key in ((Listing(user_id=user.pk), {n: n for n in ids}), (Listing(), ids)):
+        seen = {
+            (place, number): (numbers(page), page.has_newer, page.has_older)
+            for place, number in [("after", 5), ("after", 4), ("at", 8), ("at", 3), ("before", 5)]
+            for page in [reports.page(listing, Cursor(place, key[number]))]  # type: ignore[arg-type]
+        }
+        assert seen == {
+            ("after", 5): ([8, 7, 6], False, True),
+            ("after", 4): ([7, 6, 5], True, True),
+            ("at", 8): ([8, 7, 6], False, True),
+            ("at", 3): ([3, 2, 1], True, False),
+            ("before", 5): ([4, 3, 2], True, True),
+        }
+
+
+def test_filters_choose_by_what_a_transaction_did_to_either_balance(db: None) -> None:
+    user = user_with(real=10, bonus=5)  # 1
+    ledger.give_bonus(user, amount=1, description="Gift of the month", **BY_API)  # 2
+    ledger.charge_service(user, service="traffic", cost=6, description="From bonus", **BY_API)  # 3
+    ledger.charge_service(user, service="traffic", cost=1, description="From real", **BY_API)  # 4
+    ledger.change_balance(
+        user, amount=-1, bonus_amount=1, description="Both ways at once", **BY_API
+    )  # 5
+
+    def shown(**filters: str) -> list[int]:
+        listing = Listing(user_id=user.pk, **filters)  # type: ignore[arg-type]
+        return sorted(row.number for row in listing.rows)
+
+    assert shown(direction="refills") == [1, 2, 5]
+    assert shown(direction="charges") == [3, 4, 5]
+    assert shown(text="FROM bon") == [3]
+    assert shown(type="tariff_charge", subtype="traffic") == [3, 4]
+    assert shown(subtype="register") == [2]
+
+
 def test_a_page_beyond_the_ends_is_empty_or_the_whole(db: None, small_pages: None) -> None:
     user = a_transaction_a_day(2)
     listing = Listing(user_id=user.pk)
