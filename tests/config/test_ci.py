@@ -1,5 +1,6 @@
 """What .ci/run leans on."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,19 +19,9 @@ def test_a_skipped_browser_test_fails_in_ci(
     (tmp_path / "test_page.py").write_text(
         "import pytest\n\ndef test_page():\n    pytest.skip('no Chromium here')\n"
     )
+    plain = ["-p", "no:randomly", "-p", "no:django", "-c", os.devnull, f"--rootdir={tmp_path}"]
     run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:randomly",
-            "-p",
-            "no:django",
-            "-c/dev/null",
-            f"--rootdir={tmp_path}",
-            str(tmp_path),
-        ],
+        [sys.executable, "-m", "pytest", *plain, str(tmp_path)],
         env=environment(**ci),
         cwd=ROOT,
         capture_output=True,

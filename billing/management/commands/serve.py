@@ -48,7 +48,7 @@ class Command(BaseCommand):
             self.serve(demo=not options["no_demo"])
         except KeyboardInterrupt:
             return
-        except DatabaseError:  # a query that was interrupted, and could not be rolled back
+        except (CommandError, DatabaseError):  # what an interrupted step makes of it
             if not self.ending:
                 raise
 
@@ -91,7 +91,7 @@ class Command(BaseCommand):
             call_command("migrate", verbosity=0, interactive=False)
         if demo and not User.objects.exists():
             self.say("Loading demo data …")
-            call_command("seed_demo")
+            call_command("seed_demo", verbosity=0)
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [PREPARING])
 
