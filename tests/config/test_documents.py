@@ -55,9 +55,9 @@ def test_every_command_is_in_the_readme() -> None:
 
 
 def test_every_make_target_is_in_the_readme() -> None:
-    [targets] = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^\.PHONY: ([a-z].+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     named = re.findall(r"`make ([a-z-]+)", README.read_text())
-    assert set(targets.split()) == set(named)
+    assert set(" ".join(targets).split()) == set(named)
 
 
 def test_every_error_code_is_documented_and_the_other_way_round() -> None:
