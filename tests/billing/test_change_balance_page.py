@@ -1,0 +1,188 @@
+"""The Change balance page, as forms are sent to it; tests/browser/ clicks through it."""
+
+import re
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from billing import ledger
+from billing.models import Channel, StandardDescription, Transaction
+from tests.factories import AdministratorFactory, user_with
+from users.models import User
+
+BY_API: dict[str, Any] = {"actor": None, "channel": Channel.API}
+
+
+@pytest.fixture
+def administrator(db: None) -> User:
+    return AdministratorFactory()
+
+
+@pytest.fixture
+def panel(client: Client, administrator: User) -> Client:
+    client.force_login(administrator)
+    return client
+
+
+@pytest.fixture
+def customer(db: None) -> User:
+    return user_with(real=100, bonus=20)
+
+
+def address(user: User) -> str:
+    return reverse("admin:users_user_change_balance", args=[user.pk])
+
+
+def hidden(page: str, name: str) -> str:
+    found = re.search(rf'name="{name}" value="([^"]*)"', page)
+    assert found, f"no {name} on the page"
+    return found[1]
+
+
+def filled_in(panel: Client, user: User, **fields: str) -> dict[str, str]:
+    """What the browser would send: the page's hidden fields, and what was typed."""
+    page = panel.get(address(user)).content.decode()
+    state = {name: hidden(page, name) for name in ("key", "expected_number")}
+    return state | {"description": "Correction by hand", "amount": "", "bonus_amount": ""} | fields
+
+
+def count(user: User) -> int:
+    return Transaction.objects.filter(user=user).count()
+
+
+def test_both_changes_are_one_transaction_by_the_operator(
+    panel: Client, administrator: User, customer: User
+) -> None:
+    sent = filled_in(panel, customer, amount="+25.5", bonus_amount="−3.0001")
+    response = panel.post(address(customer), sent)
+    assert response.status_code == 302
+    assert response["Location"].endswith(f"/users/user/{customer.pk}/transactions/?posted=2")
+    posted = Transaction.objects.get(user=customer, number=2)
+    assert (posted.amount, posted.bonus_amount) == (Decimal("25.5"), Decimal("-3.0001"))
+    assert (posted.type, posted.subtype, posted.channel) == ("payment", "partner", "panel")
+    assert posted.actor == administrator
+    page = panel.get(response["Location"]).content.decode()
+    assert "Posted: transaction No. 2" in page
+    assert "100.00 → <strong>125.50</strong>" in page
+    assert "20.00 → <strong>16.9999</strong>" in page
+    assert 'class="marked" id="posted"' in page
+
+
+def test_the_same_form_sent_again_posts_nothing_and_shows_the_transaction(
+    panel: Client, customer: User
+) -> None:
+    sent = filled_in(panel, customer, amount="5")
+    first = panel.post(address(customer), sent)
+    again = panel.post(address(customer), sent)
+    assert again["Location"] == first["Location"] + "&again=1"
+    assert count(customer) == 2
+    assert "Sent twice, posted once" in panel.get(again["Location"]).content.decode()
+
+
+def test_another_transaction_in_between_asks_for_a_second_confirmation(
+    panel: Client, customer: User
+) -> None:
+    sent = filled_in(panel, customer, amount="-60", description="Goodwill taken back")
+    ledger.change_balance(customer, amount=-50, description="Meanwhile, by the API", **BY_API)
+    page = panel.post(address(customer), sent)
+    assert page.status_code == 200
+    assert count(customer) == 2
+    shown = page.content.decode()
+    assert "Nothing was posted: another transaction came in" in shown
+    assert 'data-now="50.0000"' in shown  # the new figure
+    assert 'value="Goodwill taken back"' in shown
+    confirmed = sent | {name: hidden(shown, name) for name in ("key", "expected_number")}
+    confirmed |= {"amount": "-20"}
+    assert panel.post(address(customer), confirmed).status_code == 302
+    assert ledger.balance(customer).real == 30
+
+
+def test_a_form_posted_already_asks_before_it_posts_other_content(
+    panel: Client, customer: User
+) -> None:
+    sent = filled_in(panel, customer, amount="5")
+    panel.post(address(customer), sent)
+    page = panel.post(address(customer), sent | {"amount": "6"})
+    assert count(customer) == 2
+    shown = page.content.decode()
+    assert "This form was posted already, as transaction No. 2" in shown
+    confirmed = sent | {"amount": "6"}
+    confirmed |= {name: hidden(shown, name) for name in ("key", "expected_number")}
+    assert panel.post(address(customer), confirmed).status_code == 302
+    assert ledger.balance(customer).real == 111
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "sentence"),
+    [
+        ({"amount": "-100.0001"}, "amount", "Not enough money on the balance: 100.0001 needed"),
+        ({"bonus_amount": "-20.01"}, "bonus_amount", "Not enough money on the bonus balance"),
+        ({"amount": "1.00001"}, "amount", "An amount has at most four decimals: 1.00001."),
+        ({"bonus_amount": "NaN"}, "bonus_amount", "This is not a number: NaN."),
+        ({"amount": "ten"}, "amount", "This is not a number: ten."),
+        ({"amount": "1e3"}, "amount", "This is not a number: 1e3."),
+        ({"amount": "1,5"}, "amount", "Write the amount without commas"),
+        ({"amount": "1" + "0" * 15}, "amount", "at most 15 digits before the decimal point"),
+        ({"amount": "999999999999999.9999"}, "amount", "The new balance would have more than 15"),
+        ({"amount": "1" * 41}, "amount", "at most 40 characters"),
+        ({}, "amount", "Nothing would change"),
+        ({"amount": "0", "bonus_amount": "-0"}, "amount", "Nothing would change"),
+        ({"amount": "1", "description": "Four"}, "description", "5 to 200 characters"),
+        ({"amount": "1", "description": "a" * 201}, "description", "at most 200 characters"),
+        ({"amount": "1", "description": ""}, "description", "This field is required."),
+        ({"amount": "1", "description": "  abc  "}, "description", "5 to 200 characters"),
+        ({"amount": "1", "description": "Null\0character"}, "description", "Null characters"),
+    ],
+)
+def test_a_refusal_stands_at_its_field_and_keeps_what_was_typed(
+    panel: Client, customer: User, fields: dict[str, str], field: str, sentence: str
+) -> None:
+    sent = filled_in(panel, customer, **fields)
+    response = panel.post(address(customer), sent)
+    assert response.status_code == 200
+    form = response.context["form"]
+    assert sentence in " ".join(form.errors[field])
+    assert not form.non_field_errors()
+    assert {name: form[name].value() for name in sent} == sent
+    assert count(customer) == 1
+
+
+@pytest.mark.parametrize(
+    "damage", [{"key": ""}, {"expected_number": "x"}, {"expected_number": "-1"}]
+)
+def test_a_damaged_form_is_said_to_be_damaged(
+    panel: Client, customer: User, damage: dict[str, str]
+) -> None:
+    sent = filled_in(panel, customer, amount="1") | damage
+    response = panel.post(address(customer), sent)
+    assert "This page was damaged on its way" in response.content.decode()
+    assert count(customer) == 1
+
+
+def test_standard_descriptions_are_offered_in_their_order(panel: Client, customer: User) -> None:
+    StandardDescription.objects.create(text="Second <one>", position=2)
+    StandardDescription.objects.create(text="First one", position=1)
+    page = panel.get(address(customer)).content.decode()
+    options = re.findall(r'<option value="([^"]*)">', page.split("standard-descriptions")[2])
+    assert options == ["First one", "Second &lt;one&gt;"]
+
+
+def test_the_page_shows_who_and_how_much(panel: Client, customer: User) -> None:
+    page = panel.get(address(customer)).content.decode()
+    for text in (str(customer.pk), customer.email, str(customer), "100.00", "20.00", "USD"):
+        assert text in page
+
+
+def test_it_takes_the_permission(client: Client, operator: User, customer: User) -> None:
+    client.force_login(operator)
+    assert client.get(address(customer)).status_code == 403
+    assert client.post(address(customer), {"amount": "1"}).status_code == 403
+    assert count(customer) == 1
+
+
+def test_there_is_no_page_for_nobody(panel: Client) -> None:
+    assert panel.get("/admin/users/user/999999/change-balance/").status_code == 404
+    assert panel.get(f"/admin/users/user/{2**70}/change-balance/").status_code == 404

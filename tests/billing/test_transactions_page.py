@@ -1,0 +1,388 @@
+"""The lists of transactions and a transaction's page, as HTTP; tests/browser/ clicks through it."""
+
+import csv
+import io
+import re
+import zipfile
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing import ledger, reports
+from billing.models import Channel, Transaction
+from tests.billing.clock import database_clock_at
+from tests.factories import AdministratorFactory, OperatorFactory, UserFactory, user_with
+from users.models import User
+
+BY_API: dict[str, Any] = {"actor": None, "channel": Channel.API}
+
+
+@pytest.fixture
+def administrator(db: None) -> User:
+    return AdministratorFactory()
+
+
+@pytest.fixture
+def panel(client: Client, administrator: User) -> Client:
+    client.force_login(administrator)
+    return client
+
+
+def tab(user: User, query: str = "") -> str:
+    return reverse("admin:users_user_transactions", args=[user.pk]) + query
+
+
+def everybody(query: str = "") -> str:
+    return reverse("admin:billing_transaction_changelist") + query
+
+
+def page_of(row: Transaction, name: str = "change") -> str:
+    return reverse(f"admin:billing_transaction_{name}", args=[row.pk])
+
+
+def numbers(response: Any) -> list[int]:
+    return [row.number for row in response.context["page"].rows]
+
+
+def refill(user: User, moment: datetime, description: str = "Refill") -> Transaction:
+    with database_clock_at(moment):
+        return ledger.change_balance(user, amount=1, description=description, **BY_API)
+
+
+# --- Lists --------------------------------------------------------------------------------------
+
+
+def test_days_are_the_operators_and_inclusive(panel: Client, administrator: User) -> None:
+    administrator.time_zone = "America/New_York"  # UTC−5 in January
+    administrator.save()
+    user = UserFactory()
+    refill(user, datetime(2026, 1, 10, 4, 59, 59, 999999, tzinfo=UTC))  # 1: the 9th there
+    refill(user, datetime(2026, 1, 10, 5, tzinfo=UTC))  # 2: the first moment of the 10th
+    refill(user, datetime(2026, 1, 12, 4, 59, 59, 999999, tzinfo=UTC))  # 3: the last of the 11th
+    refill(user, datetime(2026, 1, 12, 5, tzinfo=UTC))  # 4: the 12th
+    for address in (tab(user), everybody()):
+        response = panel.get(address + "?from_day=2026-01-10&to_day=2026-01-11")
+        assert numbers(response) == [3, 2]
+    assert "2026-01-11" in panel.get(tab(user)).content.decode()  # and are shown so
+
+
+def test_presets_are_whole_periods_up_to_today(panel: Client, monkeypatch: Any) -> None:
+    monkeypatch.setattr("django.utils.timezone.now", lambda: datetime(2026, 3, 1, 12, tzinfo=UTC))
+    periods = {
+        preset.label: (preset.from_day.isoformat(), preset.to_day.isoformat())
+        for preset in panel.get(everybody()).context["presets"]
+    }
+    assert periods == {
+        "Today": ("2026-03-01", "2026-03-01"),
+        "7 days": ("2026-02-23", "2026-03-01"),
+        "30 days": ("2026-01-31", "2026-03-01"),
+        "This month": ("2026-03-01", "2026-03-01"),
+        "Last month": ("2026-02-01", "2026-02-28"),
+    }
+
+
+def test_a_mistaken_filter_says_so_and_leaves_the_others_in_force(panel: Client) -> None:
+    user = user_with(real=5, bonus=1)
+    ledger.charge_service(user, service="traffic", cost=2, description="Some traffic", **BY_API)
+    response = panel.get(tab(user, "?from_day=yesterday&type=tariff_charge"))
+    assert numbers(response) == [2]
+    assert "Enter a valid date." in response.content.decode()
+    response = panel.get(tab(user, "?from_day=2026-01-02&to_day=2026-01-01"))
+    assert "This day is before the first one." in response.content.decode()
+
+
+def test_going_to_a_number_or_a_day(panel: Client) -> None:
+    user = UserFactory()
+    for day in range(1, 6):
+        refill(user, datetime(2026, 1, day, 12, tzinfo=UTC))
+    assert numbers(panel.get(tab(user, "?goto=3"), follow=True)) == [3, 2, 1]
+    assert numbers(panel.get(tab(user, "?goto=%232&type=payment"), follow=True)) == [2, 1]
+    assert numbers(panel.get(tab(user, "?goto=2026-01-04"), follow=True)) == [4, 3, 2, 1]
+    assert numbers(panel.get(everybody("?goto=2026-01-02"), follow=True)) == [2, 1]
+    assert numbers(panel.get(tab(user, "?goto=2025-12-31"), follow=True)) == []
+    missed = panel.get(tab(user, "?goto=<b>soon</b>"), follow=True).content.decode()
+    assert "“&lt;b&gt;soon&lt;/b&gt;” is neither the number of a transaction nor a date" in missed
+
+
+FIELDS = (
+    *("from_day", "to_day", "type", "subtype", "direction", "q", "device"),
+    *("before", "after", "at", "goto", "posted", "again", "missed"),
+)
+ODD_TEXTS = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(["9" * 30, "-1", "0", "0001-01-01", "9999-12-31", "%", "_", "\\", "٣", "\0"]),
+)
+
+
+@given(query=st.dictionaries(st.sampled_from(FIELDS), ODD_TEXTS, max_size=5))
+def test_no_address_makes_the_lists_fail(panel: Client, query: dict[str, str]) -> None:
+    if not hasattr(panel, "subject"):
+        panel.subject = user_with(real=5)  # type: ignore[attr-defined]
+    for address in (tab(panel.subject), everybody()):  # type: ignore[attr-defined]
+        assert panel.get(address, query, follow=True).status_code == 200
+
+
+def test_what_is_typed_is_searched_literally(panel: Client) -> None:
+    user = user_with(real=100)
+    ledger.change_balance(user, amount=1, description="Rebate 100% for June", **BY_API)
+    ledger.change_balance(user, amount=1, description="Rebate 1000 for June", **BY_API)
+    assert numbers(panel.get(tab(user), {"q": "100%"})) == [2]
+
+
+def test_the_list_of_all_names_the_users(panel: Client) -> None:
+    ada, ben = user_with(real=1, first_name="Ada"), user_with(real=2, first_name="Ben")
+    page = panel.get(everybody()).content.decode()
+    for user in (ada, ben):
+        assert f'<a href="{tab(user)}">{user}</a>' in page
+
+
+def test_a_long_page_takes_as_many_queries_as_a_short_one(
+    panel: Client, django_assert_max_num_queries: Any
+) -> None:
+    user = user_with(real=1)
+    for place in range(reports.PAGE_SIZE + 2):
+        actor = OperatorFactory() if place % 10 == 0 else None
+        ledger.change_balance(
+            user, amount=1, description="One of many", actor=actor, channel=Channel.PANEL
+        )
+    with django_assert_max_num_queries(14):
+        assert len(numbers(panel.get(tab(user)))) == reports.PAGE_SIZE
+    with django_assert_max_num_queries(8):
+        assert len(numbers(panel.get(everybody()))) == reports.PAGE_SIZE
+
+
+def test_descriptions_are_text_on_the_page(panel: Client) -> None:
+    user = user_with(real=1)
+    ledger.change_balance(
+        user, amount=1, description="<script>alert(1)</script>", device='"><i>', **BY_API
+    )
+    page = panel.get(tab(user)).content.decode()
+    assert "<script>alert" not in page
+    assert '"><i>' not in page
+
+
+# --- Who may see what ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["tab", "everybody", "transaction", "reverse"])
+def test_transactions_take_the_permission(client: Client, operator: User, address: str) -> None:
+    user = user_with(real=1)
+    row = Transaction.objects.get(user=user)
+    places = {
+        "tab": tab(user),
+        "everybody": everybody(),
+        "transaction": page_of(row),
+        "reverse": page_of(row, "reverse"),
+    }
+    assert client.get(places[address]).status_code == 302  # to the login
+    client.force_login(operator)
+    assert client.get(places[address]).status_code == 403
+
+
+def test_whoever_may_only_look_is_offered_no_change(client: Client) -> None:
+    from django.contrib.auth.models import Permission
+
+    viewer = OperatorFactory()
+    viewer.user_permissions.add(Permission.objects.get(codename="view_transaction"))
+    client.force_login(viewer)
+    user = user_with(real=1)
+    row = Transaction.objects.get(user=user)
+    for address in (tab(user), everybody(), page_of(row)):
+        page = client.get(address)
+        assert page.status_code == 200
+        assert "change-balance" not in page.content.decode()
+        assert "/reverse/" not in page.content.decode()
+    assert client.get(page_of(row, "reverse")).status_code == 403
+    assert client.post(page_of(row, "reverse"), {"description": "Taken back"}).status_code == 403
+
+
+@pytest.mark.parametrize("action", ["add", "delete", "history"])
+def test_transactions_are_not_added_removed_or_edited_by_djangos_pages(
+    panel: Client, action: str
+) -> None:
+    row = Transaction.objects.get(user=user_with(real=1))
+    address = everybody("add/") if action == "add" else page_of(row, action)
+    assert panel.post(address, {"post": "yes"}).status_code in (403, 404)
+    panel.post(page_of(row), {"description": "Something else"})
+    panel.post(everybody(), {"action": "delete_selected", "_selected_action": row.pk})
+    row.refresh_from_db()
+    assert row.description == "Money to start with"
+
+
+# --- One transaction ----------------------------------------------------------------------------
+
+
+def test_the_page_of_a_transaction_shows_everything_on_its_row(panel: Client) -> None:
+    user = user_with(real=10, bonus=1)
+    row = ledger.charge_service(
+        user,
+        service="geo_lookup",
+        cost="3.5",
+        description="Where the truck is",
+        device="Truck 7",
+        metadata={"request": "r-17"},
+        idempotency_key="lookup-17",
+        actor=OperatorFactory(first_name="Grace"),
+        channel=Channel.API,
+    )
+    page = panel.get(page_of(row)).content.decode()
+    shown = (
+        *("Where the truck is", "geo_lookup", "Geo lookup", "Truck 7", "lookup-17", "r-17", "API"),
+        *("−2.50", "−1.00", "10.00", "7.50", "Grace", str(user), user.email),
+        *(bytes(row.digest).hex(), f"(ID {row.pk})", f"{row.created_at:%Y-%m-%d %H:%M:%S.%f}"),
+    )
+    for text in shown:
+        assert text in page, text
+    assert page_of(Transaction.objects.get(user=user, number=1)) in page
+
+
+@pytest.mark.parametrize("key", ["0", "999999", "x", "1.5", str(2**63), "%00"])
+def test_there_is_no_page_of_no_transaction(panel: Client, key: str) -> None:
+    assert panel.get(f"/admin/billing/transaction/{key}/change/").status_code == 404
+
+
+def test_a_reversal_asks_why_and_links_both_ways(panel: Client, administrator: User) -> None:
+    user = user_with(real=10)
+    row = ledger.change_balance(user, amount=5, description="Wrong customer", **BY_API)
+    form = panel.get(page_of(row, "reverse"))
+    key = form.context["form"]["key"].value()
+    empty = panel.post(page_of(row, "reverse"), {"description": "", "key": key})
+    assert "This field is required." in empty.content.decode()
+    sent = {"description": "Meant for another customer", "key": key}
+    response = panel.post(page_of(row, "reverse"), sent)
+    assert response["Location"] == tab(user, "?posted=3")
+    reversal = Transaction.objects.get(user=user, number=3)
+    assert (reversal.amount, reversal.reverses, reversal.actor) == (-5, 2, administrator)
+    again = panel.post(page_of(row, "reverse"), sent)  # a double click
+    assert again["Location"] == tab(user, "?posted=3&again=1")
+    assert page_of(reversal) in panel.get(page_of(row)).content.decode()
+    assert page_of(row) in panel.get(page_of(reversal)).content.decode()
+    assert "/reverse/" not in panel.get(page_of(row)).content.decode()
+
+
+def test_a_second_reversal_and_one_of_money_that_is_gone_are_refused(panel: Client) -> None:
+    user = user_with(real=10)
+    first = Transaction.objects.get(user=user)
+    ledger.change_balance(user, amount=-8, description="Spent meanwhile", **BY_API)
+    sent = {"description": "Take it back", "key": "a-key"}
+    page = panel.post(page_of(first, "reverse"), sent)
+    assert "Nothing was posted. Not enough money on the balance: 10.00 needed, 2.00" in (
+        page.content.decode()
+    )
+    ledger.change_balance(user, amount=8, description="Refilled again", **BY_API)
+    panel.post(page_of(first, "reverse"), sent)
+    page = panel.post(page_of(first, "reverse"), sent | {"key": "another"})
+    assert "Transaction number 1 was reversed already, by number 4." in page.content.decode()
+    assert Transaction.objects.filter(user=user).count() == 4
+
+
+# --- Exports ------------------------------------------------------------------------------------
+
+
+def exported_csv(panel: Client, address: str) -> list[dict[str, str]]:
+    response = panel.get(address)
+    assert response["Content-Type"] == "text/csv; charset=utf-8"
+    text = b"".join(response.streaming_content).decode("utf-8-sig")  # type: ignore[attr-defined]
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_csv_holds_what_is_filtered_in_the_operators_time(
+    panel: Client, administrator: User
+) -> None:
+    administrator.time_zone = "Asia/Tokyo"
+    administrator.save()
+    user = UserFactory()
+    for hour in (10, 20):
+        refill(user, datetime(2026, 1, 1, hour, tzinfo=UTC), f"Refill at {hour}")
+    rows = exported_csv(panel, tab(user, "?export=csv&from_day=2026-01-02"))
+    assert [row["description"] for row in rows] == ["Refill at 20"]
+    assert rows[0]["date"] == "2026-01-02 05:00:00+09:00"
+    assert (rows[0]["amount"], rows[0]["new_balance"], rows[0]["number"]) == (
+        "1.0000",
+        "2.0000",
+        "2",
+    )
+
+
+def test_csv_gives_spreadsheets_no_formulas_and_keeps_amounts_numbers(panel: Client) -> None:
+    user = user_with(real=10)
+    ledger.change_balance(user, amount=-1, description="=1+1 and more", device="@x", **BY_API)
+    [_, row] = exported_csv(panel, tab(user, "?export=csv"))
+    assert (row["description"], row["device"], row["amount"]) == (
+        "'=1+1 and more",
+        "'@x",
+        "-1.0000",
+    )
+
+
+def test_csv_starts_before_the_rows_are_read(panel: Client, monkeypatch: Any) -> None:
+    user = user_with(real=10)
+
+    def rows(listing: Any) -> Any:
+        raise AssertionError("read already")
+        yield
+
+    monkeypatch.setattr("billing.exports.oldest_first", rows)
+    lines = iter(panel.get(tab(user, "?export=csv")).streaming_content)  # type: ignore[attr-defined]
+    assert next(lines).startswith(b"\xef\xbb\xbfid,")
+    with pytest.raises(AssertionError, match="read already"):
+        next(lines)
+
+
+def test_xlsx_holds_numbers_and_texts(panel: Client) -> None:
+    user = user_with(real="10.0001")
+    ledger.change_balance(user, amount=-1, description="=1+1 and more", **BY_API)
+    response = panel.get(tab(user, "?export=xlsx"))
+    content = b"".join(response.streaming_content)  # type: ignore[attr-defined]
+    sheet = zipfile.ZipFile(io.BytesIO(content)).read("xl/worksheets/sheet1.xml").decode()
+    assert len(re.findall("<row ", sheet)) == 3
+    assert "<v>10.0001</v>" in sheet
+    assert "<f>" not in sheet
+    assert "=1+1 and more" in sheet
+
+
+def test_xlsx_says_when_a_sheet_is_too_small(panel: Client, monkeypatch: Any) -> None:
+    monkeypatch.setattr("billing.exports.XLSX_MAX_ROWS", 1)
+    user = user_with(real=1)
+    ledger.change_balance(user, amount=1, description="One too many", **BY_API)
+    response = panel.get(tab(user, "?export=xlsx"))
+    assert response.status_code == 400
+    assert b"choose a shorter period, or CSV" in response.content
+
+
+# --- Start page ---------------------------------------------------------------------------------
+
+
+def test_the_start_page_counts_today_and_thirty_days_in_the_operators_time(
+    panel: Client, administrator: User, monkeypatch: Any
+) -> None:
+    from django.core.cache import cache
+
+    cache.clear()
+    administrator.time_zone = "Pacific/Auckland"  # UTC+13 in January
+    administrator.save()
+    now = datetime(2026, 1, 31, 12, tzinfo=UTC)  # 1 February, 01:00 there
+    monkeypatch.setattr("django.utils.timezone.now", lambda: now)
+    user = UserFactory()
+    refill(user, datetime(2026, 1, 2, 10, 59, tzinfo=UTC))  # the 2nd there: 31 days ago
+    refill(user, datetime(2026, 1, 2, 11, tzinfo=UTC))  # the 3rd: the first of 30 days
+    refill(user, now - timedelta(minutes=61))  # yesterday
+    refill(user, now)
+    context = panel.get("/admin/").context
+    assert context["turnover_today"].real == (1, 0)
+    assert context["turnover_days"].real == (3, 0)
+    assert context["holdings"].real == 4
+    assert [row.number for row in context["latest"]] == [4, 3, 2, 1]
+
+
+def test_the_start_page_shows_each_what_they_may_see(client: Client, operator: User) -> None:
+    user_with(real=1)
+    client.force_login(operator)
+    page = client.get("/admin/").content.decode()
+    assert "may see nothing yet" in page
+    assert "Money to start with" not in page
