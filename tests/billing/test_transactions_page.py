@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 from django.test import Client
 from django.urls import reverse
 from hypothesis import given
@@ -17,6 +18,7 @@ from billing import ledger, reports
 from billing.models import Channel, Transaction
 from tests.billing.clock import database_clock_at
 from tests.factories import AdministratorFactory, OperatorFactory, UserFactory, user_with
+from tests.operators import client_of, operator_with
 from users.models import User
 
 BY_API: dict[str, Any] = {"actor": None, "channel": Channel.API}
@@ -184,12 +186,8 @@ def test_transactions_take_the_permission(client: Client, operator: User, addres
     assert client.get(places[address]).status_code == 403
 
 
-def test_whoever_may_only_look_is_offered_no_change(client: Client) -> None:
-    from django.contrib.auth.models import Permission
-
-    viewer = OperatorFactory()
-    viewer.user_permissions.add(Permission.objects.get(codename="view_transaction"))
-    client.force_login(viewer)
+def test_whoever_may_only_look_is_offered_no_change(db: None) -> None:
+    client = client_of(operator_with("billing.view_transaction"))
     user = user_with(real=1)
     row = Transaction.objects.get(user=user)
     for address in (tab(user), everybody(), page_of(row)):
@@ -361,8 +359,6 @@ def test_xlsx_says_when_a_sheet_is_too_small(panel: Client, monkeypatch: Any) ->
 def test_the_start_page_counts_today_and_thirty_days_in_the_operators_time(
     panel: Client, administrator: User, monkeypatch: Any
 ) -> None:
-    from django.core.cache import cache
-
     cache.clear()
     administrator.time_zone = "Pacific/Auckland"  # UTC+13 in January
     administrator.save()
