@@ -250,6 +250,7 @@ def test_an_address_that_somebody_has_is_a_message_at_the_field(ada: User) -> No
     answer = client.post(f"{LIST}add/", filled_in(email="ADA@Lovelace.example"))
     form = answer.context["adminform"].form
     assert form.errors == {"email": ["Another user has this e-mail address already."]}
+    assert "Another user has this e-mail address already." in answer.text
     other = UserFactory()
     answer = client.post(page(other), filled_in(other, email="ADA@Lovelace.example"))
     assert "email" in answer.context["adminform"].form.errors
