@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from typing import ClassVar
+
 import pgtrigger
 from django.conf import settings
 from django.db import connections, models
