@@ -431,20 +431,20 @@ def _post(
         raise refusal_from(diagnostics.message_detail) from None
 
 
+# With the star the database looks at the row's type once; named one by one, once for each column.
+_CALL: Final = 'SELECT "position", outcome, refusal, (posted).* FROM billing_post(%s, %s, %s, %s)'
 _COLUMNS: Final = [column.attname for column in Transaction._meta.concrete_fields]
-_CALL: Final = (
-    'SELECT "position", outcome, refusal, '  # noqa: S608 - the columns are the model's
-    + ", ".join(f"(posted).{column}" for column in _COLUMNS)
-    + " FROM billing_post(%s, %s, %s, %s)"
-)
 
 
 def _call(arguments: list[Any]) -> list[tuple[int, Result]]:
     with connection.cursor() as cursor:
         cursor.execute(_CALL, arguments)
+        # The star's order is the table's, which need not be the model's.
+        found = [column.name for column in cursor.description]
+        order = [found.index(column) for column in _COLUMNS]
         return [
-            (position, _result(outcome, refusal, fields))
-            for position, outcome, refusal, *fields in cursor.fetchall()
+            (row[0], _result(row[1], row[2], [row[place] for place in order]))
+            for row in cursor.fetchall()
         ]
 
 

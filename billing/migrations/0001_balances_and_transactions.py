@@ -5,6 +5,7 @@ from decimal import Decimal
 import django.core.validators
 import django.db.models.deletion
 import django.db.models.expressions
+import django.db.models.functions.comparison
 import django.db.models.functions.text
 import django.db.models.lookups
 from django.conf import settings
@@ -216,9 +217,12 @@ class Migration(migrations.Migration):
                 "default_permissions": ("view", "change"),
                 "constraints": [
                     models.CheckConstraint(
-                        condition=models.Q(
-                            ("real__range", (0, Decimal("999999999999999.9999"))),
-                            ("bonus__range", (0, Decimal("999999999999999.9999"))),
+                        condition=django.db.models.lookups.LessThanOrEqual(
+                            django.db.models.functions.comparison.Greatest(
+                                models.Func(models.F("real"), template="(-%(expressions)s)"),
+                                models.Func(models.F("bonus"), template="(-%(expressions)s)"),
+                            ),
+                            0,
                         ),
                         name="balances_are_never_negative",
                         violation_error_message="A balance cannot be negative or out of range.",
@@ -307,9 +311,12 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name="transaction",
             constraint=models.CheckConstraint(
-                condition=models.Q(
-                    ("new_balance__range", (0, Decimal("999999999999999.9999"))),
-                    ("new_bonus__range", (0, Decimal("999999999999999.9999"))),
+                condition=django.db.models.lookups.LessThanOrEqual(
+                    django.db.models.functions.comparison.Greatest(
+                        models.Func(models.F("new_balance"), template="(-%(expressions)s)"),
+                        models.Func(models.F("new_bonus"), template="(-%(expressions)s)"),
+                    ),
+                    0,
                 ),
                 name="new_balances_are_never_negative",
                 violation_error_message="A balance cannot be negative.",

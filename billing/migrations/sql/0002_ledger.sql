@@ -2,9 +2,11 @@
 -- (billing/models/guards.py) call the billing_check_* and billing_refuse_* functions.
 
 -- The digest of a transaction: SHA-256 over its canonical form, which docs/ledger.md describes.
+-- PL/pgSQL prepares the long expression once per transaction; in SQL, each caller would.
 CREATE FUNCTION billing_digest(t billing_transaction, previous_digest bytea) RETURNS bytea
-LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT sha256(convert_to(json_build_array(
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN sha256(convert_to(json_build_array(
         encode(previous_digest, 'hex'),
         t.id::text, t.user_id::text, t.number::text,
         t.type, t.subtype, t.description, t.device,
@@ -13,7 +15,8 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
         t.refilled::text, t.bonus_refilled::text,
         to_char(t.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
         t.actor_id::text, t.channel, t.idempotency_key, t.reverses::text, t.metadata::text
-    )::text, 'UTF8'))
+    )::text, 'UTF8'));
+END
 $$;
 
 -- Why `amount` is no money, or NULL if it is. numeric accepts NaN, infinities and any scale.
@@ -47,97 +50,106 @@ CREATE FUNCTION billing_post(
 LANGUAGE plpgsql AS $$
 DECLARE
     max_money CONSTANT numeric := 999999999999999.9999;
-    e record;
-    b billing_balance;         -- the locked balance row of the current user
-    t billing_transaction;     -- what becomes of the current entry
+    e record;                  -- the current entry
+    b billing_balance;         -- the locked balance row of its user
+    t billing_transaction;     -- what becomes of it
     original billing_transaction;
+    real_change numeric;
+    bonus_change numeric;
     -- Written in one statement each, at the end: checking a table's constraints costs more for a
     -- statement than for a row.
     pending billing_transaction[] := '{}';
     changed billing_balance[] := '{}';
     user_changed boolean := false;   -- whether b is to be stored
-    user_pending boolean := false;   -- whether rows of this user wait in `pending`
-    real_change numeric;
-    bonus_change numeric;
-    is_replay boolean;         -- the key was used: t is the transaction of that time
-    is_same boolean;           -- and its content is what this entry says
+    user_keys text[] := '{}';        -- the idempotency keys of this user's rows in `pending`
 BEGIN
     FOR e IN
-        SELECT * FROM ROWS FROM (jsonb_to_recordset(entries) AS (
+        SELECT place, user_id, type, subtype,
+            btrim(description) AS description, coalesce(device, '') AS device,
+            coalesce(amount, 0) AS amount, coalesce(bonus_amount, 0) AS bonus_amount,
+            idempotency_key, expected_number, reverses, coalesce(metadata, '{}') AS metadata
+        FROM ROWS FROM (jsonb_to_recordset(entries) AS (
             user_id bigint, type text, subtype text, description text, device text,
             amount numeric, bonus_amount numeric, idempotency_key text,
             expected_number bigint, reverses bigint, metadata jsonb
         )) WITH ORDINALITY AS entry (
             user_id, type, subtype, description, device, amount, bonus_amount, idempotency_key,
             expected_number, reverses, metadata, place
-        ) ORDER BY entry.user_id, entry.place
+        ) ORDER BY user_id, place
     LOOP
         IF b.user_id IS DISTINCT FROM e.user_id THEN
             IF user_changed THEN
                 changed := changed || b;
             END IF;
             user_changed := false;
-            user_pending := false;
-            SELECT * INTO b FROM billing_balance WHERE user_id = e.user_id FOR NO KEY UPDATE;
-        END IF;
-
-        refusal := NULL;
-        is_replay := false;
-        t := NULL;
-        real_change := coalesce(e.amount, 0);
-        bonus_change := coalesce(e.bonus_amount, 0);
-
-        -- Looking for earlier transactions of the user, below, must find those of this batch too.
-        IF user_pending AND (e.idempotency_key IS NOT NULL OR e.reverses IS NOT NULL) THEN
+            user_keys := '{}';
+            SELECT * INTO b FROM billing_balance x WHERE x.user_id = e.user_id FOR NO KEY UPDATE;
+        ELSIF e.reverses IS NOT NULL OR e.idempotency_key = ANY (user_keys) THEN
+            -- Looking for earlier transactions of the user, below, must find those of this batch.
             INSERT INTO billing_transaction SELECT * FROM unnest(pending);
             pending := '{}';
-            user_pending := false;
+            user_keys := '{}';
         END IF;
 
-        -- What the entry says by itself, the key, and what the caller saw.
-        IF b.user_id IS NULL THEN
-            refusal := jsonb_build_object('code', 'unknown_user', 'user_id', e.user_id);
-        ELSIF billing_amount_problem(real_change) IS NOT NULL THEN
-            refusal := jsonb_build_object('code', 'invalid_amount', 'field', 'amount',
-                'reason', billing_amount_problem(real_change), 'value', real_change::text);
-        ELSIF billing_amount_problem(bonus_change) IS NOT NULL THEN
-            refusal := jsonb_build_object('code', 'invalid_amount', 'field', 'bonus_amount',
-                'reason', billing_amount_problem(bonus_change), 'value', bonus_change::text);
-        ELSIF coalesce(char_length(btrim(e.description)), 0) NOT BETWEEN 5 AND 200 THEN
-            refusal := jsonb_build_object('code', 'invalid_description');
-        ELSE
-            IF e.idempotency_key IS NOT NULL THEN
-                SELECT * INTO t FROM billing_transaction x
-                WHERE x.user_id = e.user_id AND x.idempotency_key = e.idempotency_key;
-                is_replay := FOUND;
-            END IF;
-            is_same := (t.type, t.description, t.metadata, t.reverses)
-                IS NOT DISTINCT FROM
-                    (e.type, btrim(e.description), coalesce(e.metadata, '{}'), e.reverses)
-                AND CASE t.type
-                    WHEN 'reversal' THEN true
-                    WHEN 'tariff_charge' THEN
-                        (t.subtype, t.device, t.amount + t.bonus_amount, 0::numeric)
-                        = (e.subtype, coalesce(e.device, ''), real_change, bonus_change)
-                    ELSE
-                        (t.subtype, t.device, t.amount, t.bonus_amount)
-                        = (e.subtype, coalesce(e.device, ''), real_change, bonus_change)
-                END;
-            IF is_replay AND NOT is_same THEN
+        "position" := e.place;
+        refusal := NULL;
+
+        -- What the entry says by itself. NaN and the infinities are above every amount.
+        IF b.user_id IS NULL
+            OR NOT (abs(e.amount) <= max_money AND scale(e.amount) <= 4)
+            OR NOT (abs(e.bonus_amount) <= max_money AND scale(e.bonus_amount) <= 4)
+            OR coalesce(char_length(e.description), 0) NOT BETWEEN 5 AND 200
+        THEN
+            refusal := CASE
+                WHEN b.user_id IS NULL THEN
+                    jsonb_build_object('code', 'unknown_user', 'user_id', e.user_id)
+                WHEN billing_amount_problem(e.amount) IS NOT NULL THEN
+                    jsonb_build_object('code', 'invalid_amount', 'field', 'amount',
+                        'reason', billing_amount_problem(e.amount), 'value', e.amount::text)
+                WHEN billing_amount_problem(e.bonus_amount) IS NOT NULL THEN
+                    jsonb_build_object('code', 'invalid_amount', 'field', 'bonus_amount',
+                        'reason', billing_amount_problem(e.bonus_amount),
+                        'value', e.bonus_amount::text)
+                ELSE jsonb_build_object('code', 'invalid_description')
+            END;
+
+        -- The idempotency key: used before for the same, it answers the transaction of that time.
+        ELSIF e.idempotency_key IS NOT NULL THEN
+            SELECT * INTO t FROM billing_transaction x
+            WHERE x.user_id = e.user_id AND x.idempotency_key = e.idempotency_key;
+            IF FOUND THEN
+                IF (t.type, t.description, t.metadata, t.reverses)
+                    IS NOT DISTINCT FROM (e.type, e.description, e.metadata, e.reverses)
+                    AND (CASE t.type
+                        WHEN 'reversal' THEN true
+                        WHEN 'tariff_charge' THEN
+                            (t.subtype, t.device, t.amount + t.bonus_amount, 0::numeric)
+                            = (e.subtype, e.device, e.amount, e.bonus_amount)
+                        ELSE
+                            (t.subtype, t.device, t.amount, t.bonus_amount)
+                            = (e.subtype, e.device, e.amount, e.bonus_amount)
+                    END)
+                THEN
+                    outcome := 'replayed';
+                    posted := t;
+                    RETURN NEXT;
+                    CONTINUE;
+                END IF;
                 refusal := jsonb_build_object('code', 'idempotency_conflict', 'number', t.number);
-            ELSIF NOT is_replay AND e.expected_number <> b.last_number THEN
-                refusal := jsonb_build_object('code', 'balance_moved', 'number', b.last_number,
-                    'expected_number', e.expected_number,
-                    'balance', b.real::text, 'bonus', b.bonus::text);
             END IF;
+        END IF;
+
+        -- What the caller saw.
+        IF refusal IS NULL AND e.expected_number <> b.last_number THEN
+            refusal := jsonb_build_object('code', 'balance_moved', 'number', b.last_number,
+                'expected_number', e.expected_number,
+                'balance', b.real::text, 'bonus', b.bonus::text);
         END IF;
 
         -- How the amount falls on the two balances.
-        IF refusal IS NULL AND NOT is_replay THEN
-            t := NULL;
-            t.type := e.type;
-            t.subtype := e.subtype;
-            t.device := coalesce(e.device, '');
+        IF refusal IS NULL THEN
+            real_change := e.amount;
+            bonus_change := e.bonus_amount;
             IF e.type = 'reversal' THEN
                 SELECT * INTO original FROM billing_transaction x
                 WHERE x.user_id = e.user_id AND x.number = e.reverses;
@@ -153,8 +165,8 @@ BEGIN
                     WHERE x.user_id = e.user_id AND x.reverses = e.reverses;
                     real_change := -original.amount;
                     bonus_change := -original.bonus_amount;
-                    t.subtype := original.type;
-                    t.device := original.device;
+                    e.subtype := original.type;
+                    e.device := original.device;
                 END IF;
             ELSIF e.type = 'tariff_charge' THEN
                 IF bonus_change <> 0 OR real_change > 0 THEN
@@ -177,7 +189,11 @@ BEGIN
         END IF;
 
         -- Whether the balances can take it.
-        IF refusal IS NULL AND NOT is_replay THEN
+        IF refusal IS NULL AND (
+            real_change = 0 AND bonus_change = 0
+            OR b.real + real_change NOT BETWEEN 0 AND max_money
+            OR b.bonus + bonus_change NOT BETWEEN 0 AND max_money
+        ) THEN
             refusal := CASE
                 WHEN real_change = 0 AND bonus_change = 0 THEN
                     jsonb_build_object('code', 'nothing_to_change')
@@ -189,12 +205,10 @@ BEGIN
                         'needed', (-bonus_change)::numeric(19,4)::text, 'available', b.bonus::text)
                 WHEN b.real + real_change > max_money THEN
                     jsonb_build_object('code', 'balance_out_of_range', 'balance', 'real')
-                WHEN b.bonus + bonus_change > max_money THEN
-                    jsonb_build_object('code', 'balance_out_of_range', 'balance', 'bonus')
+                ELSE jsonb_build_object('code', 'balance_out_of_range', 'balance', 'bonus')
             END;
         END IF;
 
-        "position" := e.place;
         IF refusal IS NOT NULL THEN
             IF NOT skip_refused THEN
                 RAISE EXCEPTION 'entry % (user %) was refused: %',
@@ -203,43 +217,52 @@ BEGIN
             END IF;
             outcome := 'refused';
             posted := NULL;
-        ELSIF is_replay THEN
-            outcome := 'replayed';
-            posted := t;
-        ELSE
-            t.id := nextval('billing_transaction_id_seq');
-            t.user_id := e.user_id;
-            t.number := b.last_number + 1;
-            t.description := btrim(e.description);
-            t.amount := real_change;
-            t.old_balance := b.real;
-            t.new_balance := b.real + real_change;
-            t.bonus_amount := bonus_change;
-            t.old_bonus := b.bonus;
-            t.new_bonus := b.bonus + bonus_change;
-            t.refilled := b.refilled + greatest(real_change, 0);
-            t.bonus_refilled := b.bonus_refilled + greatest(bonus_change, 0);
-            -- The clock, read under the lock; never back, should the clock itself go back.
-            t.created_at := greatest(clock_timestamp(), b.last_at);
-            t.actor_id := acting_user_id;
-            t.channel := via_channel;
-            t.idempotency_key := e.idempotency_key;
-            t.reverses := e.reverses;
-            t.metadata := coalesce(e.metadata, '{}');
-            t.digest := billing_digest(t, b.last_digest);
-            pending := pending || t;
-            user_pending := true;
-            b.real := t.new_balance;
-            b.bonus := t.new_bonus;
-            b.refilled := t.refilled;
-            b.bonus_refilled := t.bonus_refilled;
-            b.last_number := t.number;
-            b.last_digest := t.digest;
-            b.last_at := t.created_at;
-            user_changed := true;
-            outcome := 'posted';
-            posted := t;
+            RETURN NEXT;
+            CONTINUE;
         END IF;
+
+        -- One expression, because a transaction pays for each that it evaluates for the first
+        -- time. The order is that of the table's columns.
+        t := ROW(
+            nextval('billing_transaction_id_seq'),
+            b.last_number + 1,                                -- number
+            e.type,
+            e.subtype,
+            e.description,
+            e.device,
+            real_change,                                      -- amount
+            b.real,                                           -- old_balance
+            b.real + real_change,                             -- new_balance
+            bonus_change,                                     -- bonus_amount
+            b.bonus,                                          -- old_bonus
+            b.bonus + bonus_change,                           -- new_bonus
+            b.refilled + greatest(real_change, 0),            -- refilled
+            b.bonus_refilled + greatest(bonus_change, 0),     -- bonus_refilled
+            -- created_at: the clock, read under the lock; never back, should the clock go back
+            greatest(clock_timestamp(), b.last_at),
+            via_channel,                                      -- channel
+            e.idempotency_key,
+            e.reverses,
+            e.metadata,
+            NULL,                                             -- digest, below
+            acting_user_id,                                   -- actor_id
+            e.user_id
+        )::billing_transaction;
+        t.digest := billing_digest(t, b.last_digest);
+        pending := pending || t;
+        IF t.idempotency_key IS NOT NULL THEN
+            user_keys := user_keys || e.idempotency_key;
+        END IF;
+        b.real := t.new_balance;
+        b.bonus := t.new_bonus;
+        b.refilled := t.refilled;
+        b.bonus_refilled := t.bonus_refilled;
+        b.last_number := t.number;
+        b.last_digest := t.digest;
+        b.last_at := t.created_at;
+        user_changed := true;
+        outcome := 'posted';
+        posted := t;
         RETURN NEXT;
     END LOOP;
     IF user_changed THEN
@@ -294,26 +317,24 @@ BEGIN
 END
 $$;
 
--- Guard of billing_balance: a balance is what the user's last transaction left; none, none.
+-- Guard of billing_balance: a balance is what the user's last transaction left; none, none. Each
+-- state of the row must be what the transaction of its number left, and numbers never go back;
+-- that no transaction has a higher number is the guard of billing_transaction's part.
 CREATE FUNCTION billing_check_balance() RETURNS trigger
 LANGUAGE plpgsql AS $$
-DECLARE
-    now_is billing_balance;
-    last billing_transaction;
 BEGIN
     IF TG_OP = 'UPDATE' AND NEW.user_id <> OLD.user_id THEN
         RAISE EXCEPTION 'A balance stays with its user.' USING ERRCODE = 'BL002';
     END IF;
-    -- The row as it is at commit; NEW may be an earlier state of it within this transaction.
-    SELECT * INTO now_is FROM billing_balance WHERE user_id = NEW.user_id;
-    SELECT * INTO last FROM billing_transaction
-        WHERE user_id = NEW.user_id ORDER BY number DESC LIMIT 1;
-    IF (now_is.real, now_is.bonus, now_is.refilled, now_is.bonus_refilled,
-        now_is.last_number, now_is.last_digest, now_is.last_at)
-    IS DISTINCT FROM
-       (coalesce(last.new_balance, 0), coalesce(last.new_bonus, 0),
-        coalesce(last.refilled, 0), coalesce(last.bonus_refilled, 0),
-        coalesce(last.number, 0), coalesce(last.digest, ''), last.created_at)
+    PERFORM FROM billing_transaction t
+    WHERE t.user_id = NEW.user_id AND t.number = NEW.last_number
+        AND t.new_balance = NEW.real AND t.new_bonus = NEW.bonus
+        AND t.refilled = NEW.refilled AND t.bonus_refilled = NEW.bonus_refilled
+        AND t.digest = NEW.last_digest AND t.created_at = NEW.last_at;
+    IF NOT FOUND AND (
+        NEW.last_number <> 0 OR NEW.real <> 0 OR NEW.bonus <> 0 OR NEW.refilled <> 0
+        OR NEW.bonus_refilled <> 0 OR NEW.last_digest <> '' OR NEW.last_at IS NOT NULL
+    ) OR TG_OP = 'UPDATE' AND NEW.last_number < OLD.last_number
     THEN
         RAISE EXCEPTION 'The balance of user % does not match the last transaction.', NEW.user_id
             USING ERRCODE = 'BL002',
@@ -327,34 +348,30 @@ $$;
 -- reversal is the opposite of what it reverses, and the balance row has come at least this far.
 CREATE FUNCTION billing_check_transaction() RETURNS trigger
 LANGUAGE plpgsql AS $$
-DECLARE
-    previous billing_transaction;
-    original billing_transaction;
 BEGIN
-    SELECT * INTO previous FROM billing_transaction
-        WHERE user_id = NEW.user_id AND number = NEW.number - 1;
-    IF NEW.number > 1 AND previous.id IS NULL
-        OR NEW.old_balance <> coalesce(previous.new_balance, 0)
-        OR NEW.old_bonus <> coalesce(previous.new_bonus, 0)
-        OR NEW.refilled <> coalesce(previous.refilled, 0) + greatest(NEW.amount, 0)
-        OR NEW.bonus_refilled
-            <> coalesce(previous.bonus_refilled, 0) + greatest(NEW.bonus_amount, 0)
-        OR NEW.created_at < previous.created_at
-        OR NEW.digest <> billing_digest(NEW, coalesce(previous.digest, ''))
-        OR NEW.number > (SELECT last_number FROM billing_balance WHERE user_id = NEW.user_id)
-    THEN
+    PERFORM FROM billing_balance balance
+    LEFT JOIN billing_transaction previous
+        ON previous.user_id = balance.user_id AND previous.number = NEW.number - 1
+    WHERE balance.user_id = NEW.user_id AND balance.last_number >= NEW.number
+        AND (NEW.number = 1 OR previous.created_at <= NEW.created_at)
+        AND NEW.old_balance = coalesce(previous.new_balance, 0)
+        AND NEW.old_bonus = coalesce(previous.new_bonus, 0)
+        AND NEW.refilled = coalesce(previous.refilled, 0) + greatest(NEW.amount, 0)
+        AND NEW.bonus_refilled
+            = coalesce(previous.bonus_refilled, 0) + greatest(NEW.bonus_amount, 0)
+        AND NEW.digest = billing_digest(NEW, coalesce(previous.digest, ''));
+    IF NOT FOUND THEN
         RAISE EXCEPTION 'Transaction % of user % does not follow the one before it.',
                 NEW.number, NEW.user_id
             USING ERRCODE = 'BL002',
                   HINT = 'Transactions are posted by billing.ledger only.';
     END IF;
     IF NEW.type = 'reversal' THEN
-        SELECT * INTO original FROM billing_transaction
-            WHERE user_id = NEW.user_id AND number = NEW.reverses;
-        IF original.type = 'reversal'
-            OR (NEW.amount, NEW.bonus_amount, NEW.subtype)
-                IS DISTINCT FROM (-original.amount, -original.bonus_amount, original.type::text)
-        THEN
+        PERFORM FROM billing_transaction original
+        WHERE original.user_id = NEW.user_id AND original.number = NEW.reverses
+            AND original.type = NEW.subtype AND original.type <> 'reversal'
+            AND original.amount = -NEW.amount AND original.bonus_amount = -NEW.bonus_amount;
+        IF NOT FOUND THEN
             RAISE EXCEPTION 'Transaction % of user % is not the reverse of number %.',
                     NEW.number, NEW.user_id, NEW.reverses
                 USING ERRCODE = 'BL002';
