@@ -22,10 +22,12 @@ the difference.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import cache
+from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple
 
 from django.db import DatabaseError, connection, transaction
@@ -439,17 +441,19 @@ _COLUMNS: Final = [column.attname for column in Transaction._meta.concrete_field
 def _call(arguments: list[Any]) -> list[tuple[int, Result]]:
     with connection.cursor() as cursor:
         cursor.execute(_CALL, arguments)
-        # The star's order is the table's, which need not be the model's.
-        found = [column.name for column in cursor.description]
-        order = [found.index(column) for column in _COLUMNS]
-        return [
-            (row[0], _result(row[1], row[2], [row[place] for place in order]))
-            for row in cursor.fetchall()
-        ]
+        result = cursor.pgresult  # `cursor.description` makes an object for each column first
+        fields_of = _in_model_order(tuple(map(result.fname, range(result.nfields))))
+        return [(row[0], _result(row[1], row[2], fields_of(row))) for row in cursor.fetchall()]
+
+
+@cache
+def _in_model_order(names: tuple[bytes, ...]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """Picks a transaction's fields from a row: the star's order is the table's, not the model's."""
+    return itemgetter(*(names.index(column.encode()) for column in _COLUMNS))
 
 
 def _result(
-    outcome: Literal["posted", "replayed", "refused"], refusal: str | None, fields: list[Any]
+    outcome: Literal["posted", "replayed", "refused"], refusal: str | None, fields: Sequence[Any]
 ) -> Result:
     if refusal is not None:
         return Result(outcome, None, refusal_from(refusal))
