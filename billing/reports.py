@@ -6,13 +6,14 @@ one range of the index on (user, number). Across users, pages follow the index o
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
 from typing import Final, Literal, NamedTuple
 
-from django.db import connection
+from django.db import OperationalError, connection, transaction
 from django.db.models import Q, QuerySet, Sum
 
 from billing.models import Balance, Transaction
@@ -20,6 +21,7 @@ from billing.money import ZERO
 
 PAGE_SIZE: Final = 50
 CHART_POINTS: Final = 120
+QUERY_CANCELED: Final = "57014"  # an SQLSTATE
 INSTANT: Final = timedelta(microseconds=1)  # the resolution of the database's times
 
 
@@ -86,6 +88,30 @@ class Listing:
         if self.device:
             condition &= Q(device__icontains=self.device)
         return condition
+
+
+class TooSlow(Exception):
+    """A search was given up because it would take too long."""
+
+
+@contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Gives up queries that run longer, and raises TooSlow.
+
+    What is found by an index takes milliseconds. Only a search for words or devices that are rare,
+    over all users and all time, has to read every row there is.
+    """
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SHOW statement_timeout")
+            usual = cursor.fetchone()[0]
+            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{seconds}s"])
+            yield
+            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [usual])
+    except OperationalError as problem:
+        if getattr(problem.__cause__, "sqlstate", None) != QUERY_CANCELED:
+            raise
+        raise TooSlow from None
 
 
 # --- Pages --------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 from urllib.parse import urlencode
 
 from django import forms
@@ -32,6 +32,8 @@ from billing.exports import TooManyRows, csv_lines, write_xlsx
 from billing.models import Channel, Transaction, TransactionType
 from billing.models.transactions import SUBTYPE_LABELS
 from users.models import User
+
+SEARCH_MAX_SECONDS: Final = 15
 
 # --- Which transactions -------------------------------------------------------------------------
 
@@ -130,11 +132,20 @@ def list_page(request: HttpRequest, model_admin: ModelAdmin, user: User | None) 
         return _go_to(request, listing, wanted)
     if request.GET.get("export") in ("csv", "xlsx"):
         return _export(request, listing, user)
-    found = reports.page(listing, _cursor(request))
-    context = page_context(request, model_admin, title="Transactions", user=user) | {
+    context = page_context(request, model_admin, title="Transactions", user=user)
+    try:
+        with reports.time_limit(SEARCH_MAX_SECONDS):
+            found = reports.page(listing, _cursor(request))
+            if user:
+                context |= _of_one_user(request, user, listing)
+            elif listing.since:
+                context["turnover"] = reports.turnover(listing)
+    except reports.TooSlow:
+        found = reports.Page([], has_newer=False, has_older=False)
+        context["is_too_slow"] = True
+    context |= {
         "form": form,
         "presets": presets(form),
-        "listing": listing,
         "page": found,
         "is_filtered": listing.is_filtered,
         "has_conditions": any(form.cleaned_data.values()) or bool(form.errors),
@@ -143,10 +154,6 @@ def list_page(request: HttpRequest, model_admin: ModelAdmin, user: User | None) 
         "can_change_balance": request.user.has_perm("billing.change_balance"),
         "goto_failed": request.GET.get("missed", ""),
     }
-    if user:
-        context |= _of_one_user(request, user, listing)
-    elif listing.since or listing.is_filtered:
-        context |= {"turnover": reports.turnover(listing)} if listing.since else {}
     return TemplateResponse(request, "billing/transactions.html", context)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.core.cache import cache
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from hypothesis import given
@@ -127,6 +128,35 @@ def test_no_address_makes_the_lists_fail(panel: Client, query: dict[str, str]) -
         panel.subject = user_with(real=5)  # type: ignore[attr-defined]
     for address in (tab(panel.subject), everybody()):  # type: ignore[attr-defined]
         assert panel.get(address, query, follow=True).status_code == 200
+
+
+def test_a_search_that_takes_too_long_is_given_up_with_a_sentence(
+    panel: Client, monkeypatch: Any
+) -> None:
+    user = user_with(real=5)
+
+    def sleep(*args: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(60)")
+
+    monkeypatch.setattr("billing.admin.transactions.SEARCH_MAX_SECONDS", 1)
+    monkeypatch.setattr("billing.reports.page", sleep)
+    for address in (tab(user), everybody()):
+        page = panel.get(address + "?q=needle").content.decode()
+        assert "This search took too long and was given up." in page
+        assert 'value="needle"' in page
+
+
+def test_the_time_limit_of_a_search_ends_with_it(db: None) -> None:
+    def limit() -> str:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW statement_timeout")
+            return str(cursor.fetchone()[0])
+
+    before = limit()
+    with reports.time_limit(7):
+        assert limit() == "7s"
+    assert limit() == before
 
 
 def test_what_is_typed_is_searched_literally(panel: Client) -> None:
