@@ -115,7 +115,7 @@ def test_a_group_with_more_rights_than_ones_own_is_out_of_reach(what: str) -> No
     assert Group.objects.filter(name="Billing operator").exists()
 
 
-def test_deleting_many_at_once_is_not_offered_around_that_check() -> None:
+def test_deleting_many_at_once_asks_for_each_of_them() -> None:
     operator = operator_with("auth.view_group", "auth.change_group", "auth.delete_group")
     chosen = {"_selected_action": list(Group.objects.values_list("pk", flat=True)), "post": "yes"}
     client_of(operator).post("/admin/auth/group/", chosen | {"action": "delete_selected"})

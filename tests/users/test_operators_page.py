@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Group
+from django.contrib.auth.models import Group, Permission
 
 from tests.factories import PASSWORD, AdministratorFactory, OperatorFactory, UserFactory
 from tests.operators import client_of, operator_with, permission
@@ -125,6 +125,7 @@ def test_superusers_are_out_of_reach_of_everybody_else(
     administrator: Operator, *, is_active: bool
 ) -> None:
     superuser = AdministratorFactory(is_active=is_active)
+    administrator.user_permissions.set(Permission.objects.all())  # all, and still no superuser
     client = client_of(administrator)
     assert client.get(page(superuser)).status_code == 200  # to read
     assert (

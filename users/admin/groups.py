@@ -58,10 +58,6 @@ class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
         allowed: bool = super().has_delete_permission(request, obj)
         return allowed and self._may_manage(request, obj)
 
-    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        # Deleting many at once would not ask for each of them.
-        return {}
-
     def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name == "permissions":
             kwargs["form_class"] = PermissionsField

@@ -94,7 +94,7 @@ class PeopleAdmin(ModelAdmin):
         self, request: HttpRequest, queryset: QuerySet[User], search_term: str
     ) -> tuple[QuerySet[User], bool]:
         """Every word has to be found in some field; a number also finds the user with that ID."""
-        for word in search_term[:LONGEST_SEARCH].replace("\0", " ").split():
+        for word in search_term[:LONGEST_SEARCH].split():
             found = Q()
             for field in self.get_search_fields(request):
                 found |= Q(**{f"{field}__icontains": word})
