@@ -1,0 +1,68 @@
+"""`make benchmark`; options through ARGS, e.g. `make benchmark ARGS="--rounds 5 --write"`."""
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+
+import django
+from django.conf import settings
+
+PARTS = ("posting", "hot", "tab")
+
+
+def main() -> None:
+    options = _options()
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    # Pages name static files without having collected them first.
+    settings.STORAGES["staticfiles"]["BACKEND"] = (
+        "django.contrib.staticfiles.storage.StaticFilesStorage"
+    )
+    django.setup()
+    from tests.benchmarks import report
+    from tests.benchmarks.database import own_database
+
+    with own_database():
+        lines = list(_measure(options))
+        page = report.written(lines, arguments=sys.argv[1:])
+    sys.stdout.write(page)
+    if options.write:
+        report.PAGE.write_text(page)
+
+
+def _options() -> Namespace:
+    parser = ArgumentParser(prog="make benchmark", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of each part [%(default)s]")
+    parser.add_argument("--calls", type=int, default=200, help="calls per round [%(default)s]")
+    parser.add_argument(
+        "--transactions",
+        type=int,
+        default=10_000_000,
+        help="size of the table that the tab is read from [%(default)s]; a tenth is one user's",
+    )
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="parts to measure")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    return parser.parse_args()
+
+
+def _measure(options: Namespace) -> Iterator["report.Line"]:  # noqa: F821
+    from tests.benchmarks import posting, tab
+
+    user_ids = posting.make_users()
+    if "posting" in options.only:
+        yield from posting.measure_single_and_batch(
+            user_ids, rounds=options.rounds, calls=options.calls
+        )
+    if "hot" in options.only:
+        yield from posting.measure_hot(
+            user_ids, rounds=options.rounds, calls=max(1, options.calls // 4)
+        )
+    if "tab" in options.only:
+        long, short = tab.fill(options.transactions)
+        yield from tab.measure_tab(
+            long, short, transactions=options.transactions, rounds=options.rounds
+        )
+
+
+if __name__ == "__main__":
+    main()
