@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from django.db import (
     DatabaseError,
-    DataError,
     IntegrityError,
     connection,
     transaction,
@@ -160,15 +159,10 @@ def test_a_balance_cannot_be_edited(edit: str, user: User) -> None:
     assert state() == before
 
 
-def test_a_balance_edited_and_set_right_again_is_right(user: User) -> None:
-    """The check is of what is committed. It makes the tests above fail for the right reason."""
+def test_a_balance_written_as_it_was_is_right(user: User) -> None:
+    """It makes the tests above fail for the right reason."""
     before = state()
-
-    def there_and_back() -> None:
-        execute("UPDATE billing_balance SET real = real + 1 WHERE user_id = %s", [user.pk])
-        execute("UPDATE billing_balance SET real = real - 1 WHERE user_id = %s", [user.pk])
-
-    attempt(there_and_back)
+    attempt(lambda: execute("UPDATE billing_balance SET real = real WHERE user_id = %s", [user.pk]))
     assert state() == before
 
 
@@ -539,7 +533,6 @@ def test_the_posting_function_refuses_zero_and_wrong_signs(user: User) -> None:
         ('"subtype": "partner"', IntegrityError),
         ('"type": "payment"', IntegrityError),
         ('"type": "payment", "subtype": "partner", "reverses": 1', IntegrityError),
-        (f'"type": "payment", "subtype": "partner", "device": "{"x" * 101}"', DataError),
     ],
 )
 def test_entries_that_make_no_row_are_refused_by_the_table(

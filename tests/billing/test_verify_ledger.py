@@ -1,5 +1,6 @@
 """verify_ledger finds whatever is done behind the guards' back."""
 
+import re
 from io import StringIO
 from typing import Any
 
@@ -109,6 +110,22 @@ EDITS = {
 }
 
 
+# What the report says of it, where another rule than that of the digest comes first.
+SAYS = {
+    "user_id": "without gaps",
+    "number": "without gaps",
+    "amount": "add up",
+    "new_balance": "add up",
+    "bonus_amount": "add up",
+    "new_bonus": "add up",
+    "old_balance": "new balances of the transaction before",
+    "old_bonus": "new balances of the transaction before",
+    "refilled": "all refills so far",
+    "bonus_refilled": "all refills so far",
+    "reverses": "a reversal, and nothing else",
+}
+
+
 def test_an_edit_of_every_column_is_tried() -> None:
     assert set(EDITS) == {field.column for field in Transaction._meta.concrete_fields}
 
@@ -124,7 +141,7 @@ def test_an_edit_of_any_column_is_found(column: str, victim: User) -> None:
     # A row that went elsewhere is missed at the next one, or is one too many over there.
     moved = {"user_id": 4, "number": 4}
     assert f"Transaction {moved.get(column, 3)} of user {victim.pk} breaks G" in err
-    assert column in err or column in {"user_id", "number"}
+    assert SAYS.get(column, "its digest is that of its fields") in err
 
 
 @pytest.mark.parametrize("column", EDITS)
@@ -211,7 +228,7 @@ REWRITES: dict[str, tuple[str, int | None, str]] = {
         "jsonb_build_object('id', t.id + 1000000))).* FROM billing_transaction t "
         "WHERE user_id = %(user)s AND number = 2",
         2,
-        "G2",
+        "G[29]",  # whichever of the two comes first
     ),
     "a_row_appended": (
         "INSERT INTO billing_transaction SELECT (jsonb_populate_record(t, "
@@ -331,7 +348,7 @@ def test_history_rewritten_is_found(rewrite: str, victim: User) -> None:
     for arguments in ([], ["--user", str(victim.pk)]):
         code, out, err = verify(*arguments)
         assert (code, out) == (1, "")
-        assert err.startswith(f"{what} of user {victim.pk} breaks {guarantee}: "), err
+        assert re.match(f"{what} of user {victim.pk} breaks {guarantee}: ", err), err
 
 
 def test_a_user_without_a_balance_row_is_found() -> None:
