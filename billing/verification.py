@@ -21,7 +21,7 @@ ROWS_PER_STRETCH: Final = 200_000
 
 
 class Rule(NamedTuple):
-    """What must hold for each row, and the guarantee (README, "Guarantees") it belongs to.
+    """What must hold for each row, and the guarantee (docs/ledger.md) it belongs to.
 
     `holds` is SQL over the row and, as `before_…`, the user's row before it; NULL fails.
     """
