@@ -1,9 +1,40 @@
-"""The tests that need a real browser. Without one they are skipped, but not in CI."""
+"""A real Chromium, and the panel in it.
 
+Without one these tests are skipped, but not in CI. Each test has a fresh browser profile and a
+committed database, and fails if any page reported an error or broke its Content-Security-Policy on
+the way, or if the ledger does not verify afterwards.
+"""
+
+import io
 import os
-from collections.abc import Generator
+import shutil
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
+from django.core.cache import cache
+from django.core.management import call_command
+from django.test import Client
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    Response,
+    expect,
+    sync_playwright,
+)
+from pytest_django.live_server_helper import LiveServer
+
+from tests.browser.panel import midday_zone
+from tests.factories import OperatorFactory
+from users.models import User
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+DESKTOP = {"width": 1440, "height": 900}
+PHONE = {"width": 390, "height": 844}
+PATIENCE_MILLISECONDS = 30_000  # until a page that does not come is a failure
 
 
 @pytest.hookimpl(wrapper=True)
@@ -15,3 +46,89 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"In CI no browser test may be skipped. It was: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("there is no Chromium here (on Debian: apt install chromium)")
+    with pytest.MonkeyPatch.context() as environment:
+        # Playwright keeps an event loop in this thread, in which Django would refuse to query.
+        environment.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+        with sync_playwright() as playwright:
+            expect.set_options(timeout=PATIENCE_MILLISECONDS)
+            # Its sandbox cannot be used by root, nor in most containers.
+            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+            yield browser
+            browser.close()
+
+
+class Windows:
+    """Browser windows on the panel. Each call opens a fresh profile, logged in as `operator`."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self.url = url
+        self.problems: list[str] = []
+        self._browser = browser
+        self._contexts: list[BrowserContext] = []
+        self._visited: set[str] = set()
+
+    def __call__(self, operator: User | None = None, path: str = "", **options: Any) -> Page:
+        options = {"viewport": DESKTOP, "base_url": self.url} | options
+        context = self._browser.new_context(**options)
+        context.set_default_timeout(PATIENCE_MILLISECONDS)
+        context.on("console", self._on_console)
+        context.on("weberror", lambda error: self.problems.append(str(error.error)))
+        context.on("request", self._on_request)
+        context.on("response", self._on_response)
+        self._contexts.append(context)
+        if operator:
+            client = Client()
+            client.force_login(operator)
+            session = client.cookies["sessionid"].value
+            context.add_cookies([{"name": "sessionid", "value": session, "url": self.url}])
+        page = context.new_page()
+        if path:
+            page.goto(path)
+        return page
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        # That a page itself is refused (403) is the test's business, not an error of the page.
+        of_a_page = message.location.get("url") in self._visited
+        if message.type in ("error", "warning") and not (
+            of_a_page and message.text.startswith("Failed to load resource")
+        ):
+            self.problems.append(f"{message.text} ({message.location.get('url')})")
+
+    def _on_request(self, request: Request) -> None:
+        if request.is_navigation_request():
+            self._visited.add(request.url)
+
+    def _on_response(self, response: Response) -> None:
+        if response.status >= 500:
+            self.problems.append(f"{response.status} from {response.url}")
+
+
+@pytest.fixture
+def windows(chromium: Browser, live_panel: LiveServer) -> Iterator[Windows]:
+    cache.clear()  # the start page's figures of past days, from another test's database
+    windows = Windows(chromium, live_panel.url)
+    try:
+        yield windows
+    finally:
+        windows.close()
+    assert not windows.problems, "the pages reported problems: " + "; ".join(windows.problems)
+    call_command("verify_ledger", stdout=io.StringIO())
+
+
+@pytest.fixture
+def operator(committed_db: None) -> User:
+    """Has every permission, and reads dates in a zone where it is about noon."""
+    return OperatorFactory(
+        first_name="Olga", last_name="Operator", is_superuser=True, time_zone=midday_zone()
+    )

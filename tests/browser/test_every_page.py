@@ -1,0 +1,256 @@
+"""What holds on all pages: phones, both themes, the keyboard, and without JavaScript.
+
+That no page reports an error or breaks its Content-Security-Policy holds in every browser test.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import Group
+from django.urls import NoReverseMatch, reverse
+from playwright.sync_api import Page, expect
+
+from billing.models import StandardDescription, Transaction
+from tests.billing.histories import user_with_history
+from tests.browser.conftest import PHONE, Windows
+from tests.browser.panel import (
+    change_balance,
+    confirm,
+    fill_change,
+    many_transactions,
+    notice,
+    numbers,
+    refill,
+    scrolls_sideways,
+    tab,
+    transaction_page,
+)
+from tests.factories import UserFactory, user_with
+from users.models import User
+
+pytestmark = pytest.mark.browser
+
+# These answer with something else than a page.
+NO_PAGES = {"logout", "jsi18n", "autocomplete", "view_on_site", "search"}
+# People are not deleted, and nothing is done to transactions: such pages say so.
+REFUSED = re.compile(r"/(user|operator|transaction)/\d+/delete/$|/transaction/(add/|\d+/history/)$")
+
+
+def stand_out(user: User) -> None:
+    """Gives the user what needs much room: long names and large amounts."""
+    User.objects.filter(pk=user.pk).update(
+        email="accounts.payable.department@international-fleet-management.example",
+        legal_type="legal_entity",
+        legal_name="Internationale Fuhrparkverwaltungsgesellschaft Oberschleißheim mbH & Co. KG",
+    )
+    refill(user, real="123456789012.3456", bonus="1234567.89", description="Payment " * 20)
+
+
+def addresses(user: User, operator: User) -> Sequence[str]:
+    """Every page of the panel, as far as it has an address of its own."""
+    transaction = Transaction.objects.filter(user=user).earliest("number")
+    objects: dict[str, Any] = {
+        "users_user": user.pk,
+        "users_operator": operator.pk,
+        "auth_group": Group.objects.earliest("pk").pk,
+        "billing_standarddescription": StandardDescription.objects.earliest("pk").pk,
+        "billing_transaction": transaction.pk,
+        "auth_user": operator.pk,
+    }
+    found = []
+    for pattern in admin.site.get_urls():
+        for name in [
+            each.name for each in getattr(pattern, "url_patterns", [pattern]) if each.name
+        ]:
+            if name in NO_PAGES:
+                continue
+            known = [pk for model, pk in objects.items() if name.startswith(f"{model}_")]
+            for arguments in ([], known[:1]):
+                try:
+                    found.append(reverse(f"admin:{name}", args=arguments))
+                except NoReverseMatch:
+                    continue
+                break
+    # What is left are the pages of an app, which have no name.
+    return [*found, "/admin/users/", "/admin/billing/", tab(user, "?direction=charges")]
+
+
+def test_no_page_scrolls_sideways_on_a_phone(
+    windows: Windows, operator: User, subtests: pytest.Subtests
+) -> None:
+    user = user_with_history()
+    stand_out(user)
+    StandardDescription.objects.create(text="Paid in cash")
+    page = windows(operator, viewport=PHONE)
+    walked = addresses(user, operator)
+    assert change_balance(user) in walked
+    for path in walked:
+        with subtests.test(path=path):
+            response = page.goto(path)
+            assert response
+            assert response.status in ((403, 404) if REFUSED.search(path) else (200,))
+            expect(page.locator("body")).to_be_visible()
+            assert not scrolls_sideways(page)
+    assert not scrolls_sideways(windows(None, "/admin/login/", viewport=PHONE))
+
+
+# The colours as they come out: backgrounds laid over each other on a canvas, from the page up.
+CONTRASTS = """elements => {
+    const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    const lay = (colours) => {
+        canvas.clearRect(0, 0, 1, 1);
+        for (const colour of ["white", ...colours]) {
+            canvas.fillStyle = colour;
+            canvas.fillRect(0, 0, 1, 1);
+        }
+        const [red, green, blue] = [...canvas.getImageData(0, 0, 1, 1).data].map((value) => {
+            const part = value / 255;
+            return part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+    };
+    return elements.filter((element) => element.checkVisibility()).map((element) => {
+        const backgrounds = [];
+        for (let each = element; each; each = each.parentElement) {
+            backgrounds.unshift(getComputedStyle(each).backgroundColor);
+        }
+        const behind = lay(backgrounds);
+        const text = lay([...backgrounds, getComputedStyle(element).color]);
+        const [darker, lighter] = [behind, text].sort((a, b) => a - b);
+        return [element.textContent.trim(), (lighter + 0.05) / (darker + 0.05)];
+    });
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_money_is_readable_in_both_themes(
+    windows: Windows, operator: User, theme: str, subtests: pytest.Subtests
+) -> None:
+    user = user_with_history()
+    transaction = Transaction.objects.get(user=user, number=3)
+    page = windows(operator, color_scheme=theme)
+    paths = [
+        tab(user, "?posted=7"),
+        "/admin/",
+        "/admin/billing/transaction/?from_day=2020-01-01",
+        transaction_page(transaction.pk),
+        change_balance(user),
+        "/admin/users/user/",
+    ]
+    for path in paths:
+        with subtests.test(path=path):
+            page.goto(path)
+            is_dark = page.evaluate("document.documentElement.classList.contains('dark')")
+            assert is_dark == (theme == "dark")
+            if path == change_balance(user):
+                page.get_by_label("Balance changes").fill("-1000")
+            money = page.locator(
+                ".money, .panel-totals td:not(:empty), .panel-notice, .panel-badge"
+            )
+            contrasts = money.evaluate_all(CONTRASTS)
+            assert contrasts
+            assert [each for each in contrasts if each[1] < 4.5] == []
+
+
+def focused(page: Page) -> str:
+    """What has the focus: the name of a field, else the words of a link or button."""
+    return page.evaluate(
+        """() => {
+            const it = document.activeElement;
+            return it.name || it.ariaLabel || it.textContent.replace(/\\s+/g, " ").trim();
+        }"""
+    )
+
+
+def test_everything_on_the_tab_is_reached_with_the_keyboard(
+    windows: Windows, operator: User
+) -> None:
+    user = UserFactory()
+    many_transactions(user, 51)
+    page = windows(operator, tab(user))
+    reached: list[str] = []
+    while (here := focused(page)) != "51" and len(reached) < 100:
+        reached.append(here)
+        page.keyboard.press("Tab")
+        if focused(page) == "Sidebar":
+            toggle = page.get_by_role("button", name="Sidebar", exact=True)
+            before = toggle.get_attribute("aria-expanded")
+            page.keyboard.press("Enter")
+            expect(toggle).not_to_have_attribute("aria-expanded", str(before))
+            page.keyboard.press("Enter")
+    fields = ["from_day", "to_day", "type", "subtype", "direction", "q", "device"]
+    for stop in ("Sidebar", "Today", "Last month", *fields, "Next ›", "Last »", "goto", "Go"):
+        assert stop in reached
+    assert [stop for stop in reached if stop in fields] == [
+        # A date is three stops and its calendar, one after the other.
+        *["from_day"] * reached.count("from_day"),
+        *["to_day"] * reached.count("to_day"),
+        *fields[2:],
+    ]
+    assert any("Change balance" in stop for stop in reached)
+
+
+def test_the_panel_works_without_javascript(windows: Windows, operator: User) -> None:
+    user = user_with_history()
+    page = windows(operator, tab(user), java_script_enabled=False)
+    expect(page.locator(".panel-table")).to_be_visible()
+    page.get_by_label("Direction").select_option("charges")
+    page.get_by_role("button", name="Filter", exact=True).click()
+    page.wait_for_url(re.compile("direction=charges"))
+    expect(page.locator(".panel-table .number")).to_have_text(["7", "4", "3"])
+    page.get_by_role("link", name="Change balance").click()
+    fill_change(page, "Paid at the desk", "1,5")
+    confirm(page)
+    expect(page.locator(".panel-field .error")).to_contain_text("without commas")
+    fill_change(page, "Paid at the desk", "1.5")
+    confirm(page)
+    expect(notice(page)).to_contain_text("Balance 90.00 → 91.50 USD.")
+    expect(page.locator("tr.marked .number")).to_have_text("8")
+
+
+def test_filters_open_on_a_phone(windows: Windows, operator: User) -> None:
+    user = user_with_history()
+    page = windows(operator, tab(user), viewport=PHONE)
+    expect(page.get_by_label("Direction")).to_be_hidden()
+    page.get_by_text("Filters", exact=True).click()
+    page.get_by_label("Direction").select_option("charges")
+    page.get_by_role("button", name="Filter", exact=True).click()
+    page.wait_for_url(re.compile("direction=charges"))
+    assert numbers(page) == [7, 4, 3]
+    expect(page.get_by_label("Direction")).to_have_value("charges")
+
+
+def test_the_figures_of_the_start_page_lead_to_what_is_behind_them(
+    windows: Windows, operator: User
+) -> None:
+    poor, rich = user_with(real=100), user_with(real=200)
+    refill(poor, real=-30, description="Refund in cash")
+    page = windows(operator)
+
+    def follow(name: str, figure: str) -> None:
+        page.goto("/admin/")
+        card = page.get_by_role("link", name=name)
+        expect(card).to_contain_text(figure)
+        card.click()
+
+    follow("Users 2", "2 active")
+    expect(page.locator("#result_list tbody tr")).to_have_count(2)
+    follow("All balances", "270.00")
+    expect(page.locator("#result_list .field-name_and_email")).to_contain_text(
+        [rich.email, poor.email]
+    )
+    follow("Refills today", "+300.00")
+    expect(page.locator(".panel-table .description")).to_have_text(["Money to start with"] * 2)
+    follow("Charges today", "−30.00")
+    expect(page.locator(".panel-table .description")).to_have_text(["Refund in cash"])
+    expect(page.locator(".panel-totals tbody tr")).to_contain_text(["Refills", "−30.00"])
+    follow("Refills +300.00", "+300.00")
+    expect(page.locator(".panel-table .description")).to_have_text(["Money to start with"] * 2)
+    follow("All transactions", "")
+    expect(page.locator(".panel-table tbody tr")).to_have_count(3)
+    page.goto("/admin/")
+    page.locator(".panel-table tbody tr").first.get_by_role("link", name=str(poor)).click()
+    page.wait_for_url(f"**{tab(poor)}")
