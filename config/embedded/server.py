@@ -154,6 +154,8 @@ class Server:
                 *("pg_ctl", "stop", "--mode=fast", "--wait", f"--timeout={STOP_TIMEOUT_SECONDS}"),
                 check=False,
             )
+            if self.socket_dir != self.cluster_dir:
+                self.socket_dir.rmdir()
 
     # --- Locks ------------------------------------------------------------------------------
 

@@ -79,7 +79,8 @@ def test_a_first_start_can_be_interrupted_and_repeated(tmp_path: Path) -> None:
     data_dir = tmp_path / "var"
     (data_dir / "postgres.new-killed").mkdir(parents=True)  # of an initdb that was killed
     process = subprocess.Popen(
-        [sys.executable, ROOT / "manage.py", "migrate"],
+        # Where the tests run in the background, Ctrl-C is ignored, which is inherited.
+        ["env", "--default-signal=INT", sys.executable, ROOT / "manage.py", "migrate"],
         env=environment(DATA_DIR=str(data_dir)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
