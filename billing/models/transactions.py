@@ -192,12 +192,14 @@ class Transaction(models.Model):
             ),
             models.CheckConstraint(
                 name="a_subscription_never_touches_the_bonus",
-                condition=~Q(type="main_charge") | Q(bonus_amount=0),
+                condition=~Q(type="main_charge")
+                | Q(bonus_amount=0) & Exact(Q(amount__gt=0), Q(subtype="remainder")),
                 violation_error_message="Subscriptions are paid from the real balance only.",
             ),
             models.CheckConstraint(
                 name="a_service_takes_the_bonus_first",
-                condition=~Q(type="tariff_charge") | Q(amount=0) | Q(new_bonus=0),
+                condition=~Q(type="tariff_charge")
+                | Q(bonus_amount__lte=0) & (Q(amount=0) | Q(amount__lt=0, new_bonus=0)),
                 violation_error_message="Services take the bonus first, then real money.",
             ),
             models.CheckConstraint(

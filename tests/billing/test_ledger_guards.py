@@ -5,6 +5,7 @@ Success and failure share their set-up: `forged_row` is a row the database takes
 changes one thing about it.
 """
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -358,6 +359,10 @@ WRONG_ROWS: dict[str, tuple[dict[str, Any], str]] = {
         {"type": "main_charge"},
         "a_subscription_never_touches_the_bonus",
     ),
+    "service_that_gives": (
+        {"type": "tariff_charge", "subtype": "traffic"},
+        "a_service_takes_the_bonus_first",
+    ),
     "reversal_of_nothing": (
         {"type": "reversal", "subtype": "payment"},
         "reversals_and_only_they_name_what_they_reverse",
@@ -427,6 +432,23 @@ def test_a_row_that_changes_nothing_is_refused(user: User) -> None:
     row |= {"bonus_refilled": row["bonus_refilled"] - 1}
     with refused("a_transaction_changes_something"):
         forge(row)
+
+
+@pytest.mark.parametrize(
+    ("subtype", "amount"), [("monthly", 2), ("everyday", 2), ("remainder", -2)]
+)
+def test_a_subscription_takes_and_a_remainder_gives(subtype: str, amount: int, user: User) -> None:
+    def row(amount: int) -> dict[str, Any]:
+        row = next_row(user, type="main_charge", subtype=subtype, amount=amount)
+        row["new_balance"] = row["old_balance"] + amount
+        row["refilled"] += max(amount, 0) - 2
+        row |= {"bonus_amount": "0", "new_bonus": row["old_bonus"]}
+        row["bonus_refilled"] -= 1
+        return row
+
+    with refused("a_subscription_never_touches_the_bonus"):
+        forge(row(amount))
+    forge(row(-amount))
 
 
 def test_a_service_that_spares_the_bonus_is_refused(user: User) -> None:
@@ -542,6 +564,19 @@ def test_entries_that_make_no_row_are_refused_by_the_table(
     with pytest.raises(kind):
         post(f'{{"user_id": {user.pk}, "description": "By SQL", "amount": "1", {entry}}}')
     assert state() == before
+
+
+@pytest.mark.parametrize(
+    ("field", "length"), [("device", 101), ("idempotency_key", 101), ("subtype", 33)]
+)
+def test_the_posting_function_shortens_nothing(field: str, length: int, user: User) -> None:
+    entry = {"user_id": user.pk, "type": "payment", "subtype": "partner", "amount": "1"}
+    before = state()
+    with refused("value too long"):
+        post(json.dumps(entry | {"description": "By SQL", field: "a" * length}))
+    assert state() == before
+    post(json.dumps(entry | {"description": "By SQL", field: "a" * (length - 1)}))
+    assert state() != before
 
 
 def test_the_posting_function_takes_known_channels_and_actors_only(user: User) -> None:

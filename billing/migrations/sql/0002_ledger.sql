@@ -222,7 +222,8 @@ BEGIN
         END IF;
 
         -- One expression, because a transaction pays for each that it evaluates for the first
-        -- time. The order is that of the table's columns.
+        -- time. The order is that of the table's columns. Without a cast, which would shorten a
+        -- text that is too long for its column; an assignment refuses it.
         t := ROW(
             nextval('billing_transaction_id_seq'),
             b.last_number + 1,                                -- number
@@ -247,7 +248,7 @@ BEGIN
             NULL,                                             -- digest, below
             acting_user_id,                                   -- actor_id
             e.user_id
-        )::billing_transaction;
+        );
         t.digest := billing_digest(t, b.last_digest);
         pending := pending || t;
         IF t.idempotency_key IS NOT NULL THEN
