@@ -8,14 +8,26 @@ from django.db import connection
 
 NAME: Final = "benchmark_billing"
 
-# The floor and the usual Django way write to these: the ledger's columns without its rules. Their
-# indexes are the primary keys and the one that finds a user's transactions.
-_PLAIN_TABLES: Final = """
+# The floor writes to the plain tables: the ledger's columns without its rules. Their indexes are
+# the primary keys and the one that finds a user's transactions. The usual Django way writes to the
+# ruled ones, which have what a Django model declares as well: the foreign keys and the ledger's
+# CHECK constraints. The guards and the digest neither has.
+_TABLES: Final = """
     CREATE TABLE plain_balance (LIKE billing_balance INCLUDING DEFAULTS, PRIMARY KEY (user_id))
         WITH (fillfactor = 50);
     CREATE TABLE plain_transaction (
         LIKE billing_transaction INCLUDING DEFAULTS INCLUDING IDENTITY,
         PRIMARY KEY (id), UNIQUE (user_id, number)
+    );
+    CREATE TABLE ruled_balance (
+        LIKE billing_balance INCLUDING DEFAULTS INCLUDING CONSTRAINTS, PRIMARY KEY (user_id),
+        FOREIGN KEY (user_id) REFERENCES users_user DEFERRABLE INITIALLY DEFERRED
+    ) WITH (fillfactor = 50);
+    CREATE TABLE ruled_transaction (
+        LIKE billing_transaction INCLUDING DEFAULTS INCLUDING IDENTITY INCLUDING CONSTRAINTS,
+        PRIMARY KEY (id), UNIQUE (user_id, number),
+        FOREIGN KEY (user_id) REFERENCES users_user DEFERRABLE INITIALLY DEFERRED,
+        FOREIGN KEY (actor_id) REFERENCES users_user DEFERRABLE INITIALLY DEFERRED
     );
 """
 
@@ -28,7 +40,7 @@ def own_database() -> Iterator[None]:
     connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
     try:
         with connection.cursor() as cursor:
-            cursor.execute(_PLAIN_TABLES)
+            cursor.execute(_TABLES)
         yield
     finally:
         connection.creation.destroy_test_db(usual_name, verbosity=0)

@@ -79,7 +79,8 @@ Written by `make benchmark ARGS=--write`; what is measured is in `tests/benchmar
 compared take turns within one run. Each figure is a median over the rounds, each ratio the median
 of the ratios within a round. The *floor* is one bare statement (UPDATE … RETURNING into INSERT) on
 tables of the same columns with no rules; the *usual Django way* is atomic, select_for_update, save
-and create on those tables. All of them go through the same Django connection settings.
+and create on tables with the ledger's foreign keys and CHECK constraints. Neither has guards,
+idempotency or digests. All of them go through the same Django connection settings.
 
 {facts}
 

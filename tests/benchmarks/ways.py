@@ -50,7 +50,7 @@ def by_floor(user_id: int) -> None:
         cursor.fetchall()
 
 
-class PlainBalance(models.Model):
+class BalanceColumns(models.Model):
     user_id = models.BigIntegerField(primary_key=True)
     real = money_field()
     bonus = money_field()
@@ -61,12 +61,24 @@ class PlainBalance(models.Model):
     last_at = models.DateTimeField(null=True)
 
     class Meta:
+        abstract = True
+
+
+class PlainBalance(BalanceColumns):
+    class Meta:
         app_label = "benchmarks"
         managed = False
         db_table = "plain_balance"
 
 
-class PlainTransaction(models.Model):
+class RuledBalance(BalanceColumns):
+    class Meta:
+        app_label = "benchmarks"
+        managed = False
+        db_table = "ruled_balance"
+
+
+class TransactionColumns(models.Model):
     id = models.BigAutoField(primary_key=True)
     user_id = models.BigIntegerField()
     number = models.BigIntegerField()
@@ -91,21 +103,43 @@ class PlainTransaction(models.Model):
     digest = models.BinaryField(default=b"")
 
     class Meta:
+        abstract = True
+
+
+class PlainTransaction(TransactionColumns):
+    class Meta:
         app_label = "benchmarks"
         managed = False
         db_table = "plain_transaction"
 
 
+class RuledTransaction(TransactionColumns):
+    class Meta:
+        app_label = "benchmarks"
+        managed = False
+        db_table = "ruled_transaction"
+
+
 def by_usual_django(user_id: int) -> None:
+    _change(RuledBalance, RuledTransaction, user_id)
+
+
+def by_bare_django(user_id: int) -> None:
+    _change(PlainBalance, PlainTransaction, user_id)
+
+
+def _change(
+    balances: type[BalanceColumns], transactions: type[TransactionColumns], user_id: int
+) -> None:
     with transaction.atomic():
-        balance = PlainBalance.objects.select_for_update().get(user_id=user_id)
+        balance = balances.objects.select_for_update().get(user_id=user_id)
         old_balance = balance.real
         balance.real += AMOUNT
         balance.refilled += AMOUNT
         balance.last_number += 1
         balance.last_at = timezone.now()
         balance.save()
-        PlainTransaction.objects.create(
+        transactions.objects.create(
             user_id=user_id,
             number=balance.last_number,
             type="payment",
@@ -127,4 +161,5 @@ WAYS: Final[dict[str, Callable[[int], None]]] = {
     "floor": by_floor,
     "ledger": by_ledger,
     "usual": by_usual_django,
+    "bare": by_bare_django,
 }
