@@ -7,6 +7,7 @@ the way, or if the ledger does not verify afterwards.
 
 import io
 import os
+import re
 import shutil
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -20,8 +21,6 @@ from playwright.sync_api import (
     BrowserContext,
     ConsoleMessage,
     Page,
-    Request,
-    Response,
     expect,
     sync_playwright,
 )
@@ -34,6 +33,7 @@ from users.models import User
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DESKTOP = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
+REFUSED_RESOURCE = re.compile(r"Failed to load resource: .* status of 40[34]\b")
 PATIENCE_MILLISECONDS = 30_000  # until a page that does not come is a failure
 
 
@@ -72,7 +72,6 @@ class Windows:
         self.problems: list[str] = []
         self._browser = browser
         self._contexts: list[BrowserContext] = []
-        self._visited: set[str] = set()
 
     def __call__(self, operator: User | None = None, path: str = "", **options: Any) -> Page:
         options = {"viewport": DESKTOP, "base_url": self.url} | options
@@ -80,8 +79,6 @@ class Windows:
         context.set_default_timeout(PATIENCE_MILLISECONDS)
         context.on("console", self._on_console)
         context.on("weberror", lambda error: self.problems.append(str(error.error)))
-        context.on("request", self._on_request)
-        context.on("response", self._on_response)
         self._contexts.append(context)
         if operator:
             client = Client()
@@ -98,20 +95,12 @@ class Windows:
             context.close()
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        # That a page itself is refused (403) is the test's business, not an error of the page.
-        of_a_page = message.location.get("url") in self._visited
-        if message.type in ("error", "warning") and not (
-            of_a_page and message.text.startswith("Failed to load resource")
-        ):
-            self.problems.append(f"{message.text} ({message.location.get('url')})")
-
-    def _on_request(self, request: Request) -> None:
-        if request.is_navigation_request():
-            self._visited.add(request.url)
-
-    def _on_response(self, response: Response) -> None:
-        if response.status >= 500:
-            self.problems.append(f"{response.status} from {response.url}")
+        where = message.location.get("url")
+        # That a page itself is refused is the test's business, not an error of the page.
+        if REFUSED_RESOURCE.match(message.text) and message.page and message.page.url == where:
+            return
+        if message.type in ("error", "warning"):
+            self.problems.append(f"{message.text} ({where})")
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@
 import re
 
 import pytest
+from django.db import transaction
 from playwright.sync_api import Page, expect
 
-from billing.models import StandardDescription, Transaction
+from billing.models import Balance, StandardDescription, Transaction
 from tests.browser.conftest import Windows
 from tests.browser.panel import (
     change_balance,
@@ -181,12 +182,28 @@ def test_confirming_twice_posts_once(
 ) -> None:
     page = windows(operator, change_balance(customer), java_script_enabled=scripts)
     fill_change(page, "Paid at the desk", "10")
-    if way == "click":
-        # Both clicks at once: no waiting for the navigation that the first one starts.
-        page.get_by_role("button", name="Change balance").dblclick(no_wait_after=True)
-    else:
-        page.keyboard.press("Enter")
-        page.keyboard.press("Enter")
+
+    button = page.get_by_role("button", name="Change balance")
+    button.scroll_into_view_if_needed()
+    place = button.bounding_box()
+    assert place
+
+    def send() -> None:
+        if way == "click":  # the bare mouse: a locator's click waits until the page has changed
+            page.mouse.click(place["x"] + 20, place["y"] + 10)
+        else:
+            page.keyboard.press("Enter")
+
+    with transaction.atomic():
+        # The first answer waits for this lock, so that the second confirmation overtakes it.
+        Balance.objects.select_for_update().get(pk=customer.pk)
+        with page.expect_request(lambda request: request.method == "POST"):
+            send()
+        if scripts:
+            send()
+        else:
+            with page.expect_request(lambda request: request.method == "POST"):
+                send()
     expect(notice(page)).to_contain_text("Balance 100.00 → 110.00 USD.")
     assert posted(customer) == 2
 
