@@ -8,10 +8,9 @@ from django.db import connection
 
 NAME: Final = "benchmark_billing"
 
-# The floor writes to the plain tables: the ledger's columns without its rules. Their indexes are
-# the primary keys and the one that finds a user's transactions. The usual Django way writes to the
-# ruled ones, which have what a Django model declares as well: the foreign keys and the ledger's
-# CHECK constraints. The guards and the digest neither has.
+# What is compared writes to the ruled tables: the ledger's columns, foreign keys and CHECK
+# constraints, without its guards. The plain ones have the columns alone. The indexes of both are
+# the primary keys and the one that finds a user's transactions.
 _TABLES: Final = """
     CREATE TABLE plain_balance (LIKE billing_balance INCLUDING DEFAULTS, PRIMARY KEY (user_id))
         WITH (fillfactor = 50);

@@ -25,27 +25,38 @@ def by_ledger(user_id: int) -> None:
 # the row, as the ledger does.
 _FLOOR: Final = """
     WITH balance AS (
-        UPDATE plain_balance SET
+        UPDATE {tables}_balance SET
             real = real + %s, refilled = refilled + %s,
             last_number = last_number + 1, last_at = clock_timestamp()
         WHERE user_id = %s RETURNING *
     )
-    INSERT INTO plain_transaction (
+    INSERT INTO {tables}_transaction (
         user_id, number, type, subtype, description, amount, old_balance, new_balance,
         bonus_amount, old_bonus, new_bonus, refilled, bonus_refilled, created_at, channel,
         metadata, digest
     )
     SELECT
         user_id, last_number, 'payment', 'partner', %s, %s, real - %s, real,
-        0, bonus, bonus, refilled, bonus_refilled, last_at, %s, '{}', ''
+        0, bonus, bonus, refilled, bonus_refilled, last_at, %s, '{{}}', ''
     FROM balance RETURNING *
 """
 
 
+_FLOORS: Final = {tables: _FLOOR.format(tables=tables) for tables in ("ruled", "plain")}
+
+
 def by_floor(user_id: int) -> None:
+    _execute_floor(_FLOORS["ruled"], user_id)
+
+
+def by_bare_floor(user_id: int) -> None:
+    _execute_floor(_FLOORS["plain"], user_id)
+
+
+def _execute_floor(statement: str, user_id: int) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
-            _FLOOR, [AMOUNT, AMOUNT, user_id, DESCRIPTION, AMOUNT, AMOUNT, Channel.API.value]
+            statement, [AMOUNT, AMOUNT, user_id, DESCRIPTION, AMOUNT, AMOUNT, Channel.API.value]
         )
         cursor.fetchall()
 
@@ -159,7 +170,8 @@ def _change(
 
 WAYS: Final[dict[str, Callable[[int], None]]] = {
     "floor": by_floor,
+    "bare floor": by_bare_floor,
     "ledger": by_ledger,
     "usual": by_usual_django,
-    "bare": by_bare_django,
+    "bare usual": by_bare_django,
 }

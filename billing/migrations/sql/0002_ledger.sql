@@ -47,7 +47,7 @@ $$;
 CREATE FUNCTION billing_post(
     entries jsonb, acting_user_id bigint, via_channel text, skip_refused boolean DEFAULT false
 ) RETURNS TABLE ("position" bigint, outcome text, refusal jsonb, posted billing_transaction)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     max_money CONSTANT numeric := 999999999999999.9999;
     e record;                  -- the current entry
