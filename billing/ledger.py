@@ -338,6 +338,8 @@ def _positive(value: Amount) -> Decimal:
 
 
 def _amount(name: str, value: Amount) -> Decimal:
+    if value is ZERO:
+        return ZERO  # as one of the two amounts mostly is
     try:
         return to_money(value)
     except NotMoney as problem:

@@ -12,6 +12,8 @@ USER_PAGES = {
     "users_user_transactions": "Transactions",
     "users_user_change_balance": "",
     "users_user_history": "History",
+    "billing_transaction_change": "Transactions",
+    "billing_transaction_reverse": "Transactions",
 }
 
 # Group, entry, symbol, name of the address, permissions any of which opens it.
@@ -49,14 +51,20 @@ ENTRIES = [
 ]
 
 
+def subject_id(request: HttpRequest) -> int | None:
+    """The ID of the user whose page this is, as `page_context` notes it on the request."""
+    return getattr(request, "subject_id", None)
+
+
 def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
     """The entries that this operator may open, under their headings."""
     groups: dict[str, list[dict[str, Any]]] = {}
+    here = reverse("admin:users_user_changelist") if subject_id(request) else request.path
     for heading, title, icon, name, permissions in ENTRIES:
         if permissions and not any(request.user.has_perm(each) for each in permissions):
             continue
         link = reverse(f"admin:{name}")
-        is_here = request.path == link or (name != "index" and request.path.startswith(link))
+        is_here = here == link or (name != "index" and here.startswith(link))
         groups.setdefault(heading, []).append(
             {"title": title, "icon": icon, "link": link, "active": is_here}
         )
@@ -71,7 +79,7 @@ def user_tabs(request: HttpRequest) -> list[dict[str, Any]]:
     here = request.resolver_match
     if here is None or here.url_name not in USER_PAGES:
         return []
-    user_id = here.kwargs.get("user_id") or here.kwargs.get("object_id")
+    user_id = subject_id(request) or here.kwargs["object_id"]
     tabs = [
         ("Profile", "users_user_change", "users.view_user"),
         ("Transactions", "users_user_transactions", "billing.view_transaction"),

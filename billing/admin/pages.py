@@ -18,6 +18,8 @@ def page_context(
     With a `user`, the page is one of that user's: it gets the user's tabs.
     """
     request.current_app = model_admin.admin_site.name
+    # For the sidebar and the tabs, which are given nothing but the request.
+    request.subject_id = user.pk if user else None  # type: ignore[attr-defined]
     frame: dict[str, Any] = model_admin.admin_site.each_context(request)
     return frame | {
         "title": f"{title} · {user}" if user else title,

@@ -29,7 +29,7 @@ from billing import ledger, reports
 from billing.admin.pages import PanelForm, confirmation_key, page_context
 from billing.errors import AlreadyReversed, BillingError
 from billing.exports import TooManyRows, csv_lines, write_xlsx
-from billing.models import Channel, Transaction, TransactionType
+from billing.models import Channel, StandardDescription, Transaction, TransactionType
 from billing.models.transactions import SUBTYPE_LABELS
 from users.models import User
 
@@ -266,6 +266,7 @@ class ReversalForm(PanelForm):
         min_length=5,
         max_length=200,
         error_messages={"min_length": "A description has 5 to 200 characters."},
+        widget=forms.TextInput({"list": "standard-descriptions"}),
     )
     key = forms.CharField(widget=forms.HiddenInput, max_length=64)
 
@@ -370,6 +371,7 @@ class TransactionAdmin(ModelAdmin):
             "transaction": row,
             "refusal": refusal,
             "balance": ledger.balance(row.user_id),
+            "standard_descriptions": StandardDescription.objects.values_list("text", flat=True),
         }
         return TemplateResponse(request, "billing/reverse.html", context)
 

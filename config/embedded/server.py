@@ -42,6 +42,9 @@ RETRY_TIMEOUT_SECONDS: Final = 60  # for what a killed server leaves behind to g
 STOP_TIMEOUT_SECONDS: Final = 60
 INTERRUPT_TIMEOUT_SECONDS: Final = 5
 SOCKET_PATH_MAX_BYTES: Final = 100  # the kernel allows 107 for the path and the socket's name
+# Memory that a transaction freed stays with its process; giving it back to the kernel and asking
+# for it again took a tenth of the time of posting.
+MALLOC_TRIM_THRESHOLD_BYTES: Final = 16 * 1024 * 1024
 # A comma or a quote in a socket's directory means something else to PostgreSQL and to libpq.
 PLAIN_PATH: Final = re.compile(r"[A-Za-z0-9_./ -]+")
 SYSTEM_USER_FOR_ROOT: Final = "billingdb"  # PostgreSQL refuses to run as root
@@ -387,7 +390,13 @@ class Server:
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=binaries_dir(),
-            env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", "PGDATA": str(self.cluster_dir)},
+            env={
+                "PATH": os.defpath,
+                "LC_ALL": "C",
+                "TZ": "UTC",
+                "PGDATA": str(self.cluster_dir),
+                "MALLOC_TRIM_THRESHOLD_": str(MALLOC_TRIM_THRESHOLD_BYTES),
+            },
             umask=0o077,
             start_new_session=True,  # Ctrl-C is this process's to handle
             **account,

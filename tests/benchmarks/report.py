@@ -78,8 +78,8 @@ _PAGE: Final = """\
 Written by `make benchmark ARGS=--write`; what is measured is in `tests/benchmarks/`. The ways
 compared take turns within one run. Each figure is a median over the rounds, each ratio the median
 of the ratios within a round. The *floor* is one bare statement (UPDATE … RETURNING into INSERT),
-the *usual Django way* is atomic, select_for_update, save and create, both on tables with the
-ledger's columns, foreign keys and CHECK constraints; for comparison, on tables without any of these
+the *usual Django way* is atomic, select_for_update, save and create, both on tables like the
+ledger's, with its indexes, foreign keys and CHECK constraints; for comparison, on tables without
 rules too. Neither has guards, debit order, idempotency or digests. All ways go through the same
 Django connection settings.
 

@@ -69,12 +69,13 @@
     const tooltipFormat = (value) => formatAmount(BigInt(Math.round(value * 10000)));
 
     const balancesChart = (data) => {
-        const day = new Intl.DateTimeFormat("en-CA", { timeZone: data.timeZone, dateStyle: "short" });
-        const minute = new Intl.DateTimeFormat("en-CA", {
-            timeZone: data.timeZone, dateStyle: "short", timeStyle: "short", hourCycle: "h23",
-        });
+        const format = (parts) =>
+            new Intl.DateTimeFormat("en-CA", { timeZone: data.timeZone, hourCycle: "h23", ...parts });
+        const minute = format({ dateStyle: "short", timeStyle: "short" });
         const span = data.points.at(-1)[0] - data.points[0][0];
-        const label = (span > 3 * 86400e3 ? day : minute);
+        let label = format({ timeStyle: "medium" });
+        if (span > 3600e3) label = minute;
+        if (span > 3 * 86400e3) label = format({ dateStyle: "short" });
         const line = (title, column, colourName, dash) => ({
             label: title,
             data: data.points.map((point) => ({ x: point[0], y: Number(point[column]) })),
