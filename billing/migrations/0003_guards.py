@@ -1,14 +1,33 @@
 import pgtrigger.compiler
 import pgtrigger.migrations
-from django.db import migrations
+from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    """Arms the guards: see billing/models/guards.py."""
+    """Arms what calls the functions: the constraint by type, and billing/models/guards.py."""
 
     dependencies = [("billing", "0002_ledger_functions")]
 
     operations = [
+        migrations.AddConstraint(
+            model_name="transaction",
+            constraint=models.CheckConstraint(
+                condition=models.Func(
+                    models.F("type"),
+                    models.F("subtype"),
+                    models.F("channel"),
+                    models.F("amount"),
+                    models.F("bonus_amount"),
+                    models.F("new_bonus"),
+                    models.F("reverses"),
+                    function="billing_type_allows",
+                    output_field=models.BooleanField(),
+                ),
+                name="a_transaction_does_what_its_type_allows",
+                violation_error_message="Subscriptions never touch the bonus, services take it "
+                "first, bonus refills add to it alone, and only reversals name what they reverse.",
+            ),
+        ),
         pgtrigger.migrations.AddTrigger(
             model_name="balance",
             trigger=pgtrigger.compiler.Trigger(

@@ -121,7 +121,7 @@ def triggers_and_keys() -> list[tuple[Any, ...]]:
             "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint "
             "WHERE conrelid = 'billing_transaction'::regclass "
             "UNION ALL SELECT tgname, tgenabled::text FROM pg_trigger "
-            "WHERE tgrelid = 'billing_transaction'::regclass AND NOT tgisinternal ORDER BY 1"
+            "WHERE tgrelid = 'billing_transaction'::regclass AND NOT tgisinternal ORDER BY 1, 2"
         )
         rows: list[tuple[Any, ...]] = cursor.fetchall()
     return rows

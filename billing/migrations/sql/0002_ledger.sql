@@ -1,5 +1,6 @@
 -- The ledger's functions. billing/ledger.py calls billing_post; the guards declared at the models
--- (billing/models/guards.py) call the billing_check_* and billing_refuse_* functions.
+-- (billing/models/guards.py) call the billing_check_* and billing_refuse_* functions; a constraint
+-- of billing_transaction calls billing_type_allows.
 
 -- The digest of a transaction: SHA-256 over its canonical form, which docs/ledger.md describes.
 -- PL/pgSQL prepares the long expression once per transaction; in SQL, each caller would.
@@ -27,6 +28,40 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
         WHEN scale(amount) > 4 THEN 'too_many_decimals'
         WHEN abs(amount) > 999999999999999.9999 THEN 'out_of_range'
     END
+$$;
+
+-- Whether a transaction of this type may look like this: the codes there are, and the debit order.
+-- For a constraint, which takes NULL for consent: hence the answer is never NULL, and anything
+-- that is not plainly allowed is not.
+CREATE FUNCTION billing_type_allows(
+    type varchar, subtype varchar, channel varchar,
+    amount numeric, bonus_amount numeric, new_bonus numeric, reverses bigint
+) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN (
+        subtype ~ '^[a-z][a-z0-9_]*$'
+        AND channel IN ('panel', 'api', 'charging', 'import')
+        AND CASE type
+            -- A payment changes either balance, either way.
+            WHEN 'payment' THEN
+                reverses IS NULL
+            -- A bonus refill adds to the bonus only.
+            WHEN 'bonus_charge' THEN
+                reverses IS NULL AND amount = 0 AND bonus_amount > 0
+            -- A subscription never touches the bonus. It takes; only a remainder gives back.
+            WHEN 'main_charge' THEN
+                reverses IS NULL AND bonus_amount = 0 AND (amount > 0) = (subtype = 'remainder')
+            -- A service takes the bonus first, and real money once no bonus is left.
+            WHEN 'tariff_charge' THEN
+                reverses IS NULL AND bonus_amount <= 0
+                AND (amount = 0 OR amount < 0 AND new_bonus = 0)
+            -- A reversal, and nothing else, names what it reverses: the guard compares the two.
+            WHEN 'reversal' THEN
+                reverses IS NOT NULL
+        END
+    ) IS TRUE;
+END
 $$;
 
 -- Posts a batch of entries, in turn, each to one user's two balances; one entry is a batch of one.
