@@ -316,7 +316,7 @@ $$;
 -- The number of a user's last transaction not later than `moment`; 0 if there is none. Times never
 -- go back along the numbers and the numbers have no gaps, so it is found by halving.
 CREATE FUNCTION billing_number_at(of_user_id bigint, moment timestamptz) RETURNS bigint
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
 DECLARE
     low bigint := 0;
     high bigint := coalesce(
@@ -357,7 +357,7 @@ $$;
 -- state of the row must be what the transaction of its number left, and numbers never go back;
 -- that no transaction has a higher number is the guard of billing_transaction's part.
 CREATE FUNCTION billing_check_balance() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 BEGIN
     IF TG_OP = 'UPDATE' AND NEW.user_id <> OLD.user_id THEN
         RAISE EXCEPTION 'A balance stays with its user.' USING ERRCODE = 'BL002';
@@ -383,7 +383,7 @@ $$;
 -- Guard of billing_transaction: a row continues the user's row before it and has its digest, a
 -- reversal is the opposite of what it reverses, and the balance row has come at least this far.
 CREATE FUNCTION billing_check_transaction() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 BEGIN
     PERFORM FROM billing_balance balance
     LEFT JOIN billing_transaction previous
