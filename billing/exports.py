@@ -74,7 +74,10 @@ def _csv_cell(cell: Cell) -> str:
 def _write_row(sheet: Any, place: int, cells: Iterable[Cell], *, money: Any, date: Any) -> None:
     for column, cell in enumerate(cells):
         if isinstance(cell, Decimal):
-            sheet.write_number(place, column, cell, money)
+            if Decimal(repr(float(cell))) == cell:
+                sheet.write_number(place, column, cell, money)
+            else:  # a spreadsheet's number cannot hold it to the last digit; a text can
+                sheet.write_string(place, column, str(cell))
         elif isinstance(cell, datetime):  # spreadsheets know no time zones: the operator's clock
             sheet.write_datetime(place, column, cell.replace(tzinfo=None), date)
         elif cell is not None:

@@ -40,6 +40,11 @@ from users.models import User
 REFUSED_SQLSTATE: Final = "BL001"
 
 MAX_WHOLE_NUMBER: Final = 2**63 - 1  # of the database's bigint
+# Control characters, line breaks, and those that turn the direction of what follows: they would
+# garble the figures beside a text on a page, and the lines of an export.
+UNREADABLE: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
 CODE: Final = re.compile(r"[a-z][a-z0-9_]*")
 NULL_CHARACTER_IN_JSON: Final = re.compile(r"(?<!\\)(\\\\)*\\u0000")
 
@@ -357,6 +362,8 @@ def _text(name: str, value: object, max_length: int) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise InvalidEntry(field=name, reason="it contains half a character") from None
+    if UNREADABLE.search(value):
+        raise InvalidEntry(field=name, reason="it contains characters that cannot be seen")
     if len(value) > max_length:
         raise InvalidEntry(field=name, reason=f"it has more than {max_length} characters")
     return value

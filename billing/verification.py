@@ -68,6 +68,11 @@ TRANSACTION_RULES: Final = (
         "created_at >= coalesce(before_at, created_at)",
     ),
     Rule(
+        "G2",
+        "it is neither of the future nor from before this century",
+        "created_at BETWEEN '2000-01-01Z' AND clock_timestamp() + interval '1 day'",
+    ),
+    Rule(
         "G4",
         "no balance is negative, out of range or not a number",
         f"new_balance BETWEEN 0 AND {MAX_MONEY} AND new_bonus BETWEEN 0 AND {MAX_MONEY}",

@@ -27,6 +27,8 @@ from billing.models import Channel, StandardDescription, Transaction
 from billing.money import ZERO, NotMoney, to_money
 from users.models import User
 
+# Spaces between thousands, as the amounts of many countries are written.
+GROUPED: Final = re.compile(r"[+-]?\s?\d{1,3}(\s\d{3})*(\.\d*)?")
 AMOUNT_HINT: Final = "Amount to add (positive) or subtract (negative)."
 
 
@@ -43,9 +45,13 @@ class AmountField(forms.CharField):
         )
 
     def clean(self, value: Any) -> Decimal:
-        text = re.sub(r"[\s\u00a0\u202f]", "", super().clean(value)).replace("−", "-")
+        text = super().clean(value).replace("−", "-")
+        if GROUPED.fullmatch(text):
+            text = "".join(text.split())
         if not text:
             return ZERO
+        if " " in text:
+            raise forms.ValidationError("Write the amount without spaces, e.g. 1234.50.")
         if "," in text:
             # 1,234 is a thousand to some and one to others: better to ask than to guess.
             raise forms.ValidationError("Write the amount without commas, e.g. 1234.50.")
@@ -126,7 +132,8 @@ class ChangeBalanceForm(PanelForm):
             return "description"
         if isinstance(refusal, InsufficientFunds | BalanceOutOfRange):
             return "bonus_amount" if refusal.data["balance"] == "bonus" else "amount"
-        return "amount"
+        field = str(refusal.data.get("field"))
+        return field if field in ("description", "bonus_amount") else "amount"
 
 
 def change_balance(request: HttpRequest, user_id: int, model_admin: ModelAdmin) -> HttpResponseBase:
@@ -134,7 +141,7 @@ def change_balance(request: HttpRequest, user_id: int, model_admin: ModelAdmin) 
     actor = request.user
     if not actor.has_perm("billing.change_balance") or not isinstance(actor, User):
         raise PermissionDenied
-    user = get_object_or_404(User, pk=user_id)
+    user = get_object_or_404(User, pk=user_id, is_staff=False)
     form = ChangeBalanceForm(user, actor, request.POST if request.method == "POST" else None)
     if form.is_valid() and (posted := form.save()):
         return to_posted(posted)

@@ -1,6 +1,9 @@
 """The standard descriptions that the Change balance page offers."""
 
+from typing import Any
+
 from django.contrib import admin
+from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
 from billing.models import StandardDescription
@@ -13,3 +16,6 @@ class StandardDescriptionAdmin(ModelAdmin):
     search_fields = ["text"]
     fields = ["text", "position"]
     show_full_result_count = False
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        return False  # there is no filter; an address cannot bring a pattern of its own

@@ -1,5 +1,6 @@
 """The sidebar, the tabs of a user's pages and the account menu: what each operator may reach."""
 
+import re
 from typing import Any
 
 from django.http import HttpRequest
@@ -80,6 +81,8 @@ def user_tabs(request: HttpRequest) -> list[dict[str, Any]]:
     if here is None or here.url_name not in USER_PAGES:
         return []
     user_id = subject_id(request) or here.kwargs["object_id"]
+    if not re.fullmatch("[0-9]+", str(user_id)):
+        return []  # "+50", which the database would take for 50
     tabs = [
         ("Profile", "users_user_change", "users.view_user"),
         ("Transactions", "users_user_transactions", "billing.view_transaction"),

@@ -1,10 +1,12 @@
 """What the panel's own pages have in common."""
 
 import secrets
+from datetime import date, datetime, time
 from typing import Any
 
 from django import forms
 from django.http import HttpRequest
+from django.utils import timezone
 from unfold.admin import ModelAdmin
 
 from users.models import User
@@ -28,6 +30,11 @@ def page_context(
         "subject": user,
         "model_admin": model_admin,
     }
+
+
+def midnight(day: date) -> datetime:
+    """When a day begins for the operator."""
+    return timezone.make_aware(datetime.combine(day, time.min))
 
 
 def confirmation_key() -> str:

@@ -1,7 +1,7 @@
 """The start page: the figures of today, and ways to the lists behind them."""
 
 import json
-from datetime import date, datetime, time, timedelta
+from datetime import date, timedelta
 from typing import Any, Final
 
 from django.core.cache import cache
@@ -9,6 +9,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from billing import reports
+from billing.admin.pages import midnight
 from billing.money import ZERO
 
 DAYS: Final = 30
@@ -64,12 +65,8 @@ def _past_days(first: date, today: date) -> list[reports.Day]:
 
 def _days(first: date, end: date) -> list[reports.Day]:
     return reports.turnover_by_day(
-        _midnight(first), _midnight(end), timezone.get_current_timezone_name()
+        midnight(first), midnight(end), timezone.get_current_timezone_name()
     )
-
-
-def _midnight(day: date) -> datetime:
-    return timezone.make_aware(datetime.combine(day, time.min))
 
 
 def _sum(turnovers: list[reports.Turnover]) -> reports.Turnover:

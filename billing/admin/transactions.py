@@ -3,13 +3,14 @@
 import io
 import json
 from collections.abc import Iterator
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, cast
 from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.http import (
     FileResponse,
     Http404,
@@ -26,7 +27,7 @@ from django.utils import timezone
 from unfold.admin import ModelAdmin
 
 from billing import ledger, reports
-from billing.admin.pages import PanelForm, confirmation_key, page_context
+from billing.admin.pages import PanelForm, confirmation_key, midnight, page_context
 from billing.errors import AlreadyReversed, BillingError
 from billing.exports import TooManyRows, csv_lines, write_xlsx
 from billing.models import Channel, StandardDescription, Transaction, TransactionType
@@ -39,6 +40,13 @@ SEARCH_MAX_SECONDS: Final = 15
 
 
 class DayField(forms.DateField):
+    """A day on which there can have been transactions."""
+
+    default_validators = [
+        MinValueValidator(date(1970, 1, 1), "This day is too long ago."),
+        MaxValueValidator(date(9000, 12, 31), "This day is too far in the future."),
+    ]
+
     def __init__(self, label: str) -> None:
         # Browsers take and give ISO dates only, whatever they show.
         widget = forms.DateInput({"type": "date"}, format="%Y-%m-%d")
@@ -83,8 +91,8 @@ class TransactionFilters(PanelForm):
         first, last = chosen.get("from_day"), chosen.get("to_day")
         return reports.Listing(
             user_id=user_id,
-            since=_midnight(first) if first else None,
-            until=_midnight(last + timedelta(days=1)) if last and last < date.max else None,
+            since=midnight(first) if first else None,
+            until=midnight(last + timedelta(days=1)) if last else None,
             type=chosen.get("type", ""),
             subtype=chosen.get("subtype", ""),
             direction=chosen.get("direction", ""),
@@ -117,10 +125,6 @@ def presets(form: TransactionFilters) -> list[Preset]:
     return [Preset(name, first, last, chosen == (first, last)) for name, first, last in periods]
 
 
-def _midnight(day: date) -> datetime:
-    return timezone.make_aware(datetime.combine(day, time.min))
-
-
 # --- Lists --------------------------------------------------------------------------------------
 
 
@@ -130,7 +134,7 @@ def list_page(request: HttpRequest, model_admin: ModelAdmin, user: User | None) 
     listing = form.listing(user.pk if user else None)
     if wanted := request.GET.get("goto", "").strip():
         return _go_to(request, listing, wanted)
-    if request.GET.get("export") in ("csv", "xlsx"):
+    if request.GET.get("export") in ("csv", "xlsx") and not form.errors:
         return _export(request, listing, user)
     context = page_context(request, model_admin, title="Transactions", user=user)
     try:
@@ -138,7 +142,7 @@ def list_page(request: HttpRequest, model_admin: ModelAdmin, user: User | None) 
             found = reports.page(listing, _cursor(request))
             if user:
                 context |= _of_one_user(request, user, listing)
-            elif listing.since:
+            elif listing.since or listing.until:
                 context["turnover"] = reports.turnover(listing)
     except reports.TooSlow:
         found = reports.Page([], has_newer=False, has_older=False)
@@ -207,8 +211,8 @@ def _go_to(request: HttpRequest, listing: reports.Listing, wanted: str) -> HttpR
     for name in ("goto", "before", "after", "at", "missed", "posted", "again"):
         query.pop(name, None)
     try:
-        day = date.fromisoformat(wanted)
-        cursor = reports.cursor_at(listing, _midnight(day + timedelta(days=1)))
+        day = datetime.strptime(wanted, "%Y-%m-%d").date()  # noqa: DTZ007 - a day, no moment
+        cursor = reports.cursor_at(listing, midnight(day + timedelta(days=1)))
         query["at"] = str(cursor.key)
     except (ValueError, OverflowError):
         number = _number(wanted)
@@ -252,7 +256,7 @@ def user_transactions(
     """The Transactions tab."""
     if not request.user.has_perm("billing.view_transaction"):
         raise PermissionDenied
-    return list_page(request, model_admin, get_object_or_404(User, pk=user_id))
+    return list_page(request, model_admin, get_object_or_404(User, pk=user_id, is_staff=False))
 
 
 # --- One transaction ----------------------------------------------------------------------------

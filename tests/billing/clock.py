@@ -6,22 +6,23 @@ from datetime import datetime
 
 from django.db import connection
 
+POST = "'billing_post(jsonb, bigint, text, boolean)'::regprocedure"
+
 
 @contextmanager
 def database_clock_at(moment: datetime) -> Iterator[None]:
-    """Lets the database's clock stand at `moment`, within a test that is rolled back.
+    """Lets the posting function's clock stand at `moment`, within a test that is rolled back.
 
-    A function of the same name is put before PostgreSQL's own, so the ledger's functions run as
-    they are. Times still never go back: a user's moments have to come in order.
+    The function runs as it is, but for its one call of the clock. Times still never go back: a
+    user's moments have to come in order.
     """
     with connection.cursor() as cursor:
-        cursor.execute("CREATE SCHEMA IF NOT EXISTS standing_clock")
-        cursor.execute(
-            "CREATE OR REPLACE FUNCTION standing_clock.clock_timestamp() RETURNS timestamptz "
-            f"LANGUAGE sql AS $$ SELECT timestamptz '{moment.isoformat()}' $$"
-        )
-        cursor.execute("SET LOCAL search_path = standing_clock, pg_catalog, public")
+        cursor.execute(f"SELECT pg_get_functiondef({POST})")
+        [as_it_is] = cursor.fetchone()
+        assert as_it_is.count("clock_timestamp()") == 1
+        standing = as_it_is.replace("clock_timestamp()", f"timestamptz '{moment.isoformat()}'")
+        cursor.execute(standing)
         try:
             yield
         finally:
-            cursor.execute("SET LOCAL search_path = public")
+            cursor.execute(as_it_is)

@@ -10,21 +10,10 @@ from django.urls import reverse
 
 from billing import ledger
 from billing.models import Channel, StandardDescription, Transaction
-from tests.factories import AdministratorFactory, user_with
+from tests.factories import user_with
 from users.models import User
 
 BY_API: dict[str, Any] = {"actor": None, "channel": Channel.API}
-
-
-@pytest.fixture
-def administrator(db: None) -> User:
-    return AdministratorFactory()
-
-
-@pytest.fixture
-def panel(client: Client, administrator: User) -> Client:
-    client.force_login(administrator)
-    return client
 
 
 @pytest.fixture
@@ -124,6 +113,7 @@ def test_a_form_posted_already_asks_before_it_posts_other_content(
         ({"bonus_amount": "NaN"}, "bonus_amount", "This is not a number: NaN."),
         ({"amount": "ten"}, "amount", "This is not a number: ten."),
         ({"amount": "1e3"}, "amount", "This is not a number: 1e3."),
+        ({"amount": "10 50"}, "amount", "Write the amount without spaces"),
         ({"amount": "1,5"}, "amount", "Write the amount without commas"),
         ({"amount": "1" + "0" * 15}, "amount", "at most 15 digits before the decimal point"),
         ({"amount": "999999999999999.9999"}, "amount", "The new balance would have more than 15"),
@@ -181,6 +171,24 @@ def test_it_takes_the_permission(client: Client, operator: User, customer: User)
     assert client.get(address(customer)).status_code == 403
     assert client.post(address(customer), {"amount": "1"}).status_code == 403
     assert count(customer) == 1
+
+
+def test_spaces_between_thousands_are_no_mistake(panel: Client, customer: User) -> None:
+    panel.post(address(customer), filled_in(panel, customer, amount="+ 1\u00a0234 567.5"))
+    assert ledger.balance(customer).real == Decimal("1234667.5")
+
+
+def test_what_cannot_be_seen_is_no_description(panel: Client, customer: User) -> None:
+    for text in ("Turned \u202e round", "Two\nlines", "A bell \x07 rings"):
+        sent = filled_in(panel, customer, amount="1", description=text)
+        response = panel.post(address(customer), sent)
+        assert response.context["form"].errors["description"]
+    assert count(customer) == 1
+
+
+def test_operators_have_no_such_page(panel: Client, administrator: User) -> None:
+    assert panel.get(address(administrator)).status_code == 404
+    assert panel.get(f"/admin/users/user/{administrator.pk}/transactions/").status_code == 404
 
 
 def test_there_is_no_page_for_nobody(panel: Client) -> None:

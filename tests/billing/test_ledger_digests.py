@@ -34,8 +34,8 @@ def test_digests_are_what_the_page_says() -> None:
     "fields",
     [
         {"description": "Quotes \" and \\ and / and ' here"},
-        {"description": "Tab\tline\nreturn\rbell\x07 delete\x7f"},
-        {"description": "Ünïcödé, 漢字, 👍, \u2028 and \ufeff"},
+        {"metadata": {"text": "Tab\tline\nreturn\rbell\x07 delete\x7f"}},
+        {"description": "Ünïcödé, 漢字, 👍 and \ufeff"},
         {"device": '","', "idempotency_key": '["'},
         {"amount": "999999999999999.9999", "bonus_amount": "0.0001"},
         {"metadata": {"b": 1, "a": 2, "aa": 0, "ä": [1, -2.5, 1e30, 1e-7], "": None}},

@@ -8,6 +8,7 @@ changes one thing about it.
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +284,7 @@ def next_row(user: User, **changes: Any) -> dict[str, Any]:
         "new_bonus": balance.bonus + 1,
         "refilled": balance.refilled + 2,
         "bonus_refilled": balance.bonus_refilled + 1,
-        "created_at": "2100-01-01T00:00:00Z",
+        "created_at": datetime.now(UTC) + timedelta(hours=1),
         "actor_id": None,
         "channel": "panel",
         "idempotency_key": None,
@@ -349,6 +350,8 @@ WRONG_ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "refilled": ({"refilled": "0"}, "does not follow"),
     "bonus_refilled": ({"bonus_refilled": "0"}, "does not follow"),
     "earlier": ({"created_at": "2020-01-01T00:00:00Z"}, "does not follow"),
+    "in_the_future": ({"created_at": "2400-01-01T00:00:00Z"}, "does not follow"),
+    "never": ({"created_at": "infinity"}, "does not follow"),
     "type": ({"type": "gift"}, TYPE_ALLOWS),
     "type_with_line": ({"type": "payment\n"}, TYPE_ALLOWS),
     "channel": ({"channel": "mail"}, TYPE_ALLOWS),
@@ -389,6 +392,26 @@ def test_a_row_with_one_thing_wrong_is_refused(wrong: str, user: User) -> None:
     with refused(guard):
         forge(next_row(user, **changes))
     assert state() == before
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        "CREATE TEMP TABLE billing_transaction AS SELECT * FROM public.billing_transaction",
+        "CREATE SCHEMA evil; SET LOCAL search_path = evil, public; "
+        "CREATE TABLE evil.billing_transaction AS SELECT * FROM public.billing_transaction",
+    ],
+)
+def test_no_table_of_the_same_name_stands_in_for_the_ledgers(disguise: str, user: User) -> None:
+    def attack() -> None:
+        execute(disguise)
+        execute("UPDATE billing_transaction SET new_balance = 777")
+        execute("UPDATE public.billing_balance SET real = 777 WHERE user_id = %s", [user.pk])
+        judge()
+
+    with refused("does not match the last transaction"):
+        attempt(attack)
+    assert ledger.balance(user).real != 777
 
 
 def test_a_row_needs_its_digest(user: User) -> None:

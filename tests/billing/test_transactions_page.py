@@ -18,22 +18,11 @@ from hypothesis import strategies as st
 from billing import ledger, reports
 from billing.models import Channel, Transaction
 from tests.billing.clock import database_clock_at
-from tests.factories import AdministratorFactory, OperatorFactory, UserFactory, user_with
+from tests.factories import OperatorFactory, UserFactory, user_with
 from tests.operators import client_of, operator_with
 from users.models import User
 
 BY_API: dict[str, Any] = {"actor": None, "channel": Channel.API}
-
-
-@pytest.fixture
-def administrator(db: None) -> User:
-    return AdministratorFactory()
-
-
-@pytest.fixture
-def panel(client: Client, administrator: User) -> Client:
-    client.force_login(administrator)
-    return client
 
 
 def tab(user: User, query: str = "") -> str:
@@ -97,6 +86,29 @@ def test_a_mistaken_filter_says_so_and_leaves_the_others_in_force(panel: Client)
     assert "Enter a valid date." in response.content.decode()
     response = panel.get(tab(user, "?from_day=2026-01-02&to_day=2026-01-01"))
     assert "This day is before the first one." in response.content.decode()
+
+
+def test_a_mistaken_filter_is_not_exported(panel: Client) -> None:
+    user = user_with(real=5)
+    for query in ("from_day=2026-13-01", "type=zz", "from_day=2026-11-22&to_day=2026-11-01"):
+        response = panel.get(tab(user, f"?export=csv&{query}"))
+        assert response["Content-Type"].startswith("text/html")
+        assert "error" in response.content.decode()
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "1969-12-31", "9999-12-31"])
+def test_days_without_any_money_are_refused(panel: Client, day: str) -> None:
+    for field in ("from_day", "to_day"):
+        response = panel.get(tab(user_with(real=1), f"?{field}={day}"))
+        assert response.context["form"].errors[field]
+        assert numbers(response) == [1]
+
+
+def test_a_user_is_named_by_digits_only(panel: Client) -> None:
+    user = user_with(real=1)
+    for odd in (f"%2B{user.pk}", f"%20{user.pk}", "%D9%A6"):
+        for page in ("change", "history"):
+            assert panel.get(f"/admin/users/user/{odd}/{page}/").status_code < 500
 
 
 def test_going_to_a_number_or_a_day(panel: Client) -> None:
@@ -372,6 +384,15 @@ def test_xlsx_holds_numbers_and_texts(panel: Client) -> None:
     assert "<v>10.0001</v>" in sheet
     assert "<f>" not in sheet
     assert "=1+1 and more" in sheet
+
+
+def test_xlsx_writes_what_no_number_can_hold_as_text(panel: Client) -> None:
+    user = user_with(real="999999999999999.9999")
+    response = panel.get(tab(user, "?export=xlsx"))
+    book = zipfile.ZipFile(io.BytesIO(b"".join(response.streaming_content)))  # type: ignore[attr-defined]
+    written = "".join(book.read(name).decode() for name in book.namelist() if "sheet1" in name)
+    assert "999999999999999.9999" in written
+    assert "1000000000000000" not in written
 
 
 def test_xlsx_says_when_a_sheet_is_too_small(panel: Client, monkeypatch: Any) -> None:

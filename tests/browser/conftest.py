@@ -6,10 +6,9 @@ the way, or if the ledger does not verify afterwards.
 """
 
 import io
-import os
 import re
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,26 +25,18 @@ from playwright.sync_api import (
 )
 from pytest_django.live_server_helper import LiveServer
 
+from tests.browser.no_skips import pytest_runtest_makereport
 from tests.browser.panel import midday_zone
 from tests.factories import OperatorFactory
 from users.models import User
+
+__all__ = ["pytest_runtest_makereport"]  # pytest finds its hooks by their names here
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DESKTOP = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
 REFUSED_RESOURCE = re.compile(r"Failed to load resource: .* status of 40[34]\b")
 PATIENCE_MILLISECONDS = 30_000  # until a page that does not come is a failure
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if report.skipped and os.environ.get("CI"):
-        report.outcome = "failed"
-        report.longrepr = f"In CI no browser test may be skipped. It was: {report.longrepr}"
-    return report
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,20 @@ from tests.config.processes import PATIENCE_SECONDS, ROOT, environment
 def test_a_skipped_browser_test_fails_in_ci(
     tmp_path: Path, ci: dict[str, str], status: int
 ) -> None:
-    shutil.copy(ROOT / "tests" / "browser" / "conftest.py", tmp_path)
     (tmp_path / "test_page.py").write_text(
         "import pytest\n\ndef test_page():\n    pytest.skip('no Chromium here')\n"
     )
-    plain = ["-p", "no:randomly", "-p", "no:django", "-c", os.devnull, f"--rootdir={tmp_path}"]
+    plain = [
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:django",
+        "-p",
+        "tests.browser.no_skips",
+        "-c",
+        os.devnull,
+        f"--rootdir={tmp_path}",
+    ]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *plain, str(tmp_path)],
         env=environment(**ci),

@@ -37,7 +37,8 @@ CREATE FUNCTION billing_type_allows(
     type varchar, subtype varchar, channel varchar,
     amount numeric, bonus_amount numeric, new_bonus numeric, reverses bigint
 ) RETURNS boolean
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
     RETURN (
         subtype ~ '^[a-z][a-z0-9_]*$'
@@ -82,7 +83,8 @@ $$;
 CREATE FUNCTION billing_post(
     entries jsonb, acting_user_id bigint, via_channel text, skip_refused boolean DEFAULT false
 ) RETURNS TABLE ("position" bigint, outcome text, refusal jsonb, posted billing_transaction)
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off
+SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
     max_money CONSTANT numeric := 999999999999999.9999;
     e record;                  -- the current entry
@@ -316,7 +318,8 @@ $$;
 -- The number of a user's last transaction not later than `moment`; 0 if there is none. Times never
 -- go back along the numbers and the numbers have no gaps, so it is found by halving.
 CREATE FUNCTION billing_number_at(of_user_id bigint, moment timestamptz) RETURNS bigint
-LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql STABLE SET enable_seqscan = off
+SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
     low bigint := 0;
     high bigint := coalesce(
@@ -357,7 +360,8 @@ $$;
 -- state of the row must be what the transaction of its number left, and numbers never go back;
 -- that no transaction has a higher number is the guard of billing_transaction's part.
 CREATE FUNCTION billing_check_balance() RETURNS trigger
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off
+SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
     IF TG_OP = 'UPDATE' AND NEW.user_id <> OLD.user_id THEN
         RAISE EXCEPTION 'A balance stays with its user.' USING ERRCODE = 'BL002';
@@ -383,13 +387,17 @@ $$;
 -- Guard of billing_transaction: a row continues the user's row before it and has its digest, a
 -- reversal is the opposite of what it reverses, and the balance row has come at least this far.
 CREATE FUNCTION billing_check_transaction() RETURNS trigger
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off
+SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
     PERFORM FROM billing_balance balance
     LEFT JOIN billing_transaction previous
         ON previous.user_id = balance.user_id AND previous.number = NEW.number - 1
     WHERE balance.user_id = NEW.user_id AND balance.last_number >= NEW.number
         AND (NEW.number = 1 OR previous.created_at <= NEW.created_at)
+        -- Not of the future, which all later ones of the user would have to follow; a day is for
+        -- a clock that was set back.
+        AND NEW.created_at BETWEEN '2000-01-01Z' AND clock_timestamp() + interval '1 day'
         AND NEW.old_balance = coalesce(previous.new_balance, 0)
         AND NEW.old_bonus = coalesce(previous.new_bonus, 0)
         AND NEW.refilled = coalesce(previous.refilled, 0) + greatest(NEW.amount, 0)
@@ -419,7 +427,7 @@ $$;
 
 -- Every user has a balance, however the user was created.
 CREATE FUNCTION billing_open_balance() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
     INSERT INTO billing_balance (user_id) VALUES (NEW.id) ON CONFLICT DO NOTHING;
     RETURN NULL;

@@ -3,10 +3,12 @@
 
 (() => {
     const MINUS = "\u2212";
+    const LARGEST = 9999999999999999999n; // ten-thousandths: 999,999,999,999,999.9999
 
     /* Amounts in ten-thousandths, as whole numbers: money is never a float. */
     const parseAmount = (text) => {
-        const plain = text.replace(/[\s\u00a0\u202f]/g, "").replace(MINUS, "-");
+        let plain = text.trim().replace(MINUS, "-");
+        if (/^[+-]?\s?\d{1,3}(\s\d{3})*(\.\d*)?$/.test(plain)) plain = plain.replace(/\s/g, "");
         if (plain === "") return 0n;
         const match = /^([+-]?)(\d*)(?:\.(\d{0,4}))?$/.exec(plain);
         if (!match || !(match[2] || match[3])) return null;
@@ -29,8 +31,8 @@
             if (!input || now === null) continue;
             const show = () => {
                 const change = parseAmount(input.value);
-                line.hidden = !change;
-                if (!change) return;
+                line.hidden = !change || change > LARGEST || change < -LARGEST;
+                if (line.hidden) return;
                 line.querySelector("strong").textContent = formatAmount(now + change);
                 line.classList.toggle("negative", now + change < 0n);
             };
