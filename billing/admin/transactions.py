@@ -1,9 +1,9 @@
 """The transactions of one user (the Transactions tab) and of all, and one transaction's page."""
 
-import io
 import json
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
+from tempfile import TemporaryFile
 from typing import Any, Final, Literal, NamedTuple, cast
 from urllib.parse import urlencode
 
@@ -237,10 +237,11 @@ def _export(request: HttpRequest, listing: reports.Listing, user: User | None) -
         response["Content-Disposition"] = f'attachment; filename="{name}.csv"'
         response["Content-Encoding"] = "identity"  # compressing would hold lines back
         return response
-    workbook = io.BytesIO()
+    workbook = TemporaryFile()  # noqa: SIM115 - the response closes it
     try:
         write_xlsx(listing, workbook)
     except TooManyRows:
+        workbook.close()
         return HttpResponse(
             "A spreadsheet holds at most 1,048,575 transactions; choose a shorter period, or CSV.",
             status=400,

@@ -19,12 +19,12 @@ from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from gunicorn.app.base import BaseApplication
 
+from billing.management.demo.people import PASSWORD
 from users.models import User
 
 HOST: Final = "127.0.0.1"
 BACKLOG: Final = 512
 DEMO_LOGIN: Final = "operator@example.com"
-DEMO_PASSWORD: Final = "operator"  # noqa: S105 - it is public: it opens demo data only
 ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PREPARING: Final = 0x62696C6C  # the advisory lock of whoever prepares the database
 
@@ -99,8 +99,8 @@ class Command(BaseCommand):
         self.say(f"The panel is at http://{HOST}:{settings.PORT}/ (Ctrl-C ends it).")
         operators = User.objects.filter(is_staff=True, is_active=True)
         demo = operators.filter(email__iexact=DEMO_LOGIN).first()
-        if demo and check_password(DEMO_PASSWORD, demo.password):
-            self.say(f"Log in as {DEMO_LOGIN} with password {DEMO_PASSWORD}.")
+        if demo and check_password(PASSWORD, demo.password):
+            self.say(f"Log in as {DEMO_LOGIN} with password {PASSWORD}.")
         elif not operators.exists():
             self.say("Nobody can log in yet: .venv/bin/python manage.py createsuperuser")
 
