@@ -121,6 +121,86 @@ class NotReversible(BillingError):
     sentence = "Transaction number {number} is a reversal itself; change the balance instead."
 
 
+class InvalidQuantity(BillingError):
+    """`reason` is a key of `sentences`; `value` is what was given."""
+
+    code = "invalid_quantity"
+    sentences: ClassVar[Mapping[str, str]] = {
+        "not_a_number": "This is not a quantity: {value}.",
+        "too_many_decimals": "A quantity has at most six decimals: {value}.",
+        "out_of_range": "This quantity is too large: {value}.",
+        "wrong_sign": "A quantity is more than zero: {value}.",
+    }
+
+    def describe(self) -> str:
+        return self.sentences[self.data["reason"]].format_map(self.data)
+
+
+class InvalidDay(BillingError):
+    code = "invalid_day"
+    sentence = "Activity can be recorded for the days from {first} to {last}, not for {day}."
+
+
+class NoPlan(BillingError):
+    """Neither the `device` nor the user has a subscription, so there are no prices."""
+
+    code = "no_plan"
+    sentence = "The user has no pricing plan, so services have no price."
+
+
+class UnknownService(BillingError):
+    code = "unknown_service"
+    sentence = "There is no service “{service}”."
+
+
+class ServiceNotAvailable(BillingError):
+    code = "service_not_available"
+    sentence = "The plan {plan} does not offer the service {service}."
+
+
+class ServiceRetired(BillingError):
+    code = "service_retired"
+    sentence = "The service {service} is retired."
+
+
+class PlanRetired(BillingError):
+    code = "plan_retired"
+    sentence = "The plan {plan} is retired: nobody can subscribe to it any more."
+
+
+class SamePlan(BillingError):
+    code = "same_plan"
+    sentence = "This is the plan already: {plan}."
+
+
+class UserDeactivated(BillingError):
+    code = "user_deactivated"
+    sentence = "The user is deactivated."
+
+
+class SubscriptionExists(BillingError):
+    """`device` has one already; for an empty one, the user's account has."""
+
+    code = "subscription_exists"
+
+    def describe(self) -> str:
+        whose = f"Device {self.data['device']}" if self.data["device"] else "The user"
+        return f"{whose} has a subscription already, to the plan {self.data['plan']}."
+
+
+class SubscriptionSuspended(BillingError):
+    code = "subscription_suspended"
+    sentence = (
+        "The subscription to the plan {plan} is suspended until it is paid, "
+        "and its services with it."
+    )
+
+
+class SubscriptionCancelled(BillingError):
+    code = "subscription_cancelled"
+    sentence = "This subscription was cancelled on {day}."
+
+
 ERRORS_BY_CODE: Mapping[str, type[BillingError]] = {
     kind.code: kind for kind in BillingError.__subclasses__()
 }

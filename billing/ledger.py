@@ -22,7 +22,8 @@ the difference.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -32,9 +33,31 @@ from typing import Any, Final, Literal, NamedTuple
 
 from django.db import DatabaseError, connection, transaction
 
-from billing.errors import BillingError, InvalidAmount, InvalidEntry, refusal_from
-from billing.models import Balance, Channel, Transaction, TransactionType
+from billing.errors import (
+    BillingError,
+    IdempotencyConflict,
+    InvalidAmount,
+    InvalidEntry,
+    InvalidQuantity,
+    NoPlan,
+    NothingToChange,
+    ServiceNotAvailable,
+    ServiceRetired,
+    SubscriptionSuspended,
+    UnknownService,
+    refusal_from,
+)
+from billing.models import (
+    Balance,
+    Channel,
+    Service,
+    ServicePrice,
+    Subscription,
+    Transaction,
+    TransactionType,
+)
 from billing.money import ZERO, Amount, NotMoney, to_money
+from billing.pricing import format_quantity, service_cost, to_quantity
 from users.models import User
 
 REFUSED_SQLSTATE: Final = "BL001"
@@ -76,6 +99,9 @@ class Result(NamedTuple):
     outcome: Literal["posted", "replayed", "refused"]
     transaction: Transaction | None
     refusal: BillingError | None
+
+
+_BALANCES: Final = ("real", "bonus", "last_number")
 
 
 class Balances(NamedTuple):
@@ -141,18 +167,60 @@ def charge_service(
     user: User | int,
     *,
     service: str,
-    cost: Amount,
-    description: str,
+    quantity: Amount,
+    device: str = "",
+    description: str = "",
+    metadata: Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
     actor: User | None,
     channel: Channel,
     **options: Any,
 ) -> Transaction:
-    """Takes `cost` (positive) for the use of a service: from the bonus first, then the balance.
+    """Takes what the use of a service costs under the plan: from the bonus first, then the balance.
 
-    Raises InsufficientFunds, and takes nothing, if both together do not suffice.
+    `service` is its code; `quantity` is positive, with up to six decimals. The price is that of
+    the device's own subscription or, if it has none, of the user's own plan. The description is
+    made up from these, unless one is given. The price paid is noted in the metadata ("pricing"),
+    so a repeated key finds the first transaction also when prices have changed since.
+
+    Raises InsufficientFunds, and takes nothing, if both balances together do not suffice; and
+    InvalidQuantity, UnknownService, NoPlan, ServiceNotAvailable, ServiceRetired and
+    SubscriptionSuspended.
     """
+    metadata = {} if metadata is None else metadata
+    if isinstance(metadata, Mapping) and PRICING in metadata:
+        raise InvalidEntry(field="metadata", reason=f"“{PRICING}” in it is the panel's own")
+    units = _quantity(quantity)
+    device = checked_device(device)
+    if idempotency_key is not None:
+        earlier = Transaction.objects.filter(
+            user=_user_id(user), idempotency_key=idempotency_key
+        ).first()
+        if earlier is not None:
+            said = (service, device, format_quantity(units), dict(metadata), description)
+            if said != _said(earlier, with_description=bool(description)):
+                raise IdempotencyConflict(number=earlier.number)
+            earlier.replayed = True
+            return earlier
+    price = price_of(user, service=service, device=device)
     return _post_one(
-        service_entry(user, service=service, cost=cost, description=description, **options),
+        service_entry(
+            user,
+            service=service,
+            cost=_cost(price, units),
+            device=device,
+            description=description or describe_service(price, units, device),
+            metadata={
+                **metadata,
+                PRICING: {
+                    "plan": price.plan_id,
+                    "price": str(price.price),
+                    "quantity": format_quantity(units),
+                },
+            },
+            idempotency_key=idempotency_key,
+            **options,
+        ),
         actor=actor,
         channel=channel,
     )
@@ -245,6 +313,108 @@ def post_batch(
         posted = _post([e for _, e in valid], actor, channel, skip_refused=skip_refused)
         results |= {valid[position - 1][0]: result for position, result in posted}
     return [results[place] for place in sorted(results)]
+
+
+@contextmanager
+def rehearsal() -> Iterator[None]:
+    """Undoes at its end whatever is posted or written within: a preview that cannot be wrong.
+
+    What it posts has the very amounts and balances that posting it for good would have now.
+    """
+    with transaction.atomic():
+        yield
+        transaction.set_rollback(True)
+
+
+def hold(users: Iterable[int], *, skip_held: bool = False) -> dict[int, Balances]:
+    """Locks balances, in the order of user IDs, until the end of the database transaction.
+
+    Whoever holds a balance is alone with the user's money and subscriptions. With `skip_held`
+    those that somebody else holds are left out, instead of waited for.
+    """
+    rows = Balance.objects.select_for_update(no_key=True, skip_locked=skip_held)
+    found = rows.filter(user__in=list(users)).order_by("user").values_list("user", *_BALANCES)
+    return {user_id: Balances(*balances) for user_id, *balances in found}
+
+
+# --- What a service costs -----------------------------------------------------------------------
+
+PRICING: Final = "pricing"  # in the metadata of a service's transaction: how its cost came about
+
+
+class Price(NamedTuple):
+    """What one unit of a service costs a user, and under which plan."""
+
+    service: str
+    unit: str
+    plan_id: int
+    plan: str
+    price: Decimal
+
+
+def price_of(user: User | int, *, service: str, device: str = "") -> Price:
+    """The price of one unit for this user, or for this device. Raises as `charge_service` does."""
+    known = Service.objects.filter(code=service).first()
+    if known is None:
+        raise UnknownService(service=service)
+    if not known.is_active:
+        raise ServiceRetired(service=known.name)
+    subscription = (
+        Subscription.objects.live()
+        .filter(user=_user_id(user), device__in={device, ""})
+        .select_related("plan")
+        .order_by("-device")  # the device's own before the account's
+        .first()
+    )
+    if subscription is None:
+        raise NoPlan(user_id=_user_id(user), device=device)
+    plan = subscription.plan
+    if subscription.status == Subscription.Status.SUSPENDED:
+        raise SubscriptionSuspended(plan=plan.name, device=subscription.device)
+    price = ServicePrice.objects.filter(plan=plan, service=known).first()
+    if price is None:
+        raise ServiceNotAvailable(plan=plan.name, service=known.name)
+    return Price(known.name, known.unit, plan.pk, plan.name, price.price)
+
+
+def describe_service(price: Price, quantity: Decimal, device: str) -> str:
+    """The standardised description: "Outgoing SMS × 10, plan Business, device 8617"."""
+    unit = price.unit and f" {price.unit}"
+    of_device = device and f", device {device}"
+    return shorten_description(
+        f"{price.service} × {format_quantity(quantity)}{unit}, plan {price.plan}{of_device}"
+    )
+
+
+def shorten_description(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def _said(charge: Transaction, *, with_description: bool) -> tuple[object, ...]:
+    """What the caller said who posted this charge, whatever the price was then."""
+    metadata = dict(charge.metadata)
+    pricing = metadata.pop(PRICING, None)
+    quantity = pricing.get("quantity") if isinstance(pricing, dict) else None
+    code = charge.subtype if charge.type == TransactionType.SERVICE else None
+    return code, charge.device, quantity, metadata, charge.description if with_description else ""
+
+
+def _quantity(value: Amount) -> Decimal:
+    try:
+        return to_quantity(value)
+    except NotMoney as problem:
+        shown = Decimal(value) if type(value) is int else value
+        raise InvalidQuantity(reason=problem.reason, value=str(shown)[:40]) from None
+
+
+def _cost(price: Price, quantity: Decimal) -> Decimal:
+    try:
+        cost = service_cost(price.price, quantity)
+    except NotMoney as problem:
+        raise InvalidQuantity(reason=problem.reason, value=format_quantity(quantity)) from None
+    if not cost:
+        raise NothingToChange
+    return cost
 
 
 # --- What can be in a batch ---------------------------------------------------------------------
@@ -351,6 +521,11 @@ def _amount(name: str, value: Amount) -> Decimal:
         # Python writes no whole number of thousands of digits; a Decimal it does.
         shown = Decimal(value) if type(value) is int else value
         raise InvalidAmount(field=name, reason=problem.reason, value=str(shown)[:40]) from None
+
+
+def checked_device(value: object) -> str:
+    """The name of a device, if it can be one: up to 100 visible characters. Raises InvalidEntry."""
+    return _text("device", value, 100).strip()
 
 
 def _text(name: str, value: object, max_length: int) -> str:

@@ -6,7 +6,7 @@ import factory
 from factory.django import DjangoModelFactory
 
 from billing import ledger
-from billing.models import Channel
+from billing.models import Channel, Transaction
 from billing.money import Amount
 from users.models import User
 
@@ -53,3 +53,13 @@ def user_with(real: Amount = 0, bonus: Amount = 0, **fields: Any) -> User:
             channel=Channel.IMPORT,
         )
     return user
+
+
+def charge_cost(
+    user: User | int, *, actor: User | None, channel: Channel, **entry: Any
+) -> Transaction:
+    """A service charge of a given `cost`, for tests that are not about plans and their prices."""
+    batch = [ledger.service_entry(user, **entry)]
+    [result] = ledger.post_batch(batch, actor=actor, channel=channel)
+    assert result.transaction is not None
+    return result.transaction

@@ -18,9 +18,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("billing.templatetags",),
     ("billing.charging", "billing.exports"),
     ("billing.subscriptions",),
-    ("billing.ledger", "billing.pricing", "billing.reports", "billing.verification"),
+    ("billing.ledger", "billing.reports", "billing.verification"),
     ("billing.models",),
-    ("billing.errors",),
+    ("billing.errors", "billing.pricing"),
     ("billing.money",),
     ("users",),
 )

@@ -8,7 +8,7 @@ from django.db import connection
 
 from billing import ledger
 from billing.models import Balance, Channel, Transaction
-from tests.factories import OperatorFactory, user_with
+from tests.factories import OperatorFactory, charge_cost, user_with
 from users.models import User
 
 LEDGER_TABLES = (Transaction._meta.db_table, Balance._meta.db_table)
@@ -30,7 +30,7 @@ def user_with_history(**fields: Any) -> User:
     user = user_with(real=100, bonus=20, **fields)
     operator = OperatorFactory()
     ledger.give_bonus(user, amount=5, description="Welcome gift", **BY_PANEL)
-    ledger.charge_service(
+    charge_cost(
         user,
         service="outgoing_sms",
         cost=30,
@@ -51,9 +51,7 @@ def user_with_history(**fields: Any) -> User:
     )
     ledger.refund_remainder(user, amount="2.55", description="Change of plan", **BY_PANEL)
     ledger.reverse(user, number=3, description="Messages were not sent", **BY_PANEL)
-    ledger.charge_service(
-        user, service="traffic", cost=1, description="Traffic of today", **BY_PANEL
-    )
+    charge_cost(user, service="traffic", cost=1, description="Traffic of today", **BY_PANEL)
     return user
 
 

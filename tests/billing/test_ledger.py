@@ -14,7 +14,7 @@ from billing.errors import ERRORS_BY_CODE, BillingError
 from billing.models import Balance, Channel, Transaction, TransactionType
 from billing.money import MAX_MONEY
 from tests.billing.histories import BY_PANEL, judge, user_with_history
-from tests.factories import OperatorFactory, UserFactory, user_with
+from tests.factories import OperatorFactory, UserFactory, charge_cost, user_with
 from users.models import User
 
 pytestmark = pytest.mark.django_db
@@ -125,7 +125,7 @@ def test_a_service_takes_the_bonus_first_then_real_money(
     real: str, bonus: str, cost: Any, from_real: str, from_bonus: str
 ) -> None:
     user = user_with(real, bonus)
-    posted = ledger.charge_service(
+    posted = charge_cost(
         user, service="outgoing_sms", cost=cost, description="10 messages", **BY_PANEL
     )
     assert moves(posted) == (D(from_real), D(from_bonus))
@@ -135,7 +135,7 @@ def test_a_service_takes_the_bonus_first_then_real_money(
 def test_a_service_that_costs_more_than_both_balances_takes_nothing() -> None:
     user = user_with("0.50", "2.00")
     with pytest.raises(errors.InsufficientFunds) as refused:
-        ledger.charge_service(
+        charge_cost(
             user, service="outgoing_sms", cost="3.00", description="10 messages", **BY_PANEL
         )
     assert refused.value.data == {
@@ -208,7 +208,7 @@ def test_what_is_no_money_is_refused_by_every_function(value: Any, reason: str) 
         lambda: ledger.change_balance(user, amount=value, **words),
         lambda: ledger.change_balance(user, bonus_amount=value, **words),
         lambda: ledger.give_bonus(user, amount=value, **words),
-        lambda: ledger.charge_service(user, service="traffic", cost=value, **words),
+        lambda: charge_cost(user, service="traffic", cost=value, **words),
         lambda: ledger.charge_subscription(user, cycle="monthly", price=value, **words),
         lambda: ledger.refund_remainder(user, amount=value, **words),
     ):
@@ -238,7 +238,7 @@ def test_gifts_costs_prices_and_remainders_are_positive(value: Any) -> None:
     words = {"description": "Wrong way", **BY_PANEL}
     for call in (
         lambda: ledger.give_bonus(user, amount=value, **words),
-        lambda: ledger.charge_service(user, service="traffic", cost=value, **words),
+        lambda: charge_cost(user, service="traffic", cost=value, **words),
         lambda: ledger.charge_subscription(user, cycle="monthly", price=value, **words),
         lambda: ledger.refund_remainder(user, amount=value, **words),
     ):
@@ -457,7 +457,7 @@ def test_the_same_key_for_another_kind_of_operation_is_an_error() -> None:
     ledger.change_balance(user, amount=-1, **key)
     for call in (
         lambda: ledger.give_bonus(user, amount=1, **key),
-        lambda: ledger.charge_service(user, service="partner", cost=1, **key),
+        lambda: charge_cost(user, service="partner", cost=1, **key),
         lambda: ledger.charge_subscription(user, cycle="partner", price=1, **key),
         lambda: ledger.reverse(user, number=1, **key),
     ):
@@ -473,12 +473,12 @@ def test_a_service_is_the_same_by_its_whole_cost_however_it_was_split() -> None:
         "idempotency_key": "17",
         **BY_PANEL,
     }
-    first = ledger.charge_service(user, cost=3, **words)
+    first = charge_cost(user, cost=3, **words)
     ledger.give_bonus(user, amount=50, description="New bonus", **BY_PANEL)
-    assert ledger.charge_service(user, cost=3, **words) == first
+    assert charge_cost(user, cost=3, **words) == first
     for other in ({"cost": 2}, {"cost": 3, "service": "phone_call"}, {"cost": 3, "device": "x"}):
         with pytest.raises(errors.IdempotencyConflict):
-            ledger.charge_service(user, **words | other)
+            charge_cost(user, **words | other)
 
 
 def test_a_reversal_can_be_repeated_by_its_key() -> None:
@@ -552,7 +552,7 @@ def test_no_transaction_yet_can_be_what_the_caller_saw() -> None:
 
 def test_a_reversal_gives_back_to_both_balances_what_was_taken_from_each() -> None:
     user = user_with(real=5, bonus=2)
-    charge = ledger.charge_service(
+    charge = charge_cost(
         user, service="traffic", cost=3, description="Traffic", device="Truck 7", **BY_PANEL
     )
     ledger.give_bonus(user, amount=10, description="More bonus", **BY_PANEL)
@@ -799,6 +799,18 @@ def test_users_and_operators_with_history_cannot_be_deleted() -> None:
 def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
     """The codes are part of the interface: programs depend on them."""
     assert set(ERRORS_BY_CODE) == {
+        "invalid_quantity",
+        "unknown_service",
+        "service_retired",
+        "no_plan",
+        "service_not_available",
+        "subscription_suspended",
+        "subscription_exists",
+        "subscription_cancelled",
+        "plan_retired",
+        "same_plan",
+        "user_deactivated",
+        "invalid_day",
         "already_reversed",
         "balance_moved",
         "balance_out_of_range",

@@ -12,7 +12,7 @@ from billing import errors, ledger
 from billing.models import Transaction
 from tests.billing.histories import BY_PANEL
 from tests.conftest import Connections, Outcome
-from tests.factories import UserFactory, user_with
+from tests.factories import UserFactory, charge_cost, user_with
 from users.models import User
 
 CONNECTIONS = 20
@@ -56,9 +56,7 @@ def test_services_share_both_balances_without_a_loss(connections: Connections) -
     user = user_with(real=35, bonus=65)
     outcomes = connections(
         CONNECTIONS,
-        lambda i: ledger.charge_service(
-            user, service="traffic", cost=10, description="Traffic", **BY_PANEL
-        ),
+        lambda i: charge_cost(user, service="traffic", cost=10, description="Traffic", **BY_PANEL),
     )
     assert codes(outcomes) == {"posted": 10, "insufficient_funds": 10}
     splits = Counter((o.result.amount, o.result.bonus_amount) for o in outcomes if o.result)
@@ -202,7 +200,7 @@ def test_the_ledger_is_whole_after_a_storm(connections: Connections, user_count:
                     case 0:
                         ledger.change_balance(user, amount="3.5", **words)
                     case 1:
-                        ledger.charge_service(user, service="traffic", cost=7, **words)
+                        charge_cost(user, service="traffic", cost=7, **words)
                     case 2:
                         ledger.charge_subscription(user, cycle="monthly", price=11, **words)
                     case 3:

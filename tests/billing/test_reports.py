@@ -14,7 +14,7 @@ from billing import ledger, reports
 from billing.models import Channel, Transaction
 from billing.reports import Cursor, Listing
 from tests.billing.clock import database_clock_at
-from tests.factories import UserFactory, user_with
+from tests.factories import UserFactory, charge_cost, user_with
 from users.models import User
 
 BY_API = {"actor": None, "channel": Channel.API}
@@ -33,7 +33,7 @@ def a_transaction_a_day(days: int, user: User | None = None) -> User:
                 description=f"Refill of day {day}",
                 **BY_API,
             )
-            ledger.charge_service(
+            charge_cost(
                 user,
                 service="traffic",
                 cost="0.5",
@@ -125,8 +125,8 @@ def test_a_page_knows_what_lies_on_both_sides_of_it(db: None, small_pages: None)
 def test_filters_choose_by_what_a_transaction_did_to_either_balance(db: None) -> None:
     user = user_with(real=10, bonus=5)  # 1
     ledger.give_bonus(user, amount=1, description="Gift of the month", **BY_API)  # 2
-    ledger.charge_service(user, service="traffic", cost=6, description="From bonus", **BY_API)  # 3
-    ledger.charge_service(user, service="traffic", cost=1, description="From real", **BY_API)  # 4
+    charge_cost(user, service="traffic", cost=6, description="From bonus", **BY_API)  # 3
+    charge_cost(user, service="traffic", cost=1, description="From real", **BY_API)  # 4
     ledger.change_balance(
         user, amount=-1, bonus_amount=1, description="Both ways at once", **BY_API
     )  # 5

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from billing import ledger, reports
 from billing.models import Channel, Transaction
 from tests.billing.clock import database_clock_at
-from tests.factories import OperatorFactory, UserFactory, user_with
+from tests.factories import OperatorFactory, UserFactory, charge_cost, user_with
 from tests.operators import client_of, operator_with
 from users.models import User
 
@@ -80,7 +80,7 @@ def test_presets_are_whole_periods_up_to_today(panel: Client, monkeypatch: Any) 
 
 def test_a_mistaken_filter_says_so_and_leaves_the_others_in_force(panel: Client) -> None:
     user = user_with(real=5, bonus=1)
-    ledger.charge_service(user, service="traffic", cost=2, description="Some traffic", **BY_API)
+    charge_cost(user, service="traffic", cost=2, description="Some traffic", **BY_API)
     response = panel.get(tab(user, "?from_day=yesterday&type=tariff_charge"))
     assert numbers(response) == [2]
     assert "Enter a valid date." in response.content.decode()
@@ -259,7 +259,7 @@ def test_transactions_are_not_added_removed_or_edited_by_djangos_pages(
 
 def test_the_page_of_a_transaction_shows_everything_on_its_row(panel: Client) -> None:
     user = user_with(real=10, bonus=1)
-    row = ledger.charge_service(
+    row = charge_cost(
         user,
         service="geo_lookup",
         cost="3.5",

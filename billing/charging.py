@@ -1,0 +1,280 @@
+"""The charging run: whatever is due at a given time is charged, exactly once.
+
+A run walks the users who have something due, some at a time: it holds their balances, settles
+their subscriptions (`subscriptions.settle`), posts, and commits the subscriptions' new state
+together with the charges and the run's figures. So it can be killed at any moment and started
+again, and any number of runs and workers can go on at once: what one holds, another passes by,
+and what one has charged is not due any more.
+
+The time is an argument; no function here reads a clock.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from itertools import groupby
+from operator import attrgetter
+from typing import Final
+
+from django.db import connection, transaction
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+from billing import ledger, subscriptions
+from billing.models import (
+    Channel,
+    ChargingBatch,
+    ChargingFailure,
+    ChargingRun,
+    Plan,
+    Subscription,
+    Transaction,
+)
+from billing.money import ZERO
+from billing.subscriptions import Step
+from users.models import User
+
+log = logging.getLogger(__name__)
+
+# Users who are charged in one database transaction. They wait for each other's commit, and whoever
+# posts to one of them meanwhile waits too, so it is not larger than the speed of it asks for.
+USERS_AT_ONCE: Final = 200
+# Users of a batch, the part of a run that one worker does.
+USERS_PER_BATCH: Final = 5_000
+
+
+@dataclass
+class Figures:
+    """What was done: see the columns of ChargingRun, which add them up."""
+
+    charged: int = 0
+    suspended: int = 0
+    resumed: int = 0
+    skipped: int = 0
+    failed: int = 0
+    total: Decimal = ZERO
+
+    def __iadd__(self, other: "Figures") -> "Figures":
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+        return self
+
+
+@dataclass
+class Done:
+    """What was done in one go. `due` is the number of subscriptions that were looked at."""
+
+    figures: Figures = field(default_factory=Figures)
+    steps: Sequence[Step] = ()
+    posted: Sequence[Transaction] = ()
+    due: int = 0
+
+    def __iadd__(self, other: "Done") -> "Done":
+        self.figures += other.figures
+        self.steps = [*self.steps, *other.steps]
+        self.posted = [*self.posted, *other.posted]
+        self.due += other.due
+        return self
+
+
+# --- A run --------------------------------------------------------------------------------------
+
+
+def open_run(at: datetime, started_by: ChargingRun.Start) -> ChargingRun:
+    """A new run over everything that is due at `at`, divided into batches."""
+    with transaction.atomic():
+        run = ChargingRun.objects.create(at=at, started_by=started_by, due=count_due(at))
+        ChargingBatch.objects.bulk_create(
+            ChargingBatch(run=run, first_user_id=first, last_user_id=last)
+            for first, last in _stretches(_day(at))
+        )
+        _finish_if_done(run.pk)
+    return run
+
+
+def charge_batch(batch: ChargingBatch) -> Iterator[Done]:
+    """Charges the users of a batch; yields after each commit. A batch can be done again.
+
+    A user who cannot be charged, for whatever reason, is noted with the run and left to the next
+    one; the others are charged.
+    """
+    day = _day(batch.run.at)
+    yield from _charge(day, batch.first_user_id, batch.last_user_id, batch.run_id)
+    with transaction.atomic():
+        ChargingBatch.objects.filter(pk=batch.pk, finished_at=None).update(finished_at=Now())
+        _finish_if_done(batch.run_id)
+
+
+def rehearse(at: datetime) -> Iterator[Done]:
+    """What a run at `at` would do; nothing is posted or changed."""
+    yield from _charge(_day(at), 1, 2**63 - 1, run_id=None)
+
+
+def resume(user_id: int, at: datetime) -> Figures:
+    """Charges what is due of one user, and resumes what is suspended and can be paid now."""
+    with transaction.atomic():
+        return _charge_together([user_id], _day(at), retry=True)[1].figures
+
+
+def count_due(at: datetime) -> int:
+    """How many subscriptions a run at `at` would look at."""
+    return Subscription.objects.filter(due_on__lte=_day(at)).count()
+
+
+def _day(at: datetime) -> date:
+    return at.astimezone(UTC).date()
+
+
+def _stretches(day: date) -> list[tuple[int, int]]:
+    """The first and the last ID of each so many users with something due."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT min(user_id), max(user_id) FROM ("
+            "  SELECT user_id, (row_number() OVER (ORDER BY user_id) - 1) / %s AS stretch"
+            "  FROM (SELECT DISTINCT user_id FROM billing_subscription WHERE due_on <= %s) due"
+            ") numbered GROUP BY stretch ORDER BY stretch",
+            [USERS_PER_BATCH, day],
+        )
+        return list(cursor.fetchall())
+
+
+def _finish_if_done(run_id: int) -> None:
+    # Locked, so that of two batches that end at once the second sees the first.
+    run = ChargingRun.objects.select_for_update().get(pk=run_id)
+    if run.finished_at is None and not run.batches.filter(finished_at=None).exists():
+        ChargingRun.objects.filter(pk=run_id).update(finished_at=Now())
+
+
+# --- Users, some at a time ----------------------------------------------------------------------
+
+
+def _charge(day: date, first: int, last: int, run_id: int | None) -> Iterator[Done]:
+    """Charges the users with these IDs; without a run, only for show."""
+    held_by_others: list[int] = []
+    for user_ids in _due_users(day, first, last):
+        free, done = _charge_or_one_by_one(user_ids, day, run_id, skip_held=True)
+        held_by_others += [user_id for user_id in user_ids if user_id not in free]
+        yield done
+    # Mostly these are charged by now, by a run beside this one.
+    for start in range(0, len(held_by_others), USERS_AT_ONCE):
+        user_ids = held_by_others[start : start + USERS_AT_ONCE]
+        yield _charge_or_one_by_one(user_ids, day, run_id, skip_held=False)[1]
+
+
+def _due_users(day: date, first: int, last: int) -> Iterator[list[int]]:
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT DISTINCT user_id FROM billing_subscription "
+                "WHERE due_on <= %s AND user_id BETWEEN %s AND %s ORDER BY user_id LIMIT %s",
+                [day, first, last, USERS_AT_ONCE],
+            )
+            user_ids = [row[0] for row in cursor.fetchall()]
+        if not user_ids:
+            return
+        yield user_ids
+        first = user_ids[-1] + 1
+
+
+def _charge_or_one_by_one(
+    user_ids: Sequence[int], day: date, run_id: int | None, *, skip_held: bool
+) -> tuple[set[int], Done]:
+    """Charges these users together or, if that fails, each alone: those who can be.
+
+    Answers whom it did not leave to others, and what was done.
+    """
+    try:
+        return _charge_and_note(user_ids, day, run_id, skip_held=skip_held)
+    except Exception:
+        if len(user_ids) > 1 and connection.is_usable():
+            log.warning("Users %s to %s are charged one by one.", user_ids[0], user_ids[-1])
+        elif not connection.is_usable():
+            raise  # it is nobody's in particular
+    taken: set[int] = set()
+    together = Done()
+    for user_id in user_ids:
+        try:
+            held, done = _charge_and_note([user_id], day, run_id, skip_held=skip_held)
+        except Exception as problem:
+            if not connection.is_usable():
+                raise
+            log.exception("User %s could not be charged.", user_id)
+            taken.add(user_id)
+            together.figures.failed += 1
+            if run_id is not None:
+                _note_failure(run_id, user_id, problem)
+        else:
+            taken |= held
+            together += done
+    return taken, together
+
+
+def _charge_and_note(
+    user_ids: Sequence[int], day: date, run_id: int | None, *, skip_held: bool
+) -> tuple[set[int], Done]:
+    """One database transaction: the users' charges, and the run's figures of them."""
+    with ledger.rehearsal() if run_id is None else transaction.atomic():
+        held, done = _charge_together(user_ids, day, skip_held=skip_held)
+        if run_id is not None:
+            ChargingRun.objects.filter(pk=run_id).update(
+                **{
+                    each.name: F(each.name) + getattr(done.figures, each.name)
+                    for each in fields(Figures)
+                }
+            )
+    return held, done
+
+
+def _note_failure(run_id: int, user_id: int, problem: Exception) -> None:
+    with transaction.atomic():
+        ChargingFailure.objects.create(
+            run_id=run_id, user_id=user_id, problem=f"{problem}" or type(problem).__name__
+        )
+        ChargingRun.objects.filter(pk=run_id).update(failed=F("failed") + 1)
+
+
+def _charge_together(
+    user_ids: Sequence[int], day: date, *, skip_held: bool = False, retry: bool = False
+) -> tuple[set[int], Done]:
+    """Settles and posts what is due of these users, within the caller's database transaction."""
+    balances = ledger.hold(user_ids, skip_held=skip_held)
+    is_due = Q(due_on__lte=day)
+    if retry:
+        is_due |= Q(status=Subscription.Status.SUSPENDED)
+    due = list(Subscription.objects.filter(is_due, user__in=balances).order_by("user", "id"))
+    plans = Plan.objects.in_bulk({subscription.plan_id for subscription in due})
+    for subscription in due:
+        subscription.plan = plans[subscription.plan_id]
+    active_days = subscriptions.unpaid_active_days(due)
+    deactivated = set(
+        User.objects.filter(pk__in=balances, is_active=False).values_list("pk", flat=True)
+    )
+    steps: list[Step] = []
+    for user_id, of_user in groupby(due, key=attrgetter("user_id")):
+        steps += subscriptions.settle(
+            of_user,
+            through=day,
+            real=balances[user_id].real,
+            active_days=active_days,
+            can_pay=user_id not in deactivated,
+            retry=retry,
+        )
+    posted = subscriptions.post(steps, actor=None, channel=Channel.CHARGING)
+    subscriptions.store(due)
+    return set(balances), Done(_figures(steps), steps, posted, len(due))
+
+
+def _figures(steps: Sequence[Step]) -> Figures:
+    charges = [step.charge.amount for step in steps if step.charge is not None]
+    outcomes = Counter(step.outcome for step in steps if step.outcome != "skipped")
+    skipped = {step.subscription.pk for step in steps if step.outcome == "skipped"}
+    return Figures(
+        charged=sum(1 for amount in charges if amount),
+        suspended=outcomes["suspended"],
+        resumed=outcomes["resumed"],
+        skipped=len(skipped),
+        total=sum(charges, ZERO),
+    )

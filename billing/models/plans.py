@@ -1,0 +1,188 @@
+"""What customers can subscribe to, what services cost under it, and what new customers get."""
+
+from decimal import Decimal
+from typing import ClassVar
+
+import pgtrigger
+from django.core.validators import MinValueValidator, RegexValidator
+from django.db import models
+from django.db.models import Q
+
+from billing.models.balances import money_field
+from billing.models.guards import Guard
+from billing.pricing import PRICE_IS_PER, Cycle, Terms
+
+NOT_NEGATIVE = MinValueValidator(Decimal(0), "A price cannot be negative.")
+
+
+def priced(name: str, *fields: str) -> models.CheckConstraint:
+    """Zero or more, and a number: PostgreSQL sorts NaN above every number."""
+    return models.CheckConstraint(
+        name=name,
+        condition=Q(**{f"{field}__gte": 0 for field in fields})
+        & Q(**{f"{field}__lt": Decimal(10) ** 15 for field in fields}),
+        violation_error_message="A price cannot be negative.",
+    )
+
+
+class Service(models.Model):
+    """Something charged per use: SMS, phone calls, traffic. Each plan has its own price for it."""
+
+    code = models.CharField(
+        max_length=32,
+        unique=True,
+        validators=[
+            RegexValidator(
+                r"\A[a-z][a-z0-9_]*\Z",
+                "A code has small letters, digits and underscores, like outgoing_sms.",
+            )
+        ],
+        help_text="Names the service in transactions and to programs, like outgoing_sms. "
+        "It cannot be changed.",
+    )
+    name = models.CharField(
+        max_length=40, help_text="As descriptions of transactions name it, like Outgoing SMS."
+    )
+    unit = models.CharField(
+        max_length=20, blank=True, help_text="What a quantity is of, like min or MB. May be empty."
+    )
+    is_active = models.BooleanField(
+        "active", default=True, help_text="Clear this to retire the service: it cannot be charged."
+    )
+
+    class Meta:
+        ordering = ["name", "code"]
+        constraints = [
+            models.CheckConstraint(
+                name="a_service_code_is_a_code",
+                condition=Q(code__regex=r"^[a-z][a-z0-9_]*$"),
+                violation_error_message="A code has small letters, digits and underscores.",
+            ),
+        ]
+        triggers = [
+            Guard(
+                name="keeps_its_code",
+                when=pgtrigger.Before,
+                operation=pgtrigger.UpdateOf("code"),
+                executes="billing_refuse_other_code",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Plan(models.Model):
+    """A pricing plan: a fee with a billing cycle, and a price for each service that it offers."""
+
+    name = models.CharField(max_length=60, unique=True)
+    cycle = models.CharField(
+        "billing cycle",
+        max_length=16,
+        choices=Cycle,
+        default=Cycle.MONTHLY,
+        help_text="Cannot be changed once somebody has subscribed.",
+    )
+    price = money_field(
+        validators=[NOT_NEGATIVE],
+        help_text="Per month, per active day or per year, as the billing cycle says. "
+        "Another price counts from the next charge on.",
+    )
+    proportional_charge = models.BooleanField(
+        default=False,
+        help_text="Who starts within a month (or year) pays for its remaining days only. "
+        "Of no effect for plans charged by day.",
+    )
+    is_active = models.BooleanField(
+        "active",
+        default=True,
+        help_text="May be chosen for new subscriptions. Clear this to retire the plan: whoever "
+        "has it keeps it.",
+    )
+    services: "models.ManyToManyField[Service, ServicePrice]" = models.ManyToManyField(
+        Service, through="ServicePrice", related_name="plans"
+    )
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [priced("a_plan_has_a_price", "price")]
+        triggers = [
+            Guard(
+                name="keeps_its_cycle",
+                when=pgtrigger.Before,
+                operation=pgtrigger.UpdateOf("cycle"),
+                executes="billing_refuse_other_cycle",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def terms(self) -> Terms:
+        return Terms(self.cycle, self.price, self.proportional_charge)
+
+    @property
+    def price_is_per(self) -> str:
+        return PRICE_IS_PER[Cycle(self.cycle)]
+
+
+class ServicePrice(models.Model):
+    """What one unit of a service costs under a plan. Without one the plan does not offer it."""
+
+    plan = models.ForeignKey(Plan, on_delete=models.CASCADE, related_name="service_prices")
+    service = models.ForeignKey(Service, on_delete=models.PROTECT, related_name="prices")
+    price = money_field("price per unit", validators=[NOT_NEGATIVE])
+
+    class Meta:
+        default_permissions = ()  # part of its plan
+        ordering = ["service__name"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["plan", "service"],
+                name="a_plan_has_one_price_per_service",
+                violation_error_message="The plan has a price for this service already.",
+            ),
+            priced("a_service_has_a_price", "price"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.service}"
+
+
+class UserDefaults(models.Model):
+    """What a customer gets on registration. One row; without it, or with nothing in it, nothing."""
+
+    ONLY_ID: ClassVar[int] = 1
+
+    bonus = money_field(
+        "bonus on registration",
+        default=Decimal(0),
+        db_default=0,
+        validators=[MinValueValidator(Decimal(0), "A gift cannot be negative.")],
+        help_text="Given to the bonus balance of each new user. Zero: none.",
+    )
+    plan = models.ForeignKey(
+        Plan,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        limit_choices_to={"is_active": True},
+        help_text="Each new user's own pricing plan. If the balance does not suffice, as of a new "
+        "user it mostly does not, the subscription waits, suspended, for the first refill.",
+    )
+
+    class Meta:
+        default_permissions = ("view", "change")
+        verbose_name = verbose_name_plural = "defaults for new users"
+        constraints = [
+            models.CheckConstraint(
+                name="there_is_one_row_of_defaults",
+                condition=Q(id=1),
+            ),
+            priced("a_gift_is_an_amount", "bonus"),
+        ]
+
+    def __str__(self) -> str:
+        return "Defaults for new users"

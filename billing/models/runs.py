@@ -1,0 +1,89 @@
+"""What the charging runs did: for the panel, and for whoever has to find out what went wrong."""
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+from billing.models.balances import total_field
+
+
+class ChargingRun(models.Model):
+    """One run: everything that was due at `at`.
+
+    Figures are added up in the very database transactions that they count, so they are right also
+    for a run that was killed.
+    """
+
+    class Start(models.TextChoices):
+        SCHEDULE = "schedule", "Schedule"
+        COMMAND = "command", "Command"
+
+    at = models.DateTimeField("charged as of", help_text="What was due by then is charged.")
+    started_by = models.CharField(max_length=10, choices=Start)
+    started_at = models.DateTimeField("started", db_default=Now())
+    finished_at = models.DateTimeField("finished", null=True, blank=True)
+    due = models.BigIntegerField("due", default=0, help_text="Subscriptions due when it started.")
+    charged = models.BigIntegerField(default=0, db_default=0, help_text="Charges posted.")
+    suspended = models.BigIntegerField(
+        default=0, db_default=0, help_text="Subscriptions suspended for want of money."
+    )
+    resumed = models.BigIntegerField(
+        default=0, db_default=0, help_text="Suspended subscriptions that could be paid again."
+    )
+    skipped = models.BigIntegerField(
+        default=0, db_default=0, help_text="Suspended subscriptions that still cannot be paid."
+    )
+    failed = models.BigIntegerField(
+        default=0, db_default=0, help_text="Users who could not be charged; see below why."
+    )
+    total = total_field("the sum of all charges")
+
+    class Meta:
+        default_permissions = ("view",)
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"Charging run of {self.at:%Y-%m-%d %H:%M} UTC"
+
+
+class ChargingBatch(models.Model):
+    """A part of a run: the users with IDs from `first_user_id` to `last_user_id`.
+
+    A run is shared among workers by batches. It is finished when all of them are.
+    """
+
+    run = models.ForeignKey(ChargingRun, on_delete=models.CASCADE, related_name="batches")
+    first_user_id = models.BigIntegerField()
+    last_user_id = models.BigIntegerField()
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        default_permissions = ()
+        constraints = [
+            models.CheckConstraint(
+                name="a_batch_has_a_beginning_and_an_end",
+                condition=Q(first_user_id__lte=F("last_user_id")),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"Users {self.first_user_id} to {self.last_user_id}"
+
+
+class ChargingFailure(models.Model):
+    """A user whom a run could not charge, and why. The next run tries again."""
+
+    run = models.ForeignKey(ChargingRun, on_delete=models.CASCADE, related_name="failures")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+", db_index=False
+    )
+    problem = models.TextField()
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        default_permissions = ()
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.user}: {self.problem}"

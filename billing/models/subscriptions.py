@@ -1,0 +1,159 @@
+"""Who uses which plan, and how far it is paid."""
+
+from datetime import date
+from typing import ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+
+from billing.models.balances import money_field
+from billing.models.plans import Plan
+from billing.pricing import Charge, Cycle
+
+
+class SubscriptionManager(models.Manager["Subscription"]):
+    def live(self) -> "models.QuerySet[Subscription]":
+        return self.exclude(status=Subscription.Status.CANCELLED)
+
+
+class Subscription(models.Model):
+    """A user's use of a plan, for one device or, without one, for the account as a whole.
+
+    Days are UTC days. `billing.subscriptions` and `billing.charging` alone write these rows, and
+    hold the user's balance (`ledger.hold`) while they do: what is paid and what is recorded as
+    paid cannot come apart.
+    """
+
+    class Status(models.TextChoices):
+        ACTIVE = "active", "Active"
+        SUSPENDED = "suspended", "Suspended"
+        CANCELLED = "cancelled", "Cancelled"
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        related_name="subscriptions",
+        db_index=False,  # the index on (user, due_on) serves
+    )
+    plan = models.ForeignKey(Plan, on_delete=models.PROTECT, related_name="subscriptions")
+    device = models.CharField(
+        max_length=100,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Empty: the user's own pricing plan.",
+    )
+    status = models.CharField(max_length=10, choices=Status, default=Status.ACTIVE)
+    started_on = models.DateField("started")
+    plan_since = models.DateField(help_text="The day from which the present plan counts.")
+    status_since = models.DateField(help_text="The day from which the present status counts.")
+    term = models.PositiveIntegerField(
+        default=1, db_default=1, help_text="1, and one more with each change of plan."
+    )
+    charged_from = models.DateField(null=True, blank=True)
+    charged_through = models.DateField(null=True, blank=True)
+    paid = money_field(
+        default=0, db_default=0, help_text="For the days from charged from to charged through."
+    )
+    charge_number = models.BigIntegerField(
+        null=True, blank=True, help_text="The user's transaction by which these days were paid."
+    )
+    due_on = models.DateField(
+        null=True,
+        blank=True,
+        help_text="The day from which the charging run has to look at it. None: not before "
+        "something happens.",
+    )
+
+    objects: ClassVar[SubscriptionManager] = SubscriptionManager()
+
+    class Meta:
+        default_permissions = ("view", "add", "change")
+        indexes = [models.Index(fields=["user", "due_on"], name="subscription_due")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["user", "device"],
+                condition=~Q(status="cancelled"),
+                name="a_device_has_one_live_subscription",
+                violation_error_message="This device has a subscription already.",
+            ),
+            models.CheckConstraint(
+                name="a_cancelled_subscription_is_never_due",
+                condition=Q(due_on__isnull=True) | ~Q(status="cancelled"),
+            ),
+            models.CheckConstraint(
+                name="a_suspended_subscription_is_tried_again",
+                condition=Q(due_on__isnull=False) | ~Q(status="suspended"),
+            ),
+            models.CheckConstraint(
+                name="charged_days_have_a_beginning_and_an_end",
+                condition=Q(charged_from__isnull=True, charged_through__isnull=True)
+                | Q(charged_from__lte=F("charged_through")),
+            ),
+            models.CheckConstraint(
+                name="what_was_paid_is_an_amount",
+                condition=Q(paid__gte=0, paid__lt=10**15),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.plan}, device {self.device}" if self.device else f"{self.plan}"
+
+    @property
+    def is_live(self) -> bool:
+        return self.status != self.Status.CANCELLED
+
+    @property
+    def accrues_from(self) -> date:
+        """The first day whose activity can be charged: of this plan, without interruption."""
+        return max(self.plan_since, self.status_since)
+
+    @property
+    def paid_period(self) -> Charge | None:
+        if self.charged_from is None or self.charged_through is None:
+            return None
+        return Charge(self.charged_from, self.charged_through, self.paid)
+
+    @property
+    def is_by_active_day(self) -> bool:
+        return self.plan.cycle == Cycle.ACTIVE_DAY
+
+
+class ActiveDay(models.Model):
+    """A device was active on a day. For plans charged by active day; kept for others too."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+", db_index=False
+    )
+    device = models.CharField(max_length=100, blank=True, default="")
+    day = models.DateField()
+    subscription = models.ForeignKey(
+        Subscription,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="active_days",
+        db_index=False,  # only those not charged yet are ever looked for
+        help_text="That the day counts for: the device's own, else the account's.",
+    )
+    is_charged = models.BooleanField("charged", default=False, db_default=False)
+
+    class Meta:
+        default_permissions = ("view",)
+        indexes = [
+            models.Index(
+                fields=["subscription", "day"],
+                condition=Q(is_charged=False),
+                name="active_days_to_charge",
+            )
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["user", "device", "day"],
+                name="a_device_is_active_once_a_day",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.device or 'Account'} on {self.day}"

@@ -1,0 +1,171 @@
+"""What a plan costs, and for which days. Pure: no clock, no queries.
+
+The rules are section 6 of the design, the worked examples its table:
+
+- Days are UTC days.
+- A period is paid in advance and ends with the month, the year or the day; one that does not begin
+  with its month or year is either paid in full or, if the plan is `proportional`, by its days.
+- Amounts are rounded to four decimals, half up. The days' shares of a month are cut so that they
+  add up to its price.
+"""
+
+import calendar
+import re
+from datetime import date, timedelta
+from decimal import ROUND_HALF_UP, Decimal, localcontext
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from django.db import models
+
+from billing.money import DIGITS, MAX_MONEY, ZERO, Amount, NotMoney
+
+QUANTITY_DECIMALS: Final = 6
+QUANTITY_DIGITS: Final = 18
+MAX_QUANTITY: Final = Decimal("999999999999.999999")
+SMALLEST_QUANTITY: Final = Decimal(1).scaleb(-QUANTITY_DECIMALS)
+PLAIN_QUANTITY: Final = re.compile(r"\d{1,40}(\.\d{0,40})?|\.\d{1,40}", re.ASCII)
+
+
+class Cycle(models.TextChoices):
+    """How often a plan is charged. The codes are the subtypes of its transactions."""
+
+    MONTHLY = "monthly", "Monthly"
+    EVERY_DAY = "everyday", "Monthly, by day"
+    ACTIVE_DAY = "activeday", "Active day"
+    ANNUAL = "every_year", "Annual"
+
+
+# What the price of a plan is for.
+PRICE_IS_PER: Final = {
+    Cycle.MONTHLY: "month",
+    Cycle.EVERY_DAY: "month",
+    Cycle.ACTIVE_DAY: "active day",
+    Cycle.ANNUAL: "year",
+}
+
+
+class Terms(NamedTuple):
+    """What a plan asks for: `price` is per month, per active day or per year, as `cycle` says."""
+
+    cycle: str
+    price: Decimal
+    proportional: bool
+
+
+class Charge(NamedTuple):
+    """What is paid for the days from `first` to `last`, both included."""
+
+    first: date
+    last: date
+    amount: Decimal
+
+
+@lru_cache(maxsize=4096)  # a run asks the same of every subscription of a plan
+def charge_on(day: date, terms: Terms) -> Charge:
+    """The charge that falls due on `day`, for a subscription not paid beyond the day before.
+
+    For plans by active day it is the charge for `day` itself, if the device was active on it.
+    """
+    cycle, price, proportional = terms
+    if cycle == Cycle.ACTIVE_DAY:
+        return Charge(day, day, price)
+    if cycle == Cycle.ANNUAL:
+        first, last = date(day.year, 1, 1), date(day.year, 12, 31)
+    else:
+        first, last = day.replace(day=1), month_end(day)
+    days = (last - first).days + 1
+    if cycle == Cycle.EVERY_DAY:
+        amount = share(price, day.day, days) - share(price, day.day - 1, days)
+        return Charge(day, day, amount)
+    if proportional:
+        return Charge(day, last, share(price, (last - day).days + 1, days))
+    return Charge(day, last, price)
+
+
+def next_period(day: date, cycle: str) -> date:
+    """The day after `day` on which a plan of this cycle is next charged in the ordinary way."""
+    if cycle == Cycle.MONTHLY:
+        return month_end(day) + timedelta(days=1)
+    if cycle == Cycle.ANNUAL:
+        return date(day.year + 1, 1, 1)
+    return day + timedelta(days=1)
+
+
+def remainder(paid: Charge, day: date) -> Decimal:
+    """What is left on `day` of a period that was paid for, if `day` itself is not used any more.
+
+    It is the share of the days from `day` on, of what was paid for: it never exceeds that.
+    """
+    days = (paid.last - paid.first).days + 1
+    left = min(days, max(0, (paid.last - day).days + 1))
+    return share(paid.amount, left, days)
+
+
+def service_cost(price: Decimal, quantity: Decimal) -> Decimal:
+    """The cost of so many units. Raises NotMoney if it is out of range."""
+    with localcontext(prec=DIGITS + QUANTITY_DIGITS):
+        cost = _round(price * quantity)
+    if cost > MAX_MONEY:
+        raise NotMoney("out_of_range")
+    return cost
+
+
+def to_quantity(value: Amount) -> Decimal:
+    """The exact quantity that `value` says: positive, with up to six decimals.
+
+    Raises NotMoney as `money.to_money` does, and with reason `wrong_sign` for zero or less.
+    """
+    if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
+        raise NotMoney("not_a_number")
+    if isinstance(value, str) and not PLAIN_QUANTITY.fullmatch(value):
+        raise NotMoney("wrong_sign" if value.startswith("-") else "not_a_number")
+    quantity = Decimal(value)
+    exponent = quantity.as_tuple().exponent
+    if not isinstance(exponent, int):  # NaN or an infinity
+        raise NotMoney("not_a_number")
+    if quantity <= 0:
+        raise NotMoney("wrong_sign")
+    if quantity > MAX_QUANTITY:
+        raise NotMoney("out_of_range")
+    if exponent < -QUANTITY_DECIMALS:
+        raise NotMoney("too_many_decimals")
+    return quantity.quantize(SMALLEST_QUANTITY)
+
+
+def format_quantity(quantity: Decimal) -> str:
+    """For people and for records: without zeros that say nothing."""
+    whole, _, decimals = f"{quantity:f}".partition(".")
+    decimals = decimals.rstrip("0")
+    return f"{whole}.{decimals}" if decimals else whole
+
+
+def share(price: Decimal, part: int, whole: int) -> Decimal:
+    """`price` × `part` / `whole`, rounded to four decimals, half up."""
+    return _round(price * part / whole)
+
+
+def month_end(day: date) -> date:
+    return day.replace(day=calendar.monthrange(day.year, day.month)[1])
+
+
+@lru_cache(maxsize=4096)
+def format_period(first: date, last: date) -> str:
+    """Days as a description names them: "April 2026", "10–30 April 2026", "2026"."""
+    if first == last:
+        return _day(first)
+    if (first.month, first.day, last.month, last.day) == (1, 1, 12, 31) and first.year == last.year:
+        return f"{first.year}"
+    if (first.year, first.month) != (last.year, last.month):
+        return f"{_day(first)} – {_day(last)}"
+    if first.day == 1 and last == month_end(last):
+        return f"{first:%B %Y}"
+    return f"{first.day}–{_day(last)}"
+
+
+def _day(day: date) -> str:
+    return f"{day.day} {day:%B} {day.year}"
+
+
+def _round(amount: Decimal) -> Decimal:
+    return amount.quantize(ZERO, ROUND_HALF_UP)
