@@ -1,13 +1,15 @@
-"""People for tests, and money for them: given through the ledger, like anybody's."""
+"""People for tests, money for them (given through the ledger, like anybody's), and plans."""
 
+from datetime import date
 from typing import Any
 
 import factory
 from factory.django import DjangoModelFactory
 
-from billing import ledger
-from billing.models import Channel, Transaction
+from billing import ledger, subscriptions
+from billing.models import Channel, Plan, Service, ServicePrice, Subscription, Transaction
 from billing.money import Amount
+from billing.pricing import Cycle
 from users.models import User
 
 PASSWORD = "correct horse battery staple"
@@ -63,3 +65,38 @@ def charge_cost(
     [result] = ledger.post_batch(batch, actor=actor, channel=channel)
     assert result.transaction is not None
     return result.transaction
+
+
+class PlanFactory(DjangoModelFactory[Plan]):
+    """A monthly plan of 10, which offers no services."""
+
+    class Meta:
+        model = Plan
+
+    name = factory.Sequence(lambda n: f"Plan {n}")
+    cycle = Cycle.MONTHLY
+    price = "10"
+
+
+class ServiceFactory(DjangoModelFactory[Service]):
+    class Meta:
+        model = Service
+
+    code = factory.Sequence(lambda n: f"service_{n}")
+    name = factory.Sequence(lambda n: f"Service {n}")
+
+
+def plan_with(prices: dict[Service, Amount], **fields: Any) -> Plan:
+    """A plan that offers these services at these prices."""
+    plan = PlanFactory(**fields)
+    for service, price in prices.items():
+        ServicePrice.objects.create(plan=plan, service=service, price=price)
+    return plan
+
+
+def subscribed(
+    user: User, plan: Plan, *, day: date = date(2026, 4, 1), **options: Any
+) -> Subscription:
+    """`user`'s subscription to `plan`, made as an operator makes it; waits if there is no money."""
+    options = {"actor": None, "channel": Channel.PANEL, "wait_for_money": True} | options
+    return subscriptions.start(user, plan, day=day, **options).subscription

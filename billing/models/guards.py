@@ -9,6 +9,8 @@ are missing; their functions are in `migrations/sql/`. What breaks without each 
 | `follows` | transactions | a row can be inserted that does not continue its chain (G2, G9) |
 | `never_removed` | balances | a user's balance row can be deleted |
 | `matches_last_transaction` | balances | a balance can change without a transaction (G1) |
+| `keeps_its_code` | services | transactions lose the name of their service |
+| `keeps_its_cycle` | plans | what is paid was reckoned by another cycle than the plan has |
 | `billing_open_balance` | users | a user created with SQL has no balance |
 
 The last one stands on the users' table and is installed by the migration alone: `users` knows
