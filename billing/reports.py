@@ -8,15 +8,15 @@ one range of the index on (user, number). Across users, pages follow the index o
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property
 from typing import Final, Literal, NamedTuple
 
 from django.db import OperationalError, connection, transaction
-from django.db.models import Q, QuerySet, Sum
+from django.db.models import Count, Max, Model, Q, QuerySet, Sum
 
-from billing.models import Balance, Transaction
+from billing.models import Balance, ChargingRun, Subscription, Transaction, TransactionType
 from billing.money import ZERO
 
 PAGE_SIZE: Final = 50
@@ -121,7 +121,7 @@ def time_limit(seconds: int) -> Iterator[None]:
 class Cursor:
     """Where in a list, newest first, a page lies.
 
-    `key` is a transaction's number in a user's list, its ID in the list of all users. The page
+    `key` is a transaction's number in a user's list, in other lists a row's ID. The page
     holds what is older than the key (`before`), newer than it (`after`), or the key itself and
     what is older (`at`). Without a key it is the first page; `after` 0 is the last.
     """
@@ -131,15 +131,15 @@ class Cursor:
 
 
 @dataclass(frozen=True)
-class Page:
-    """Up to PAGE_SIZE transactions, newest first, and whether there are newer and older ones."""
+class Page[Row: Model]:
+    """Up to PAGE_SIZE rows, newest first, and whether there are newer and older ones."""
 
-    rows: Sequence[Transaction]
+    rows: Sequence[Row]
     has_newer: bool
     has_older: bool
 
 
-def page(listing: Listing, cursor: Cursor) -> Page:
+def page(listing: Listing, cursor: Cursor) -> Page[Transaction]:
     order = ["number"] if listing.user_id is not None else ["created_at", "id"]
     newest_first = [f"-{name}" for name in order]
     rows = listing.rows.select_related("user", "actor")
@@ -199,6 +199,20 @@ def cursor_at(listing: Listing, moment: datetime) -> Cursor:
         return Cursor("at", Transaction.objects.number_at(listing.user_id, moment - INSTANT))
     row = Transaction.objects.filter(created_at__lt=moment).order_by("-created_at", "-id").first()
     return Cursor("at", row.id if row else 0)
+
+
+def page_by_id[Row: Model](rows: QuerySet[Row], cursor: Cursor) -> Page[Row]:
+    """A page of rows that are listed by their IDs, newest first."""
+    comparison = "id__" + ("gt" if cursor.place == "after" else "lt")
+    comparison += "e" if cursor.place == "at" else ""
+    wanted = rows if cursor.place == "first" else rows.filter(**{comparison: cursor.key})
+    found = list(wanted.order_by("id" if cursor.place == "after" else "-id")[: PAGE_SIZE + 1])
+    shown, has_more = found[:PAGE_SIZE], len(found) > PAGE_SIZE
+    if cursor.place == "after":
+        has_older = bool(shown) and rows.filter(id__lt=shown[0].pk).exists()
+        return Page(shown[::-1], has_newer=has_more, has_older=has_older)
+    has_newer = cursor.place != "first" and bool(shown) and rows.filter(id__gt=shown[0].pk).exists()
+    return Page(shown, has_newer=has_newer, has_older=has_more)
 
 
 # --- Totals -------------------------------------------------------------------------------------
@@ -402,3 +416,97 @@ def oldest_first(listing: Listing, chunk_size: int = 2_000) -> Iterator[Transact
             if listing.user_id is not None
             else rows.filter(_by_date(last, "gt"))
         )
+
+
+# --- Plans, subscriptions and services ----------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubscriptionListing:
+    """Which subscriptions of all users a list shows. Every word of `text` has to be found."""
+
+    plan_id: int | None = None
+    status: str = ""  # "live": active or suspended
+    cycle: str = ""
+    text: str = ""
+
+    @property
+    def rows(self) -> QuerySet[Subscription]:
+        rows = Subscription.objects.select_related("user", "plan")
+        if self.plan_id is not None:
+            rows = rows.filter(plan=self.plan_id)
+        if self.cycle:
+            rows = rows.filter(plan__cycle=self.cycle)
+        if self.status == "live":
+            rows = rows.exclude(status=Subscription.Status.CANCELLED)
+        elif self.status:
+            rows = rows.filter(status=self.status)
+        for word in self.text.split():
+            found = Q(device__icontains=word) | Q(user__email__icontains=word)
+            if word.isascii() and word.isdigit() and int(word) < 2**63:
+                found |= Q(user=int(word))
+            rows = rows.filter(found)
+        return rows
+
+
+def was_charged(service_code: str) -> bool:
+    """Whether any user was ever charged for a service. May have to read all transactions."""
+    return Transaction.objects.filter(type=TransactionType.SERVICE, subtype=service_code).exists()
+
+
+# --- Charging runs ------------------------------------------------------------------------------
+
+RUN_TIME: Final = time(0, 5, tzinfo=UTC)  # when the run of each day is due
+RUN_MAY_TAKE: Final = timedelta(minutes=30)
+# A batch takes a minute at most; a run of which nothing is heard for so long was killed.
+SILENCE: Final = timedelta(minutes=10)
+
+
+def charging_runs() -> QuerySet[ChargingRun]:
+    """The runs, each with its batches counted and the time when it was last heard of."""
+    return ChargingRun.objects.annotate(
+        batch_count=Count("batches"),
+        batches_done=Count("batches__finished_at"),
+        last_batch_at=Max("batches__finished_at"),
+    )
+
+
+def state_of(run: ChargingRun, now: datetime) -> Literal["finished", "running", "interrupted"]:
+    """What has become of a run of `charging_runs` by `now`."""
+    if run.finished_at is not None:
+        return "finished"
+    heard_of = run.last_batch_at or run.started_at  # type: ignore[attr-defined] - annotated
+    return "running" if now - heard_of <= SILENCE else "interrupted"
+
+
+@dataclass(frozen=True)
+class Overdue:
+    """No run has done what was due at `since`. `begun` is one that has tried."""
+
+    since: datetime
+    begun: ChargingRun | None
+
+
+def overdue(now: datetime) -> Overdue | None:
+    """Whether the latest daily run that should be over by `now` is not, and since when.
+
+    A run's time to finish is half an hour. An installation that has never had a run is told so
+    from the first subscription on that a run should have looked at.
+    """
+    since = datetime.combine(now.astimezone(UTC).date(), RUN_TIME)
+    if now <= since + RUN_MAY_TAKE:
+        since -= timedelta(days=1)
+    late = charging_runs().filter(at__gte=since)
+    if late.filter(finished_at__isnull=False).exists():
+        return None
+    if (
+        not ChargingRun.objects.exists()
+        and not Subscription.objects.filter(started_on__lt=since.date()).exists()
+    ):
+        return None
+    return Overdue(since, late.order_by("-id").first())
+
+
+def latest_run() -> ChargingRun | None:
+    """Of the runs that are over, the one that charged up to the latest time."""
+    return charging_runs().filter(finished_at__isnull=False).order_by("-at", "-id").first()

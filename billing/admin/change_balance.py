@@ -1,6 +1,5 @@
 """The Change balance page."""
 
-import re
 from decimal import Decimal
 from typing import Any, Final, cast
 
@@ -12,7 +11,7 @@ from django.template.response import TemplateResponse
 from unfold.admin import ModelAdmin
 
 from billing import ledger
-from billing.admin.pages import PanelForm, confirmation_key, page_context
+from billing.admin.pages import PanelForm, confirmation_key, page_context, typed_amount
 from billing.admin.transactions import to_posted
 from billing.errors import (
     BalanceMoved,
@@ -20,15 +19,11 @@ from billing.errors import (
     BillingError,
     IdempotencyConflict,
     InsufficientFunds,
-    InvalidAmount,
     InvalidDescription,
 )
 from billing.models import Channel, StandardDescription, Transaction
-from billing.money import ZERO, NotMoney, to_money
 from users.models import User
 
-# Spaces between thousands, as the amounts of many countries are written.
-GROUPED: Final = re.compile(r"[+-]?\s?\d{1,3}(\s\d{3})*(\.\d*)?")
 AMOUNT_HINT: Final = "Amount to add (positive) or subtract (negative)."
 
 
@@ -45,21 +40,7 @@ class AmountField(forms.CharField):
         )
 
     def clean(self, value: Any) -> Decimal:
-        text = super().clean(value).replace("−", "-")
-        if GROUPED.fullmatch(text):
-            text = "".join(text.split())
-        if not text:
-            return ZERO
-        if " " in text:
-            raise forms.ValidationError("Write the amount without spaces, e.g. 1234.50.")
-        if "," in text:
-            # 1,234 is a thousand to some and one to others: better to ask than to guess.
-            raise forms.ValidationError("Write the amount without commas, e.g. 1234.50.")
-        try:
-            return to_money(text)
-        except NotMoney as problem:
-            shown = str(InvalidAmount(field="amount", reason=problem.reason, value=text))
-            raise forms.ValidationError(shown) from None
+        return typed_amount(super().clean(value))
 
 
 class ChangeBalanceForm(PanelForm):

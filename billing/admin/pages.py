@@ -1,15 +1,22 @@
 """What the panel's own pages have in common."""
 
+import re
 import secrets
-from datetime import date, datetime, time
-from typing import Any
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from typing import Any, Final
 
 from django import forms
 from django.http import HttpRequest
 from django.utils import timezone
 from unfold.admin import ModelAdmin
 
+from billing.errors import InvalidAmount
+from billing.money import ZERO, NotMoney, to_money
 from users.models import User
+
+# Spaces between thousands, as the amounts of many countries are written.
+GROUPED: Final = re.compile(r"[+-]?\s?\d{1,3}(\s\d{3})*(\.\d*)?")
 
 
 def page_context(
@@ -37,9 +44,33 @@ def midnight(day: date) -> datetime:
     return timezone.make_aware(datetime.combine(day, time.min))
 
 
+def utc_today() -> date:
+    """The day that subscriptions go by, wherever the operator is."""
+    return timezone.now().astimezone(UTC).date()
+
+
 def confirmation_key() -> str:
     """Names one filled-in form: however often it is sent, it is posted once."""
     return secrets.token_hex(16)
+
+
+def typed_amount(text: str) -> Decimal:
+    """An amount as people type or paste it: +10, −25.50, 1 234.5. Empty is zero."""
+    text = text.strip().replace("−", "-")
+    if GROUPED.fullmatch(text):
+        text = "".join(text.split())
+    if not text:
+        return ZERO
+    if " " in text:
+        raise forms.ValidationError("Write the amount without spaces, e.g. 1234.50.")
+    if "," in text:
+        # 1,234 is a thousand to some and one to others: better to ask than to guess.
+        raise forms.ValidationError("Write the amount without commas, e.g. 1234.50.")
+    try:
+        return to_money(text)
+    except NotMoney as problem:
+        shown = str(InvalidAmount(field="amount", reason=problem.reason, value=text))
+        raise forms.ValidationError(shown) from None
 
 
 class PanelForm(forms.Form):
