@@ -93,8 +93,7 @@ def start(
         if not wait_for_money:
             raise
         posted = []
-        _forget_paid(subscription)
-        _suspend(subscription, day)
+        await_money(subscription, day)
     store([subscription])
     return Changed(subscription, posted)
 
@@ -124,28 +123,13 @@ def change_plan(
     plan = _offered(plan)
     if plan.pk == subscription.plan_id:
         raise SamePlan(plan=plan.name)
-    is_due = subscription.due_on is not None and subscription.due_on <= day
     if pay_back:
         posted += _pay_back(subscription, day, actor=actor, channel=channel)
-    paid = subscription.paid_period
-    subscription.plan = plan
-    subscription.term += 1
+    if charge_now and not subscription.user.is_active:
+        raise UserDeactivated(user_id=subscription.user_id)
+    put_on_plan(subscription, plan, day, charge_now=charge_now)
     if charge_now:
-        if not subscription.user.is_active:
-            raise UserDeactivated(user_id=subscription.user_id)
-        subscription.plan_since = day
-        if subscription.status == SUSPENDED:
-            subscription.status, subscription.status_since = ACTIVE, day
         posted += _charge(subscription, day, actor=actor, channel=channel)
-    else:
-        if paid is not None and paid.last >= day:
-            subscription.plan_since = paid.last + DAY
-        else:
-            subscription.plan_since = day if is_due else next_period(day, plan.cycle)
-        if subscription.status == SUSPENDED:
-            subscription.due_on = day + DAY
-        else:
-            subscription.due_on = None if subscription.is_by_active_day else subscription.plan_since
     store([subscription])
     return Changed(subscription, posted)
 
@@ -170,8 +154,7 @@ def cancel(
         posted += _settled(subscription, day + DAY, actor=actor, channel=channel)
     if pay_back:
         posted += _pay_back(subscription, day, actor=actor, channel=channel)
-    subscription.status, subscription.status_since = CANCELLED, day
-    subscription.due_on = None
+    end(subscription, day)
     store([subscription])
     return Changed(subscription, posted)
 
@@ -207,15 +190,8 @@ def record_active_day(user: User, *, device: str, day: date, today: date) -> Act
         # Of an account, any device makes the day an active one; it is charged once.
         active_day.is_charged = True
         active_day.save(update_fields=["is_charged"])
-    elif (
-        subscription.is_by_active_day
-        and subscription.status == ACTIVE
-        and day >= subscription.accrues_from
-    ):
-        due_on = day + DAY
-        if subscription.due_on is None or subscription.due_on > due_on:
-            subscription.due_on = due_on
-            store([subscription])
+    elif await_charge_of(subscription, day):
+        store([subscription])
     return active_day
 
 
@@ -387,6 +363,80 @@ def _mark_paid(subscription: Subscription, charge: Charge) -> None:
     subscription.charge_number = None  # until it is posted
 
 
+def charge_at_once(
+    subscription: Subscription, day: date, active_days: Sequence[date] = ()
+) -> list[Step]:
+    """What an active subscription costs at once, when it starts or its plan changes on `day`."""
+    if subscription.is_by_active_day:
+        _wait_for_active_day(subscription, list(active_days))
+        return []
+    charge = charge_on(day, subscription.plan.terms)
+    _mark_paid(subscription, charge)
+    return [Step(subscription, "charged", day, charge)]
+
+
+def await_money(subscription: Subscription, day: date) -> None:
+    """Suspends a subscription of which the very first charge could not be paid."""
+    _forget_paid(subscription)
+    _suspend(subscription, day)
+
+
+def await_charge_of(subscription: Subscription, active_day: date) -> bool:
+    """Whether a new active day makes the subscription due earlier than it was."""
+    if (
+        not subscription.is_by_active_day
+        or subscription.status != ACTIVE
+        or active_day < subscription.accrues_from
+    ):
+        return False
+    due_on = active_day + DAY
+    if subscription.due_on is not None and subscription.due_on <= due_on:
+        return False
+    subscription.due_on = due_on
+    return True
+
+
+def put_on_plan(subscription: Subscription, plan: Plan, day: date, *, charge_now: bool) -> None:
+    """Changes the plan from `day` on; `charge_at_once` has to follow if it is charged now."""
+    is_due = subscription.due_on is not None and subscription.due_on <= day
+    paid = subscription.paid_period
+    subscription.plan = plan
+    subscription.term += 1
+    if charge_now:
+        subscription.plan_since = day
+        if subscription.status == SUSPENDED:
+            subscription.status, subscription.status_since = ACTIVE, day
+        return
+    if paid is not None and paid.last >= day:
+        subscription.plan_since = paid.last + DAY
+    else:
+        subscription.plan_since = day if is_due else next_period(day, plan.cycle)
+    if subscription.status == SUSPENDED:
+        subscription.due_on = day + DAY
+    else:
+        subscription.due_on = None if subscription.is_by_active_day else subscription.plan_since
+
+
+def cut_short(subscription: Subscription, day: date, amount: Decimal) -> None:
+    """What was paid for ends before `day`, of a period reaching there; `amount` is returned."""
+    assert subscription.charged_from is not None  # noqa: S101 - there is such a period
+    if day <= subscription.charged_from:
+        _forget_paid(subscription)
+    else:
+        subscription.charged_through = day - DAY
+        subscription.paid -= amount
+
+
+def end(subscription: Subscription, day: date) -> None:
+    subscription.status, subscription.status_since = CANCELLED, day
+    subscription.due_on = None
+
+
+def _forget_paid(subscription: Subscription) -> None:
+    subscription.charged_from = subscription.charged_through = subscription.charge_number = None
+    subscription.paid = ZERO
+
+
 def _wait_for_active_day(subscription: Subscription, days: list[date]) -> None:
     while days and days[0] < subscription.accrues_from:
         del days[0]  # of a time that nothing is owed for
@@ -443,6 +493,20 @@ def charge_entry(subscription: Subscription, charge: Charge) -> ledger.Entry:
         device=subscription.device,
         metadata=_about(subscription, first, last),
         idempotency_key=f"subscription:{subscription.pk}:{subscription.term}:{first}",
+    )
+
+
+def remainder_entry(subscription: Subscription, plan: Plan, rest: Charge) -> ledger.Entry:
+    """What is paid back of a period that was paid for under `plan`."""
+    first, last, amount = rest
+    return ledger.remainder_entry(
+        subscription.user_id,
+        amount=amount,
+        description=_described(
+            f"Remainder of plan {plan.name}, {format_period(first, last)}", subscription
+        ),
+        device=subscription.device,
+        metadata=_about(subscription, first, last),
     )
 
 
@@ -517,15 +581,9 @@ def _settled(
 def _charge(
     subscription: Subscription, day: date, *, actor: User | None, channel: Channel
 ) -> list[Transaction]:
-    """Charges what an active subscription costs at once, which may be nothing."""
-    if subscription.is_by_active_day:
-        _wait_for_active_day(
-            subscription, unpaid_active_days([subscription]).get(subscription.pk, [])
-        )
-        return []
-    charge = charge_on(day, subscription.plan.terms)
-    _mark_paid(subscription, charge)
-    return post([Step(subscription, "charged", day, charge)], actor=actor, channel=channel)
+    active_days = unpaid_active_days([subscription]).get(subscription.pk, [])
+    steps = charge_at_once(subscription, day, active_days)
+    return post(steps, actor=actor, channel=channel)
 
 
 def _pay_back(
@@ -543,31 +601,13 @@ def _pay_back(
             amount = ZERO
         # A plan that was changed without charging at once is not the one that was paid for.
         plan = Plan.objects.filter(pk=charged.metadata.get("plan")).first() or plan
-    first = max(day, paid.first)
-    if first == paid.first:
-        _forget_paid(subscription)
-    else:
-        subscription.charged_through = first - DAY
-        subscription.paid -= amount
+    rest = Charge(max(day, paid.first), paid.last, amount)
+    cut_short(subscription, day, amount)
     if not amount:
         return []
-    words = f"Remainder of plan {plan.name}, {format_period(first, paid.last)}"
-    return [
-        ledger.refund_remainder(
-            subscription.user_id,
-            amount=amount,
-            description=_described(words, subscription),
-            device=subscription.device,
-            metadata=_about(subscription, first, paid.last),
-            actor=actor,
-            channel=channel,
-        )
-    ]
-
-
-def _forget_paid(subscription: Subscription) -> None:
-    subscription.charged_from = subscription.charged_through = subscription.charge_number = None
-    subscription.paid = ZERO
+    entry = remainder_entry(subscription, plan, rest)
+    results = ledger.post_batch([entry], actor=actor, channel=channel)
+    return [result.transaction for result in results if result.transaction is not None]
 
 
 def _mark_days_charged(paid: Iterable[tuple[Subscription, Charge]]) -> None:
