@@ -264,10 +264,11 @@ def _charge_together(
         )
     posted = subscriptions.post(steps, actor=None, channel=Channel.CHARGING)
     subscriptions.store(due)
-    return set(balances), Done(_figures(steps), steps, posted, len(due))
+    return set(balances), Done(figures_of(steps), steps, posted, len(due))
 
 
-def _figures(steps: Sequence[Step]) -> Figures:
+def figures_of(steps: Sequence[Step]) -> Figures:
+    """What these steps, of one go, add to the figures of their run."""
     charges = [step.charge.amount for step in steps if step.charge is not None]
     outcomes = Counter(step.outcome for step in steps if step.outcome != "skipped")
     skipped = {step.subscription.pk for step in steps if step.outcome == "skipped"}

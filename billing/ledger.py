@@ -210,14 +210,7 @@ def charge_service(
             cost=_cost(price, units),
             device=device,
             description=description or describe_service(price, units, device),
-            metadata={
-                **metadata,
-                PRICING: {
-                    "plan": price.plan_id,
-                    "price": str(price.price),
-                    "quantity": format_quantity(units),
-                },
-            },
+            metadata={**metadata, PRICING: explain_cost(price, units)},
             idempotency_key=idempotency_key,
             **options,
         ),
@@ -384,6 +377,15 @@ def describe_service(price: Price, quantity: Decimal, device: str) -> str:
     return shorten_description(
         f"{price.service} × {format_quantity(quantity)}{unit}, plan {price.plan}{of_device}"
     )
+
+
+def explain_cost(price: Price, quantity: Decimal) -> dict[str, Any]:
+    """How the cost of a service came about, as the metadata of its transaction say."""
+    return {
+        "plan": price.plan_id,
+        "price": str(price.price),
+        "quantity": format_quantity(quantity),
+    }
 
 
 def shorten_description(text: str) -> str:
