@@ -13,9 +13,9 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from itertools import groupby
+from itertools import batched, groupby
 from operator import attrgetter
 from typing import Final
 
@@ -41,9 +41,13 @@ log = logging.getLogger(__name__)
 
 # Users who are charged in one database transaction. They wait for each other's commit, and whoever
 # posts to one of them meanwhile waits too, so it is not larger than the speed of it asks for.
-USERS_AT_ONCE: Final = 200
+USERS_AT_ONCE: Final = 400
 # Users of a batch, the part of a run that one worker does.
 USERS_PER_BATCH: Final = 5_000
+# When the scheduled run of a day is due, UTC.
+RUN_AT: Final = time(0, 5)
+
+SCHEDULING: Final = 0x63686172  # the advisory lock of whoever looks whether a run is due
 
 
 @dataclass
@@ -65,7 +69,10 @@ class Figures:
 
 @dataclass
 class Done:
-    """What was done in one go. `due` is the number of subscriptions that were looked at."""
+    """What was done in one go; `posted` is known of a rehearsal only.
+
+    `due` is the number of subscriptions that were looked at.
+    """
 
     figures: Figures = field(default_factory=Figures)
     steps: Sequence[Step] = ()
@@ -95,6 +102,29 @@ def open_run(at: datetime, started_by: ChargingRun.Start) -> ChargingRun:
     return run
 
 
+def open_run_if_due(at: datetime) -> ChargingRun | None:
+    """The scheduled run, unless what was due since the last 00:05 UTC is in hand already.
+
+    So it makes no difference how often this is asked, by how many workers, and how late. A run
+    that a command began, and did not finish, leaves the rest to the scheduled one.
+    """
+    due_since = last_scheduled(at)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SCHEDULING])
+        runs = ChargingRun.objects.filter(at__gte=due_since, started_at__gte=due_since)
+        is_scheduled = Q(started_by=ChargingRun.Start.SCHEDULE)
+        if runs.filter(is_scheduled | Q(finished_at__isnull=False)).exists():
+            return None
+        return open_run(at, ChargingRun.Start.SCHEDULE)
+
+
+def last_scheduled(at: datetime) -> datetime:
+    """When a run was due last: at 00:05 UTC of this day, or of the day before."""
+    at = at.astimezone(UTC)
+    today = datetime.combine(at.date(), RUN_AT, tzinfo=UTC)
+    return today if today <= at else today - timedelta(days=1)
+
+
 def charge_batch(batch: ChargingBatch) -> Iterator[Done]:
     """Charges the users of a batch; yields after each commit. A batch can be done again.
 
@@ -110,7 +140,8 @@ def charge_batch(batch: ChargingBatch) -> Iterator[Done]:
 
 def rehearse(at: datetime) -> Iterator[Done]:
     """What a run at `at` would do; nothing is posted or changed."""
-    yield from _charge(_day(at), 1, 2**63 - 1, run_id=None)
+    for first, last in _stretches(_day(at)):
+        yield from _charge(_day(at), first, last, run_id=None)
 
 
 def resume(user_id: int, at: datetime) -> Figures:
@@ -154,29 +185,23 @@ def _finish_if_done(run_id: int) -> None:
 def _charge(day: date, first: int, last: int, run_id: int | None) -> Iterator[Done]:
     """Charges the users with these IDs; without a run, only for show."""
     held_by_others: list[int] = []
-    for user_ids in _due_users(day, first, last):
+    for user_ids in batched(_due_users(day, first, last), USERS_AT_ONCE):
         free, done = _charge_or_one_by_one(user_ids, day, run_id, skip_held=True)
         held_by_others += [user_id for user_id in user_ids if user_id not in free]
         yield done
     # Mostly these are charged by now, by a run beside this one.
-    for start in range(0, len(held_by_others), USERS_AT_ONCE):
-        user_ids = held_by_others[start : start + USERS_AT_ONCE]
+    for user_ids in batched(held_by_others, USERS_AT_ONCE):
         yield _charge_or_one_by_one(user_ids, day, run_id, skip_held=False)[1]
 
 
-def _due_users(day: date, first: int, last: int) -> Iterator[list[int]]:
-    while True:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT DISTINCT user_id FROM billing_subscription "
-                "WHERE due_on <= %s AND user_id BETWEEN %s AND %s ORDER BY user_id LIMIT %s",
-                [day, first, last, USERS_AT_ONCE],
-            )
-            user_ids = [row[0] for row in cursor.fetchall()]
-        if not user_ids:
-            return
-        yield user_ids
-        first = user_ids[-1] + 1
+def _due_users(day: date, first: int, last: int) -> list[int]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT user_id FROM billing_subscription "
+            "WHERE due_on <= %s AND user_id BETWEEN %s AND %s ORDER BY user_id",
+            [day, first, last],
+        )
+        return [row[0] for row in cursor.fetchall()]
 
 
 def _charge_or_one_by_one(
@@ -217,7 +242,9 @@ def _charge_and_note(
 ) -> tuple[set[int], Done]:
     """One database transaction: the users' charges, and the run's figures of them."""
     with ledger.rehearsal() if run_id is None else transaction.atomic():
-        held, done = _charge_together(user_ids, day, skip_held=skip_held)
+        held, done = _charge_together(
+            user_ids, day, skip_held=skip_held, is_rehearsal=run_id is None
+        )
         if run_id is not None:
             ChargingRun.objects.filter(pk=run_id).update(
                 **{
@@ -237,7 +264,12 @@ def _note_failure(run_id: int, user_id: int, problem: Exception) -> None:
 
 
 def _charge_together(
-    user_ids: Sequence[int], day: date, *, skip_held: bool = False, retry: bool = False
+    user_ids: Sequence[int],
+    day: date,
+    *,
+    skip_held: bool = False,
+    retry: bool = False,
+    is_rehearsal: bool = False,
 ) -> tuple[set[int], Done]:
     """Settles and posts what is due of these users, within the caller's database transaction."""
     balances = ledger.hold(user_ids, skip_held=skip_held)
@@ -262,7 +294,7 @@ def _charge_together(
             can_pay=user_id not in deactivated,
             retry=retry,
         )
-    posted = subscriptions.post(steps, actor=None, channel=Channel.CHARGING)
+    posted = subscriptions.post(steps, actor=None, channel=Channel.CHARGING, in_full=is_rehearsal)
     subscriptions.store(due)
     return set(balances), Done(figures_of(steps), steps, posted, len(due))
 

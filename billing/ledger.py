@@ -308,6 +308,21 @@ def post_batch(
     return [results[place] for place in sorted(results)]
 
 
+def post_for_numbers(
+    entries: Sequence[Entry], *, actor: User | None, channel: Channel
+) -> list[int]:
+    """As `post_batch`, all or nothing, but answers the transactions' numbers only, which is faster.
+
+    The numbers come in the order of the entries.
+    """
+    if not entries:
+        return []
+    arguments = _arguments([_as_json(entry) for entry in entries], actor, channel)
+    with _refusals(), connection.cursor() as cursor:
+        cursor.execute(_CALL_FOR_NUMBERS, arguments)
+        return [number for (number,) in cursor.fetchall()]
+
+
 @contextmanager
 def rehearsal() -> Iterator[None]:
     """Undoes at its end whatever is posted or written within: a preview that cannot be wrong.
@@ -533,6 +548,8 @@ def checked_device(value: object) -> str:
 def _text(name: str, value: object, max_length: int) -> str:
     if not isinstance(value, str):
         raise InvalidEntry(field=name, reason="it must be a text")
+    if value.isprintable() and len(value) <= max_length:
+        return value  # as most are: nothing of what follows can be wrong with it
     if "\0" in value:
         raise InvalidEntry(field=name, reason="it contains a null character")
     try:
@@ -556,12 +573,15 @@ def _whole_number(name: str, value: object) -> int | None:
     return value
 
 
+_as_strict_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
 def _json_object(name: str, value: object) -> object:
     """`value`, if the database can hold it: no NaN, no null characters, no half characters."""
     if value == {}:
         return value  # as most are
     try:
-        written = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        written = _as_strict_json(value)
         written.encode()
     except (TypeError, ValueError, RecursionError):
         written = ""
@@ -603,15 +623,33 @@ def _post(
     entries: list[dict[str, Any]], actor: User | None, channel: Channel, *, skip_refused: bool
 ) -> list[tuple[int, Result]]:
     """One call of `billing_post`: results with the positions of their entries, from 1."""
+    arguments = _arguments(entries, actor, channel, skip_refused=skip_refused)
+    with _refusals():
+        return _call(arguments)
+
+
+def _arguments(
+    entries: list[dict[str, Any]],
+    actor: User | None,
+    channel: Channel,
+    *,
+    skip_refused: bool = False,
+) -> list[Any]:
     if actor is not None and actor.pk is None:
         raise ValueError("The actor is not a saved user; for the system itself, say actor=None.")
-    arguments = [json.dumps(entries), actor and actor.pk, channel, skip_refused]
+    return [json.dumps(entries), actor and actor.pk, channel, skip_refused]
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Raises what the posting function refuses as a BillingError."""
     try:
         if connection.in_atomic_block:
             # A savepoint, so that the caller's transaction survives a refusal.
             with transaction.atomic():
-                return _call(arguments)
-        return _call(arguments)
+                yield
+        else:
+            yield
     except DatabaseError as problem:
         diagnostics = getattr(problem.__cause__, "diag", None)
         if diagnostics is None or diagnostics.sqlstate != REFUSED_SQLSTATE:
@@ -621,6 +659,9 @@ def _post(
 
 # With the star the database looks at the row's type once; named one by one, once for each column.
 _CALL: Final = 'SELECT "position", outcome, refusal, (posted).* FROM billing_post(%s, %s, %s, %s)'
+_CALL_FOR_NUMBERS: Final = (
+    'SELECT (posted).number FROM billing_post(%s, %s, %s, %s) ORDER BY "position"'
+)
 _COLUMNS: Final = [column.attname for column in Transaction._meta.concrete_fields]
 
 

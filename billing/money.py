@@ -32,6 +32,8 @@ def to_money(value: Amount) -> Decimal:
     Raises NotMoney for what is not a finite number, has more than four decimals or is out of
     range. Floats are refused: they hold most amounts only approximately.
     """
+    if type(value) is Decimal and value.same_quantum(ZERO) and -MAX_MONEY <= value <= MAX_MONEY:
+        return value + ZERO  # as what was computed mostly is; the rest would say the same
     if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
         raise NotMoney("not_a_number")
     if isinstance(value, str) and not PLAIN_NUMBER.fullmatch(value):

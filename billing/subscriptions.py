@@ -130,6 +130,7 @@ def change_plan(
     put_on_plan(subscription, plan, day, charge_now=charge_now)
     if charge_now:
         posted += _charge(subscription, day, actor=actor, channel=channel)
+    subscription.save(update_fields=["plan", "term", "plan_since"])
     store([subscription])
     return Changed(subscription, posted)
 
@@ -456,25 +457,30 @@ def unpaid_active_days(subscriptions: Iterable[Subscription]) -> dict[int, list[
     return days
 
 
-def post(steps: Iterable[Step], *, actor: User | None, channel: Channel) -> list[Transaction]:
+def post(
+    steps: Iterable[Step], *, actor: User | None, channel: Channel, in_full: bool = True
+) -> list[Transaction]:
     """Posts the charges of these steps, of any users, whole or not at all; free periods are not.
 
-    Raises InsufficientFunds if a balance has less than `settle` was told.
+    Answers what was posted; not `in_full`, which is faster, nothing. Raises InsufficientFunds if a
+    balance has less than `settle` was told.
     """
     paid = [(s.subscription, s.charge) for s in steps if s.charge is not None]
     _mark_days_charged(paid)
     paid = [(subscription, charge) for subscription, charge in paid if charge.amount]
     if not paid:
         return []
-    results = ledger.post_batch(
-        [charge_entry(subscription, charge) for subscription, charge in paid],
-        actor=actor,
-        channel=channel,
-    )
-    posted = [result.transaction for result in results if result.transaction is not None]
-    for (subscription, charge), row in zip(paid, posted, strict=True):
+    entries = [charge_entry(subscription, charge) for subscription, charge in paid]
+    posted: list[Transaction] = []
+    if in_full:
+        results = ledger.post_batch(entries, actor=actor, channel=channel)
+        posted = [result.transaction for result in results if result.transaction is not None]
+        numbers = [row.number for row in posted]
+    else:
+        numbers = ledger.post_for_numbers(entries, actor=actor, channel=channel)
+    for (subscription, charge), number in zip(paid, numbers, strict=True):
         if subscription.charged_from == charge.first:
-            subscription.charge_number = row.number
+            subscription.charge_number = number
     return posted
 
 
@@ -511,19 +517,21 @@ def remainder_entry(subscription: Subscription, plan: Plan, rest: Charge) -> led
 
 
 def store(subscriptions: Sequence[Subscription]) -> None:
-    """Writes what operations change about these subscriptions, in one statement."""
+    """Writes how far these subscriptions are paid, and their status, in one statement."""
     if not subscriptions:
         return
     columns = zip(*map(_STORED, subscriptions), strict=True)
     with connection.cursor() as cursor:
-        cursor.execute(_STORE, [list(column) for column in columns])
+        cursor.execute(_STORE, [_as_array(column) for column in columns])
+
+
+def _as_array(values: Iterable[object]) -> str:
+    """A PostgreSQL array of numbers, days or codes. A run writes very many of them."""
+    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
 
 
 _STORED_FIELDS: Final = {
     "id": "bigint",
-    "plan_id": "bigint",
-    "term": "integer",
-    "plan_since": "date",
     "status": "text",
     "status_since": "date",
     "charged_from": "date",

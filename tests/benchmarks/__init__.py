@@ -7,6 +7,7 @@ of the ratios within a round, so that a machine that is slow for a while is so f
     database.py   a database of its own, made and dropped
     ways.py       the ways of posting that are compared
     posting.py    single changes, hot rows, batches
+    charging.py   runs over many subscriptions that are due at once
     tab.py        pages of the Transactions tab of a long history
     report.py     the table
 """

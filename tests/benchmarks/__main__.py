@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import django
 from django.conf import settings
 
-PARTS = ("posting", "hot", "tab")
+PARTS = ("posting", "hot", "charging", "tab")
 
 
 def main() -> None:
@@ -40,13 +40,19 @@ def _options() -> Namespace:
         default=10_000_000,
         help="size of the table that the tab is read from [%(default)s]; a tenth is one user's",
     )
+    parser.add_argument(
+        "--subscriptions",
+        type=int,
+        default=200_000,
+        help="due at once in the charging run, four of each user [%(default)s]",
+    )
     parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="parts to measure")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     return parser.parse_args()
 
 
 def _measure(options: Namespace) -> Iterator["report.Line"]:  # noqa: F821
-    from tests.benchmarks import posting, tab
+    from tests.benchmarks import charging, posting, tab
 
     user_ids = posting.make_users()
     if "posting" in options.only:
@@ -56,6 +62,11 @@ def _measure(options: Namespace) -> Iterator["report.Line"]:  # noqa: F821
     if "hot" in options.only:
         yield from posting.measure_hot(
             user_ids, rounds=options.rounds, calls=max(1, options.calls // 4)
+        )
+    if "charging" in options.only:
+        charging.fill(options.subscriptions)
+        yield from charging.measure_charging(
+            subscriptions=options.subscriptions, rounds=max(1, options.rounds // 5)
         )
     if "tab" in options.only:
         long, short = tab.fill(options.transactions)
