@@ -13,7 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import batched, groupby
 from operator import attrgetter
@@ -34,6 +34,7 @@ from billing.models import (
     Transaction,
 )
 from billing.money import ZERO
+from billing.reports import RUN_TIME
 from billing.subscriptions import Step
 from users.models import User
 
@@ -44,8 +45,6 @@ log = logging.getLogger(__name__)
 USERS_AT_ONCE: Final = 400
 # Users of a batch, the part of a run that one worker does.
 USERS_PER_BATCH: Final = 5_000
-# When the scheduled run of a day is due, UTC.
-RUN_AT: Final = time(0, 5)
 
 SCHEDULING: Final = 0x63686172  # the advisory lock of whoever looks whether a run is due
 
@@ -121,7 +120,7 @@ def open_run_if_due(at: datetime) -> ChargingRun | None:
 def last_scheduled(at: datetime) -> datetime:
     """When a run was due last: at 00:05 UTC of this day, or of the day before."""
     at = at.astimezone(UTC)
-    today = datetime.combine(at.date(), RUN_AT, tzinfo=UTC)
+    today = datetime.combine(at.date(), RUN_TIME)
     return today if today <= at else today - timedelta(days=1)
 
 

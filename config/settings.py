@@ -96,6 +96,8 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 # --- Applications -------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
+    # First, so that `billing.admin` can take its pages, made for Django's own look, away.
+    "procrastinate.contrib.django",
     "users",
     "billing",
     "unfold",
@@ -170,6 +172,19 @@ def _database() -> dict[str, Any]:
 
 DATABASES = {"default": _database()}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- Background jobs ----------------------------------------------------------------------------
+
+# For any worker, however it is started (`manage.py worker` is the way).
+PROCRASTINATE_WORKER_DEFAULTS = {
+    # Two, so that a refill does not wait for a large batch of the charging run. More of the
+    # machine is put to use by more workers.
+    "concurrency": 2,
+    # Asked to end, a worker ends its jobs at their next commit; another takes them up there.
+    "shutdown_graceful_timeout": 0,
+    # What was done stands in the ledger and in the list of runs.
+    "delete_jobs": "successful",
+}
 
 # Per process, for figures of the start page that may be a few minutes old.
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
@@ -319,5 +334,5 @@ UNFOLD = {
         "show_all_applications": False,
         "navigation": "billing.admin.navigation.sidebar",
     },
-    "TABS": "billing.admin.navigation.user_tabs",
+    "TABS": "billing.admin.navigation.tabs",
 }

@@ -12,9 +12,10 @@ are missing; their functions are in `migrations/sql/`. What breaks without each 
 | `keeps_its_code` | services | transactions lose the name of their service |
 | `keeps_its_cycle` | plans | what is paid was reckoned by another cycle than the plan has |
 | `billing_open_balance` | users | a user created with SQL has no balance |
+| `billing_resume_after_refill` | balances | what a refill could pay for waits for the next run |
 
-The last one stands on the users' table and is installed by the migration alone: `users` knows
-nothing of `billing`.
+The last two are installed by migrations alone: one stands on the users' table, and `users` knows
+nothing of `billing`; the other guards nothing, but queues a job.
 """
 
 from typing import Any

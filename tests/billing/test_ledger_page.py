@@ -44,7 +44,10 @@ def test_the_triggers_are_described() -> None:
         for model in apps.get_app_config("billing").get_models()
         for trigger in getattr(model._meta, "triggers", ())
     }
-    assert first_cells("**Triggers**") == declared | {"billing_open_balance"}
+    assert first_cells("**Triggers**") == declared | {
+        "billing_open_balance",
+        "billing_resume_after_refill",
+    }
 
 
 def test_the_constraints_are_described() -> None:

@@ -1,0 +1,127 @@
+"""`manage.py worker`: does the background jobs: the charging run, and what follows a refill.
+
+It works until it is told to end (Ctrl-C, SIGTERM, SIGHUP). Jobs then end at their next commit, and
+another worker takes them up there. What goes wrong meanwhile, a database that is restarted first
+of all, ends no worker: it starts over, in its own process, ever more patiently.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from argparse import SUPPRESS
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Final
+
+from django.core.management.base import BaseCommand, CommandParser
+from django.db import DatabaseError, connection, connections
+from procrastinate import exceptions
+from procrastinate.contrib.django import app, connector_params
+from procrastinate.psycopg_connector import PsycopgConnector
+
+ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+RETRY_MIN_SECONDS: Final = 1.0
+RETRY_MAX_SECONDS: Final = 30.0
+# A worker that worked for so long did work: what ended it is a new trouble.
+SETTLED_SECONDS: Final = 60.0
+PARENT_CHECK_SECONDS: Final = 1.0
+CONNECTIONS_MAX: Final = 4  # for its own queries; each running job has another one
+CONNECTION_TIMEOUT_SECONDS: Final = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class Command(BaseCommand):
+    help = "Does background jobs, the charging run among them, until it is told to end."
+    requires_system_checks = []
+    ending = False
+    end_work: Callable[[], object] | None = None
+    parent: int | None = None
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        # Of `manage.py serve`, which a worker beside it does not outlive, however it ends.
+        parser.add_argument("--parent", type=int, help=SUPPRESS)
+
+    def handle(self, *args: Any, parent: int | None, **options: Any) -> None:
+        self.parent = parent
+        for number in ENDINGS:
+            signal.signal(number, self.end)
+        for name in ("procrastinate.worker", "procrastinate.worker.worker", "psycopg.pool"):
+            logging.getLogger(name).addFilter(_is_no_trouble_with_the_connection)
+        with suppress(KeyboardInterrupt, asyncio.CancelledError):
+            self.work_until_told_to_end()
+
+    def end(self, signal_number: int, frame: FrameType | None) -> None:
+        if self.ending:
+            return
+        self.ending = True
+        if self.end_work is None:
+            raise KeyboardInterrupt  # the one exception for which the driver cancels its query
+        self.end_work()
+
+    def work_until_told_to_end(self) -> None:
+        delay, said = RETRY_MIN_SECONDS, ""
+        while True:
+            started = time.monotonic()
+            try:
+                connection.ensure_connection()  # starts the embedded database
+                connections.close_all()
+                asyncio.run(self.work())
+                problem = "the connection to the database was lost"
+            except (DatabaseError, exceptions.ConnectorException, OSError) as error:
+                problem = f"{error.__cause__ or error}".strip()
+            if self.is_orphan:
+                return
+            if time.monotonic() - started > SETTLED_SECONDS:
+                delay, said = RETRY_MIN_SECONDS, ""
+            if problem != said:
+                log.warning("The worker starts over: %s", problem)
+                said = problem
+            time.sleep(delay)
+            delay = min(delay * 2, RETRY_MAX_SECONDS)
+
+    async def work(self) -> None:
+        loop, work = asyncio.get_running_loop(), asyncio.current_task()
+        assert work is not None  # noqa: S101 - it is this one
+        loop.set_exception_handler(_report)
+        connector = PsycopgConnector(
+            kwargs=connector_params(),
+            min_size=1,
+            max_size=CONNECTIONS_MAX,
+            timeout=CONNECTION_TIMEOUT_SECONDS,
+        )
+        watch = asyncio.create_task(self.end_with_parent(work))
+        self.end_work = lambda: loop.call_soon_threadsafe(work.cancel)
+        try:
+            with app.replace_connector(connector):
+                async with app.open_async():
+                    await app.run_worker_async(install_signal_handlers=False)
+        finally:
+            self.end_work = None
+            watch.cancel()
+
+    async def end_with_parent(self, work: "asyncio.Task[None]") -> None:
+        while not self.is_orphan:
+            await asyncio.sleep(PARENT_CHECK_SECONDS)
+        self.ending = True
+        work.cancel()
+
+    @property
+    def is_orphan(self) -> bool:
+        return self.parent is not None and os.getppid() != self.parent
+
+
+def _is_no_trouble_with_the_connection(record: logging.LogRecord) -> bool:
+    """That is said in one sentence, when the worker starts over."""
+    error = record.exc_info[1] if record.exc_info else None
+    from_pool = record.name == "psycopg.pool" and record.levelno < logging.ERROR
+    return not (from_pool or isinstance(error, exceptions.ConnectorException))
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What a lost connection leaves behind in tasks that nobody waits for is no news either."""
+    if not isinstance(context.get("exception"), exceptions.ConnectorException):
+        loop.default_exception_handler(context)

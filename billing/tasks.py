@@ -1,0 +1,186 @@
+"""Background jobs, done by `manage.py worker`: thin. They read the clock and call `charging`.
+
+- `run_schedule` opens the charging run at 00:05 UTC, with a job for each of its batches.
+- `catch_up` does the same for a run that nobody was there to open, and for batches without a job;
+  every ten minutes, and when a first worker starts.
+- `charge_batch` charges one batch. All workers take batches, side by side.
+- `resume` charges one user, and resumes what can be paid now. A trigger on balances queues it with
+  every refill of a user who has suspended subscriptions (migrations/sql/0007_resume.sql, which
+  names this task and its argument).
+- `keep_house`, every minute, gives jobs of workers that died to others.
+
+Every job may be done twice, or again from the middle: what is charged is not due any more.
+"""
+
+import logging
+from typing import Final
+
+from django.db import DatabaseError, connection, transaction
+from django.utils import timezone
+from procrastinate import JobContext, RetryDecision, exceptions, jobs
+from procrastinate.contrib.django import app
+from procrastinate.contrib.django.django_connector import DjangoConnector
+from procrastinate.contrib.django.models import ProcrastinateJob
+from procrastinate.manager import JobManager
+from procrastinate.retry import BaseRetryStrategy
+
+from billing import charging
+from billing.models import ChargingBatch, ChargingRun
+
+log = logging.getLogger(__name__)
+
+# Jobs with a higher one are taken first. That of `resume` is said by the trigger.
+HOUSEKEEPING: Final = 20
+RESUMING: Final = 10
+CHARGING: Final = 0
+
+RETRY_MAX_SECONDS: Final = 300
+RESUME_ATTEMPTS: Final = 8
+# Jobs that failed for good stay to be looked at.
+KEEP_FAILED_HOURS: Final = 30 * 24
+KEEP_SUCCEEDED_HOURS: Final = 24
+
+
+class UntilDone(BaseRetryStrategy):
+    """Tries again for as long as it takes, ever more patiently; at once if only the worker ends."""
+
+    def get_retry_decision(self, *, exception: BaseException, job: jobs.Job) -> RetryDecision:
+        if isinstance(exception, exceptions.JobAborted):
+            return RetryDecision(retry_in={"seconds": 0})
+        seconds = retry_seconds(job.attempts)
+        log.warning("%s failed; again in %s seconds: %s", job.call_string, seconds, exception)
+        return RetryDecision(retry_in={"seconds": seconds})
+
+
+def retry_seconds(attempts: int) -> int:
+    return int(min(2 ** min(attempts, 20), RETRY_MAX_SECONDS))
+
+
+# --- The charging run ---------------------------------------------------------------------------
+
+
+@app.periodic(cron="5 0 * * *", queueing_lock="run_schedule")  # UTC, whatever the time zone
+@app.task(name="billing.tasks.run_schedule", queue="schedule", priority=HOUSEKEEPING)
+def run_schedule(timestamp: int) -> None:
+    _keep_schedule()
+
+
+@app.periodic(cron="*/10 * * * *", queueing_lock="catch_up")
+@app.task(name="billing.tasks.catch_up", queue="schedule", priority=HOUSEKEEPING)
+def catch_up(timestamp: int) -> None:
+    _keep_schedule()
+
+
+def _keep_schedule() -> None:
+    """Opens the run that is due, if it is, and queues a job for each batch that has none."""
+    with transaction.atomic():
+        charging.open_run_if_due(timezone.now())
+        _queue_batches()
+
+
+@app.task(
+    name="billing.tasks.charge_batch",
+    queue="charging",
+    priority=CHARGING,
+    retry=UntilDone(),
+    pass_context=True,
+)
+def charge_batch(context: JobContext, *, batch_id: int) -> None:
+    batch = ChargingBatch.objects.select_related("run").filter(pk=batch_id).first()
+    if batch is None or batch.finished_at is not None:
+        return
+    for _ in charging.charge_batch(batch):
+        if context.should_abort():
+            raise exceptions.JobAborted
+
+
+def _queue_batches() -> None:
+    """Queues what is left of scheduled runs. Those of a command are for whoever gave it."""
+    left = ChargingBatch.objects.filter(
+        finished_at=None, run__finished_at=None, run__started_by=ChargingRun.Start.SCHEDULE
+    )
+    locks = {f"batch:{batch_id}": batch_id for batch_id in left.values_list("pk", flat=True)}
+    queued = ProcrastinateJob.objects.filter(
+        queueing_lock__in=locks, status__in=(jobs.Status.TODO.value, jobs.Status.DOING.value)
+    )
+    for lock in queued.values_list("queueing_lock", flat=True):
+        locks.pop(lock, None)
+    _defer(
+        [
+            charge_batch.configure(
+                lock=lock, queueing_lock=lock, task_kwargs={"batch_id": batch_id}
+            ).job
+            for lock, batch_id in locks.items()
+        ]
+    )
+
+
+def _defer(new: list[jobs.Job]) -> None:
+    """Queues jobs within the present database transaction.
+
+    A worker's own way to queue jobs has connections of its own.
+    """
+    if new:
+        JobManager(DjangoConnector()).batch_defer_jobs(new)
+
+
+# --- Refills ------------------------------------------------------------------------------------
+
+
+@app.task(name="billing.tasks.resume", queue="refills", priority=RESUMING)
+def resume(*, user_id: int, attempt: int = 1) -> None:
+    """Resumes what a refill can pay for; if that fails, again later; at last the run does it.
+
+    Not by way of a retry, because a job cannot go back to waiting where another waits already.
+    """
+    try:
+        charging.resume(user_id, timezone.now())
+    except DatabaseError as problem:
+        if attempt >= RESUME_ATTEMPTS:
+            raise
+        seconds = retry_seconds(attempt)
+        log.warning("User %s is resumed in %s seconds: %s", user_id, seconds, problem)
+        if not connection.is_usable():
+            connection.close()
+        again = resume.configure(
+            schedule_in={"seconds": seconds},
+            queueing_lock=f"resume:{user_id}",
+            task_kwargs={"user_id": user_id, "attempt": attempt + 1},
+        )
+        try:
+            with transaction.atomic():
+                _defer([again.job])
+        except exceptions.AlreadyEnqueued:
+            pass  # by another refill
+
+
+# --- Housekeeping -------------------------------------------------------------------------------
+
+
+@app.periodic(cron="* * * * *", queueing_lock="keep_house")
+@app.task(
+    name="billing.tasks.keep_house", queue="schedule", priority=HOUSEKEEPING, pass_context=True
+)
+async def keep_house(context: JobContext, timestamp: int) -> None:
+    manager = context.app.job_manager
+    await _retry_stalled_jobs(manager)
+    await manager.delete_old_jobs(nb_hours=KEEP_SUCCEEDED_HOURS)
+    await manager.delete_old_jobs(
+        nb_hours=KEEP_FAILED_HOURS,
+        include_failed=True,
+        include_cancelled=True,
+        include_aborted=True,
+    )
+
+
+async def _retry_stalled_jobs(manager: JobManager) -> None:
+    """Gives the jobs of workers that died to the living."""
+    for job in await manager.get_stalled_jobs():
+        log.warning("A worker died with %s; another takes it.", job.call_string)
+        try:
+            await manager.retry_job(job)
+        except exceptions.UniqueViolation:
+            # The same waits already, so this one need not.
+            await manager.finish_job(job, status=jobs.Status.ABORTED, delete_job=True)
+        except exceptions.ConnectorException as problem:
+            log.info("%s is taken already: %s", job.call_string, problem.__cause__)
