@@ -461,6 +461,8 @@ RUN_MAY_TAKE: Final = timedelta(minutes=30)
 # A batch takes a minute at most; a run of which nothing is heard for so long was killed.
 SILENCE: Final = timedelta(minutes=10)
 
+RunState = Literal["finished", "running", "interrupted"]
+
 
 def charging_runs() -> QuerySet[ChargingRun]:
     """The runs, each with its batches counted and the time when it was last heard of."""
@@ -471,20 +473,26 @@ def charging_runs() -> QuerySet[ChargingRun]:
     )
 
 
-def state_of(run: ChargingRun, now: datetime) -> Literal["finished", "running", "interrupted"]:
+def state_of(run: ChargingRun, now: datetime) -> RunState:
     """What has become of a run of `charging_runs` by `now`."""
     if run.finished_at is not None:
         return "finished"
-    heard_of = run.last_batch_at or run.started_at  # type: ignore[attr-defined] - annotated
-    return "running" if now - heard_of <= SILENCE else "interrupted"
+    return "running" if now - heard_of(run) <= SILENCE else "interrupted"
+
+
+def heard_of(run: ChargingRun) -> datetime:
+    """When a run of `charging_runs` last did something that left a trace."""
+    last_batch_at: datetime | None = run.last_batch_at  # type: ignore[attr-defined]
+    return last_batch_at or run.started_at
 
 
 @dataclass(frozen=True)
 class Overdue:
-    """No run has done what was due at `since`. `begun` is one that has tried."""
+    """No run has done what was due at `since`. `begun` is one that has tried, in this state."""
 
     since: datetime
     begun: ChargingRun | None
+    state: RunState | None
 
 
 def overdue(now: datetime) -> Overdue | None:
@@ -504,7 +512,8 @@ def overdue(now: datetime) -> Overdue | None:
         and not Subscription.objects.filter(started_on__lt=since.date()).exists()
     ):
         return None
-    return Overdue(since, late.order_by("-id").first())
+    begun = late.order_by("-id").first()
+    return Overdue(since, begun, state_of(begun, now) if begun else None)
 
 
 def latest_run() -> ChargingRun | None:

@@ -2,6 +2,24 @@
 imports all that registers something.
 """
 
-from billing.admin import descriptions, transactions, users
+from billing.admin import (
+    descriptions,
+    jobs,
+    plans,
+    runs,
+    services,
+    subscription_list,
+    transactions,
+    users,
+)
 
-__all__ = ["descriptions", "transactions", "users"]
+__all__ = [
+    "descriptions",
+    "jobs",
+    "plans",
+    "runs",
+    "services",
+    "subscription_list",
+    "transactions",
+    "users",
+]

@@ -11,10 +11,22 @@ from unfold.enums import ActionVariant
 USER_PAGES = {
     "users_user_change": "Profile",
     "users_user_transactions": "Transactions",
+    "users_user_subscriptions": "Subscriptions",
+    "users_user_subscription_add": "Subscriptions",
+    "users_user_subscription_plan": "Subscriptions",
+    "users_user_subscription_cancel": "Subscriptions",
     "users_user_change_balance": "",
+    "users_user_charge_service": "",
     "users_user_history": "History",
     "billing_transaction_change": "Transactions",
     "billing_transaction_reverse": "Transactions",
+}
+
+# What is configured, with a tab for who changed what; the name of its first tab.
+WITH_HISTORY = {
+    "billing_plan": "Plan",
+    "billing_service": "Service",
+    "billing_userdefaults": "Defaults",
 }
 
 # Group, entry, symbol, name of the address, permissions any of which opens it.
@@ -27,6 +39,41 @@ ENTRIES = [
         "receipt_long",
         "billing_transaction_changelist",
         ("billing.view_transaction",),
+    ),
+    (
+        "Billing",
+        "Plans",
+        "sell",
+        "billing_plan_changelist",
+        ("billing.view_plan", "billing.change_plan"),
+    ),
+    (
+        "Billing",
+        "Services",
+        "bolt",
+        "billing_service_changelist",
+        ("billing.view_service", "billing.change_service"),
+    ),
+    (
+        "Billing",
+        "Subscriptions",
+        "event_repeat",
+        "billing_subscription_changelist",
+        ("billing.view_subscription", "billing.change_subscription"),
+    ),
+    (
+        "Billing",
+        "Charging runs",
+        "sync",
+        "billing_chargingrun_changelist",
+        ("billing.view_chargingrun",),
+    ),
+    (
+        "Billing",
+        "New users",
+        "person_add",
+        "billing_userdefaults_changelist",
+        ("billing.view_userdefaults", "billing.change_userdefaults"),
     ),
     (
         "Billing",
@@ -76,7 +123,7 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
 
 
 def user_tabs(request: HttpRequest) -> list[dict[str, Any]]:
-    """Profile, Transactions and History, on the pages of one user and nowhere else."""
+    """Profile, Transactions, Subscriptions, History: on the pages of one user, nowhere else."""
     here = request.resolver_match
     if here is None or here.url_name not in USER_PAGES:
         return []
@@ -86,6 +133,7 @@ def user_tabs(request: HttpRequest) -> list[dict[str, Any]]:
     tabs = [
         ("Profile", "users_user_change", "users.view_user"),
         ("Transactions", "users_user_transactions", "billing.view_transaction"),
+        ("Subscriptions", "users_user_subscriptions", "billing.view_subscription"),
         ("History", "users_user_history", "users.view_user"),
     ]
     items = [
@@ -103,6 +151,25 @@ def user_tabs(request: HttpRequest) -> list[dict[str, Any]]:
     return [{"models": models, "items": items}]
 
 
+def tabs(request: HttpRequest) -> list[dict[str, Any]]:
+    """A user's tabs or, on a page that sets prices, the page and its history."""
+    here = request.resolver_match
+    model, _, page = here.url_name.rpartition("_") if here and here.url_name else ("", "", "")
+    if here is None or model not in WITH_HISTORY or page not in ("change", "history"):
+        return user_tabs(request)
+    object_id = here.kwargs["object_id"]
+    items = [
+        {
+            "title": title,
+            "link": reverse(f"admin:{model}_{name}", args=[object_id]),
+            "active": page == name,
+        }
+        for title, name in ((WITH_HISTORY[model], "change"), ("History", "history"))
+    ]
+    label = model.replace("_", ".")
+    return [{"models": [label, {"name": label, "detail": True}], "items": items}]
+
+
 def account_links(request: HttpRequest) -> list[dict[str, Any]]:
     """What the menu under the operator's name offers, besides the theme and logging out."""
     return [
@@ -112,15 +179,22 @@ def account_links(request: HttpRequest) -> list[dict[str, Any]]:
 
 
 def header_actions(request: HttpRequest, user_id: int) -> list[dict[str, Any]]:
-    """The button on the right of a user's pages, for Unfold's header (`actions_detail`)."""
+    """The buttons on the right of a user's pages, for Unfold's header (`actions_detail`)."""
     if not request.user.has_perm("billing.change_balance"):
         return []
     return [
+        {
+            "title": "Charge service",
+            "icon": "bolt",
+            "variant": ActionVariant.DEFAULT,
+            "attrs": {},
+            "path": reverse("admin:users_user_charge_service", args=[user_id]),
+        },
         {
             "title": "Change balance",
             "icon": "account_balance_wallet",
             "variant": ActionVariant.PRIMARY,
             "attrs": {},
             "path": reverse("admin:users_user_change_balance", args=[user_id]),
-        }
+        },
     ]

@@ -7,7 +7,9 @@ from decimal import Decimal
 from typing import Any, Final
 
 from django import forms
-from django.http import HttpRequest
+from django.db.models import Model, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from unfold.admin import ModelAdmin
 
@@ -71,6 +73,32 @@ def typed_amount(text: str) -> Decimal:
     except NotMoney as problem:
         shown = str(InvalidAmount(field="amount", reason=problem.reason, value=text))
         raise forms.ValidationError(shown) from None
+
+
+def row_or_404[Row: Model](rows: QuerySet[Row], object_id: object) -> Row:
+    """The row with an ID from an address, which may be anything."""
+    text = str(object_id)
+    if not (text.isascii() and text.isdigit() and int(text) < 2**63):
+        raise Http404
+    return get_object_or_404(rows, pk=int(text))
+
+
+class ReadOnlyAdmin(ModelAdmin):
+    """Pages about what nobody edits. Nothing of Django's own change pages is left."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        raise Http404("Nobody edits these: they have no history.")
 
 
 class PanelForm(forms.Form):

@@ -1,7 +1,7 @@
 """The start page: the figures of today, and ways to the lists behind them."""
 
 import json
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 from django.core.cache import cache
@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from billing import reports
 from billing.admin.pages import midnight
+from billing.admin.runs import RunReport
 from billing.money import ZERO
 
 DAYS: Final = 30
@@ -25,7 +26,14 @@ def start_page_context(request: HttpRequest, context: dict[str, Any]) -> dict[st
         context["holdings"] = reports.holdings()
     if request.user.has_perm("billing.view_transaction"):
         context |= _turnovers() | {"latest": reports.latest(10)}
+    if request.user.has_perm("billing.view_chargingrun"):
+        context |= _charging(timezone.now())
     return context
+
+
+def _charging(now: datetime) -> dict[str, Any]:
+    latest = reports.latest_run()
+    return {"overdue": reports.overdue(now), "run": latest and RunReport(latest, now)}
 
 
 def _turnovers() -> dict[str, Any]:

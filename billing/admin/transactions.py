@@ -30,7 +30,14 @@ from billing import ledger, reports
 from billing.admin.pages import PanelForm, confirmation_key, midnight, page_context
 from billing.errors import AlreadyReversed, BillingError
 from billing.exports import TooManyRows, csv_lines, write_xlsx
-from billing.models import Channel, StandardDescription, Transaction, TransactionType
+from billing.models import (
+    Channel,
+    Service,
+    StandardDescription,
+    Transaction,
+    TransactionType,
+    subtype_label,
+)
 from billing.models.transactions import SUBTYPE_LABELS
 from users.models import User
 
@@ -69,10 +76,11 @@ class TransactionFilters(PanelForm):
 
     def __init__(self, data: Any) -> None:
         super().__init__(data)
-        known = dict(sorted(SUBTYPE_LABELS.items(), key=lambda item: item[1]))
+        services = dict(Service.objects.values_list("code", "name"))
+        known = dict(sorted((SUBTYPE_LABELS | services).items(), key=lambda item: item[1]))
         chosen = str(data.get("subtype", ""))
-        if chosen and chosen not in known:  # an installation's own service or gift
-            known[chosen] = chosen
+        if chosen and chosen not in known:  # a gift's, or a deleted service's
+            known[chosen] = subtype_label(chosen)
         widget = cast(forms.Select, self.fields["subtype"].widget)
         widget.choices = [("", "All subtypes"), *known.items()]
         self.fields["q"].widget.attrs |= {"placeholder": "Words"}
@@ -139,7 +147,7 @@ def list_page(request: HttpRequest, model_admin: ModelAdmin, user: User | None) 
     context = page_context(request, model_admin, title="Transactions", user=user)
     try:
         with reports.time_limit(SEARCH_MAX_SECONDS):
-            found = reports.page(listing, _cursor(request))
+            found = reports.page(listing, cursor_of(request))
             if user:
                 context |= _of_one_user(request, user, listing)
             elif listing.since or listing.until:
@@ -196,7 +204,7 @@ def _number(text: str) -> int | None:
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 18 else None
 
 
-def _cursor(request: HttpRequest) -> reports.Cursor:
+def cursor_of(request: HttpRequest) -> reports.Cursor:
     places: tuple[Literal["before", "after", "at"], ...] = ("before", "after", "at")
     for place in places:
         key = _number(request.GET.get(place, ""))

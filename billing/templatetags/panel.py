@@ -1,5 +1,6 @@
 """How the panel's templates write money and transactions."""
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -46,6 +47,16 @@ def opposite(amount: Decimal) -> Decimal:
 def taken(amount: Decimal) -> SafeString:
     """The sum of charges, a positive figure, as what it does to a balance."""
     return change(-amount)
+
+
+@register.filter
+def duration(time: timedelta) -> str:
+    """3.4 s, 12 min 5 s, 1 h 2 min"""
+    seconds = max(0.0, time.total_seconds())
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @register.simple_tag

@@ -1,0 +1,250 @@
+"""Plans with their prices, and what new users get."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin, messages
+from django.db.models import Count, Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.decorators import display
+
+from billing.admin.configuration import ConfigurationAdmin, ConfigurationForm, PriceField
+from billing.models import Plan, Service, ServicePrice, Subscription, UserDefaults
+from billing.money import ZERO, format_money
+
+LIVE = ~Q(subscriptions__status=Subscription.Status.CANCELLED)
+
+
+class ServiceRow(NamedTuple):
+    """A service on a plan's page: what it costs there, and the field to change that."""
+
+    service: Service
+    price: Decimal | None
+    field: forms.BoundField
+
+
+class PlanForm(ConfigurationForm):
+    """A plan and its prices: one field for each service, empty where the plan does not offer it.
+
+    A retired service has one only where it has a price.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        instance = options.get("instance")
+        self.prices: dict[int, ServicePrice] = {}
+        if instance is not None and instance.pk:
+            self.prices = {price.service_id: price for price in instance.service_prices.all()}
+        self.services = list(Service.objects.filter(Q(is_active=True) | Q(pk__in=self.prices)))
+        super().__init__(*args, **options)
+        for service in self.services:
+            name = self._field_of(service)
+            self.fields[name] = PriceField(label=f"Price of {service}", required=False)
+            self.fields[name].widget.attrs["aria-label"] = self.fields[name].label
+            if price := self.prices.get(service.pk):
+                self.initial[name] = price.price
+
+    def service_rows(self) -> Iterator[ServiceRow]:
+        for service in self.services:
+            price = self.prices.get(service.pk)
+            yield ServiceRow(service, price and price.price, self[self._field_of(service)])
+
+    def stored(self) -> Any:
+        prices = [
+            (service.pk, price.price if (price := self.prices.get(service.pk)) else None)
+            for service in self.services
+        ]
+        return super().stored(), prices
+
+    def save_prices(self) -> None:
+        for service in self.services:
+            old, new = self.prices.get(service.pk), self.cleaned_data[self._field_of(service)]
+            if new is None:
+                if old is not None:
+                    old.delete()
+            elif old is None:
+                ServicePrice.objects.create(plan=self.instance, service=service, price=new)
+            elif old.price != new:
+                old.price = new
+                old.save(update_fields=["price"])
+
+    @staticmethod
+    def _field_of(service: Service) -> str:
+        return f"service_{service.pk}"
+
+
+@admin.register(Plan)
+class PlanAdmin(ConfigurationAdmin):
+    form = PlanForm
+    change_form_template = "billing/plan.html"
+    list_display = [
+        "name",
+        "cycle",
+        "price_and_period",
+        "is_proportional",
+        "state",
+        "live_subscriptions",
+    ]
+    list_filter = ["is_active", "cycle"]
+    list_filter_submit = True
+    search_fields = ["name"]
+    fields = ["name", "cycle", "price", "proportional_charge", "is_active"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Plan]:
+        plans: QuerySet[Plan] = super().get_queryset(request)
+        if request.resolver_match and request.resolver_match.url_name == "billing_plan_changelist":
+            plans = plans.annotate(live_count=Count("subscriptions", filter=LIVE))
+        return plans
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Plan | None = None) -> list[str]:
+        return ["cycle"] if obj and obj.subscriptions.exists() else []
+
+    def get_form(
+        self,
+        request: HttpRequest,
+        obj: Plan | None = None,
+        change: bool = False,  # noqa: FBT001, FBT002 - Django's signature
+        **kwargs: Any,
+    ) -> Any:
+        if obj and self.get_readonly_fields(request, obj):
+            kwargs["help_texts"] = {
+                "cycle": "Stays as it is: what subscribers have paid for, and until when, was "
+                "reckoned by it. For another cycle retire this plan and add one."
+            }
+        return super().get_form(request, obj, change, **kwargs)
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        obj = kwargs.get("obj")
+        context["currency_name"] = settings.BILLING_CURRENCY
+        if obj is not None:
+            context["live_count"] = Subscription.objects.live().filter(plan=obj).count()
+            why = self.why_kept(obj)
+            context["show_delete"] = why is None
+            context["notes"] = [why] if why else []
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
+        super().save_related(request, form, formsets, change)
+        form.save_prices()
+        plan = form.instance
+        if not plan.is_active and UserDefaults.objects.filter(plan=plan).exists():
+            self.message_user(
+                request,
+                f"“{plan}” is the default plan of new users. As it is retired now, they get none "
+                "until another is chosen under New users.",
+                messages.WARNING,
+            )
+
+    def why_kept(self, obj: Plan) -> str | None:
+        retire = "It can be retired instead: clear “Active”; whoever has it keeps it."
+        if obj.subscriptions.exists():
+            return f"“{obj}” cannot be deleted: it has been subscribed to. {retire}"
+        if UserDefaults.objects.filter(plan=obj).exists():
+            return (
+                f"“{obj}” cannot be deleted: it is the default plan of new users. "
+                "Choose another under New users first."
+            )
+        return None
+
+    @display(description="price", ordering="price")
+    def price_and_period(self, plan: Plan) -> SafeString:
+        return format_html(
+            '<span class="money">{}</span> per {}', format_money(plan.price), plan.price_is_per
+        )
+
+    @display(description="proportional", ordering="proportional_charge", boolean=True)
+    def is_proportional(self, plan: Plan) -> bool:
+        return plan.proportional_charge
+
+    @display(
+        description="status",
+        ordering="is_active",
+        label={"Active": "success", "Retired": "warning"},
+    )
+    def state(self, plan: Plan) -> str:
+        return "Active" if plan.is_active else "Retired"
+
+    @display(description="live subscriptions", ordering="live_count")
+    def live_subscriptions(self, plan: Plan) -> SafeString:
+        return format_html(
+            '<a href="{}?plan={}&amp;status=live" aria-label="{}">{}</a>',
+            reverse("admin:billing_subscription_changelist"),
+            plan.pk,
+            f"Live subscriptions of {plan}",
+            f"{plan.live_count:,}",  # type: ignore[attr-defined]
+        )
+
+
+class UserDefaultsForm(ConfigurationForm):
+    def clean_bonus(self) -> Decimal:
+        return self.cleaned_data["bonus"] or ZERO
+
+    def clean_plan(self) -> Plan | None:
+        plan: Plan | None = self.cleaned_data["plan"]
+        if plan is not None and not plan.is_active:
+            raise forms.ValidationError(
+                f"“{plan}” is retired, so new users do not get it. Choose another plan, or none."
+            )
+        return plan
+
+
+@admin.register(UserDefaults)
+class UserDefaultsAdmin(ConfigurationAdmin):
+    """One page: the row, which the first saving creates."""
+
+    form = UserDefaultsForm
+    fields = ["bonus", "plan"]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponseBase:
+        return HttpResponseRedirect(self._address())
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Any:
+        obj = super().get_object(request, object_id, from_field)
+        if obj is None and object_id == str(UserDefaults.ONLY_ID):
+            return UserDefaults(pk=UserDefaults.ONLY_ID)
+        return obj
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "bonus":
+            return PriceField(
+                label="Bonus on registration",
+                help_text=db_field.help_text,
+                negative="A gift cannot be negative.",
+                required=False,
+            )
+        if db_field.name == "plan":
+            # The plan that is chosen is shown also when it has been retired since.
+            kwargs["limit_choices_to"] = Q(is_active=True) | Q(
+                pk__in=UserDefaults.objects.filter(plan__isnull=False).values("plan")
+            )
+            kwargs["empty_label"] = "No plan"
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if db_field.name == "plan":
+            for right in ("can_add_related", "can_change_related", "can_view_related"):
+                setattr(field.widget, right, False)
+        return field
+
+    def response_change(self, request: HttpRequest, obj: UserDefaults) -> HttpResponse:
+        self.message_user(request, "The defaults for new users were saved.", messages.SUCCESS)
+        return HttpResponseRedirect(self._address())
+
+    @staticmethod
+    def _address() -> str:
+        return reverse("admin:billing_userdefaults_change", args=[UserDefaults.ONLY_ID])

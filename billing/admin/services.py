@@ -1,0 +1,95 @@
+"""The services that can be charged per use."""
+
+from typing import Any, Final
+
+from django.contrib import admin
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest, HttpResponse
+from unfold.decorators import display
+
+from billing import reports
+from billing.admin.configuration import ConfigurationAdmin
+from billing.models import Service
+
+LOOK_MAX_SECONDS: Final = 5
+
+
+@admin.register(Service)
+class ServiceAdmin(ConfigurationAdmin):
+    list_display = ["name", "service_code", "unit", "state", "in_plans"]
+    search_fields = ["name", "code"]
+    fields = ["name", "code", "unit", "is_active"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Service]:
+        services: QuerySet[Service] = super().get_queryset(request)
+        return services.annotate(plan_count=Count("prices"))
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Service | None = None) -> list[str]:
+        return ["code"] if obj else []
+
+    def get_form(
+        self,
+        request: HttpRequest,
+        obj: Service | None = None,
+        change: bool = False,  # noqa: FBT001, FBT002 - Django's signature
+        **kwargs: Any,
+    ) -> Any:
+        if obj:
+            kwargs["help_texts"] = {
+                "code": "Transactions know the service by its code: it stays. If another is "
+                "needed, retire this service and add one."
+            }
+        return super().get_form(request, obj, change, **kwargs)
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        obj = kwargs.get("obj")
+        if obj and self._why_priced(obj):
+            # Whether it was ever charged is looked up only when somebody wants to delete it.
+            context |= {
+                "show_delete": False,
+                "notes": [
+                    "Plans have a price for this service, so it cannot be deleted. "
+                    "Clear “Active” to retire it: nobody can be charged for it then."
+                ],
+            }
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def why_kept(self, obj: Service) -> str | None:
+        if why := self._why_priced(obj):
+            return why
+        kept = f"“{obj}” cannot be deleted: "
+        instead = " It can be retired instead: clear “Active”."
+        try:
+            with reports.time_limit(LOOK_MAX_SECONDS):
+                charged = reports.was_charged(obj.code)
+        except reports.TooSlow:
+            return f"{kept}whether it was ever charged could not be found out in time.{instead}"
+        return f"{kept}users have been charged for it.{instead}" if charged else None
+
+    @staticmethod
+    def _why_priced(obj: Service) -> str | None:
+        count = obj.prices.count()
+        if not count:
+            return None
+        plans = "a plan has a price" if count == 1 else f"{count} plans have a price"
+        return (
+            f"“{obj}” cannot be deleted: {plans} for it. It can be retired instead: clear “Active”."
+        )
+
+    @display(description="code", ordering="code")
+    def service_code(self, service: Service) -> str:
+        return service.code
+
+    @display(
+        description="status",
+        ordering="is_active",
+        label={"Active": "success", "Retired": "warning"},
+    )
+    def state(self, service: Service) -> str:
+        return "Active" if service.is_active else "Retired"
+
+    @display(description="in plans", ordering="plan_count")
+    def in_plans(self, service: Service) -> int:
+        return service.plan_count  # type: ignore[attr-defined, no-any-return]
