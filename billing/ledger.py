@@ -29,7 +29,7 @@ from datetime import datetime
 from decimal import Decimal
 from functools import cache
 from operator import itemgetter
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from django.db import DatabaseError, connection, transaction
 
@@ -45,6 +45,7 @@ from billing.errors import (
     ServiceRetired,
     SubscriptionSuspended,
     UnknownService,
+    UnknownUser,
     refusal_from,
 )
 from billing.models import (
@@ -187,36 +188,33 @@ def charge_service(
     InvalidQuantity, UnknownService, NoPlan, ServiceNotAvailable, ServiceRetired and
     SubscriptionSuspended.
     """
-    metadata = {} if metadata is None else metadata
-    if isinstance(metadata, Mapping) and PRICING in metadata:
-        raise InvalidEntry(field="metadata", reason=f"“{PRICING}” in it is the panel's own")
-    units = _quantity(quantity)
-    device = checked_device(device)
-    if idempotency_key is not None:
-        earlier = Transaction.objects.filter(
-            user=_user_id(user), idempotency_key=idempotency_key
-        ).first()
-        if earlier is not None:
-            said = (service, device, format_quantity(units), dict(metadata), description)
-            if said != _said(earlier, with_description=bool(description)):
-                raise IdempotencyConflict(number=earlier.number)
-            earlier.replayed = True
-            return earlier
-    price = price_of(user, service=service, device=device)
-    return _post_one(
-        service_entry(
-            user,
-            service=service,
-            cost=_cost(price, units),
-            device=device,
-            description=description or describe_service(price, units, device),
-            metadata={**metadata, PRICING: explain_cost(price, units)},
-            idempotency_key=idempotency_key,
-            **options,
-        ),
-        actor=actor,
-        channel=channel,
+    said = _Said(
+        service=service,
+        device=checked_device(device),
+        quantity=format_quantity(units := _quantity(quantity)),
+        metadata=_own_metadata(metadata),
+        description=_text("description", description, 10_000).strip(" "),
     )
+    if earlier := _charged_before(user, idempotency_key, said):
+        return earlier
+    price = price_of(user, service=service, device=said.device)
+    entry = service_entry(
+        user,
+        service=service,
+        cost=_cost(price, units),
+        device=said.device,
+        description=said.description or describe_service(price, units, said.device),
+        metadata={**said.metadata, PRICING: explain_cost(price, units)},
+        idempotency_key=idempotency_key,
+        **options,
+    )
+    try:
+        return _post_one(entry, actor=actor, channel=channel)
+    except IdempotencyConflict:
+        # The same call beside this one was quicker, and may have found another price.
+        if earlier := _charged_before(user, idempotency_key, said):
+            return earlier
+        raise
 
 
 def charge_subscription(
@@ -362,9 +360,10 @@ class Price(NamedTuple):
 
 def price_of(user: User | int, *, service: str, device: str = "") -> Price:
     """The price of one unit for this user, or for this device. Raises as `charge_service` does."""
-    known = Service.objects.filter(code=service).first()
+    is_code = isinstance(service, str) and CODE.fullmatch(service)
+    known = Service.objects.filter(code=service).first() if is_code else None
     if known is None:
-        raise UnknownService(service=service)
+        raise UnknownService(service=str(service)[:40])
     if not known.is_active:
         raise ServiceRetired(service=known.name)
     subscription = (
@@ -375,6 +374,8 @@ def price_of(user: User | int, *, service: str, device: str = "") -> Price:
         .first()
     )
     if subscription is None:
+        if not Balance.objects.filter(user=_user_id(user)).exists():
+            raise UnknownUser(user_id=_user_id(user))
         raise NoPlan(user_id=_user_id(user), device=device)
     plan = subscription.plan
     if subscription.status == Subscription.Status.SUSPENDED:
@@ -407,13 +408,46 @@ def shorten_description(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:199]}…"
 
 
-def _said(charge: Transaction, *, with_description: bool) -> tuple[object, ...]:
-    """What the caller said who posted this charge, whatever the price was then."""
-    metadata = dict(charge.metadata)
+class _Said(NamedTuple):
+    """What a caller says who charges a service: the content of an idempotency key."""
+
+    service: str | None
+    device: str
+    quantity: str | None
+    metadata: dict[str, Any]
+    description: str
+
+
+def _charged_before(user: User | int, key: str | None, said: _Said) -> Transaction | None:
+    """The charge of this key, whatever the price was then. Raises IdempotencyConflict if another
+    was said."""
+    if key is None:
+        return None
+    key = _text("idempotency_key", key, 100)
+    earlier = Transaction.objects.filter(user=_user_id(user), idempotency_key=key).first()
+    if earlier is None:
+        return None
+    metadata = dict(earlier.metadata)
     pricing = metadata.pop(PRICING, None)
-    quantity = pricing.get("quantity") if isinstance(pricing, dict) else None
-    code = charge.subtype if charge.type == TransactionType.SERVICE else None
-    return code, charge.device, quantity, metadata, charge.description if with_description else ""
+    if said != _Said(
+        service=earlier.subtype if earlier.type == TransactionType.SERVICE else None,
+        device=earlier.device,
+        quantity=pricing.get("quantity") if isinstance(pricing, dict) else None,
+        metadata=metadata,
+        description=said.description and earlier.description,  # made up where none was said
+    ):
+        raise IdempotencyConflict(number=earlier.number)
+    earlier.replayed = True
+    return earlier
+
+
+def _own_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The caller's own metadata, as it will be read back."""
+    value = dict(metadata) if isinstance(metadata, Mapping) else metadata
+    own = {} if value is None else json.loads(json.dumps(_json_object("metadata", value)))
+    if PRICING in own:
+        raise InvalidEntry(field="metadata", reason=f"“{PRICING}” in it is the panel's own")
+    return cast(dict[str, Any], own)
 
 
 def _quantity(value: Amount) -> Decimal:

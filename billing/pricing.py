@@ -24,7 +24,7 @@ QUANTITY_DECIMALS: Final = 6
 QUANTITY_DIGITS: Final = 18
 MAX_QUANTITY: Final = Decimal("999999999999.999999")
 SMALLEST_QUANTITY: Final = Decimal(1).scaleb(-QUANTITY_DECIMALS)
-PLAIN_QUANTITY: Final = re.compile(r"\d{1,40}(\.\d{0,40})?|\.\d{1,40}", re.ASCII)
+PLAIN_QUANTITY: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 
 
 class Cycle(models.TextChoices):
@@ -119,7 +119,7 @@ def to_quantity(value: Amount) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
         raise NotMoney("not_a_number")
     if isinstance(value, str) and not PLAIN_QUANTITY.fullmatch(value):
-        raise NotMoney("wrong_sign" if value.startswith("-") else "not_a_number")
+        raise NotMoney("not_a_number")
     quantity = Decimal(value)
     exponent = quantity.as_tuple().exponent
     if not isinstance(exponent, int):  # NaN or an infinity

@@ -27,6 +27,7 @@ from django.db import connection, transaction
 
 from billing import ledger
 from billing.errors import (
+    IdempotencyConflict,
     InsufficientFunds,
     InvalidDay,
     PlanRetired,
@@ -111,15 +112,15 @@ def change_plan(
 ) -> Changed:
     """Puts a subscription on another plan from `day` on.
 
-    What fell due under the old plan before `day` is charged first. With `pay_back`, what was paid
-    for `day` and later is returned. With `charge_now` the new plan is charged from `day` on, and a
+    The days before `day` are charged first, under the old plan. With `pay_back`, what was paid for
+    `day` and later is returned. With `charge_now` the new plan is charged from `day` on, and a
     suspended subscription resumes; otherwise from the day after what has been paid or, where
-    nothing is left of that, from its next regular day.
+    nothing is left of that, from its next regular day. (By active day, every day is regular.)
 
     Raises InsufficientFunds if all this together cannot be paid; nothing has changed then. Raises
     SamePlan, PlanRetired, SubscriptionCancelled and, to charge now, UserDeactivated.
     """
-    subscription, posted = _brought_up(subscription, day - DAY, actor=actor, channel=channel)
+    subscription, posted = _brought_up(subscription, day, actor=actor, channel=channel)
     plan = _offered(plan)
     if plan.pk == subscription.plan_id:
         raise SamePlan(plan=plan.name)
@@ -127,7 +128,10 @@ def change_plan(
         posted += _pay_back(subscription, day, actor=actor, channel=channel)
     if charge_now and not subscription.user.is_active:
         raise UserDeactivated(user_id=subscription.user_id)
-    put_on_plan(subscription, plan, day, charge_now=charge_now)
+    subscription.plan = plan  # whose active days are looked for
+    put_on_plan(
+        subscription, plan, day, charge_now=charge_now, active_days=_uncharged(subscription)
+    )
     if charge_now:
         posted += _charge(subscription, day, actor=actor, channel=channel)
     subscription.save(update_fields=["plan", "term", "plan_since"])
@@ -144,17 +148,17 @@ def cancel(
     channel: Channel,
     pay_back: bool = False,
 ) -> Changed:
-    """Ends a subscription on `day`. What fell due before is charged, as far as the money goes.
+    """Ends a subscription on `day`. The days before are charged, as far as the money goes.
 
     With `pay_back`, what was paid for `day` and later is returned. Raises SubscriptionCancelled
     if it has ended already.
     """
-    subscription, posted = _brought_up(subscription, day - DAY, actor=actor, channel=channel)
+    subscription, posted = _brought_up(subscription, day, actor=actor, channel=channel)
+    if pay_back:
+        posted += _pay_back(subscription, day, actor=actor, channel=channel)
     if subscription.is_by_active_day and subscription.status == ACTIVE:
         # For this subscription `day` is over now, and is charged like one that is.
         posted += _settled(subscription, day + DAY, actor=actor, channel=channel)
-    if pay_back:
-        posted += _pay_back(subscription, day, actor=actor, channel=channel)
     end(subscription, day)
     store([subscription])
     return Changed(subscription, posted)
@@ -203,19 +207,19 @@ def welcome(user: User, *, day: date, actor: User | None, channel: Channel) -> N
     if defaults is None:
         return
     if defaults.bonus:
-        ledger.give_bonus(
-            user,
-            amount=defaults.bonus,
-            description="Gift on registration",
-            subtype="register",
-            idempotency_key="registration",
-            actor=actor,
-            channel=channel,
-        )
-    plan = defaults.plan
-    if plan is not None and plan.is_active and user.is_active:
-        with suppress(SubscriptionExists):
-            start(user, plan, day=day, actor=actor, channel=channel, wait_for_money=True)
+        with suppress(IdempotencyConflict):  # given already, when it was another amount
+            ledger.give_bonus(
+                user,
+                amount=defaults.bonus,
+                description="Gift on registration",
+                subtype="register",
+                idempotency_key="registration",
+                actor=actor,
+                channel=channel,
+            )
+    if defaults.plan is not None:
+        with suppress(SubscriptionExists, PlanRetired, UserDeactivated):
+            start(user, defaults.plan, day=day, actor=actor, channel=channel, wait_for_money=True)
 
 
 class Upcoming(NamedTuple):
@@ -397,7 +401,14 @@ def await_charge_of(subscription: Subscription, active_day: date) -> bool:
     return True
 
 
-def put_on_plan(subscription: Subscription, plan: Plan, day: date, *, charge_now: bool) -> None:
+def put_on_plan(
+    subscription: Subscription,
+    plan: Plan,
+    day: date,
+    *,
+    charge_now: bool,
+    active_days: Sequence[date] = (),
+) -> None:
     """Changes the plan from `day` on; `charge_at_once` has to follow if it is charged now."""
     is_due = subscription.due_on is not None and subscription.due_on <= day
     paid = subscription.paid_period
@@ -410,12 +421,16 @@ def put_on_plan(subscription: Subscription, plan: Plan, day: date, *, charge_now
         return
     if paid is not None and paid.last >= day:
         subscription.plan_since = paid.last + DAY
+    elif is_due or subscription.is_by_active_day:
+        subscription.plan_since = day
     else:
-        subscription.plan_since = day if is_due else next_period(day, plan.cycle)
+        subscription.plan_since = next_period(day, plan.cycle)
     if subscription.status == SUSPENDED:
         subscription.due_on = day + DAY
+    elif subscription.is_by_active_day:
+        _wait_for_active_day(subscription, list(active_days))
     else:
-        subscription.due_on = None if subscription.is_by_active_day else subscription.plan_since
+        subscription.due_on = subscription.plan_since
 
 
 def cut_short(subscription: Subscription, day: date, amount: Decimal) -> None:
@@ -561,16 +576,22 @@ def _offered(plan: Plan) -> Plan:
 
 
 def _brought_up(
-    subscription: Subscription, through: date, *, actor: User | None, channel: Channel
+    subscription: Subscription, day: date, *, actor: User | None, channel: Channel
 ) -> tuple[Subscription, list[Transaction]]:
-    """The subscription as it is now, its user's balance held, with all due by then charged."""
+    """The subscription as it is now, its user's balance held, all days before `day` charged."""
     ledger.hold([subscription.user_id])
     subscription = Subscription.objects.select_related("plan", "user").get(pk=subscription.pk)
     if not subscription.is_live:
         raise SubscriptionCancelled(day=f"{subscription.status_since}")
     if subscription.status == SUSPENDED:
         return subscription, []  # nothing is owed
+    # An active day falls due on the day after it, any other day on itself or before.
+    through = day if subscription.is_by_active_day else day - DAY
     return subscription, _settled(subscription, through, actor=actor, channel=channel)
+
+
+def _uncharged(subscription: Subscription) -> list[date]:
+    return unpaid_active_days([subscription]).get(subscription.pk, [])
 
 
 def _settled(
@@ -589,8 +610,7 @@ def _settled(
 def _charge(
     subscription: Subscription, day: date, *, actor: User | None, channel: Channel
 ) -> list[Transaction]:
-    active_days = unpaid_active_days([subscription]).get(subscription.pk, [])
-    steps = charge_at_once(subscription, day, active_days)
+    steps = charge_at_once(subscription, day, _uncharged(subscription))
     return post(steps, actor=actor, channel=channel)
 
 

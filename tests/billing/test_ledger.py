@@ -796,26 +796,21 @@ def test_users_and_operators_with_history_cannot_be_deleted() -> None:
 # --- Refusals -----------------------------------------------------------------------------------
 
 
-# They cannot come up in a batch; test_service_charges and test_subscriptions provoke them.
-OF_SERVICES_AND_SUBSCRIPTIONS = {
-    "invalid_quantity",
-    "unknown_service",
-    "service_retired",
-    "no_plan",
-    "service_not_available",
-    "subscription_suspended",
-    "subscription_exists",
-    "subscription_cancelled",
-    "plan_retired",
-    "same_plan",
-    "user_deactivated",
-    "invalid_day",
-}
-
-
 def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
     """The codes are part of the interface: programs depend on them."""
-    assert set(ERRORS_BY_CODE) == OF_SERVICES_AND_SUBSCRIPTIONS | {
+    assert set(ERRORS_BY_CODE) == {
+        "invalid_quantity",
+        "unknown_service",
+        "service_retired",
+        "no_plan",
+        "service_not_available",
+        "subscription_suspended",
+        "subscription_exists",
+        "subscription_cancelled",
+        "plan_retired",
+        "same_plan",
+        "user_deactivated",
+        "invalid_day",
         "already_reversed",
         "balance_moved",
         "balance_out_of_range",
@@ -830,6 +825,23 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
         "unknown_user",
     }
     assert len(ERRORS_BY_CODE) == len(BillingError.__subclasses__())
+
+
+# Refused before anything is posted: see test_service_charges.py and test_subscriptions.py.
+OF_PLANS = {
+    "invalid_quantity",
+    "unknown_service",
+    "service_retired",
+    "no_plan",
+    "service_not_available",
+    "subscription_suspended",
+    "subscription_exists",
+    "subscription_cancelled",
+    "plan_retired",
+    "same_plan",
+    "user_deactivated",
+    "invalid_day",
+}
 
 
 def test_each_kind_of_refusal_happens_and_explains_itself() -> None:
@@ -854,7 +866,7 @@ def test_each_kind_of_refusal_happens_and_explains_itself() -> None:
     refusals = [result.refusal for result in results]
     assert all(refusals)
     assert sorted(refusal.code for refusal in refusals if refusal) == sorted(
-        set(ERRORS_BY_CODE) - OF_SERVICES_AND_SUBSCRIPTIONS
+        ERRORS_BY_CODE.keys() - OF_PLANS
     )
     for refusal in refusals:
         assert str(refusal).endswith(".")
