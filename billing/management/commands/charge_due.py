@@ -5,7 +5,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
@@ -16,6 +16,10 @@ from billing import charging
 from billing.charging import Done, Figures
 from billing.models import ChargingRun
 from billing.money import format_money
+
+INTERRUPTED: Final = 130  # by Ctrl-C, as shells count it
+FIRST_YEAR: Final = 2000  # anything outside is a slip
+LAST_YEAR: Final = 2199
 
 
 class Command(BaseCommand):
@@ -35,29 +39,47 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, at: datetime | None, dry_run: bool, **options: Any) -> None:
-        started = monotonic()
-        at = at or timezone.now()
+        started, now = monotonic(), timezone.now()
+        at = at or now
+        if ahead := _ahead(at, now):
+            self.stderr.write(f"As of {_in_utc(at)}, which is {ahead} ahead.")
         figures = Figures()
-        due = charging.count_due(at)
         with tqdm(
-            total=due, desc="Charging", unit=" due", unit_scale=True,
+            total=charging.count_due(at), desc="Charging", unit=" due", unit_scale=True,
             delay=1, disable=None, file=sys.stderr,
         ) as bar:  # fmt: skip
-            for done in self.rehearse(at) if dry_run else self.run(at):
-                figures += done.figures
-                bar.update(done.due)
+            try:
+                for done in self.rehearse(at) if dry_run else self.run(at):
+                    figures += done.figures
+                    bar.update(done.due)
+            except KeyboardInterrupt:
+                raise CommandError(
+                    "Interrupted; nothing was posted."
+                    if dry_run
+                    else "Interrupted. What this says was charged is charged; for the rest, start "
+                    "it again.",
+                    returncode=INTERRUPTED,
+                ) from None
+            finally:
+                bar.close()
+                self.summarise(figures, at, monotonic() - started, dry_run=dry_run)
+        if figures.failed:
+            who = _count(figures.failed, "user")
+            raise CommandError(
+                f"{who} could not be charged; the messages above say why."
+                if dry_run
+                else f"{who} could not be charged; the panel's page of this run says why. "
+                "The next run tries again."
+            )
+
+    def summarise(self, figures: Figures, at: datetime, seconds: float, *, dry_run: bool) -> None:
         self.stdout.write(
-            f"{'Would be charged' if dry_run else 'Charged'} as of "
-            f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC: "
+            f"{'Would be charged' if dry_run else 'Charged'} as of {_in_utc(at)}: "
             f"{figures.charged:,} charged, {figures.suspended:,} suspended, "
             f"{figures.resumed:,} resumed, {figures.skipped:,} skipped, "
-            f"total {format_money(figures.total)}, {monotonic() - started:.1f} seconds."
+            f"total {format_money(figures.total)}, {seconds:.1f} seconds."
         )
-        if figures.failed:
-            raise CommandError(
-                f"{figures.failed:,} users could not be charged; the panel's page of this run "
-                "says why. The next run tries them again."
-            )
+        self.stdout.flush()
 
     def run(self, at: datetime) -> Iterator[Done]:
         run = charging.open_run(at, ChargingRun.Start.COMMAND)
@@ -73,7 +95,29 @@ class Command(BaseCommand):
                         f"{format_money(row.old_balance)} → {format_money(row.new_balance)}  "
                         f"{row.description}"
                     )
+                for step in done.steps:
+                    if step.outcome in ("suspended", "resumed"):
+                        of = step.subscription
+                        self.stdout.write(
+                            f"user {of.user_id}  {step.outcome:<10} {'':>12}  on {step.day}: {of}"
+                        )
             yield done
+
+
+def _in_utc(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _ahead(at: datetime, now: datetime) -> str:
+    """How far a time lies in the future, in words; nothing for one that does not."""
+    if at <= now:
+        return ""
+    days = (at.astimezone(UTC).date() - now.astimezone(UTC).date()).days
+    return _count(days, "day") if days else "less than a day"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _time(text: str) -> datetime:
@@ -86,4 +130,6 @@ def _time(text: str) -> datetime:
         moment = None
     if moment is None:
         raise ArgumentTypeError(f"“{text}” is no time like 2026-12-01T00:05")
+    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
+        raise ArgumentTypeError(f"“{text}” is not between the years {FIRST_YEAR} and {LAST_YEAR}")
     return moment if timezone.is_aware(moment) else moment.replace(tzinfo=UTC)

@@ -5,8 +5,12 @@ This is what `make run` runs. Production runs gunicorn itself; see "Deploy" in t
 
 import errno
 import gc
+import os
 import signal
 import socket
+import subprocess
+import sys
+import time
 from types import FrameType
 from typing import Any, Final
 
@@ -18,6 +22,7 @@ from django.core.wsgi import get_wsgi_application
 from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 
 from billing.management.demo.people import PASSWORD
 from users.models import User
@@ -26,6 +31,9 @@ HOST: Final = "127.0.0.1"
 BACKLOG: Final = 512
 DEMO_LOGIN: Final = "operator@example.com"
 ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WORKER_ENDS_SECONDS: Final = 10  # what a job does until its next commit takes less
+WORKER_PAUSE_MIN_SECONDS: Final = 1.0
+WORKER_PAUSE_MAX_SECONDS: Final = 60.0
 PREPARING: Final = 0x62696C6C  # the advisory lock of whoever prepares the database
 
 
@@ -132,10 +140,70 @@ class Panel(BaseApplication):
         }.items():
             self.cfg.set(name, value)
 
+    def run(self) -> None:
+        PanelArbiter(self).run()
+
     def load(self) -> Any:
         application = get_wsgi_application()
         gc.freeze()  # what is loaded stays: workers share it, and no end has to sweep it
         return application
+
+
+class PanelArbiter(Arbiter):
+    """gunicorn's own process, which looks after its web workers, and after one for jobs."""
+
+    def __init__(self, panel: Panel) -> None:
+        super().__init__(panel)
+        self.jobs = JobWorker()
+
+    def manage_workers(self) -> None:
+        super().manage_workers()  # every second, and whenever a child ends
+        self.jobs.keep_running()
+
+    def stop(self, graceful: bool = True) -> None:  # noqa: FBT001, FBT002 - as gunicorn has it
+        self.jobs.tell_to_end()
+        super().stop(graceful)
+        self.jobs.wait_for_end()
+
+
+class JobWorker:
+    """`manage.py worker` in a process of its own, started again when it ends, after a pause."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.may_start_at = 0.0
+        self.pause = WORKER_PAUSE_MIN_SECONDS
+        self.ending = False
+
+    def keep_running(self) -> None:
+        now = time.monotonic()
+        if self.ending or now < self.may_start_at:
+            return
+        if self.process is not None and self.process.poll() is None:
+            if now > self.may_start_at + WORKER_PAUSE_MAX_SECONDS:
+                self.pause = WORKER_PAUSE_MIN_SECONDS
+            return
+        self.process = subprocess.Popen(
+            [sys.executable, sys.argv[0], "worker", "--parent", str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is this process's to handle
+        )
+        self.may_start_at = now + self.pause
+        self.pause = min(self.pause * 2, WORKER_PAUSE_MAX_SECONDS)
+
+    def tell_to_end(self) -> None:
+        self.ending = True
+        if self.process is not None:
+            self.process.terminate()
+
+    def wait_for_end(self) -> None:
+        if self.process is None:
+            return
+        try:
+            self.process.wait(WORKER_ENDS_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def _end_when_terminal_closes(arbiter: Any) -> None:
