@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final, cast
 
 from django import forms
 from django.contrib import admin, messages
@@ -17,10 +17,21 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from billing import subscriptions
 from billing.admin.change_balance import change_balance
+from billing.admin.charge_service import charge_service
 from billing.admin.navigation import header_actions
+from billing.admin.pages import utc_today
+from billing.admin.subscriptions import (
+    add_subscription,
+    cancel_subscription,
+    change_plan,
+    user_subscriptions,
+)
 from billing.admin.transactions import user_transactions
+from billing.admin.two_steps import log
 from billing.errors import InvalidAmount
+from billing.models import Channel, Subscription, Transaction
 from billing.money import NotMoney, format_money, to_money
 from users.admin.customers import UserAdmin
 from users.admin.people import StatusFilter
@@ -109,6 +120,41 @@ class BonusRangeFilter(AmountRangeFilter):
 MONEY = ("real_balance", "bonus_balance", "last_transaction", RealRangeFilter, BonusRangeFilter)
 
 
+# What hangs on a user's page: address, view, and the end of its name.
+PAGES: Final = (
+    ("transactions", user_transactions, "transactions"),
+    ("subscriptions", user_subscriptions, "subscriptions"),
+    ("subscriptions/add", add_subscription, "subscription_add"),
+    ("subscriptions/<int:subscription_id>/change-plan", change_plan, "subscription_plan"),
+    ("subscriptions/<int:subscription_id>/cancel", cancel_subscription, "subscription_cancel"),
+    ("change-balance", change_balance, "change_balance"),
+    ("charge-service", charge_service, "charge_service"),
+)
+
+
+def actor(request: HttpRequest) -> User:
+    return cast(User, request.user)
+
+
+def given_to(user: User) -> str:
+    """What a user who was just added got by the defaults for new users, in a sentence."""
+    given = [
+        f"A bonus of {format_money(row.bonus_amount)} was given."
+        for row in Transaction.objects.filter(user=user, subtype="register")
+    ]
+    for subscription in Subscription.objects.filter(user=user).select_related("plan"):
+        number = subscription.charge_number or 0
+        charged = Transaction.objects.filter(user=user, number=number).first()
+        if subscription.status == Subscription.Status.SUSPENDED:
+            ending = "suspended until there is money"
+        elif charged is None:
+            ending = "nothing charged"
+        else:
+            ending = f"{format_money(-charged.amount)} charged"
+        given.append(f"Subscribed the user to plan {subscription.plan}; {ending}.")
+    return " ".join(given)
+
+
 def sees_money(request: HttpRequest) -> bool:
     return request.user.has_perm("billing.view_balance")
 
@@ -142,26 +188,38 @@ class BillingUserAdmin(UserAdmin):
         css = {"all": ["billing/users.css"]}
 
     def get_urls(self) -> list[URLPattern]:
-        return [
-            path(
-                "<int:user_id>/transactions/",
-                self._view_of_user(user_transactions),
-                name="users_user_transactions",
-            ),
-            path(
-                "<int:user_id>/change-balance/",
-                self._view_of_user(change_balance),
-                name="users_user_change_balance",
-            ),
-            *super().get_urls(),
+        pages = [
+            path(f"<int:user_id>/{address}/", self._view_of_user(view), name=f"users_user_{name}")
+            for address, view, name in PAGES
         ]
+        return [*pages, *super().get_urls()]
 
     def _view_of_user(self, view: Callable[..., HttpResponseBase]) -> Callable[..., Any]:
-        def with_admin(request: HttpRequest, user_id: int) -> HttpResponseBase:
-            return view(request, user_id, self)
+        def with_admin(request: HttpRequest, user_id: int, **kwargs: int) -> HttpResponseBase:
+            return view(request, user_id, self, **kwargs)
 
         wrapped: Callable[..., Any] = self.admin_site.admin_view(with_admin)
         return wrapped
+
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
+        super().save_model(request, obj, form, change)
+        if not change:
+            # In one database transaction with the user, which is the admin's own.
+            subscriptions.welcome(obj, day=utc_today(), actor=actor(request), channel=Channel.PANEL)
+
+    def log_addition(self, request: HttpRequest, obj: User, message: Any) -> Any:
+        entry = super().log_addition(request, obj, message)
+        if given := given_to(obj):
+            log(actor(request), obj, given)
+        return entry
+
+    def response_add(
+        self, request: HttpRequest, obj: User, post_url_continue: str | None = None
+    ) -> HttpResponse:
+        response = super().response_add(request, obj, post_url_continue)
+        if given := given_to(obj):
+            self.message_user(request, given, messages.SUCCESS)
+        return response
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         return super().get_queryset(request).select_related("balance")
@@ -182,6 +240,7 @@ class BillingUserAdmin(UserAdmin):
                 "balance": obj.balance if sees_money(request) else None,
                 "can_change_balance": request.user.has_perm("billing.change_balance"),
                 "can_view_transactions": request.user.has_perm("billing.view_transaction"),
+                "can_view_subscriptions": request.user.has_perm("billing.view_subscription"),
             }
         return super().render_change_form(request, context, *args, **kwargs)
 

@@ -1,0 +1,190 @@
+"""The Charge service page: what a use of a service costs, who pays it, and then its charge."""
+
+import re
+from decimal import Decimal
+from typing import Any, ClassVar, Final
+
+from django import forms
+from django.core.exceptions import PermissionDenied
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponseBase
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from unfold.admin import ModelAdmin
+
+from billing import ledger
+from billing.admin.pages import page_context
+from billing.admin.transactions import to_posted
+from billing.admin.two_steps import Outcome, TwoStepForm, take_step
+from billing.errors import (
+    BillingError,
+    InsufficientFunds,
+    InvalidDescription,
+    InvalidEntry,
+    InvalidQuantity,
+    NoPlan,
+    NothingToChange,
+    ServiceNotAvailable,
+    ServiceRetired,
+    SubscriptionSuspended,
+    UnknownService,
+)
+from billing.models import Channel, Service, Subscription
+from billing.money import NotMoney, format_money
+from billing.pricing import format_quantity, to_quantity
+from users.models import User
+
+# Spaces between thousands, as the numbers of many countries are written.
+GROUPED: Final = re.compile(r"\d{1,3}(\s\d{3})*(\.\d*)?")
+DEVICES_SUGGESTED: Final = 1000
+
+
+class QuantityField(forms.CharField):
+    """A quantity as people type or paste it: 10, 2.5, 1 234."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            max_length=40,
+            widget=forms.TextInput({"inputmode": "decimal", "class": "panel-input money"}),
+            **options,
+        )
+
+    def clean(self, value: Any) -> Decimal:
+        text = super().clean(value).replace("−", "-")
+        if GROUPED.fullmatch(text):
+            text = "".join(text.split())
+        if re.search(r"\s", text):
+            raise forms.ValidationError("Write the quantity without spaces, e.g. 1234.5.")
+        if "," in text:
+            raise forms.ValidationError("Write the quantity without commas, e.g. 1234.5.")
+        try:
+            return to_quantity(text)
+        except NotMoney as problem:
+            shown = str(InvalidQuantity(reason=problem.reason, value=text))
+            raise forms.ValidationError(shown) from None
+
+
+class ServiceField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    """Any service is understood, so that the refusal of one says why; the list offers fewer."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Service.objects.none(), to_field_name="code", empty_label="Choose a service …"
+        )
+
+    def offer(self, user: User) -> None:
+        """Those that some plan of the user has a price for."""
+        self.queryset = Service.objects.all()
+        live = Subscription.objects.live().filter(user=user)
+        offered = Service.objects.filter(
+            Q(prices__plan__in=live.values("plan")), is_active=True
+        ).distinct()
+        self.widget.choices = [
+            ("", self.empty_label),
+            *(
+                (service.code, f"{service}, per {service.unit}" if service.unit else f"{service}")
+                for service in offered
+            ),
+        ]
+
+
+class ChargeServiceForm(TwoStepForm):
+    """Charges `user` for the use of a service. `key` names one preview: it is posted once."""
+
+    service = ServiceField()
+    quantity = QuantityField(help_text="Up to six decimals.")
+    device = forms.CharField(
+        required=False,
+        max_length=100,
+        help_text="Its own plan sets the price or, without one, the user's own pricing plan.",
+        widget=forms.TextInput({"list": "devices"}),
+    )
+    description = forms.CharField(
+        required=False,
+        max_length=200,
+        help_text="Empty: made up from service, quantity, plan and device.",
+    )
+    key = forms.CharField(required=False, widget=forms.HiddenInput, max_length=64)
+
+    fields_of_refusals: ClassVar[dict[type[BillingError], str]] = {
+        UnknownService: "service",
+        ServiceRetired: "service",
+        ServiceNotAvailable: "service",
+        InvalidQuantity: "quantity",
+        InsufficientFunds: "quantity",
+        NothingToChange: "quantity",
+        NoPlan: "device",
+        SubscriptionSuspended: "device",
+        InvalidDescription: "description",
+    }
+
+    def __init__(self, user: User, actor: User, data: Any = None) -> None:
+        super().__init__(user, actor, data)
+        services = self.fields["service"]
+        assert isinstance(services, ServiceField)  # noqa: S101 - it is declared so above
+        services.offer(user)
+
+    def refuse(self, refusal: BillingError) -> None:
+        if isinstance(refusal, NothingToChange):
+            self.add_error("quantity", "This costs nothing, so there is nothing to charge.")
+        elif isinstance(refusal, InvalidEntry) and refusal.data["field"] in self.fields:
+            self.add_error(refusal.data["field"], str(refusal))
+        else:
+            super().refuse(refusal)
+
+    def perform(self) -> Outcome:
+        service, quantity = self.cleaned_data["service"], self.cleaned_data["quantity"]
+        key = self.cleaned_data["key"]
+        posted = ledger.charge_service(
+            self.user,
+            service=service.code,
+            quantity=quantity,
+            device=self.cleaned_data["device"],
+            description=self.cleaned_data["description"],
+            idempotency_key=f"panel:{key}" if key else None,
+            actor=self.actor,
+            channel=Channel.PANEL,
+        )
+        unit = service.unit and f" {service.unit}"
+        price = Decimal(posted.metadata[ledger.PRICING]["price"])
+        cost = -(posted.amount + posted.bonus_amount)
+        plan = self._plan(posted.metadata[ledger.PRICING]["plan"])
+        facts = [
+            ("Service", f"{service}"),
+            ("Device", posted.device or "None"),
+            ("Unit price", f"{format_money(price)}{unit and ' per'}{unit}, plan {plan}"),
+            (
+                "Cost",
+                f"{format_quantity(quantity)}{unit} × {format_money(price)} = {format_money(cost)}",
+            ),
+            ("The bonus balance pays", format_money(-posted.bonus_amount)),
+            ("The real balance pays", format_money(-posted.amount)),
+        ]
+        return Outcome([posted], facts, posted.description)
+
+    def _plan(self, plan_id: int) -> str:
+        subscription = Subscription.objects.filter(user=self.user, plan=plan_id)
+        names = subscription.values_list("plan__name", flat=True)
+        return names.first() or ""
+
+
+def charge_service(request: HttpRequest, user_id: int, model_admin: ModelAdmin) -> HttpResponseBase:
+    """Asks for the use, shows what it costs, and posts it. Afterwards: the Transactions tab."""
+    actor = request.user
+    if not actor.has_perm("billing.change_balance") or not isinstance(actor, User):
+        raise PermissionDenied
+    user = get_object_or_404(User, pk=user_id, is_staff=False)
+    form = ChargeServiceForm(user, actor, request.POST if request.method == "POST" else None)
+    step = take_step(form)
+    if step.done is not None:
+        return to_posted(step.done.posted[0])
+    devices = Subscription.objects.live().filter(user=user).order_by("device")
+    context = page_context(request, model_admin, title="Charge service", user=user) | {
+        "form": form,
+        "step": step,
+        "balance": ledger.balance(user),
+        "devices": devices.exclude(device="").values_list("device", flat=True)[:DEVICES_SUGGESTED],
+        "has_plan": devices.exists(),
+        "may_add_subscription": request.user.has_perm("billing.add_subscription"),
+    }
+    return TemplateResponse(request, "billing/charge_service.html", context)

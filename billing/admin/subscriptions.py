@@ -1,0 +1,571 @@
+"""The Subscriptions tab of a user, and its pages: to add one, to change its plan, to cancel it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from typing import Any, ClassVar, Final
+from urllib.parse import urlencode
+
+from django import forms
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.db.models import Count, Q, QuerySet
+from django.forms.boundfield import BoundField
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from unfold.admin import ModelAdmin
+
+from billing import ledger, subscriptions
+from billing.admin.pages import PanelForm, page_context, utc_today
+from billing.admin.two_steps import Outcome, TwoStepForm, log, take_step
+from billing.errors import (
+    BillingError,
+    InsufficientFunds,
+    InvalidEntry,
+    PlanRetired,
+    SamePlan,
+    SubscriptionCancelled,
+    SubscriptionExists,
+)
+from billing.models import Channel, Plan, Subscription, Transaction
+from billing.money import ZERO, format_money
+from billing.pricing import Cycle, charge_on, format_period, remainder
+from users.models import User
+
+PER_PAGE: Final = 50
+CANCELLED_SHOWN: Final = 20
+# So many are seen at a glance, without a filter.
+FILTERED_FROM: Final = 10
+
+STATUS: Final = Subscription.Status
+
+
+# --- In words -----------------------------------------------------------------------------------
+
+
+def plan_in_words(plan: Plan) -> str:
+    """What a plan is, in a line: "Business · Monthly · 12.55 per month, proportional"."""
+    cycle = Cycle(plan.cycle)
+    is_proportional = plan.proportional_charge and cycle in (Cycle.MONTHLY, Cycle.ANNUAL)
+    return (
+        f"{plan.name} · {cycle.label} · {format_money(plan.price)} per {plan.price_is_per}"
+        f"{', proportional' if is_proportional else ''}"
+    )
+
+
+def next_charge_in_words(subscription: Subscription, today: date) -> str:
+    upcoming = subscriptions.upcoming(subscription, today)
+    if upcoming is None:
+        return "None"
+    amount = format_money(upcoming.amount)
+    if subscription.status == STATUS.SUSPENDED:
+        if subscription.is_by_active_day:
+            return f"{amount} after each active day, once the balance suffices for one"
+        return f"{amount} as soon as the balance suffices"
+    if subscription.is_by_active_day or upcoming.day is None:
+        return f"{amount} after each active day"
+    return f"{amount} on {_day(upcoming.day)}"
+
+
+def _day(day: date) -> str:
+    return format_period(day, day)
+
+
+def _status_in_words(subscription: Subscription) -> str:
+    if subscription.status == STATUS.SUSPENDED:
+        return "Suspended, waits for money"
+    return str(subscription.get_status_display())
+
+
+def _device_in_words(device: str) -> str:
+    return device or "None: the user's own pricing plan, for services that name no device"
+
+
+def _money_in_words(posted: Iterable[Transaction]) -> str:
+    """ "3.35 paid back, 8.7850 charged"."""
+    amounts = [row.amount for row in posted]
+    paid_back = sum((each for each in amounts if each > 0), ZERO)
+    charged = -sum((each for each in amounts if each < 0), ZERO)
+    parts = [f"{format_money(paid_back)} paid back"] if paid_back else []
+    parts += [f"{format_money(charged)} charged"] if charged else []
+    return ", ".join(parts) or "nothing charged"
+
+
+def _of_device(subscription: Subscription) -> str:
+    if subscription.device:
+        return f"the subscription of device {subscription.device}"
+    return "the user's own pricing plan"
+
+
+# --- The tab ------------------------------------------------------------------------------------
+
+
+class SubscriptionFilters(PanelForm):
+    """The filters of the tab, from its address."""
+
+    device = forms.CharField(required=False, max_length=100)
+    status = forms.ChoiceField(
+        required=False,
+        choices=[("", "All"), *(each for each in STATUS.choices if each[0] != STATUS.CANCELLED)],
+    )
+
+    def chosen(self) -> dict[str, str]:
+        """The filters without mistakes in them."""
+        self.is_valid()
+        return {name: value for name, value in self.cleaned_data.items() if value}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A subscription as the tab shows it: with what is charged next or, if suspended, missing."""
+
+    subscription: Subscription
+    next_day: date | None
+    amount: Decimal | None
+    missing: Decimal
+
+
+def _line(subscription: Subscription, today: date, real: Decimal) -> Line:
+    upcoming = subscriptions.upcoming(subscription, today)
+    if upcoming is None:
+        return Line(subscription, None, None, ZERO)
+    missing = ZERO
+    if subscription.status == STATUS.SUSPENDED:
+        missing = max(ZERO, upcoming.amount - real)
+    return Line(subscription, upcoming.day, upcoming.amount, missing)
+
+
+def _needed(suspended: QuerySet[Subscription], today: date) -> tuple[int, Decimal]:
+    """How many are suspended, and what all of them together need to resume now."""
+    count, needed = 0, ZERO
+    by_plan = suspended.order_by().values("plan").annotate(count=Count("pk"))
+    counts = {row["plan"]: row["count"] for row in by_plan}
+    for plan in Plan.objects.filter(pk__in=counts):
+        count += counts[plan.pk]
+        needed += counts[plan.pk] * charge_on(today, plan.terms).amount
+    return count, needed
+
+
+def user_subscriptions(
+    request: HttpRequest, user_id: int, model_admin: ModelAdmin
+) -> HttpResponseBase:
+    """The tab: live subscriptions, the user's own plan first, then the last cancelled ones."""
+    if not request.user.has_perm("billing.view_subscription"):
+        raise PermissionDenied
+    user = _customer(user_id)
+    today = utc_today()
+    balance = ledger.balance(user)
+    mine = Subscription.objects.filter(user=user)
+    live = mine.exclude(status=STATUS.CANCELLED)
+    suspended_count, needed = _needed(live.filter(status=STATUS.SUSPENDED), today)
+    live_count = live.count()
+
+    form = SubscriptionFilters(request.GET)
+    chosen = form.chosen()
+    of_device = Q(device__icontains=chosen["device"]) if "device" in chosen else Q()
+    listed = live.filter(of_device, **({"status": chosen["status"]} if "status" in chosen else {}))
+    paginator = Paginator(listed.select_related("plan").order_by("device"), PER_PAGE)
+    changed = _changed(request, mine)
+    page = paginator.get_page(request.GET.get("page") or _page_of(changed, listed))
+    cancelled = mine.filter(of_device, status=STATUS.CANCELLED).select_related("plan")
+    cancelled_count = cancelled.count()
+    latest = cancelled.order_by("-status_since", "-pk")[:CANCELLED_SHOWN]
+
+    context = page_context(request, model_admin, title="Subscriptions", user=user) | {
+        "balance": balance,
+        "today": today,
+        "live_count": live_count,
+        "suspended_count": suspended_count,
+        "needed": needed,
+        "missing": max(ZERO, needed - balance.real),
+        "form": form if live_count > FILTERED_FROM or chosen or form.errors else None,
+        "is_filtered": bool(chosen) or bool(form.errors),
+        "page": page,
+        "lines": [_line(each, today, balance.real) for each in page],
+        "cancelled": latest,
+        "cancelled_count": cancelled_count,
+        "changed": changed,
+        "may_add": request.user.has_perm("billing.add_subscription"),
+        "may_change": request.user.has_perm("billing.change_subscription"),
+        "can_change_balance": request.user.has_perm("billing.change_balance"),
+        "can_view_transactions": request.user.has_perm("billing.view_transaction"),
+    }
+    return TemplateResponse(request, "billing/subscriptions.html", context)
+
+
+def _changed(request: HttpRequest, mine: QuerySet[Subscription]) -> Subscription | None:
+    """The subscription that something was just done to."""
+    key = request.GET.get("changed", "")
+    return mine.filter(pk=int(key)).first() if key.isascii() and key.isdigit() else None
+
+
+def _page_of(changed: Subscription | None, listed: QuerySet[Subscription]) -> int:
+    if changed is None:
+        return 1
+    return listed.filter(device__lt=changed.device).count() // PER_PAGE + 1
+
+
+# --- Forms --------------------------------------------------------------------------------------
+
+
+class PlanField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    """A plan that can be subscribed to, with its cycle and price."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            Plan.objects.none(),
+            empty_label="Choose a plan …",
+            error_messages={"invalid_choice": "This plan cannot be chosen any more."},
+            **options,
+        )
+
+    def label_from_instance(self, plan: Any) -> str:
+        return plan_in_words(plan)
+
+
+class SubscriptionForm(TwoStepForm):
+    """An action on a user's subscriptions, on the day that it is in UTC."""
+
+    fields_of_refusals: ClassVar[dict[type[BillingError], str]] = {
+        PlanRetired: "plan",
+        SamePlan: "plan",
+        SubscriptionExists: "device",
+        InvalidEntry: "device",
+    }
+
+    def __init__(self, user: User, actor: User, data: Any = None) -> None:
+        self.today = utc_today()
+        self.subscription: Subscription | None = None
+        super().__init__(user, actor, data)
+
+    def record(self, outcome: Outcome) -> None:
+        log(self.actor, self.user, outcome.sentence)
+
+    def _outcome(
+        self,
+        changed: subscriptions.Changed,
+        facts: Sequence[tuple[str, str]],
+        sentence: str,
+    ) -> Outcome:
+        subscription = self.subscription = changed.subscription
+        paid = subscription.charged_through
+        facts = [
+            *facts,
+            ("Status", _status_in_words(subscription)),
+            ("Charged through", _day(paid) if paid else "Not charged yet"),
+            ("Next charge", next_charge_in_words(subscription, self.today)),
+        ]
+        ending = _money_in_words(changed.posted)
+        if subscription.status == STATUS.SUSPENDED:
+            ending += ", suspended until there is money"
+        return Outcome(changed.posted, facts, f"{sentence}; {ending}.")
+
+
+class AddForm(SubscriptionForm):
+    """Subscribes a user, or a device of the user's, from today on."""
+
+    plan = PlanField()
+    device = forms.CharField(
+        required=False,
+        max_length=100,
+        help_text="Empty: the user's own pricing plan, for services that name no device.",
+    )
+    wait_for_money = forms.BooleanField(
+        label="Start suspended, and wait for money",
+        required=False,
+        help_text="Nothing is charged now. It resumes by itself, and pays as of that day, soon "
+        "after the balance suffices.",
+    )
+
+    done_before = (SubscriptionExists,)
+
+    def __init__(self, user: User, actor: User, data: Any = None) -> None:
+        super().__init__(user, actor, data)
+        self.lacks_money = False
+        self._plans.queryset = Plan.objects.filter(is_active=True)
+
+    @property
+    def _plans(self) -> PlanField:
+        field = self.fields["plan"]
+        assert isinstance(field, PlanField)  # noqa: S101 - it is declared so above
+        return field
+
+    @property
+    def offers_waiting(self) -> bool:
+        """Only where there is not enough money: otherwise nothing has to wait."""
+        return self.lacks_money or self["wait_for_money"].value() is True
+
+    def asked(self) -> Sequence[BoundField]:
+        return [
+            field
+            for field in self.visible_fields()
+            if field.name != "wait_for_money" or self.offers_waiting
+        ]
+
+    def refuse(self, refusal: BillingError) -> None:
+        self.lacks_money = isinstance(refusal, InsufficientFunds)
+        super().refuse(refusal)
+
+    def perform(self) -> Outcome:
+        plan, device = self.cleaned_data["plan"], self.cleaned_data["device"]
+        changed = subscriptions.start(
+            self.user,
+            plan,
+            day=self.today,
+            device=device,
+            wait_for_money=self.cleaned_data["wait_for_money"],
+            actor=self.actor,
+            channel=Channel.PANEL,
+        )
+        subscription = changed.subscription
+        facts = [
+            ("Plan", plan_in_words(subscription.plan)),
+            ("Device", _device_in_words(subscription.device)),
+            ("Starts", f"{_day(self.today)}, today (UTC)"),
+        ]
+        sentence = f"Subscribed {self._who(subscription.device)} to plan {subscription.plan}"
+        return self._outcome(changed, facts, sentence)
+
+    @staticmethod
+    def _who(device: str) -> str:
+        return f"device {device}" if device else "the user"
+
+
+class ExistingForm(SubscriptionForm):
+    """An action on a subscription that there is."""
+
+    def __init__(
+        self, user: User, actor: User, subscription: Subscription, data: Any = None
+    ) -> None:
+        super().__init__(user, actor, data)
+        self.subscription = self.before = subscription
+
+    @property
+    def remainder(self) -> Decimal:
+        """What is left of what was paid, as far as can be told without doing it."""
+        paid = self.before.paid_period
+        return remainder(paid, self.today) if paid is not None else ZERO
+
+
+class ChangePlanForm(ExistingForm):
+    """Puts a subscription on another plan from today on."""
+
+    plan = PlanField(label="New plan")
+    pay_back = forms.BooleanField(
+        label="Pay back the remainder",
+        required=False,
+        initial=True,
+        help_text="Of what was paid for today and later under the present plan.",
+    )
+    charge_now = forms.BooleanField(
+        label="Charge the new plan now",
+        required=False,
+        initial=True,
+        help_text="From today on. Otherwise it is charged when what has been paid is used up.",
+    )
+
+    done_before = (SamePlan, SubscriptionCancelled)
+
+    def __init__(
+        self, user: User, actor: User, subscription: Subscription, data: Any = None
+    ) -> None:
+        super().__init__(user, actor, subscription, data)
+        plans = self.fields["plan"]
+        assert isinstance(plans, PlanField)  # noqa: S101 - it is declared so above
+        # The present plan is not offered; sent again after it was changed, it is told apart.
+        plans.queryset = Plan.objects.filter(Q(is_active=True) | Q(pk=subscription.plan_id))
+        offered = plans.queryset.exclude(pk=subscription.plan_id)
+        plans.widget.choices = [
+            ("", plans.empty_label),
+            *((plan.pk, plan_in_words(plan)) for plan in offered),
+        ]
+
+    def perform(self) -> Outcome:
+        changed = subscriptions.change_plan(
+            self.before,
+            self.cleaned_data["plan"],
+            day=self.today,
+            pay_back=self.cleaned_data["pay_back"],
+            charge_now=self.cleaned_data["charge_now"],
+            actor=self.actor,
+            channel=Channel.PANEL,
+        )
+        subscription = changed.subscription
+        old = self.before.plan
+        facts = [
+            ("Device", _device_in_words(subscription.device)),
+            ("Present plan", plan_in_words(old)),
+            ("New plan", plan_in_words(subscription.plan)),
+            ("Counts from", _day(subscription.plan_since)),
+        ]
+        whose = f"of device {subscription.device} " if subscription.device else ""
+        sentence = f"Changed the plan {whose}from {old} to {subscription.plan}"
+        return self._outcome(changed, facts, sentence)
+
+
+class CancelForm(ExistingForm):
+    """Ends a subscription today."""
+
+    pay_back = forms.BooleanField(
+        label="Pay back the remainder",
+        required=False,
+        help_text="Of what was paid for today and later.",
+    )
+
+    done_before = (SubscriptionCancelled,)
+
+    def perform(self) -> Outcome:
+        changed = subscriptions.cancel(
+            self.before,
+            day=self.today,
+            pay_back=self.cleaned_data["pay_back"],
+            actor=self.actor,
+            channel=Channel.PANEL,
+        )
+        subscription = changed.subscription
+        facts = [
+            ("Plan", plan_in_words(subscription.plan)),
+            ("Device", _device_in_words(subscription.device)),
+            ("Ends", f"{_day(self.today)}, today (UTC)"),
+        ]
+        sentence = f"Cancelled {_of_device(subscription)}, plan {subscription.plan}"
+        return self._outcome(changed, facts, sentence)
+
+
+# --- Pages --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a page is called, and what its last button says."""
+
+    title: str
+    icon: str
+    confirm: str
+    # Where nothing has to be asked, the page begins with the preview.
+    is_danger: bool = False
+
+
+ADD: Final = Words("Add subscription", "add", "Subscribe")
+CHANGE_PLAN: Final = Words("Change plan", "swap_horiz", "Change plan")
+CANCEL: Final = Words("Cancel subscription", "cancel", "Cancel subscription", is_danger=True)
+
+
+def add_subscription(
+    request: HttpRequest, user_id: int, model_admin: ModelAdmin
+) -> HttpResponseBase:
+    actor = _actor(request, "billing.add_subscription")
+    user = _customer(user_id)
+    form = AddForm(user, actor, _sent(request))
+    return _page(request, model_admin, form, ADD)
+
+
+def change_plan(
+    request: HttpRequest, user_id: int, model_admin: ModelAdmin, subscription_id: int
+) -> HttpResponseBase:
+    return _page_of_existing(
+        request, user_id, model_admin, subscription_id, ChangePlanForm, CHANGE_PLAN
+    )
+
+
+def cancel_subscription(
+    request: HttpRequest, user_id: int, model_admin: ModelAdmin, subscription_id: int
+) -> HttpResponseBase:
+    return _page_of_existing(request, user_id, model_admin, subscription_id, CancelForm, CANCEL)
+
+
+def _page_of_existing(  # noqa: PLR0917 - what the two pages differ by comes last
+    request: HttpRequest,
+    user_id: int,
+    model_admin: ModelAdmin,
+    subscription_id: int,
+    make_form: Callable[..., ExistingForm],
+    words: Words,
+) -> HttpResponseBase:
+    actor = _actor(request, "billing.change_subscription")
+    user = _customer(user_id)
+    mine = Subscription.objects.select_related("plan").filter(user=user)
+    subscription = get_object_or_404(mine, pk=subscription_id)
+    form = make_form(user, actor, subscription, _sent(request))
+    if not subscription.is_live:
+        return _done_before(
+            request, form, SubscriptionCancelled(day=f"{subscription.status_since}")
+        )
+    if isinstance(form, CancelForm) and not form.is_bound and not form.remainder:
+        form = CancelForm(user, actor, subscription, {"pay_back": ""})  # there is nothing to ask
+    return _page(request, model_admin, form, words)
+
+
+def _page(
+    request: HttpRequest, model_admin: ModelAdmin, form: SubscriptionForm, words: Words
+) -> HttpResponseBase:
+    """Asks, shows what will be posted, and does it. Afterwards: the tab, with a sentence."""
+    step = take_step(form)
+    if step.done is not None:
+        messages.success(request, step.done.sentence)
+        return _to_tab(request, form)
+    if step.done_before is not None:
+        return _done_before(request, form, step.done_before)
+    existing = form.before if isinstance(form, ExistingForm) else None
+    user = form.user
+    context = page_context(request, model_admin, title=words.title, user=user) | {
+        "form": form,
+        "step": step,
+        "words": words,
+        "balance": ledger.balance(user),
+        "existing": existing,
+        "existing_plan": plan_in_words(existing.plan) if existing else "",
+        "today": form.today,
+        "back": _tab(request, user),
+        "has_no_plans": isinstance(form, AddForm) and not form.fields["plan"].queryset.exists(),  # type: ignore[attr-defined]
+        "can_change_balance": request.user.has_perm("billing.change_balance"),
+    }
+    return TemplateResponse(request, "billing/subscription_action.html", context)
+
+
+def _done_before(
+    request: HttpRequest, form: SubscriptionForm, refusal: BillingError
+) -> HttpResponseBase:
+    """Leads to the tab where somebody, mostly the first of two clicks, did it already."""
+    messages.warning(request, f"Nothing more was done. {refusal}")
+    if isinstance(refusal, SubscriptionExists):
+        form.subscription = Subscription(pk=refusal.data["subscription"])
+    return _to_tab(request, form)
+
+
+def _to_tab(request: HttpRequest, form: SubscriptionForm) -> HttpResponseRedirect:
+    address = _tab(request, form.user)
+    if form.subscription is not None:
+        address += "?" + urlencode({"changed": form.subscription.pk})
+    return HttpResponseRedirect(address)
+
+
+def _tab(request: HttpRequest, user: User) -> str:
+    """The tab or, for who may not see it, the page of the user, or the start page."""
+    for permission, name in (
+        ("billing.view_subscription", "users_user_subscriptions"),
+        ("users.view_user", "users_user_change"),
+    ):
+        if request.user.has_perm(permission):
+            return reverse(f"admin:{name}", args=[user.pk])
+    return reverse("admin:index")
+
+
+def _sent(request: HttpRequest) -> Any:
+    return request.POST if request.method == "POST" else None
+
+
+def _customer(user_id: int) -> User:
+    """Money and subscriptions are customers': an operator's own account has no such pages."""
+    return get_object_or_404(User, pk=user_id, is_staff=False)
+
+
+def _actor(request: HttpRequest, permission: str) -> User:
+    actor = request.user
+    if not actor.has_perm(permission) or not isinstance(actor, User):
+        raise PermissionDenied
+    return actor
