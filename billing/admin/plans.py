@@ -12,6 +12,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpRespons
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from unfold.contrib.filters.admin import BooleanRadioFilter, ChoicesRadioFilter
 from unfold.decorators import display
 
 from billing.admin.configuration import ConfigurationAdmin, ConfigurationForm, PriceField
@@ -90,7 +91,7 @@ class PlanAdmin(ConfigurationAdmin):
         "state",
         "live_subscriptions",
     ]
-    list_filter = ["is_active", "cycle"]
+    list_filter = [("is_active", BooleanRadioFilter), ("cycle", ChoicesRadioFilter)]
     list_filter_submit = True
     search_fields = ["name"]
     fields = ["name", "cycle", "price", "proportional_charge", "is_active"]
@@ -159,9 +160,9 @@ class PlanAdmin(ConfigurationAdmin):
             '<span class="money">{}</span> per {}', format_money(plan.price), plan.price_is_per
         )
 
-    @display(description="proportional", ordering="proportional_charge", boolean=True)
-    def is_proportional(self, plan: Plan) -> bool:
-        return plan.proportional_charge
+    @display(description="proportional", ordering="proportional_charge")
+    def is_proportional(self, plan: Plan) -> str:
+        return "Yes" if plan.proportional_charge else "No"
 
     @display(
         description="status",
@@ -234,11 +235,10 @@ class UserDefaultsAdmin(ConfigurationAdmin):
             kwargs["limit_choices_to"] = Q(is_active=True) | Q(
                 pk__in=UserDefaults.objects.filter(plan__isnull=False).values("plan")
             )
-            kwargs["empty_label"] = "No plan"
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
         if db_field.name == "plan":
-            for right in ("can_add_related", "can_change_related", "can_view_related"):
-                setattr(field.widget, right, False)
+            field.empty_label = "No plan"
+            field.widget = field.widget.widget  # without the menu of plans' own pages
         return field
 
     def response_change(self, request: HttpRequest, obj: UserDefaults) -> HttpResponse:
