@@ -3,7 +3,9 @@
 | module | what it does |
 |---|---|
 | `people` | makes up the customers and operators |
+| `catalogue` | the services and plans that it sells |
 | `story` | makes up what happened to their money; pure |
+| `contracts` | keeps their subscriptions meanwhile, by the real rules; pure until it is saved |
 | `bulk` | writes a history into the ledger's tables, fast |
 | `company` | puts these together: what `manage.py seed_demo` loads |
 

@@ -14,10 +14,11 @@ from django.contrib.auth.models import Group
 from django.db import connection, transaction
 from tqdm import tqdm
 
-from billing import ledger
-from billing.management.demo import bulk, people
+from billing import charging, ledger
+from billing.management.demo import bulk, catalogue, people
+from billing.management.demo.contracts import Contracts
 from billing.management.demo.story import Account, Operation, Staff, tell
-from billing.models import Channel, StandardDescription, TransactionType
+from billing.models import Channel, ChargingRun, StandardDescription, TransactionType
 from billing.money import DECIMALS
 from users.models import User
 
@@ -46,7 +47,8 @@ class UsersExist(Exception):
 def found(*, users: int, transactions: int, seed: int, now: datetime) -> None:
     """Loads the demo data, whole or, if anything stops it, not at all.
 
-    The history goes through `bulk`; the last operations, of this moment, through the ledger.
+    The history goes through `bulk`; the last operations, of this moment, through the ledger. At
+    the end there is a real charging run, which finds that all is charged.
     """
     rng = Random(seed)  # noqa: S311 - nothing secret is made with it
     with transaction.atomic():
@@ -60,11 +62,16 @@ def found(*, users: int, transactions: int, seed: int, now: datetime) -> None:
             StandardDescription(text=text, position=place)
             for place, text in enumerate(STANDARD_DESCRIPTIONS)
         )
+        offered = catalogue.draw_up()
+        catalogue.publish(offered)
         accounts = _sign_up(rng, users, now)
         by_ledger = min(BY_LEDGER_MAX, transactions // 20)
+        contracts = Contracts(first_id=_next_subscription())
         operations = iter(
             tell(
                 accounts,
+                contracts=contracts,
+                catalogue=offered,
                 transactions=transactions,
                 closing=by_ledger,
                 until=now,
@@ -74,8 +81,33 @@ def found(*, users: int, transactions: int, seed: int, now: datetime) -> None:
         )
         by_bulk = transactions - by_ledger
         bulk.load(_shown(islice(operations, by_bulk), by_bulk), expected=by_bulk)
-        _post(operations)
+        last = list(operations)
+        contracts.save()
+        _go_on_after(contracts)
+        _post(last)
+        _run(now)
     _tidy()
+
+
+def _next_subscription() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT nextval('billing_subscription_id_seq')")
+        return int(cursor.fetchone()[0])
+
+
+def _go_on_after(contracts: Contracts) -> None:
+    """The story has numbered the subscriptions, as charges name them."""
+    if contracts.subscriptions:
+        with connection.cursor() as cursor:
+            last = contracts.subscriptions[-1].pk
+            cursor.execute("SELECT setval('billing_subscription_id_seq', %s)", [last])
+
+
+def _run(now: datetime) -> None:
+    run = charging.open_run(now, ChargingRun.Start.COMMAND)
+    for batch in run.batches.order_by("id"):
+        for _ in charging.charge_batch(batch):
+            pass
 
 
 def _hire(now: datetime) -> Staff:
@@ -100,7 +132,7 @@ def _hire(now: datetime) -> Staff:
 
 
 def _sign_up(rng: Random, count: int, now: datetime) -> list[Account]:
-    """Makes the customers; answers those with whose money something happens."""
+    """Makes the customers."""
     users = list(people.customers(rng, count, now))
     left: dict[int, datetime] = {}
     for place, user in enumerate(users[8:], start=8):
@@ -109,9 +141,14 @@ def _sign_up(rng: Random, count: int, now: datetime) -> list[Account]:
             left[place] = user.created_at + (now - user.created_at) * rng.uniform(0.6, 0.98)
     User.objects.bulk_create(users, batch_size=2_000)
     return [
-        Account(user.pk, user.created_at, left.get(place))
+        Account(
+            user.pk,
+            user.created_at,
+            left.get(place),
+            # Some registered, and never came back.
+            idle_from=user.created_at if place % 15 == 14 else None,
+        )
         for place, user in enumerate(users)
-        if place % 15 != 14  # registered, and never came back
     ]
 
 
@@ -166,4 +203,10 @@ def _tidy() -> None:
     if connection.in_atomic_block:  # a caller's, or a test's: VACUUM is not possible there
         return
     with connection.cursor() as cursor:
-        cursor.execute("VACUUM (ANALYZE) users_user, billing_balance, billing_transaction")
+        cursor.execute(_TIDY)
+
+
+_TIDY: Final = """
+    VACUUM (ANALYZE) users_user, billing_balance, billing_transaction, billing_subscription,
+        billing_activeday, billing_chargingrun
+"""

@@ -1,22 +1,53 @@
 """What happened at the company of the demo data: made up, but as it could have been.
 
-Pure: accounts, a time and a random generator in, operations out, in order of time. Same input,
-same story. The story keeps each account's balances, so that nothing happens that the ledger would
-have refused: who cannot pay tops up first, or goes without.
+Pure: accounts, a catalogue, a time and a random generator in, operations out, in order of time.
+Same input, same story. What subscriptions and services cost, and when, is not made up: the rules
+that decide it are the real ones (`contracts`, `billing.pricing`, `billing.ledger`). The story keeps
+each account's balances, so that nothing happens that the ledger would have refused: who cannot pay
+tops up first, or goes without.
 
 Amounts are whole numbers of the ledger's smallest unit, 1/10,000: they add up exactly, and fast.
+
+How many operations there are is decided beforehand. Charges of subscriptions cannot be left out, so
+the story always knows how many of these are still to come, and lets other things happen only as
+long as there is room for them (`_Story.spare`).
 """
 
-import calendar
+import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from itertools import accumulate, islice
+from decimal import Decimal
+from functools import lru_cache
+from itertools import accumulate
 from random import Random
 from typing import Any, Final, NamedTuple
 
-from billing.models import Channel, TransactionType
+from billing.ledger import PRICING, Entry, Price, describe_service, explain_cost
+from billing.management.demo.catalogue import (
+    ACTIVE_DAY,
+    ANNUAL,
+    BY_DAY,
+    CONTROL_ROOM,
+    GIFT_ON_REGISTRATION,
+    MONTHLY,
+    PAY_PER_USE,
+    RETIRED,
+    Catalogue,
+)
+from billing.management.demo.contracts import Contracts, Night
+from billing.models import (
+    Channel,
+    ChargingFailure,
+    ChargingRun,
+    Plan,
+    Subscription,
+    TransactionType,
+)
+from billing.money import DECIMALS
+from billing.pricing import Cycle, charge_on, remainder, service_cost
+from billing.subscriptions import ACTIVE, SUSPENDED, Step, charge_entry
 
 UNIT: Final = 10_000  # of these make one of the currency
 DAYS_MAX: Final = 365
@@ -24,6 +55,12 @@ DAYS_MIN: Final = 45
 RUN_AT: Final = timedelta(minutes=5)  # the charging run
 OPENS_AT: Final = timedelta(minutes=30)  # the run is through by then
 CLOSES_AT: Final = timedelta(hours=23, minutes=59)
+MOMENT: Final = timedelta(milliseconds=700)  # after it a job has done what it has to
+# Nights, counted from the last, in which somebody could not be charged; the next one made it good.
+FAILURES: Final = {
+    6: "canceling statement due to lock timeout",
+    39: "deadlock detected",
+}
 
 
 class Operation(NamedTuple):
@@ -51,38 +88,15 @@ class Staff(NamedTuple):
     gateway: int
 
 
-class Plan(NamedTuple):
-    name: str
-    cycle: str
-    price: int
-
-
-class Service(NamedTuple):
-    code: str
-    name: str
-    unit: str
-    price: int
-    quantities: Sequence[int]
-
-
-MONTHLY: Final = (
-    Plan("Start", "monthly", 49_000),
-    Plan("Business", "monthly", 125_500),
-    Plan("Fleet", "monthly", 290_000),
-)
-BY_DAY: Final = Plan("Daily", "everyday", 300_000)
-ACTIVE_DAY: Final = Plan("Rental", "activeday", 5_000)
-ANNUAL: Final = Plan("Annual", "every_year", 1_200_000)
-PAY_PER_USE: Final = Plan("Pay per use", "", 0)
-
-SERVICES: Final = (
-    Service("outgoing_sms", "Outgoing SMS", "", 3_000, (1, 2, 5, 10, 20, 40)),
-    Service("incoming_sms", "Incoming SMS", "", 1_000, (1, 3, 5, 10, 25)),
-    Service("service_sms", "Service SMS", "", 1_500, (1, 2, 4)),
-    Service("phone_call", "Phone call", " min", 1_250, (1, 2, 3, 7, 12)),
-    Service("traffic", "Traffic", " MB", 150, (5, 12, 40, 75, 160, 350)),
-    Service("geo_lookup", "Geo lookup", "", 25, (20, 50, 100, 400)),
-)
+QUANTITIES: Final = {
+    "outgoing_sms": (1, 2, 5, 10, 20, 40),
+    "incoming_sms": (1, 3, 5, 10, 25),
+    "service_sms": (1, 2, 4),
+    "phone_call": (1, 2, 3, 7, 12),
+    "traffic": (5, 12, 40, 75, 160, 350),
+    "geo_lookup": (20, 50, 100, 400),
+}
+SERVICES: Final = tuple(QUANTITIES)
 SERVICE_WEIGHTS: Final = tuple(accumulate((30, 14, 10, 8, 32, 6)))
 REFILLS: Final = (10, 20, 25, 50, 50, 100)
 
@@ -104,6 +118,13 @@ GIFTS: Final = (
 )
 
 
+class Wish(NamedTuple):
+    """What a customer is going to subscribe to. No device: the account's own plan."""
+
+    plan: Plan
+    device: str = ""
+
+
 @dataclass(slots=True, eq=False)
 class Account:
     """A user as the story knows it."""
@@ -111,21 +132,29 @@ class Account:
     user_id: int
     joined: datetime
     left: datetime | None = None
-    plan: Plan = PAY_PER_USE
-    paid_through: date | None = None
+    idle_from: datetime | None = None  # does nothing any more, but stays
     devices: Sequence[str] = ()
     scale: int = 1  # how many times larger than a private customer
     pays_by: str = "card"
+    wishes: list[Wish] = field(default_factory=list)
+    live: dict[str, Subscription] = field(default_factory=dict)  # by device
     out_of_money: bool = False
     real: int = 0
     bonus: int = 0
     number: int = 0
     last: Operation | None = None  # if it can be reversed
 
+    @property
+    def enough(self) -> int:
+        """Who has more does not top up. So nobody ever has what the plan Control room costs."""
+        return 30 * self.scale * UNIT
+
 
 def tell(
     accounts: Sequence[Account],
     *,
+    contracts: Contracts,
+    catalogue: Catalogue,
     transactions: int,
     until: datetime,
     staff: Staff,
@@ -134,18 +163,20 @@ def tell(
 ) -> Iterator[Operation]:
     """So many operations, from some months before `until` up to it, in order of time.
 
-    A tenth of them are the first account's. The last ones, about `closing` of them, happen at
-    `until` itself. At least one account must have joined before it all begins.
+    A tenth of them are the first account's. The last ones, at least `closing` of them, happen at
+    `until` itself. At least one account must have joined before it all begins. `contracts` is
+    filled meanwhile, and complete at the end.
     """
-    story = _Story(
+    return _Story(
         accounts,
+        contracts=contracts,
+        catalogue=catalogue,
         transactions=transactions,
         closing=closing,
         until=until.astimezone(UTC),
         staff=staff,
         rng=rng,
-    )
-    return islice(story.tell(), transactions)
+    ).tell()
 
 
 class _Story:
@@ -153,6 +184,8 @@ class _Story:
         self,
         accounts: Sequence[Account],
         *,
+        contracts: Contracts,
+        catalogue: Catalogue,
         transactions: int,
         closing: int,
         until: datetime,
@@ -160,6 +193,9 @@ class _Story:
         rng: Random,
     ) -> None:
         self.accounts = accounts
+        self.contracts = contracts
+        self.plans = catalogue.plans
+        self.prices = catalogue.prices
         self.transactions = transactions
         self.closing = closing
         self.until = until
@@ -167,50 +203,107 @@ class _Story:
         self.rng = rng
         self.told = 0  # operations so far
         self.uses = 0  # of these, those that were not the charging run's
-        # The day of `until` itself only if there is some of it already.
-        last = (until - timedelta(hours=2)).replace(hour=0, minute=0, second=0, microsecond=0)
+        self.clock = datetime.min.replace(tzinfo=UTC)  # of the last operation
+        last = until.replace(hour=0, minute=0, second=0, microsecond=0)
         days = min(DAYS_MAX, max(DAYS_MIN, transactions // 8))
         self.days = [last - timedelta(days=days - 1 - place) for place in range(days)]
+        contracts.last_day = last.date()
         self.comings: dict[date, list[Account]] = defaultdict(list)
         self.goings: dict[date, list[Account]] = defaultdict(list)
+        self.scenes: dict[date, list[Callable[[datetime], Iterator[Operation]]]] = defaultdict(list)
         for account in accounts:
             self.comings[account.joined.astimezone(UTC).date()].append(account)
             if account.left:
                 self.goings[account.left.astimezone(UTC).date()].append(account)
+        self.monthly: list[Account] = []  # their own plan is, or was, one of MONTHLY
+        self.by_active_day: list[tuple[Account, Subscription]] = []
         self._equip()
-        self._subscribe()
+        self._wish()
+        self._stage()
+
+    def spare(self) -> int:
+        """So many operations may happen besides those that must."""
+        return self.transactions - self.closing - self.told - self.contracts.owed
 
     # --- Before it begins -------------------------------------------------------------------
 
     def _equip(self) -> None:
         first = 8601
         for place, account in enumerate(self.accounts):
-            account.scale = 40 if place == 0 else self.rng.choice((1, 1, 1, 1, 2, 2, 5, 20))
-            count = self.rng.randint(1, 2 * account.scale)
+            account.scale = 12 if place == 0 else self.rng.choice((1, 1, 1, 1, 2, 2, 5, 10))
+            count = 24 if place == 0 else self.rng.randint(1, 2 * account.scale)
             account.devices = [str(first + i) for i in range(count)]
             account.pays_by = self.rng.choice(("card", "card", "card", "transfer", "statement"))
             first += count
+            if place > 8 and account.idle_from is None and self.rng.random() < 0.08:
+                begin = max(account.joined, self.days[0])
+                account.idle_from = begin + (self.until - begin) * self.rng.uniform(0.4, 0.9)
 
-    def _subscribe(self) -> None:
+    def _wish(self) -> None:
         """Gives out plans, no more than keeps fees at about a third of all operations."""
         days, months = len(self.days), len(self.days) // 30 + 1
         left = {
             BY_DAY: self.transactions // 8 // days or 1,
             ACTIVE_DAY: self.transactions // 12 // days or 1,
             ANNUAL: self.transactions // 50,
+            RETIRED: self.transactions // 40 // months,
             **dict.fromkeys(MONTHLY, self.transactions // 20 // months),
         }
-        turn = (PAY_PER_USE, BY_DAY, ACTIVE_DAY, ANNUAL, *MONTHLY, PAY_PER_USE)
+        turn = (PAY_PER_USE, BY_DAY, ACTIVE_DAY, ANNUAL, *MONTHLY, RETIRED)
         for place, account in enumerate(self.accounts):
-            plan = turn[place % len(turn)]
-            if left.get(plan, 0):
-                left[plan] -= 1
-                account.plan = plan
-        self.monthly = [account for account in self.accounts if account.plan in MONTHLY]
+            name = turn[place % len(turn)]
+            if name == RETIRED and account.joined >= self.days[0]:
+                continue
+            if left.get(name, 0):
+                left[name] -= 1
+                device = account.devices[0] if name in {BY_DAY, ACTIVE_DAY} else ""
+                account.wishes.append(Wish(self.plans[name], device))
+        # What is left of the small plans goes to single devices of larger customers.
+        for account in self.accounts[1:]:
+            if account.scale >= 5:
+                for device in account.devices[1 : 2 + account.scale // 2]:
+                    name = self.rng.choice(MONTHLY[:2])
+                    if left[name]:
+                        left[name] -= 1
+                        account.wishes.append(Wish(self.plans[name], device))
+
+    def _stage(self) -> None:
+        """What the first customer does besides, as far as there is room for it."""
+        first = self.accounts[0]
+        devices = first.devices
+        first.wishes = [
+            Wish(self.plans["Fleet"]),
+            Wish(self.plans["Business"], devices[0]),
+            Wish(self.plans[ANNUAL], devices[1]),
+            Wish(self.plans["Start"], devices[2]),
+        ]
+
+        def scene(days_ago: int, happening: Callable[[datetime], Iterator[Operation]]) -> None:
+            self.scenes[self.days[-1 - days_ago].date()].append(happening)
+
+        def wish(plan: str, device: str) -> Callable[[datetime], Iterator[Operation]]:
+            def happening(at: datetime) -> Iterator[Operation]:
+                first.wishes.insert(0, Wish(self.plans[plan], device))
+                return self._fulfil(first, at)
+
+            return happening
+
+        longest = len(self.days) - 3
+        rental, daily = (min(longest, self.transactions // share) for share in (60, 150))
+        trial = min(20, daily)
+        if rental >= 2:
+            scene(rental, wish(ACTIVE_DAY, devices[3]))
+        if daily >= 2:
+            scene(daily, wish(BY_DAY, devices[4]))
+        if trial >= 4:
+            scene(trial, wish(BY_DAY, "control-room"))
+            scene(min(5, trial - 2), lambda at: self._order(first, "control-room", at))
+        scene(longest // 3, lambda at: self._give_up(first, devices[2], at))
 
     # --- Day by day -------------------------------------------------------------------------
 
     def tell(self) -> Iterator[Operation]:
+        self.contracts.begin(self.days[0].date())
         yield from self._take_over()
         # A growing company, quieter at weekends.
         weights = [
@@ -220,88 +313,140 @@ class _Story:
         due: float = self.told
         each = max(0, self.transactions - self.closing - self.told) / sum(weights)
         present: list[Account] = []
-        for day, weight in zip(self.days, weights, strict=True):
+        failures = {len(self.days) - 1 - ago: problem for ago, problem in FAILURES.items()}
+        for place, (day, weight) in enumerate(zip(self.days, weights, strict=True)):
             today = weight * each
             due += today
             tomorrow = day + timedelta(days=1)
             present = [
                 account
                 for account in self.accounts
-                if account.joined < day and (account.left is None or account.left >= tomorrow)
+                if account.joined < day
+                and (account.left is None or account.left >= tomorrow)
+                and (account.idle_from is None or account.idle_from >= tomorrow)
             ]
-            yield from self._run(day, present)
+            self.contracts.begin(day.date())
+            yield from self._night(day, failures.get(place))
             # After many fees on the first of a month, less of the rest, but never nothing.
             yield from self._daytime(day, present, max(int(due) - self.told, int(today / 5)))
-        while True:
+        self.closing = 0
+        self.contracts.owed = 0  # no night comes any more
+        while self.told < self.transactions:
             yield from self._use(self._somebody(present), self.until)
 
     def _take_over(self) -> Iterator[Operation]:
-        """On the first day, balances come from the system that was there before."""
+        """On the first day, balances and plans come from the system that was there before."""
         first_day = self.days[0]
-        old = [account for account in self.accounts if account.joined < first_day]
+        tomorrow = first_day + timedelta(days=1)
+        old = [
+            account
+            for account in self.accounts
+            if account.joined < first_day
+            and (account.left is None or account.left >= tomorrow)
+            and (account.idle_from is None or account.idle_from >= tomorrow)
+        ]
         for place, account in enumerate(old[: self.transactions // 4]):
             if place % 8 == 7:
                 continue  # had nothing
+            least = 500_000 if place == 0 else 50_000
             yield self._post(
                 account,
                 first_day + timedelta(milliseconds=place),
                 TransactionType.PAYMENT,
                 "import",
                 "Balance taken over from the previous system",
-                amount=self.rng.randrange(50_000, 900_000, 100) * account.scale,
+                amount=self.rng.randrange(least, 900_000, 100) * account.scale,
                 bonus_amount=self.rng.choice((0, 0, 0, 50_000, 120_000)),
                 actor_id=self.staff.clerks[0],
                 channel=Channel.IMPORT,
             )
+        by_import = {"actor_id": self.staff.clerks[0], "channel": Channel.IMPORT}
+        for account in old:
+            while account.wishes and self._can_pay(account, account.wishes[0].plan):
+                wish = account.wishes.pop(0)
+                yield from self._begin(account, wish, self.clock + MOMENT / 100, **by_import)
+            if "" not in account.live:
+                own = Wish(self.plans[PAY_PER_USE])
+                yield from self._begin(account, own, self.clock, **by_import)
+            # Not theirs to choose any more.
+            account.wishes = [wish for wish in account.wishes if wish.plan.is_active]
 
-    def _run(self, day: datetime, present: Sequence[Account]) -> Iterator[Operation]:
-        """The nightly charging run: whatever fee is due and can be paid."""
-        at = day + RUN_AT
-        today = day.date()
-        for account in present:
-            plan = account.plan
-            if not plan.cycle or (account.paid_through and account.paid_through >= today):
-                continue
-            if plan is ACTIVE_DAY and self.rng.random() < 0.4:
-                continue  # the device stood still
-            price, period, paid_through = fee(plan, today)
-            if price > account.real:
-                account.out_of_money = True
-                continue
-            account.paid_through = paid_through
+    def _night(self, day: datetime, problem: str | None) -> Iterator[Operation]:
+        """The charging run."""
+        due = self.contracts.due()
+        unlucky = None if problem is None else self._unlucky(due)
+        at = min(day + RUN_AT + timedelta(milliseconds=self.rng.randrange(20, 400)), self.until)
+        night = Night(
+            ChargingRun(
+                at=at,
+                started_by=ChargingRun.Start.SCHEDULE,
+                started_at=at,
+                due=sum(len(subscriptions) for _, subscriptions in due),
+            ),
+            users=[account.user_id for account, _ in due],
+        )
+        self.contracts.nights.append(night)
+        for account, subscriptions in due:
             at += timedelta(microseconds=self.rng.randrange(200, 1_500))
-            yield self._post(
-                account,
-                at,
-                TransactionType.SUBSCRIPTION,
-                plan.cycle,
-                f"Plan {plan.name}, {period}",
-                device=account.devices[0] if plan in (BY_DAY, ACTIVE_DAY) else "",
-                amount=-price,
-            )
+            if account is unlucky and problem:
+                night.failures.append(
+                    ChargingFailure(run=night.run, user_id=account.user_id, problem=problem, at=at)
+                )
+                self.contracts.put_off(account, subscriptions)
+                continue
+            steps = self.contracts.settle(account, subscriptions, day.date())
+            night.steps += steps
+            if any(step.outcome == "suspended" for step in steps):
+                account.out_of_money = True
+            yield from self._charge(account, steps, at)
+        night.close(min(max(at, self.clock) + timedelta(milliseconds=30), self.until))
+
+    def _unlucky(self, due: Sequence[tuple[Account, list[Subscription]]]) -> Account | None:
+        """Somebody whom tomorrow's run can charge for two days."""
+        for account, subscriptions in due:
+            if (
+                account is not self.accounts[0]
+                and all(each.status == ACTIVE for each in account.live.values())
+                and all(each.plan.cycle == Cycle.EVERY_DAY for each in subscriptions)
+            ):
+                return account
+        return None
 
     def _daytime(self, day: datetime, present: Sequence[Account], uses: int) -> Iterator[Operation]:
         opens = day + OPENS_AT
         closes = min(day + CLOSES_AT, self.until - timedelta(minutes=1))
         seconds = (closes - opens).total_seconds()
-        events: list[tuple[datetime, Account | None]] = [
-            (opens + timedelta(seconds=self.rng.triangular(0, seconds)), None) for _ in range(uses)
+        if seconds < 3600:
+            uses = 0  # the day has hardly begun
+
+        def use(at: datetime) -> Iterator[Operation]:
+            if self.spare() < 1:
+                return iter(())
+            return self._use(self._somebody(present), at)
+
+        def welcome(account: Account) -> Callable[[datetime], Iterator[Operation]]:
+            return lambda at: self._welcome(account, at)
+
+        def farewell(account: Account) -> Callable[[datetime], Iterator[Operation]]:
+            return lambda at: self._end_contract(account, at)
+
+        events: list[tuple[datetime, Callable[[datetime], Iterator[Operation]]]] = [
+            (opens + timedelta(seconds=self.rng.triangular(0, seconds)), use) for _ in range(uses)
         ]
         for account in self.comings[day.date()]:
-            events.append((max(opens, account.joined + timedelta(seconds=1)), account))
+            events.append((max(opens, account.joined + timedelta(seconds=1)), welcome(account)))
         for account in self.goings[day.date()]:
-            if account.left and account.joined < day:
-                events.append((max(opens, account.left), account))
+            if account.left:
+                events.append((max(opens, account.left), farewell(account)))
+        middle = opens + (closes - opens) * 0.4
+        events += [(middle, happening) for happening in self.scenes[day.date()]]
         events.sort(key=lambda event: event[0])
-        for at, someone in events:
-            if at > closes:
-                break
-            if someone is None:
-                yield from self._use(self._somebody(present), at)
-            elif someone.joined >= day:
-                yield self._welcome(someone, at)
-            else:
-                yield from self._pay_out(someone, at)
+        for at, happens in events:
+            yield from happens(at)
+        for account, subscription in self.by_active_day:
+            if subscription.status != Subscription.Status.CANCELLED and self.rng.random() < 0.6:
+                device = subscription.device
+                self.contracts.note_active_day(account, subscription, device, day.date())
 
     def _somebody(self, present: Sequence[Account]) -> Account:
         first = self.accounts[0]
@@ -316,7 +461,9 @@ class _Story:
         """One more thing that somebody did: mostly using a service, seldom something else."""
         self.uses += 1
         turn = self.uses
-        if turn % 101 == 43 and self.monthly:
+        if account.wishes and turn % 3 == 0:
+            yield from self._fulfil(account, at)
+        elif turn % 101 == 43 and self.monthly:
             yield from self._change_plan(self.rng.choice(self.monthly), at)
         elif turn % 97 == 13:
             yield self._give(account, at)
@@ -324,33 +471,60 @@ class _Story:
             yield self._reverse(account, account.last, at)
         elif turn % 61 == 17:
             yield self._correct(account, at)
-        elif turn % 29 == 5 or account.out_of_money:
-            yield self._refill(account, at)
+        elif (turn % 29 == 5 or account.out_of_money) and account.real < account.enough:
+            yield from self._refill(account, at)
         else:
-            yield self._serve(account, at)
+            yield from self._serve(account, at)
 
-    def _serve(self, account: Account, at: datetime) -> Operation:
+    def _serve(self, account: Account, at: datetime) -> Iterator[Operation]:
         rng = self.rng
         [service] = rng.choices(SERVICES, cum_weights=SERVICE_WEIGHTS)
-        quantity = rng.choice(service.quantities) * rng.randint(1, account.scale)
-        cost = quantity * service.price
-        if cost > account.real + account.bonus:
-            return self._refill(account, at)
-        from_bonus = min(cost, account.bonus)
+        quantity = rng.choice(QUANTITIES[service]) * rng.randint(1, account.scale)
         device = rng.choice(account.devices)
-        return self._post(
+        subscription = account.live.get(device) or account.live.get("")
+        if subscription is None or subscription.status == SUSPENDED:
+            yield from self._refill(account, at)  # refused; that may help
+            return
+        price = self.prices.get((subscription.plan_id, service))
+        if price is None:  # not offered under this plan
+            price = self.prices[subscription.plan_id, SERVICES[0]]
+            service = SERVICES[0]
+        cost, units, metadata = _cost(price, quantity)
+        if cost > account.real + account.bonus:
+            yield from self._refill(account, at)
+            return
+        from_bonus = min(cost, account.bonus)
+        yield self._post(
             account,
             at,
             TransactionType.SERVICE,
-            service.code,
-            f"{service.name} × {quantity}{service.unit}, plan {account.plan.name}, device {device}",
+            service,
+            describe_service(price, units, device),
             device=device,
             amount=from_bonus - cost,
             bonus_amount=-from_bonus,
+            metadata=metadata,
         )
 
-    def _refill(self, account: Account, at: datetime) -> Operation:
+    def _refill(self, account: Account, at: datetime) -> Iterator[Operation]:
+        """A payment and, soon after it, what it resumes."""
         account.out_of_money = False
+        suspended = sum(each.status == SUSPENDED for each in account.live.values())
+        if self.spare() <= suspended:
+            yield self._give(account, at)
+            return
+        yield self._payment(account, at)
+        if suspended:
+            today = at.date()
+            due = [
+                each
+                for each in account.live.values()
+                if each.status == SUSPENDED or (each.due_on is not None and each.due_on <= today)
+            ]
+            steps = self.contracts.settle(account, due, today, retry=True)
+            yield from self._charge(account, steps, at + MOMENT)
+
+    def _payment(self, account: Account, at: datetime) -> Operation:
         document = 480_000 + self.told
         how: dict[str, Any]
         if account.pays_by == "card":
@@ -408,7 +582,11 @@ class _Story:
 
     @staticmethod
     def _can_reverse(account: Account, original: Operation) -> bool:
-        return account.real >= original.amount and account.bonus >= original.bonus_amount
+        return (
+            original.type is not TransactionType.SUBSCRIPTION
+            and account.real >= original.amount
+            and account.bonus >= original.bonus_amount
+        )
 
     def _reverse(self, account: Account, original: Operation, at: datetime) -> Operation:
         return self._post(
@@ -425,47 +603,139 @@ class _Story:
             reverses=account.number,
         )
 
+    # --- Subscriptions ----------------------------------------------------------------------
+
+    def _fulfil(self, account: Account, at: datetime) -> Iterator[Operation]:
+        """The account subscribes to what it wants to, after a payment if need be."""
+        plan, _ = wish = account.wishes[0]
+        price = _units(charge_on(at.date(), plan.terms).amount)
+        if not self._has_room(account, plan):
+            account.wishes.clear()
+            if self.spare() >= 1:
+                yield self._give(account, at)
+            return
+        if price > account.real:
+            yield from self._refill(account, at)
+        if price <= account.real:
+            del account.wishes[0]
+            clerk = self.rng.choice(self.staff.clerks)
+            yield from self._begin(
+                account, wish, at + MOMENT * 2, actor_id=clerk, channel=Channel.PANEL
+            )
+
+    def _can_pay(self, account: Account, plan: Plan) -> bool:
+        price = _units(charge_on(self.days[0].date(), plan.terms).amount)
+        return price <= account.real and self._has_room(account, plan)
+
+    def _has_room(self, account: Account, plan: Plan) -> bool:
+        """A payment, what that resumes, what is charged at once, and what is after that."""
+        needed = 3 + len(account.live) + self.contracts.charges_to_come(plan.cycle)
+        return self.spare() >= needed
+
+    def _begin(self, account: Account, wish: Wish, at: datetime, **by: Any) -> Iterator[Operation]:
+        """Starts a subscription; the account's own, if there is one, gets another plan."""
+        plan, device = wish
+        today = at.date()
+        present = account.live.get(device)
+        if present is None:
+            steps = self.contracts.start(account, plan, device, today)
+        else:
+            paid_back, steps = self.contracts.change_plan(account, present, plan, today)
+            for entry in paid_back:
+                yield self._post_entry(account, entry, at, **by)
+        yield from self._charge(account, steps, at, **by)
+        if not device and plan.name in MONTHLY:
+            self.monthly.append(account)
+        if plan.cycle == Cycle.ACTIVE_DAY:
+            self.by_active_day.append((account, account.live[device]))
+
     def _change_plan(self, account: Account, at: datetime) -> Iterator[Operation]:
         """To another monthly plan, from today on; the rest of the old one is paid back."""
+        own = account.live.get("")
         today = at.date()
-        new = self.rng.choice([plan for plan in MONTHLY if plan is not account.plan])
-        back, period, _ = fee(account.plan, today)
-        price, _, paid_through = fee(new, today)
-        has_left = account.left is not None and account.left <= at
-        if has_left or account.paid_through != paid_through or account.real + back < price:
-            yield self._serve(self.accounts[0], at)
+        others = [self.plans[name] for name in MONTHLY if own and name != own.plan.name]
+        new = self.rng.choice(others or [self.plans[MONTHLY[0]]])
+        price = _units(charge_on(today, new.terms).amount)
+        paid = own and own.paid_period
+        back = _units(remainder(paid, today)) if paid and paid.last >= today else 0
+        if own is None or own.status != ACTIVE or account.real + back < price or self.spare() < 2:
+            yield from self._serve(self.accounts[0], at)
             return
         clerk = self.rng.choice(self.staff.clerks)
-        for subtype, plan, amount in (
-            ("remainder", account.plan, back),
-            (new.cycle, new, -price),
-        ):
-            yield self._post(
-                account,
-                at,
-                TransactionType.SUBSCRIPTION,
-                subtype,
-                f"{'Remainder of plan' if amount > 0 else 'Plan'} {plan.name}, {period}",
-                amount=amount,
-                actor_id=clerk,
-                channel=Channel.PANEL,
-            )
-        account.plan = new
+        yield from self._begin(account, Wish(new), at, actor_id=clerk, channel=Channel.PANEL)
 
-    def _welcome(self, account: Account, at: datetime) -> Operation:
+    def _order(self, account: Account, device: str, at: datetime) -> Iterator[Operation]:
+        """A dearer plan for a device, from the next charge on: nothing is posted yet."""
+        present = account.live.get(device)
+        if present is not None and self.spare() > self.contracts.charges_to_come(Cycle.ANNUAL):
+            plan = self.plans[CONTROL_ROOM]
+            self.contracts.change_plan(account, present, plan, at.date(), at_once=False)
+        yield from ()
+
+    def _give_up(self, account: Account, device: str, at: datetime) -> Iterator[Operation]:
+        """The device goes out of service; the rest of what was paid for it is paid back."""
+        present = account.live.get(device)
+        if present is None:
+            return
+        pay_back = self.spare() >= 1
+        clerk = self.rng.choice(self.staff.clerks)
+        by = {"actor_id": clerk, "channel": Channel.PANEL}
+        steps, paid_back = self.contracts.cancel(account, present, at.date(), pay_back=pay_back)
+        yield from self._charge(account, steps, at, **by)
+        for entry in paid_back:
+            yield self._post_entry(account, entry, at, **by)
+
+    def _charge(
+        self, account: Account, steps: Iterable[Step], at: datetime, **by: Any
+    ) -> Iterator[Operation]:
+        for step in steps:
+            charge = step.charge
+            if charge is None:
+                continue
+            self.contracts.active_day_charged(step)
+            if charge.amount:
+                entry = charge_entry(step.subscription, charge)
+                yield self._post_entry(account, entry, at, **by)
+                if step.subscription.charged_from == charge.first:
+                    step.subscription.charge_number = account.number
+                at += timedelta(microseconds=self.rng.randrange(50, 500))
+
+    def _post_entry(self, account: Account, entry: Entry, at: datetime, **by: Any) -> Operation:
         return self._post(
             account,
             at,
-            TransactionType.BONUS_REFILL,
-            "register",
-            "Gift on registration",
-            bonus_amount=5 * UNIT,
-            actor_id=self.staff.gateway,
-            channel=Channel.API,
+            entry.type,
+            entry.subtype,
+            entry.description,
+            device=entry.device,
+            amount=_units(Decimal(entry.amount)),
+            idempotency_key=entry.idempotency_key,
+            metadata=as_jsonb(entry.metadata),
+            **by,
         )
 
-    def _pay_out(self, account: Account, at: datetime) -> Iterator[Operation]:
-        if account.real or account.bonus:
+    # --- Coming and going -------------------------------------------------------------------
+
+    def _welcome(self, account: Account, at: datetime) -> Iterator[Operation]:
+        """As the defaults for new users say."""
+        by_gateway = {"actor_id": self.staff.gateway, "channel": Channel.API}
+        if self.spare() >= 1:
+            yield self._post(
+                account,
+                at,
+                TransactionType.BONUS_REFILL,
+                "register",
+                "Gift on registration",
+                bonus_amount=_units(GIFT_ON_REGISTRATION),
+                idempotency_key="registration",
+                **by_gateway,
+            )
+        yield from self._begin(account, Wish(self.plans[PAY_PER_USE]), at, **by_gateway)
+
+    def _end_contract(self, account: Account, at: datetime) -> Iterator[Operation]:
+        for device in list(account.live):
+            yield from self._give_up(account, device, at)
+        if (account.real or account.bonus) and self.spare() >= 1:
             yield self._post(
                 account,
                 at,
@@ -478,6 +748,8 @@ class _Story:
                 channel=Channel.PANEL,
             )
 
+    # --- How it is told ---------------------------------------------------------------------
+
     def _post(
         self,
         account: Account,
@@ -487,6 +759,7 @@ class _Story:
         description: str,
         **fields: Any,
     ) -> Operation:
+        self.clock = at = min(max(at, self.clock), self.until)
         operation = Operation(account.user_id, at, type, subtype, description, **fields)
         account.real += operation.amount
         account.bonus += operation.bonus_amount
@@ -496,30 +769,32 @@ class _Story:
         return operation
 
 
-def fee(plan: Plan, today: date) -> tuple[int, str, date]:
-    """What a plan costs from `today` on, for which period, and until when that is paid."""
-    year_end = date(today.year, 12, 31)
-    month_days = calendar.monthrange(today.year, today.month)[1]
-    if plan.cycle == "monthly":
-        end = today.replace(day=month_days)
-        period = f"{today:%B %Y}" if today.day == 1 else f"{today.day}–{_day(end)}"
-        return _share(plan.price, month_days - today.day + 1, month_days), period, end
-    if plan.cycle == "every_year":
-        days = year_end.timetuple().tm_yday
-        left = days - today.timetuple().tm_yday + 1
-        period = f"{today.year}" if left == days else f"{_day(today)} – {_day(year_end)}"
-        return _share(plan.price, left, days), period, year_end
-    if plan.cycle == "everyday":
-        until_today = _share(plan.price, today.day, month_days)
-        price = until_today - _share(plan.price, today.day - 1, month_days)
-        return price, _day(today), today
-    return plan.price, f"active on {_day(today - timedelta(days=1))}", today
+@lru_cache(maxsize=100_000)
+def _cost(price: Price, quantity: int) -> tuple[int, Decimal, str]:
+    """The cost in units, the quantity as the ledger has it, and the metadata."""
+    exact = Decimal(quantity)
+    cost = service_cost(price.price, exact)
+    return _units(cost), exact, as_jsonb({PRICING: explain_cost(price, exact)})
 
 
-def _share(price: int, days: int, of_days: int) -> int:
-    """Rounded half up."""
-    return (2 * price * days + of_days) // (2 * of_days)
+def _units(amount: Decimal) -> int:
+    return int(amount.scaleb(DECIMALS))
+
+
+def as_jsonb(value: Any) -> str:
+    """A JSON object in the very text that the database makes of it, which the digest is over."""
+    return _encode(_in_order(value))
+
+
+_encode: Final = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
+
+
+def _in_order(value: Any) -> Any:
+    """With keys as `jsonb` keeps them: the shorter first."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _in_order(value[key]) for key in sorted(value, key=lambda key: (len(key), key))}
 
 
 def _day(day: date) -> str:
-    return f"{day.day} {day:%B %Y}"
+    return f"{day.day} {day:%B} {day.year}"
