@@ -151,7 +151,7 @@ class ChargeServiceForm(TwoStepForm):
         plan = self._plan(posted.metadata[ledger.PRICING]["plan"])
         facts = [
             ("Service", f"{service}"),
-            ("Device", posted.device or "None"),
+            ("Device", posted.device or "None: the user's own pricing plan"),
             ("Unit price", f"{format_money(price)}{unit and ' per'}{unit}, plan {plan}"),
             (
                 "Cost",

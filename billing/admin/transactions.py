@@ -32,6 +32,7 @@ from billing.errors import AlreadyReversed, BillingError
 from billing.exports import TooManyRows, csv_lines, write_xlsx
 from billing.models import (
     Channel,
+    Plan,
     Service,
     StandardDescription,
     Transaction,
@@ -39,6 +40,8 @@ from billing.models import (
     subtype_label,
 )
 from billing.models.transactions import SUBTYPE_LABELS
+from billing.money import NotMoney, format_money, to_money
+from billing.pricing import format_period, format_quantity, to_quantity
 from users.models import User
 
 SEARCH_MAX_SECONDS: Final = 15
@@ -348,6 +351,7 @@ class TransactionAdmin(ModelAdmin):
             "previous": siblings.filter(number=row.number - 1).first(),
             "next": siblings.filter(number=row.number + 1).first(),
             "digest": bytes(row.digest).hex(),
+            "explanation": _explanation(row),
             "metadata": json.dumps(row.metadata, indent=2, ensure_ascii=False, sort_keys=True),
             "can_reverse": request.user.has_perm("billing.change_balance")
             and reversal is None
@@ -398,6 +402,37 @@ class TransactionAdmin(ModelAdmin):
         if key >= 2**63:
             raise Http404
         return get_object_or_404(Transaction.objects.select_related("user", "actor"), pk=key)
+
+
+def _explanation(row: Transaction) -> list[tuple[str, str]]:
+    """How a charge came about, as its metadata say. Integrators write metadata too: whatever is
+    not as the panel writes it is left to the raw view.
+    """
+    pricing = row.metadata.get(ledger.PRICING)
+    if row.type == TransactionType.SERVICE and isinstance(pricing, dict):
+        try:
+            quantity, price = to_quantity(pricing["quantity"]), to_money(pricing["price"])
+        except (KeyError, NotMoney):
+            return []
+        cost = f"{format_quantity(quantity)} × {format_money(price)}"
+        return [("Quantity × unit price", cost), *_plan_of(pricing)]
+    if row.type == TransactionType.SUBSCRIPTION:
+        try:
+            first, last = (
+                date.fromisoformat(str(row.metadata[name])) for name in ("from", "through")
+            )
+        except (KeyError, ValueError):
+            return []
+        days = (last - first).days + 1
+        period = f"{format_period(first, last)} ({days} {'day' if days == 1 else 'days'}, UTC)"
+        return [("Period", period), *_plan_of(row.metadata)]
+    return []
+
+
+def _plan_of(data: dict[str, Any]) -> list[tuple[str, str]]:
+    key = data.get("plan")
+    plan = Plan.objects.filter(pk=key).first() if type(key) is int else None
+    return [("Plan", plan.name)] if plan else []
 
 
 def to_posted(posted: Transaction) -> HttpResponseRedirect:

@@ -47,6 +47,10 @@ class Outcome:
     sentence: str
 
     @property
+    def touches_bonus(self) -> bool:
+        return any(row.bonus_amount for row in self.posted)
+
+    @property
     def fingerprint(self) -> str:
         """Equal for outcomes that look equal to whoever confirms them."""
         rows = [[str(getattr(row, name)) for name in SHOWN] for row in self.posted]
