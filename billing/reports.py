@@ -504,7 +504,8 @@ def overdue(now: datetime) -> Overdue | None:
     since = datetime.combine(now.astimezone(UTC).date(), RUN_TIME)
     if now <= since + RUN_MAY_TAKE:
         since -= timedelta(days=1)
-    late = charging_runs().filter(at__gte=since)
+    # One that was told to look ahead, on a day before, does not stand in for it.
+    late = charging_runs().filter(at__gte=since, started_at__gte=since)
     if late.filter(finished_at__isnull=False).exists():
         return None
     if (

@@ -11,7 +11,7 @@ from django.contrib.admin import ShowFacets
 from django.contrib.admin.models import LogEntry
 from django.contrib.admin.utils import unquote
 from django.db import IntegrityError, connection
-from django.db.models import DecimalField, Model
+from django.db.models import DecimalField, Model, QuerySet
 from django.db.models.deletion import ProtectedError
 from django.forms.models import model_to_dict
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
@@ -55,44 +55,52 @@ class PriceField(forms.CharField):
 class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]
     """Saves what the operator saw: not in place of what somebody else saved meanwhile.
 
-    `seen` is a digest of everything that the form showed. If that is not how things are any more,
-    the form says who changed what, and is to be sent once more.
+    `seen` is a digest of everything that the form showed, and the ID of the last entry of the
+    history then. If that is not how things are any more, the form says who changed what, and is to
+    be sent once more.
     """
 
-    seen = forms.CharField(widget=forms.HiddenInput, required=False, max_length=64)
+    seen = forms.CharField(widget=forms.HiddenInput, required=False, max_length=100)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        digest = hashlib.sha256(repr(self.stored()).encode()).hexdigest()
-        self.initial["seen"] = digest if self.instance.pk else ""
+        if self.instance.pk:
+            digest = hashlib.sha256(repr(self.stored()).encode()).hexdigest()
+            last = self._history().first()
+            self.initial["seen"] = f"{digest}-{last.pk if last else 0}"
 
     def stored(self) -> Any:
-        """Everything that the page shows, as it is in the database now."""
-        return sorted(model_to_dict(self.instance, list(self._meta.fields or ())).items())
+        """Everything that the page lets be changed, as it is in the database now."""
+        return sorted(model_to_dict(self.instance, list(self.fields)).items())
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
-        if cleaned.pop("seen", "") != self.initial["seen"]:
+        now = self.initial.get("seen", "")
+        digest, _, last_id = cleaned.pop("seen", "").partition("-")
+        if digest != now.partition("-")[0]:
             shown_again = cast(QueryDict, self.data).copy()
-            shown_again[self.add_prefix("seen")] = self.initial["seen"]
+            shown_again[self.add_prefix("seen")] = now
             self.data = shown_again
-            self.add_error(None, self._what_happened())
+            self.add_error(None, self._what_happened_since(last_id))
         return cleaned
 
-    def _what_happened(self) -> str:
-        last = (
-            LogEntry.objects.filter(
-                content_type__app_label=self.instance._meta.app_label,
-                content_type__model=self.instance._meta.model_name,
-                object_id=str(self.instance.pk),
-            )
-            .select_related("user")
-            .first()
-        )
-        by_whom = f" ({last.user}: {last.get_change_message()})" if last else ""
+    def _history(self) -> "QuerySet[LogEntry]":
+        meta = self.instance._meta
+        return LogEntry.objects.filter(
+            content_type__app_label=meta.app_label,
+            content_type__model=meta.model_name,
+            object_id=str(self.instance.pk),
+        ).order_by("-pk")
+
+    def _what_happened_since(self, last_id: str) -> str:
+        known = int(last_id) if last_id.isascii() and last_id.isdigit() else 0
+        changes = self._history().filter(pk__gt=known).select_related("user")[:3]
+        told = "; ".join(f"{each.user}: {each.get_change_message()}" for each in changes)
+        told = f" ({told})" if told else ""
         return (
-            f"Nothing was saved: this was changed since you opened the page{by_whom}. Below is "
-            "what you entered. Save once more to put it in place of that, or open the page anew."
+            f"Nothing was saved: this has changed since you opened the page{told}. "
+            "Below is what you entered. Save once more to put it in place of that, or open the "
+            "page anew."
         )
 
     def changes(self) -> Iterator[str]:

@@ -53,7 +53,8 @@ class PlanForm(ConfigurationForm):
     def service_rows(self) -> Iterator[ServiceRow]:
         for service in self.services:
             price = self.prices.get(service.pk)
-            yield ServiceRow(service, price and price.price, self[self._field_of(service)])
+            field = self[self._field_of(service)]
+            yield ServiceRow(service, price.price if price else None, field)
 
     def stored(self) -> Any:
         prices = [
