@@ -311,12 +311,13 @@ def _charge_together(
 def figures_of(steps: Sequence[Step]) -> Figures:
     """What these steps, of one go, add to the figures of their run."""
     charges = [step.charge.amount for step in steps if step.charge is not None]
-    outcomes = Counter(step.outcome for step in steps if step.outcome != "skipped")
+    outcomes = Counter(step.outcome for step in steps)
     skipped = {step.subscription.pk for step in steps if step.outcome == "skipped"}
+    others = {step.subscription.pk for step in steps if step.outcome != "skipped"}
     return Figures(
         charged=sum(1 for amount in charges if amount),
         suspended=outcomes["suspended"],
         resumed=outcomes["resumed"],
-        skipped=len(skipped),
+        skipped=len(skipped - others),  # suspended before, and still
         total=sum(charges, ZERO),
     )

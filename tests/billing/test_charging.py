@@ -1,0 +1,634 @@
+"""The charging run: everything due is charged, exactly once, whenever and however often it runs."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import OperationalError, connection
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from billing import charging, ledger, subscriptions
+from billing.charging import Done, Figures
+from billing.models import (
+    Balance,
+    ChargingBatch,
+    ChargingFailure,
+    ChargingRun,
+    Plan,
+    Subscription,
+    Transaction,
+)
+from billing.pricing import Cycle
+from tests.billing.histories import BY_PANEL, execute, judge
+from tests.factories import PlanFactory, UserFactory, subscribed, user_with
+from users.models import User
+
+pytestmark = pytest.mark.django_db
+
+D = Decimal
+DAY = timedelta(days=1)
+JANUARY_1 = date(2024, 1, 1)
+
+
+def at(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, 0, 5, tzinfo=UTC)
+
+
+def run(day: date) -> ChargingRun:
+    run = charging.open_run(at(day), ChargingRun.Start.COMMAND)
+    for batch in run.batches.order_by("id"):
+        for _ in charging.charge_batch(batch):
+            pass
+    run.refresh_from_db()
+    assert run.finished_at is not None
+    return run
+
+
+def figures(run: ChargingRun | Figures) -> tuple[int, int, int, int, int, Decimal]:
+    """Charged, suspended, resumed, skipped, failed, total."""
+    return (run.charged, run.suspended, run.resumed, run.skipped, run.failed, run.total)
+
+
+def charges(user: User) -> list[Transaction]:
+    return list(Transaction.objects.filter(user=user, type="main_charge").order_by("number"))
+
+
+def periods(user: User) -> list[tuple[str, str, Decimal]]:
+    return [(t.metadata["from"], t.metadata["through"], t.amount) for t in charges(user)]
+
+
+def refill(user: User, amount: int | str) -> None:
+    ledger.change_balance(user, amount=amount, description="A refill", **BY_PANEL)
+
+
+# --- Any users, plans and money: one run is many ------------------------------------------------
+
+
+@dataclass
+class Scenario:
+    """Users with money, subscriptions, days of activity; and days on which it is run."""
+
+    plans: Sequence[tuple[Cycle, Decimal, bool]]
+    # For each user: real, bonus, is active, and subscriptions: plan, device, start, active days.
+    users: Sequence[tuple[Decimal, Decimal, bool, list[tuple[int, int, list[int]]]]]
+    runs_before: Sequence[int]
+    last: int
+    made: list[User] = field(default_factory=list)
+
+    def make(self) -> None:
+        plans = [
+            PlanFactory(
+                name=f"Plan {n}", cycle=cycle, price=price, proportional_charge=proportional
+            )
+            for n, (cycle, price, proportional) in enumerate(self.plans)
+        ]
+        for real, bonus, is_active, its in self.users:
+            user = user_with(real=real, bonus=bonus)
+            self.made.append(user)
+            for place, (plan, start, active_days) in enumerate(its):
+                device = f"Device {place}" if place else ""
+                started = JANUARY_1 + start * DAY
+                subscribed(user, plans[plan % len(plans)], day=started, device=device)
+                for n in active_days:
+                    day = started + n * DAY
+                    subscriptions.record_active_day(user, device=device, day=day, today=day)
+            User.objects.filter(pk=user.pk).update(is_active=is_active)
+
+    def run(self, days: Iterable[int]) -> None:
+        for n in sorted(days):
+            run(JANUARY_1 + n * DAY)
+
+    def outcome(self) -> list[Any]:
+        """What became of it, in terms that do not name a row's ID or time."""
+        places = {
+            pk: place
+            for place, pk in enumerate(
+                Subscription.objects.filter(user__in=self.made)
+                .order_by("id")
+                .values_list("id", flat=True)
+            )
+        }
+        outcome: list[Any] = []
+        for user in self.made:
+            for row in Transaction.objects.filter(user=user).order_by("number"):
+                about = {k: v for k, v in row.metadata.items() if k in {"from", "through"}}
+                place = places.get(row.metadata.get("subscription"))
+                outcome.append(
+                    (row.number, row.type, row.subtype, row.description, row.device, row.amount,
+                     row.bonus_amount, row.new_balance, row.new_bonus, row.channel, about, place)
+                )  # fmt: skip
+            outcome += Subscription.objects.filter(user=user).order_by("id").values_list(
+                "device", "status", "status_since", "plan_since", "term", "charged_from",
+                "charged_through", "paid", "charge_number", "due_on",
+            )  # fmt: skip
+            outcome += (
+                user.subscriptions.filter(active_days__is_charged=True)
+                .order_by("device", "active_days__day")
+                .values_list("device", "active_days__day")
+            )
+        return outcome
+
+
+amounts = st.one_of(
+    st.sampled_from([D(0), D("0.5"), D(5), D(10), D(30), D(100), D(1000)]),
+    st.decimals(min_value=0, max_value=60, places=4),
+)
+scenarios = st.builds(
+    Scenario,
+    plans=st.lists(
+        st.tuples(
+            st.sampled_from(Cycle),
+            st.sampled_from([D(0), D("0.0007"), D("0.5"), D("3.1"), D("12.55"), D(30)]),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    users=st.lists(
+        st.tuples(
+            amounts,
+            amounts,
+            st.sampled_from([True, True, True, False]),
+            st.lists(
+                st.tuples(
+                    st.integers(0, 2),
+                    st.integers(0, 45),
+                    st.lists(st.integers(0, 50), max_size=6),
+                ),
+                min_size=1,
+                max_size=3,
+            ),
+        ),
+        min_size=1,
+        max_size=2,
+    ),
+    runs_before=st.lists(st.integers(46, 430), max_size=4),
+    last=st.sampled_from([46, 60, 61, 95, 130, 400]),
+    made=st.builds(list),
+)
+
+
+def twice(scenario: Scenario, *ways: Callable[[], object]) -> list[list[Any]]:
+    """What becomes of the same scenario by each of these ways."""
+    outcomes = []
+    for way in ways:
+        scenario.made.clear()
+        with ledger.rehearsal():
+            scenario.make()
+            way()
+            outcomes.append(scenario.outcome())
+            judge()
+    return outcomes
+
+
+@settings(max_examples=15)
+@given(scenarios)
+def test_runs_before_and_a_run_now_equal_one_run_now(scenario: Scenario) -> None:
+    before = {n for n in scenario.runs_before if n < scenario.last}
+    at_once, one_by_one = twice(
+        scenario,
+        lambda: scenario.run([scenario.last]),
+        lambda: scenario.run([*before, scenario.last]),
+    )
+    assert one_by_one == at_once
+
+
+@settings(max_examples=5)
+@given(scenarios)
+def test_a_run_every_day_equals_one_that_catches_up(scenario: Scenario) -> None:
+    last = min(scenario.last, 61)
+    at_once, daily = twice(
+        scenario,
+        lambda: scenario.run([last]),
+        lambda: scenario.run(range(46, last + 1)),
+    )
+    assert daily == at_once
+
+
+@settings(max_examples=20)
+@given(scenarios)
+def test_any_run_keeps_the_rules_of_charging(scenario: Scenario) -> None:
+    """Bonus untouched, nothing negative, no day twice, no gap while active; and once only."""
+    last = JANUARY_1 + scenario.last * DAY
+    with ledger.rehearsal():
+        scenario.make()
+        before = set(Transaction.objects.values_list("pk", flat=True))
+        balances = dict(Balance.objects.values_list("user", "real"))
+        of_run = run(last)
+        assert_the_rules(scenario.made, last)
+        new = Transaction.objects.exclude(pk__in=before)
+        assert (of_run.charged, of_run.total) == (len(new), -sum(row.amount for row in new))
+        assert all(row.bonus_amount == 0 and row.new_balance >= 0 for row in new)
+        for user in scenario.made:
+            spent = sum(-row.amount for row in new if row.user_id == user.pk)
+            assert ledger.balance(user).real == balances[user.pk] - spent
+        again = run(last)
+        assert figures(again) == (0, 0, 0, 0, 0, 0)
+        assert again.due == 0
+        assert Transaction.objects.exclude(pk__in=before).count() == len(new)
+        judge()
+        call_command("verify_ledger", verbosity=0)
+
+
+def assert_the_rules(users: Iterable[User], last: date) -> None:
+    for user in users:
+        days: dict[int, list[date]] = defaultdict(list)
+        for row in charges(user):
+            assert row.new_bonus == row.old_bonus
+            day = date.fromisoformat(row.metadata["from"])
+            while day <= date.fromisoformat(row.metadata["through"]):
+                days[row.metadata["subscription"]].append(day)
+                day += DAY
+        for subscription in user.subscriptions.select_related("plan"):
+            paid = days[subscription.pk]
+            assert len(set(paid)) == len(paid)
+            if subscription.status == "suspended":
+                assert subscription.due_on == last + DAY
+                assert not [day for day in paid if day >= subscription.status_since]
+            elif not subscription.is_by_active_day:
+                assert subscription.due_on > last
+                assert subscription.charged_through == subscription.due_on - DAY
+                if subscription.plan.price >= D("0.5"):  # every share of it is posted
+                    since = subscription.status_since
+                    length = (subscription.due_on - since).days
+                    stretch = {since + n * DAY for n in range(length)}
+                    assert {day for day in paid if day >= since} == stretch
+
+
+@settings(max_examples=10)
+@given(scenarios)
+def test_a_rehearsal_changes_nothing_and_says_what_the_run_then_does(scenario: Scenario) -> None:
+    moment = at(JANUARY_1 + scenario.last * DAY)
+    with ledger.rehearsal():
+        scenario.make()
+        judge()
+        before = everything()
+        rehearsed = list(charging.rehearse(moment))
+        assert everything() == before
+        said = [row for done in rehearsed for row in done.posted]
+        total = Figures()
+        for done in rehearsed:
+            total += done.figures
+        known = set(Transaction.objects.values_list("pk", flat=True))
+        assert figures(run(moment.date())) == figures(total)
+        posted = Transaction.objects.exclude(pk__in=known).order_by("user", "number")
+        assert [shown(row) for row in said] == [shown(row) for row in posted]
+
+
+def everything() -> dict[str, Any]:
+    tables = [m._meta.db_table for m in (Balance, Transaction, Subscription, ChargingRun,
+              ChargingBatch, ChargingFailure, Plan, subscriptions.ActiveDay)]  # fmt: skip
+    return {table: execute(f"SELECT * FROM {table} ORDER BY 1") for table in tables}
+
+
+def shown(row: Transaction) -> tuple[Any, ...]:
+    return (row.user_id, row.number, row.subtype, row.description, row.amount, row.new_balance)
+
+
+# --- Single cases -------------------------------------------------------------------------------
+
+
+def test_each_month_is_charged_on_its_first_day() -> None:
+    user = user_with(real=100)
+    subscribed(user, PlanFactory(price=10), day=date(2026, 1, 31))
+    for day in (date(2026, 1, 31), date(2026, 2, 1), date(2026, 2, 2), date(2026, 2, 28)):
+        run(day)
+    run(date(2026, 3, 1))
+    assert periods(user) == [
+        ("2026-01-31", "2026-01-31", -10),
+        ("2026-02-01", "2026-02-28", -10),
+        ("2026-03-01", "2026-03-31", -10),
+    ]
+
+
+def test_missed_months_are_caught_up_each_for_itself() -> None:
+    user = user_with(real=100)
+    subscribed(user, PlanFactory(name="M", price=10), day=date(2026, 1, 1))
+    of_run = run(date(2026, 4, 20))
+    assert figures(of_run) == (3, 0, 0, 0, 0, 30)
+    assert [row.description for row in charges(user)] == [
+        "Plan M, January 2026",
+        "Plan M, February 2026",
+        "Plan M, March 2026",
+        "Plan M, April 2026",
+    ]
+
+
+def test_the_days_of_a_month_add_up_to_its_price() -> None:
+    user = user_with(real=100)
+    subscribed(user, PlanFactory(price=30, cycle=Cycle.EVERY_DAY), day=date(2026, 1, 1))
+    run(date(2026, 1, 31))
+    amounts = [amount for *_, amount in periods(user)]
+    assert amounts[:2] == [D("-0.9677"), D("-0.9678")]
+    assert (len(amounts), sum(amounts)) == (31, -30)
+
+
+def test_a_year_is_charged_on_its_first_day() -> None:
+    user = user_with(real=1000)
+    plan = PlanFactory(price=120, cycle=Cycle.ANNUAL, proportional_charge=True)
+    subscribed(user, plan, day=date(2026, 11, 22))
+    run(date(2026, 12, 31))
+    run(date(2027, 1, 1))
+    assert periods(user) == [
+        ("2026-11-22", "2026-12-31", D("-13.1507")),
+        ("2027-01-01", "2027-12-31", -120),
+    ]
+
+
+def test_the_oldest_is_charged_first_and_then_whoever_was_there_first() -> None:
+    user = user_with(real=100)
+    monthly = subscribed(user, PlanFactory(price=10), day=date(2026, 1, 31))
+    daily = subscribed(
+        user, PlanFactory(price=31, cycle=Cycle.EVERY_DAY), day=date(2026, 1, 31), device="8617"
+    )
+    run(date(2026, 2, 2))
+    order = [(t.metadata["subscription"], t.metadata["from"][5:]) for t in charges(user)][2:]
+    assert order == [(monthly.pk, "02-01"), (daily.pk, "02-01"), (daily.pk, "02-02")]
+
+
+def test_without_money_a_subscription_waits_and_resumes_as_of_the_day_of_money() -> None:
+    user = user_with(real=10, bonus=100)
+    plan = PlanFactory(price=10, proportional_charge=True)
+    subscription = subscribed(user, plan, day=date(2026, 3, 1))
+    assert figures(run(date(2026, 4, 1))) == (0, 1, 0, 0, 0, 0)
+    subscription.refresh_from_db()
+    assert (subscription.status, subscription.status_since) == ("suspended", date(2026, 4, 1))
+    for day in range(2, 16):
+        assert figures(run(date(2026, 4, day))) == (0, 0, 0, 1, 0, 0)
+    refill(user, 100)
+    assert figures(run(date(2026, 4, 16))) == (1, 0, 1, 0, 0, 5)
+    assert periods(user)[1:] == [("2026-04-16", "2026-04-30", -5)]
+    subscription.refresh_from_db()
+    assert (subscription.status, subscription.status_since) == ("active", date(2026, 4, 16))
+    assert ledger.balance(user)[:2] == (95, 100)
+
+
+def test_a_missed_stretch_is_settled_day_by_day_with_the_money_of_now() -> None:
+    """By then the balance had been empty; nobody knows on which day it was filled."""
+    user = user_with(real=10)
+    subscribed(user, PlanFactory(price=10), day=date(2026, 3, 1))
+    refill(user, 15)
+    assert figures(run(date(2026, 5, 10))) == (1, 1, 0, 0, 0, 10)
+    assert periods(user)[1:] == [("2026-04-01", "2026-04-30", -10)]
+    refill(user, 10)
+    # So too here: from the day after the last run on.
+    assert figures(run(date(2026, 5, 20))) == (1, 0, 1, 0, 0, 10)
+    assert periods(user)[2:] == [("2026-05-11", "2026-05-31", -10)]
+
+
+def test_who_waits_does_not_overtake_who_has_paid_so_far() -> None:
+    user = user_with(real=10)
+    plan = PlanFactory(price=10)
+    waits = subscribed(user, plan, day=date(2026, 3, 1), device="waits")
+    Subscription.objects.filter(pk=waits.pk).update(
+        status="suspended", due_on=date(2026, 4, 1), status_since=date(2026, 3, 31)
+    )
+    refill(user, 10)
+    paid = subscribed(user, plan, day=date(2026, 3, 1), device="paid")
+    refill(user, 10)
+    run(date(2026, 4, 1))
+    assert charges(user)[-1].device == "paid"
+    assert {s.device: s.status for s in (now(waits), now(paid))} == {
+        "waits": "suspended",
+        "paid": "active",
+    }
+
+
+def now(subscription: Subscription) -> Subscription:
+    return Subscription.objects.get(pk=subscription.pk)
+
+
+def test_a_price_change_counts_from_the_next_charge_on() -> None:
+    user = user_with(real=100)
+    plan = PlanFactory(price=10)
+    subscribed(user, plan, day=date(2026, 1, 1))
+    Plan.objects.update(price=20)
+    run(date(2026, 1, 31))
+    run(date(2026, 2, 1))
+    assert [amount for *_, amount in periods(user)] == [-10, -20]
+
+
+def test_a_retired_plan_goes_on_for_who_has_it() -> None:
+    user = user_with(real=100)
+    subscribed(user, PlanFactory(price=10), day=date(2026, 1, 1))
+    Plan.objects.update(is_active=False)
+    run(date(2026, 2, 1))
+    assert len(periods(user)) == 2
+
+
+@pytest.mark.parametrize("cycle", Cycle)
+def test_free_plans_post_nothing_and_go_on(cycle: Cycle) -> None:
+    user = UserFactory()
+    subscription = subscribed(user, PlanFactory(price=0, cycle=cycle), day=date(2026, 1, 1))
+    subscriptions.record_active_day(user, device="", day=date(2026, 1, 1), today=date(2026, 1, 1))
+    assert figures(run(date(2027, 1, 1))) == (0, 0, 0, 0, 0, 0)
+    assert ledger.balance(user).number == 0
+    assert now(subscription).status == "active"
+    assert now(subscription).charged_through is not None
+
+
+def test_days_whose_share_rounds_to_nothing_are_not_posted() -> None:
+    user = user_with(real=1)
+    subscribed(user, PlanFactory(price="0.0007", cycle=Cycle.EVERY_DAY), day=date(2026, 2, 1))
+    run(date(2026, 2, 28))
+    assert [amount for *_, amount in periods(user)] == [D("-0.0001")] * 7
+
+
+def test_a_deactivated_user_is_charged_nothing_and_owes_nothing() -> None:
+    user = user_with(real=100)
+    subscription = subscribed(user, PlanFactory(price=10), day=date(2026, 1, 1))
+    User.objects.filter(pk=user.pk).update(is_active=False)
+    assert figures(run(date(2026, 2, 1))) == (0, 1, 0, 0, 0, 0)
+    assert figures(run(date(2026, 3, 15))) == (0, 0, 0, 1, 0, 0)
+    User.objects.filter(pk=user.pk).update(is_active=True)
+    assert figures(run(date(2026, 3, 16))) == (1, 0, 1, 0, 0, 10)
+    assert periods(user)[1:] == [("2026-03-16", "2026-03-31", -10)]
+    assert now(subscription).status == "active"
+
+
+def test_a_refill_lets_a_subscription_resume_at_once() -> None:
+    user = user_with(real=0)
+    subscription = subscribed(user, PlanFactory(price=10), day=date(2026, 1, 1))
+    run(date(2026, 1, 5))
+    assert figures(charging.resume(user.pk, at(date(2026, 1, 5)))) == (0, 0, 0, 1, 0, 0)
+    refill(user, 10)
+    assert figures(charging.resume(user.pk, at(date(2026, 1, 5)))) == (1, 0, 1, 0, 0, 10)
+    assert figures(charging.resume(user.pk, at(date(2026, 1, 5)))) == (0, 0, 0, 0, 0, 0)
+    assert periods(user) == [("2026-01-05", "2026-01-31", -10)]
+    assert now(subscription).status == "active"
+
+
+def test_who_is_suspended_today_and_refills_today_is_not_charged_twice() -> None:
+    user = user_with(real=10)
+    subscribed(user, PlanFactory(price=10, cycle=Cycle.MONTHLY), day=date(2026, 1, 31))
+    run(date(2026, 2, 1))
+    refill(user, 100)
+    for _ in range(2):
+        charging.resume(user.pk, at(date(2026, 2, 1)))
+        run(date(2026, 2, 1))
+    assert periods(user)[1:] == [("2026-02-01", "2026-02-28", -10)]
+
+
+def test_the_day_of_a_run_is_that_of_utc() -> None:
+    user = user_with(real=100)
+    subscribed(user, PlanFactory(price=10), day=date(2026, 1, 1))
+    assert charging.count_due(datetime.fromisoformat("2026-02-01T00:30:00+02:00")) == 0
+    assert charging.count_due(datetime.fromisoformat("2026-01-31T22:30:00-02:00")) == 1
+
+
+def test_a_run_of_nothing_is_finished_at_once() -> None:
+    of_run = charging.open_run(at(date(2026, 1, 1)), ChargingRun.Start.SCHEDULE)
+    of_run.refresh_from_db()
+    assert of_run.finished_at is not None
+    assert (of_run.due, of_run.batches.count()) == (0, 0)
+
+
+def test_a_run_is_divided_among_users_and_finished_with_its_last_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(charging, "USERS_PER_BATCH", 2)
+    monkeypatch.setattr(charging, "USERS_AT_ONCE", 1)
+    users = [user_with(real=100) for _ in range(5)]
+    for user in users:
+        for device in ("", "8617"):
+            subscribed(user, PlanFactory(price=10), day=date(2026, 1, 1), device=device)
+    of_run = charging.open_run(at(date(2026, 2, 1)), ChargingRun.Start.SCHEDULE)
+    batches = list(of_run.batches.order_by("id"))
+    assert [(b.first_user_id, b.last_user_id) for b in batches] == [
+        (users[0].pk, users[1].pk),
+        (users[2].pk, users[3].pk),
+        (users[4].pk, users[4].pk),
+    ]
+    assert of_run.due == 10
+    for batch in reversed(batches):
+        of_run.refresh_from_db()
+        assert of_run.finished_at is None
+        done = Done()
+        for each in charging.charge_batch(batch):
+            done += each
+        assert done.due == 2 * (1 + batch.last_user_id - batch.first_user_id)
+    of_run.refresh_from_db()
+    assert of_run.finished_at is not None
+    assert figures(of_run) == (10, 0, 0, 0, 0, 100)
+    for batch in batches:  # as a worker does that was killed before it could say that it is done
+        list(charging.charge_batch(batch))
+    of_run.refresh_from_db()
+    assert figures(of_run) == (10, 0, 0, 0, 0, 100)
+
+
+# --- Trouble ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three_users() -> list[User]:
+    """Each with a month due on 1 February, of 10."""
+    users = [user_with(real=100) for _ in range(3)]
+    plan = PlanFactory(price=10)
+    for user in users:
+        subscribed(user, plan, day=date(2026, 1, 1))
+    return users
+
+
+def trouble_with(user: User, problem: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be posted to this user, for a reason that nobody has thought of."""
+    charge_entry = subscriptions.charge_entry
+
+    def fails(subscription: Subscription, *rest: Any) -> ledger.Entry:
+        if subscription.user_id == user.pk:
+            raise problem
+        return charge_entry(subscription, *rest)
+
+    monkeypatch.setattr(subscriptions, "charge_entry", fails)
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [(RuntimeError("out of order"), "out of order"), (KeyError(), "KeyError")],
+)
+def test_one_user_s_trouble_does_not_stop_the_others(
+    three_users: list[User],
+    problem: Exception,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    second = three_users[1]
+    with monkeypatch.context() as patched:
+        trouble_with(second, problem, patched)
+        of_run = run(date(2026, 2, 1))
+    assert figures(of_run) == (2, 0, 0, 0, 1, 20)
+    failure = ChargingFailure.objects.get()
+    assert (failure.run, failure.user, failure.problem) == (of_run, second, said)
+    assert f"User {second.pk} could not be charged." in caplog.text
+    assert [len(periods(user)) for user in three_users] == [2, 1, 2]
+    assert now(second.subscriptions.get()).due_on == date(2026, 2, 1)
+    # The next run tries again.
+    assert figures(run(date(2026, 2, 2))) == (1, 0, 0, 0, 0, 10)
+    assert periods(second)[1:] == [("2026-02-01", "2026-02-28", -10)]
+
+
+def test_trouble_in_the_database_does_not_stop_the_others_either(three_users: list[User]) -> None:
+    """A key that somebody has used for something else: the posting function refuses."""
+    second = three_users[1]
+    ledger.change_balance(
+        second,
+        amount=1,
+        description="By somebody's program",
+        idempotency_key=f"subscription:{second.subscriptions.get().pk}:1:2026-02-01",
+        **BY_PANEL,
+    )
+    assert figures(run(date(2026, 2, 1))) == (2, 0, 0, 0, 1, 20)
+    assert "idempotency key" in ChargingFailure.objects.get().problem
+
+
+def test_a_rehearsal_counts_trouble_and_notes_nothing(
+    three_users: list[User], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    trouble_with(three_users[1], RuntimeError("out of order"), monkeypatch)
+    [done] = charging.rehearse(at(date(2026, 2, 1)))
+    assert figures(done.figures) == (2, 0, 0, 0, 1, 20)
+    assert not ChargingFailure.objects.exists()
+    assert not ChargingRun.objects.exists()
+
+
+def test_a_killed_run_is_taken_up_where_it_was(
+    three_users: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is killed in the midst of a user leaves nothing; see also the tests with kill -9."""
+    monkeypatch.setattr(charging, "USERS_AT_ONCE", 1)
+    of_run = charging.open_run(at(date(2026, 2, 1)), ChargingRun.Start.COMMAND)
+    batch = of_run.batches.get()
+    with monkeypatch.context() as patched:
+        trouble_with(three_users[1], KeyboardInterrupt(), patched)  # type: ignore[arg-type]
+        with pytest.raises(KeyboardInterrupt):
+            list(charging.charge_batch(batch))
+    of_run.refresh_from_db()
+    assert figures(of_run) == (1, 0, 0, 0, 0, 10)
+    assert of_run.finished_at is None
+    list(charging.charge_batch(batch))
+    of_run.refresh_from_db()
+    assert figures(of_run) == (3, 0, 0, 0, 0, 30)
+    assert of_run.finished_at is not None
+    assert [len(periods(user)) for user in three_users] == [2, 2, 2]
+
+
+def test_a_lost_connection_stops_the_run_and_is_nobody_s_failure(
+    three_users: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_run = charging.open_run(at(date(2026, 2, 1)), ChargingRun.Start.COMMAND)
+    trouble_with(three_users[0], OperationalError("server closed the connection"), monkeypatch)
+    monkeypatch.setattr(connection, "is_usable", lambda: False)
+    with pytest.raises(OperationalError, match="server closed"):
+        list(charging.charge_batch(of_run.batches.get()))
+    of_run.refresh_from_db()
+    assert figures(of_run) == (0, 0, 0, 0, 0, 0)
+    assert of_run.finished_at is None
+    assert not ChargingFailure.objects.exists()
