@@ -14,9 +14,17 @@ from functools import cached_property
 from typing import Final, Literal, NamedTuple
 
 from django.db import OperationalError, connection, transaction
-from django.db.models import Count, Max, Model, Q, QuerySet, Sum
+from django.db.models import Count, Max, Model, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models.functions import Coalesce
 
-from billing.models import Balance, ChargingRun, Subscription, Transaction, TransactionType
+from billing.models import (
+    Balance,
+    ChargingBatch,
+    ChargingRun,
+    Subscription,
+    Transaction,
+    TransactionType,
+)
 from billing.money import ZERO
 
 PAGE_SIZE: Final = 50
@@ -466,10 +474,12 @@ RunState = Literal["finished", "running", "interrupted"]
 
 def charging_runs() -> QuerySet[ChargingRun]:
     """The runs, each with its batches counted and the time when it was last heard of."""
+    batches = ChargingBatch.objects.filter(run=OuterRef("pk")).order_by().values("run")
+    # Looked up for the runs of a page; joined, those of all runs would be counted.
     return ChargingRun.objects.annotate(
-        batch_count=Count("batches"),
-        batches_done=Count("batches__finished_at"),
-        last_batch_at=Max("batches__finished_at"),
+        batch_count=Coalesce(Subquery(batches.values(n=Count("*"))), 0),
+        batches_done=Coalesce(Subquery(batches.values(n=Count("finished_at"))), 0),
+        last_batch_at=Subquery(batches.values(at=Max("finished_at"))),
     )
 
 
@@ -519,4 +529,4 @@ def overdue(now: datetime) -> Overdue | None:
 
 def latest_run() -> ChargingRun | None:
     """Of the runs that are over, the one that charged up to the latest time."""
-    return charging_runs().filter(finished_at__isnull=False).order_by("-at", "-id").first()
+    return ChargingRun.objects.filter(finished_at__isnull=False).order_by("-at", "-id").first()
