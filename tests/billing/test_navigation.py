@@ -67,6 +67,9 @@ def test_the_sidebar_marks_where_one_is() -> None:
     [
         ("change", ["Profile"]),
         ("transactions", ["Transactions"]),
+        ("subscriptions", ["Subscriptions"]),
+        ("subscriptions/add", ["Subscriptions"]),
+        ("charge-service", []),
         ("history", ["History"]),
         ("change-balance", []),
     ],
@@ -76,7 +79,12 @@ def test_a_users_pages_have_tabs(name: str, active: list[str]) -> None:
     client = client_of(operator_with(group="Billing operator"))
     answer = client.get(f"/admin/users/user/{user.pk}/{name}/")
     (tabs,) = answer.context["tab_list"]
-    assert [item["title"] for item in tabs["items"]] == ["Profile", "Transactions", "History"]
+    assert [item["title"] for item in tabs["items"]] == [
+        "Profile",
+        "Transactions",
+        "Subscriptions",
+        "History",
+    ]
     assert [item["title"] for item in tabs["items"] if item["active"]] == active
     assert f'href="/admin/users/user/{user.pk}/transactions/"' in answer.text
 

@@ -13,7 +13,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from billing import ledger, subscriptions
-from billing.models import Channel, Plan, Subscription, Transaction
+from billing.models import Channel, Plan, Subscription, Transaction, UserDefaults
 from billing.pricing import Cycle
 from tests.factories import PlanFactory, UserFactory, subscribed, user_with
 from tests.operators import client_of, operator_with
@@ -31,7 +31,8 @@ def today(monkeypatch: pytest.MonkeyPatch) -> date:
 
 
 def set_today(monkeypatch: pytest.MonkeyPatch, day: date) -> None:
-    monkeypatch.setattr("billing.admin.subscriptions.utc_today", lambda: day)
+    for module in ("subscriptions", "users"):
+        monkeypatch.setattr(f"billing.admin.{module}.utc_today", lambda: day)
 
 
 @pytest.fixture
@@ -644,3 +645,94 @@ def test_operators_and_nobody_have_no_such_pages(
         f"/admin/users/user/{2**70}/subscriptions/",
     ):
         assert panel.get(address).status_code == 404, address
+
+
+# --- New users ----------------------------------------------------------------------------------
+
+NEW_USER = {"email": "new@example.com", "legal_type": "individual", "is_active": "on"}
+
+
+def created(client: Client, address: str = "/admin/users/user/add/", **changes: str) -> Any:
+    answer = client.post(address, NEW_USER | changes)
+    assert answer.status_code == 302, answer.context["adminform"].form.errors
+    return client.get(answer["Location"])
+
+
+def defaults(**fields: Any) -> None:
+    UserDefaults.objects.update_or_create(id=UserDefaults.ONLY_ID, defaults=fields)
+
+
+def test_a_new_user_gets_what_the_defaults_say_and_the_operator_is_told(business: Plan) -> None:
+    defaults(bonus="5", plan=business)
+    operator = operator_with(group="Billing operator")
+    page = created(client_of(operator))
+    user = User.objects.get(email="new@example.com")
+    assert ledger.balance(user) == (0, 5, 1)
+    gift = Transaction.objects.get(user=user)
+    assert (gift.subtype, gift.actor_id, gift.channel) == ("register", operator.pk, Channel.PANEL)
+    subscription = Subscription.objects.get(user=user)
+    assert (subscription.plan, subscription.device) == (business, "")
+    assert (subscription.status, subscription.started_on) == ("suspended", TENTH)
+    told = (
+        "A bonus of 5.00 was given. "
+        "Subscribed the user to plan Business; suspended until there is money."
+    )
+    assert "new@example.com was created." in text_of(page)
+    assert told in text_of(page)
+    assert sentences(user)[-1] == told
+
+
+def test_a_plan_that_costs_nothing_at_first_is_active_at_once(
+    panel: Client,
+) -> None:
+    defaults(plan=PlanFactory(name="Pay as you go", price=0))
+    page = created(panel)
+    assert "Subscribed the user to plan Pay as you go; nothing charged." in text_of(page)
+    assert Subscription.objects.get().status == "active"
+
+
+@pytest.mark.parametrize("configured", [False, True])
+def test_nothing_is_given_or_told_where_the_defaults_say_nothing(
+    panel: Client, *, configured: bool
+) -> None:
+    if configured:
+        defaults(bonus=0, plan=None)
+    page = text_of(created(panel))
+    user = User.objects.get(email="new@example.com")
+    assert ledger.balance(user) == (0, 0, 0)
+    assert "bonus of" not in page
+    assert "Subscribed" not in page
+    assert len(sentences(user)) == 1
+
+
+def test_a_deactivated_user_gets_no_plan(panel: Client, business: Plan) -> None:
+    defaults(bonus="5", plan=business)
+    created(panel, is_active="")
+    user = User.objects.get(email="new@example.com")
+    assert ledger.balance(user).bonus == 5
+    assert not Subscription.objects.exists()
+
+
+def test_only_creating_gives(panel: Client, customer: User, business: Plan) -> None:
+    defaults(bonus="5", plan=business)
+    panel.post(
+        f"/admin/users/user/{customer.pk}/change/",
+        NEW_USER | {"email": customer.email, "first_name": "Changed"},
+    )
+    customer.refresh_from_db()
+    assert customer.first_name == "Changed"
+    assert ledger.balance(customer).number == 1
+    assert not Subscription.objects.exists()
+
+
+def test_an_operators_account_gets_nothing(panel: Client, business: Plan) -> None:
+    defaults(bonus="5", plan=business)
+    address = "/admin/users/operator/add/"
+    form = panel.get(address).context["adminform"].form
+    passwords = {name: "correct horse battery" for name in form.fields if "password" in name}
+    answer = panel.post(address, NEW_USER | passwords)
+    assert answer.status_code == 302, answer.context["adminform"].form.errors
+    operator = User.objects.get(email="new@example.com")
+    assert operator.is_staff
+    assert ledger.balance(operator).number == 0
+    assert not Subscription.objects.exists()
