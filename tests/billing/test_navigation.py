@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.factories import UserFactory
+from tests.factories import PlanFactory, ServiceFactory, UserFactory
 from tests.operators import client_of, operator_with
 from users.models import Operator
 
@@ -12,10 +12,16 @@ EVERYTHING = [
     "Start page",
     "Users",
     "Transactions",
+    "Plans",
+    "Services",
+    "Subscriptions",
+    "Charging runs",
+    "New users",
     "Standard descriptions",
     "Operators",
     "Groups",
 ]
+FOR_VIEWERS = [*EVERYTHING[:7], "Standard descriptions"]
 
 
 def sidebar_of(operator: Operator, address: str = "/admin/my-time-zone/") -> dict[str, bool]:
@@ -32,8 +38,8 @@ def sidebar_of(operator: Operator, address: str = "/admin/my-time-zone/") -> dic
     ("group", "entries"),
     [
         ("", EVERYTHING[:1]),
-        ("Viewer", EVERYTHING[:4]),
-        ("Billing operator", EVERYTHING[:4]),
+        ("Viewer", FOR_VIEWERS),
+        ("Billing operator", FOR_VIEWERS),
         ("Administrator", EVERYTHING),
     ],
 )
@@ -44,7 +50,7 @@ def test_the_sidebar_offers_what_the_operator_may_open(group: str, entries: list
     answer = client.get("/admin/my-time-zone/")
     for heading in answer.context["sidebar_navigation"]:
         for item in heading["items"]:
-            assert client.get(item["link"]).status_code == 200
+            assert client.get(item["link"], follow=True).status_code == 200
 
 
 def test_the_sidebar_marks_where_one_is() -> None:
@@ -56,6 +62,11 @@ def test_the_sidebar_marks_where_one_is() -> None:
         (f"/admin/users/user/{user.pk}/transactions/", "Users"),
         ("/admin/users/operator/add/", "Operators"),
         ("/admin/billing/transaction/", "Transactions"),
+        ("/admin/billing/plan/add/", "Plans"),
+        ("/admin/billing/service/", "Services"),
+        ("/admin/billing/subscription/", "Subscriptions"),
+        ("/admin/billing/chargingrun/", "Charging runs"),
+        ("/admin/billing/userdefaults/1/change/", "New users"),
         ("/admin/", "Start page"),
     ):
         active = [name for name, is_here in sidebar_of(operator, address).items() if is_here]
@@ -96,7 +107,35 @@ def test_tabs_are_for_those_who_may_open_them() -> None:
     assert [item["title"] for item in tabs["items"]] == ["Profile", "History"]
 
 
-@pytest.mark.parametrize("address", ["/admin/users/user/", "/admin/users/user/add/", "/admin/"])
+@pytest.mark.parametrize("page", ["change", "history"])
+def test_what_is_configured_has_a_tab_for_its_history(page: str) -> None:
+    client = client_of(operator_with(group="Administrator"))
+    for model, object_id, title in (
+        ("plan", PlanFactory().pk, "Plan"),
+        ("service", ServiceFactory().pk, "Service"),
+        ("userdefaults", 1, "Defaults"),
+    ):
+        answer = client.get(f"/admin/billing/{model}/{object_id}/{page}/")
+        (tabs,) = answer.context["tab_list"]
+        assert [(item["title"], item["active"]) for item in tabs["items"]] == [
+            (title, page == "change"),
+            ("History", page == "history"),
+        ]
+        for item in tabs["items"]:
+            assert f'href="{item["link"]}"' in answer.text
+            assert client.get(item["link"]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/admin/users/user/",
+        "/admin/users/user/add/",
+        "/admin/billing/plan/",
+        "/admin/billing/plan/add/",
+        "/admin/",
+    ],
+)
 def test_other_pages_have_no_tabs(address: str) -> None:
     client = client_of(operator_with(group="Administrator"))
     assert not client.get(address).context["tab_list"]
