@@ -196,7 +196,7 @@ def test_a_long_page_takes_as_many_queries_as_a_short_one(
         )
     with django_assert_max_num_queries(14):
         assert len(numbers(panel.get(tab(user)))) == reports.PAGE_SIZE
-    with django_assert_max_num_queries(8):
+    with django_assert_max_num_queries(9):
         assert len(numbers(panel.get(everybody()))) == reports.PAGE_SIZE
 
 
