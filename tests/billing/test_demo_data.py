@@ -1,7 +1,9 @@
 """Demo data is believable, and in order: as far as the ledger can tell, it was lived."""
 
+from collections import defaultdict
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from random import Random
 from typing import Any
 
@@ -10,13 +12,28 @@ from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection
 from django.db.models import Count, F, Sum
 
-from billing import ledger
-from billing.management.demo import bulk, company, people, story
-from billing.models import Balance, Channel, StandardDescription, Transaction
+from billing import charging, ledger
+from billing.management.demo import bulk, catalogue, company, people, story
+from billing.management.demo.contracts import Contracts
+from billing.models import (
+    ActiveDay,
+    Balance,
+    Channel,
+    ChargingFailure,
+    ChargingRun,
+    Plan,
+    ServicePrice,
+    StandardDescription,
+    Subscription,
+    Transaction,
+    UserDefaults,
+)
+from billing.pricing import Cycle, charge_on, service_cost
 from tests.factories import UserFactory
 from users.models import User
 
 NOW = datetime(2026, 11, 22, 15, 30, tzinfo=UTC)
+TODAY = NOW.date()
 STAFF = story.Staff(clerks=(1, 2), gateway=3)
 
 
@@ -24,15 +41,32 @@ def found(**sizes: int) -> None:
     company.found(**({"users": 24, "transactions": 900, "seed": 1, "now": NOW} | sizes))
 
 
-def told(transactions: int = 900, *, seed: int = 1, closing: int = 0) -> list[story.Operation]:
+def told(
+    transactions: int = 900,
+    *,
+    seed: int = 1,
+    closing: int = 0,
+    until: datetime = NOW,
+    contracts: Contracts | None = None,
+) -> list[story.Operation]:
     rng = Random(seed)
+    offered = catalogue.draw_up()
+    for place, plan in enumerate(offered.plans.values(), start=1):
+        plan.pk = place
     accounts = [
         story.Account(place, user.created_at)
-        for place, user in enumerate(people.customers(rng, 24, NOW), start=10)
+        for place, user in enumerate(people.customers(rng, 24, until), start=10)
     ]
     return list(
         story.tell(
-            accounts, transactions=transactions, until=NOW, staff=STAFF, rng=rng, closing=closing
+            accounts,
+            contracts=contracts or Contracts(),
+            catalogue=offered,
+            transactions=transactions,
+            until=until,
+            staff=STAFF,
+            rng=rng,
+            closing=closing,
         )
     )
 
@@ -40,9 +74,19 @@ def told(transactions: int = 900, *, seed: int = 1, closing: int = 0) -> list[st
 # --- The story ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("transactions", [1, 7, 100, 900, 5_000])
-def test_the_story_has_exactly_as_many_operations_as_asked_for(transactions: int) -> None:
-    assert len(told(transactions)) == transactions
+@pytest.mark.parametrize("transactions", [1, 7, 50, 100, 900, 5_000])
+@pytest.mark.parametrize(
+    "until",
+    [NOW, datetime(2027, 1, 1, 0, 2, tzinfo=UTC), datetime(2028, 2, 29, 23, 59, tzinfo=UTC)],
+    ids=str,
+)
+def test_the_story_has_exactly_as_many_operations_as_asked_for(
+    transactions: int, until: datetime
+) -> None:
+    closing = transactions // 20
+    operations = told(transactions, until=until, closing=closing)
+    assert len(operations) == transactions
+    assert sum(operation.at == until for operation in operations) >= closing
 
 
 def test_the_same_seed_tells_the_same_story_and_another_one_another() -> None:
@@ -75,23 +119,224 @@ def test_nobody_ever_has_less_than_nothing() -> None:
         assert min(balances[operation.user_id]) >= 0
 
 
-@pytest.mark.parametrize(
-    ("plan", "day", "units", "period"),
-    [
-        ("monthly", "2026-11-01", 125_500, "November 2026"),
-        ("monthly", "2026-04-10", 87_850, "10–30 April 2026"),
-        ("everyday", "2026-10-01", 9_677, "1 October 2026"),
-        ("everyday", "2026-10-02", 9_678, "2 October 2026"),
-        ("activeday", "2026-11-01", 5_000, "active on 31 October 2026"),
-        ("every_year", "2026-01-01", 1_200_000, "2026"),
-        ("every_year", "2026-11-22", 131_507, "22 November 2026 – 31 December 2026"),
-    ],
-)
-def test_fees_are_those_of_the_pricing_rules(plan: str, day: str, units: int, period: str) -> None:
-    plans = (story.MONTHLY[1], story.BY_DAY, story.ACTIVE_DAY, story.ANNUAL)
-    [chosen] = [candidate for candidate in plans if candidate.cycle == plan]
-    price, said, _ = story.fee(chosen, datetime.fromisoformat(day).date())
-    assert (price, said) == (units, period)
+def test_metadata_is_written_as_the_database_writes_it(db: None) -> None:
+    metadata = {
+        "through": "2026-11-30",
+        "plan": 7,
+        "from": "ü",
+        "pricing": {"price": "0.3", "a": 1},
+    }
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT %s::jsonb::text", [story.as_jsonb(metadata)])
+        assert cursor.fetchone() == (story.as_jsonb(metadata),)
+
+
+# --- Plans, subscriptions and runs ----------------------------------------------------------------
+
+
+def charges() -> list[Transaction]:
+    """Charges of subscriptions, without what was paid back."""
+    rows = Transaction.objects.filter(type="main_charge").exclude(subtype="remainder")
+    return list(rows.order_by("user", "number"))
+
+
+def test_each_charge_is_what_its_plan_costs_for_its_period(db: None) -> None:
+    found(transactions=3_000, users=40)
+    plans = Plan.objects.in_bulk()
+    subscriptions = Subscription.objects.in_bulk()
+    rows = charges()
+    assert len(rows) > 600
+    for row in rows:
+        said = row.metadata
+        first, last = date.fromisoformat(said["from"]), date.fromisoformat(said["through"])
+        plan, subscription = plans[said["plan"]], subscriptions[said["subscription"]]
+        assert (first, last, -row.amount) == charge_on(first, plan.terms)
+        assert row.subtype == plan.cycle
+        assert row.bonus_amount == 0
+        assert (row.user_id, row.device) == (subscription.user_id, subscription.device)
+        key, term, day = (row.idempotency_key or "").rsplit(":", 2)
+        assert (key, day) == (f"subscription:{subscription.pk}", said["from"])
+        assert 1 <= int(term) <= subscription.term
+
+
+def test_nobody_paid_twice_for_a_day(db: None) -> None:
+    found(transactions=3_000, users=40)
+    paid: dict[int, set[date]] = defaultdict(set)
+    paid_back = 0
+    for row in Transaction.objects.filter(type="main_charge").order_by("user", "number"):
+        first, last = (date.fromisoformat(row.metadata[name]) for name in ("from", "through"))
+        days = {first + timedelta(days=place) for place in range((last - first).days + 1)}
+        of_subscription = paid[row.metadata["subscription"]]
+        if row.subtype == "remainder":
+            paid_back += 1
+            assert days <= of_subscription
+            of_subscription -= days
+        else:
+            assert not days & of_subscription
+            of_subscription |= days
+    assert paid_back > 5
+
+
+def test_each_live_subscription_is_paid_through_as_its_last_charge_says(db: None) -> None:
+    found(transactions=3_000, users=40)
+    last: dict[int, Transaction] = {row.metadata["subscription"]: row for row in charges()}
+    compared = 0
+    for subscription in Subscription.objects.live().select_related("plan"):
+        if not subscription.plan.price:
+            assert subscription.charge_number is None
+            assert subscription.charged_through == date(2026, 11, 30)
+        elif subscription.pk in last:
+            row = last[subscription.pk]
+            assert subscription.charge_number == row.number
+            assert f"{subscription.charged_from}" == row.metadata["from"]
+            assert f"{subscription.charged_through}" == row.metadata["through"]
+            assert subscription.paid == -row.amount
+            compared += 1
+        if subscription.status == Subscription.Status.SUSPENDED:
+            assert subscription.due_on == TODAY + timedelta(days=1)
+        elif subscription.is_by_active_day:
+            days = ActiveDay.objects.filter(subscription=subscription, is_charged=False)
+            is_waiting = days.filter(day=TODAY).exists()
+            assert subscription.due_on == (TODAY + timedelta(days=1) if is_waiting else None)
+        else:
+            assert subscription.charged_through is not None
+            assert subscription.charged_through >= TODAY
+            assert subscription.due_on == subscription.charged_through + timedelta(days=1)
+    assert compared > 20
+
+
+def test_exactly_the_active_days_that_were_paid_are_marked_so(db: None) -> None:
+    found(transactions=3_000, users=40)
+    paid = {
+        (row.metadata["subscription"], date.fromisoformat(row.metadata["from"]))
+        for row in charges()
+        if row.subtype == Cycle.ACTIVE_DAY
+    }
+    marked = ActiveDay.objects.filter(is_charged=True).values_list("subscription", "day")
+    assert len(paid) > 10
+    assert set(marked) == paid
+
+
+def test_each_use_of_a_service_cost_what_the_plan_says(db: None) -> None:
+    found()
+    prices = {(each.plan_id, each.service.code): each for each in _prices()}
+    rows = Transaction.objects.filter(type="tariff_charge")
+    assert rows.exists()
+    for row in rows:
+        pricing = row.metadata["pricing"]
+        each = prices[pricing["plan"], row.subtype]
+        quantity = Decimal(pricing["quantity"])
+        assert Decimal(pricing["price"]) == each.price
+        assert -row.amount - row.bonus_amount == service_cost(each.price, quantity)
+        assert row.bonus_amount == -min(row.old_bonus, service_cost(each.price, quantity))
+        price = ledger.Price(
+            each.service.name, each.service.unit, each.plan_id, each.plan.name, each.price
+        )
+        assert row.description == ledger.describe_service(price, quantity, row.device)
+
+
+def _prices() -> list[ServicePrice]:
+    return list(ServicePrice.objects.select_related("plan", "service"))
+
+
+def test_a_run_right_after_it_has_nothing_to_do(db: None) -> None:
+    found()
+    assert charging.count_due(NOW) == 0
+    last = ChargingRun.objects.first()
+    assert last is not None
+    assert (last.started_by, last.due, last.charged) == (ChargingRun.Start.COMMAND, 0, 0)
+    assert last.finished_at is not None
+    assert Transaction.objects.count() == 900
+
+
+@pytest.mark.parametrize("days", [1, 40])
+def test_runs_go_on_from_there(db: None, days: int) -> None:
+    found()
+    at = NOW + timedelta(days=days)
+    call_command("charge_due", at=at, dry_run=False, verbosity=0)
+    posted = charges()[-1:] and Transaction.objects.count() - 900
+    assert posted > 0
+    run = ChargingRun.objects.first()
+    assert run is not None
+    assert (run.charged, run.failed) == (posted, 0)
+    call_command("verify_ledger", verbosity=0)
+
+
+def test_past_runs_have_the_figures_of_what_they_posted(db: None) -> None:
+    found()
+    runs = list(ChargingRun.objects.filter(started_by=ChargingRun.Start.SCHEDULE).order_by("id"))
+    days = [run.at.date() for run in runs]
+    assert days == [days[0] + timedelta(days=place) for place in range(len(days))]
+    assert days[-1] == TODAY
+    by_run = {
+        run.pk: Transaction.objects.filter(
+            type="main_charge",
+            channel=Channel.CHARGING,
+            created_at__gte=run.started_at,
+            created_at__lte=run.finished_at,
+        ).aggregate(count=Count("id"), total=Sum("amount", default=Decimal(0)))
+        for run in runs
+    }
+    assert [(run.charged, run.total) for run in runs] == [
+        (by_run[run.pk]["count"], -by_run[run.pk]["total"]) for run in runs
+    ]
+    assert sum(run.suspended for run in runs) > 0
+    assert not any(run.batches.filter(finished_at=None).exists() for run in runs)
+
+
+def test_who_could_not_be_charged_one_night_was_the_next(db: None) -> None:
+    found(transactions=3_000, users=40)
+    failures = list(ChargingFailure.objects.select_related("run"))
+    assert failures
+    for failure in failures:
+        assert failure.run.failed == 1
+        night = failure.run.at.date()
+        made_good = Transaction.objects.filter(
+            user=failure.user_id,
+            subtype=Cycle.EVERY_DAY,
+            metadata__from__in=[f"{night}", f"{night + timedelta(days=1)}"],
+        )
+        assert {row.created_at.date() for row in made_good} == {night + timedelta(days=1)}
+        assert made_good.count() >= 2
+
+
+def test_what_new_customers_get_is_what_those_of_the_story_got(db: None) -> None:
+    found(users=60)
+    defaults = UserDefaults.objects.select_related("plan").get()
+    assert defaults.plan is not None
+    assert (defaults.plan.name, defaults.plan.price) == ("Pay per use", 0)
+    gifts = Transaction.objects.filter(subtype="register")
+    assert {(row.bonus_amount, row.idempotency_key) for row in gifts} == {
+        (defaults.bonus, "registration")
+    }
+    for gift in gifts:
+        own = gift.user.subscriptions.get(device="")
+        assert own.started_on == gift.created_at.date()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_first_user_shows_what_there_is(db: None, seed: int) -> None:
+    found(users=40, transactions=3_000, seed=seed)
+    first = User.objects.filter(is_staff=False).order_by("id").first()
+    assert first is not None
+    live = Subscription.objects.live().filter(user=first).select_related("plan")
+    assert {each.plan.cycle for each in live} == set(Cycle)
+    assert [each.device for each in live if each.status == "suspended"] == ["control-room"]
+    assert Subscription.objects.filter(user=first, status="cancelled").count() == 1
+
+
+def test_plans_and_subscriptions_are_of_all_kinds(db: None) -> None:
+    found(users=60, transactions=3_000)
+    statuses = set(Subscription.objects.values_list("status", flat=True))
+    assert statuses == set(Subscription.Status)
+    retired = Plan.objects.get(is_active=False)
+    assert retired.subscriptions.exists()
+    assert Subscription.objects.filter(term__gt=1).exclude(device="control-room").exists()
+    for subscription in Subscription.objects.live():
+        assert subscription.user.is_active
+        subscription.full_clean()
+    # Some came before there was this panel, and never used it.
+    assert User.objects.filter(is_staff=False, is_active=True, subscriptions=None).exists()
 
 
 # --- In the database ----------------------------------------------------------------------------

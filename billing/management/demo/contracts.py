@@ -77,8 +77,9 @@ class Contracts:
         self.active_days: list[ActiveDay] = []
         self.nights: list[Night] = []
         self.last_day = date.max
-        self.owed = 0  # at most so many charges are still to come, if nobody subscribes any more
         self._today = date.min
+        self._to_come: dict[str, int] = {}
+        self._owed: int | None = None  # not counted since something changed
         self._ids = count(first_id)
         self._calendar: defaultdict[date, dict[Account, None]] = defaultdict(dict)
         self._not_charged: defaultdict[int, dict[date, ActiveDay]] = defaultdict(dict)
@@ -137,7 +138,7 @@ class Contracts:
         end(subscription, day)
         self._suspended.discard(subscription.pk)
         del account.live[subscription.device]
-        self._estimate()
+        self._owed = None
         return steps, paid_back
 
     def note_active_day(
@@ -162,7 +163,15 @@ class Contracts:
     def begin(self, day: date) -> None:
         self._today = day
         self._late = 0  # charged tonight
-        self._estimate()
+        self._owed = None
+        days = (self.last_day - day).days
+        years = self.last_day.year - day.year
+        self._to_come = {
+            Cycle.MONTHLY: years * 12 + self.last_day.month - day.month,
+            Cycle.ANNUAL: years,
+            Cycle.EVERY_DAY: days,
+            Cycle.ACTIVE_DAY: days,
+        }
 
     def due(self) -> list[tuple["Account", list[Subscription]]]:
         """Today's accounts, in the order of their IDs, and what is due of each."""
@@ -177,7 +186,9 @@ class Contracts:
             through=through,
             real=Decimal(account.real).scaleb(-DECIMALS),
             active_days={
-                each.pk: list(self._not_charged[each.pk]) for each in due if each.is_by_active_day
+                each.pk: list(self._not_charged[each.pk])
+                for each in due
+                if each.pk in self._not_charged
             },
             retry=retry,
         )
@@ -188,16 +199,22 @@ class Contracts:
         """Leaves to the next night what could not be charged in this one."""
         self._calendar[self._today + DAY][account] = None
         self._late += len(due)
-        self._estimate()
+        self._owed = None
 
     def charges_to_come(self, cycle: str) -> int:
         """At most so many ordinary charges has a subscription from tomorrow on."""
-        today, last = self._today, self.last_day
-        if cycle == Cycle.MONTHLY:
-            return (last.year - today.year) * 12 + last.month - today.month
-        if cycle == Cycle.ANNUAL:
-            return last.year - today.year
-        return (last - today).days
+        return self._to_come[cycle]
+
+    @property
+    def owed(self) -> int:
+        """At most so many charges are still to come, if nobody subscribes any more."""
+        if self._owed is None:
+            self._owed = self._late + sum(
+                number * self._to_come[cycle] for cycle, number in self._priced.items()
+            )
+            if self._today < self.last_day:
+                self._owed += len(self._suspended)  # each may resume within its period
+        return self._owed
 
     def _count(self, subscription: Subscription, change: int) -> None:
         if subscription.plan.price:
@@ -212,14 +229,7 @@ class Contracts:
                 self._suspended.add(subscription.pk)
             else:
                 self._suspended.discard(subscription.pk)
-        self._estimate()
-
-    def _estimate(self) -> None:
-        self.owed = self._late + sum(
-            number * self.charges_to_come(cycle) for cycle, number in self._priced.items()
-        )
-        if self._today < self.last_day:
-            self.owed += len(self._suspended)  # each may resume within its period
+        self._owed = None
 
     # --- Afterwards -------------------------------------------------------------------------
 

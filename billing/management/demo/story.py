@@ -235,9 +235,6 @@ class _Story:
             account.devices = [str(first + i) for i in range(count)]
             account.pays_by = self.rng.choice(("card", "card", "card", "transfer", "statement"))
             first += count
-            if place > 8 and account.idle_from is None and self.rng.random() < 0.08:
-                begin = max(account.joined, self.days[0])
-                account.idle_from = begin + (self.until - begin) * self.rng.uniform(0.4, 0.9)
 
     def _wish(self) -> None:
         """Gives out plans, no more than keeps fees at about a third of all operations."""
@@ -330,7 +327,6 @@ class _Story:
             # After many fees on the first of a month, less of the rest, but never nothing.
             yield from self._daytime(day, present, max(int(due) - self.told, int(today / 5)))
         self.closing = 0
-        self.contracts.owed = 0  # no night comes any more
         while self.told < self.transactions:
             yield from self._use(self._somebody(present), self.until)
 
@@ -387,7 +383,7 @@ class _Story:
         )
         self.contracts.nights.append(night)
         for account, subscriptions in due:
-            at += timedelta(microseconds=self.rng.randrange(200, 1_500))
+            at += timedelta(microseconds=200 + 1_300 * self.rng.random())
             if account is unlucky and problem:
                 night.failures.append(
                     ChargingFailure(run=night.run, user_id=account.user_id, problem=problem, at=at)
@@ -398,6 +394,8 @@ class _Story:
             night.steps += steps
             if any(step.outcome == "suspended" for step in steps):
                 account.out_of_money = True
+                if account is not self.accounts[0] and self.rng.random() < 0.1:
+                    account.idle_from = day  # and is not heard of again
             yield from self._charge(account, steps, at)
         night.close(min(max(at, self.clock) + timedelta(milliseconds=30), self.until))
 
@@ -698,7 +696,7 @@ class _Story:
                 yield self._post_entry(account, entry, at, **by)
                 if step.subscription.charged_from == charge.first:
                     step.subscription.charge_number = account.number
-                at += timedelta(microseconds=self.rng.randrange(50, 500))
+                at += timedelta(microseconds=50 + 450 * self.rng.random())
 
     def _post_entry(self, account: Account, entry: Entry, at: datetime, **by: Any) -> Operation:
         return self._post(
