@@ -1,0 +1,439 @@
+"""Runs, operators, programs and refills on the same users at the same moment."""
+
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from io import StringIO
+from itertools import pairwise
+from threading import Event
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import DatabaseError, OperationalError, connection, transaction
+
+from billing import charging, errors, ledger, subscriptions
+from billing.models import (
+    ChargingFailure,
+    ChargingRun,
+    Plan,
+    ServicePrice,
+    Subscription,
+    Transaction,
+)
+from billing.pricing import Cycle
+from tests.billing.histories import BY_PANEL, execute
+from tests.conftest import Connections, Outcome
+from tests.factories import (
+    PlanFactory,
+    ServiceFactory,
+    UserFactory,
+    plan_with,
+    subscribed,
+    user_with,
+)
+from users.models import User
+
+DAY = timedelta(days=1)
+MARCH_1 = date(2026, 3, 1)
+APRIL_3 = datetime(2026, 4, 3, 0, 5, tzinfo=UTC)
+
+
+def run(at: datetime = APRIL_3) -> ChargingRun:
+    run = charging.open_run(at, ChargingRun.Start.COMMAND)
+    for batch in run.batches.order_by("id"):
+        for _ in charging.charge_batch(batch):
+            pass
+    run.refresh_from_db()
+    return run
+
+
+def assert_no_errors(outcomes: list[Outcome]) -> None:
+    for outcome in outcomes:
+        if outcome.error:
+            raise outcome.error
+
+
+def assert_charged_right(users: list[User]) -> None:
+    """No day is paid twice by the same term of a subscription, and the ledger is whole."""
+    for user in users:
+        rows = list(Transaction.objects.filter(user=user).order_by("number"))
+        assert [row.number for row in rows] == list(range(1, len(rows) + 1))
+        for before, row in pairwise(rows):
+            assert (row.old_balance, row.old_bonus) == (before.new_balance, before.new_bonus)
+        paid: Counter[tuple[str, date]] = Counter()
+        for row in rows:
+            if row.type == "main_charge" and row.subtype != "remainder":
+                assert row.bonus_amount == 0
+                assert row.idempotency_key is not None
+                term = row.idempotency_key.rsplit(":", 1)[0]
+                day = date.fromisoformat(row.metadata["from"])
+                while day <= date.fromisoformat(row.metadata["through"]):
+                    paid[term, day] += 1
+                    day += DAY
+        assert set(paid.values()) <= {1}
+    assert not ChargingFailure.objects.exists()
+    call_command("verify_ledger", verbosity=0, stdout=StringIO())
+
+
+def customers(count: int) -> list[User]:
+    """Each with a plan by the month, one by the day, and one by active day; paid in March."""
+    plans = [PlanFactory(cycle=cycle, price=31) for cycle in Cycle]
+    users = [user_with(real=200, bonus=50) for _ in range(count)]
+    for user in users:
+        for place, plan in enumerate(plans[:3]):
+            device = f"Device {place}"
+            subscribed(user, plan, day=MARCH_1, device=device)
+            subscriptions.record_active_day(user, device=device, day=MARCH_1, today=MARCH_1)
+    return users
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 400])
+def test_runs_at_once_charge_what_one_run_would(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(charging, "USERS_AT_ONCE", at_once)
+    users = customers(8)
+    [alone] = charging.rehearse(APRIL_3) if at_once == 400 else [None]
+    outcomes = connections(4, lambda i: run())
+    assert_no_errors(outcomes)
+    assert_charged_right(users)
+    runs = [outcome.result for outcome in outcomes]
+    assert all(run.finished_at is not None for run in runs)
+    posted = Transaction.objects.filter(channel="charging")
+    assert sum(run.charged for run in runs) == posted.count()
+    assert sum(run.total for run in runs) == -sum(row.amount for row in posted)
+    # April by month, 33 days by day after the first, and one active day.
+    assert posted.count() == 8 * (1 + 33 + 1)
+    if alone is not None:
+        assert posted.count() == alone.figures.charged
+    assert not Subscription.objects.filter(due_on__lte=APRIL_3.date()).exists()
+
+
+def test_a_batch_that_two_workers_have_is_charged_once(connections: Connections) -> None:
+    users = customers(5)
+    of_run = charging.open_run(APRIL_3, ChargingRun.Start.SCHEDULE)
+    batch = of_run.batches.get()
+    outcomes = connections(4, lambda i: list(charging.charge_batch(batch)))
+    assert_no_errors(outcomes)
+    assert_charged_right(users)
+    of_run.refresh_from_db()
+    posted = Transaction.objects.filter(channel="charging")
+    assert (of_run.charged, of_run.total) == (
+        posted.count(),
+        -sum(row.amount for row in posted),
+    )
+
+
+def test_batches_that_end_at_once_finish_the_run(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(charging, "USERS_PER_BATCH", 1)
+    customers(6)
+    of_run = charging.open_run(APRIL_3, ChargingRun.Start.SCHEDULE)
+    batches = list(of_run.batches.order_by("id"))
+    assert len(batches) == 6
+    assert_no_errors(connections(6, lambda i: list(charging.charge_batch(batches[i]))))
+    of_run.refresh_from_db()
+    assert of_run.finished_at is not None
+    assert of_run.charged == Transaction.objects.filter(channel="charging").count()
+
+
+def test_what_one_holds_a_run_passes_by_and_comes_back_to(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second connection lets go of the first user when the third has been charged."""
+    users = customers(3)
+    monkeypatch.setattr(charging, "USERS_AT_ONCE", 1)
+    held, third_charged = Event(), Event()
+
+    def charge(place: int) -> Any:
+        if place == 0:
+            with transaction.atomic():
+                ledger.hold([users[0].pk])
+                held.set()
+                assert third_charged.wait(60)
+            return None
+        assert held.wait(60)
+        order = []
+        of_run = charging.open_run(APRIL_3, ChargingRun.Start.SCHEDULE)
+        for done in charging.charge_batch(of_run.batches.get()):
+            order.append({step.subscription.user_id for step in done.steps})
+            if len(order) == 3:
+                third_charged.set()
+        return order
+
+    outcomes = connections(2, charge)
+    assert_no_errors(outcomes)
+    first, second, third = ({user.pk} for user in users)
+    assert outcomes[1].result == [set(), second, third, first]
+    assert_charged_right(users)
+
+
+def test_everything_at_once(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs, resumptions, refills, services, changes of plan, cancellations and new ones."""
+    monkeypatch.setattr(charging, "USERS_AT_ONCE", 2)
+    sms = ServiceFactory(code="outgoing_sms")
+    plans = [plan_with({sms: "0.30"}, cycle=cycle, price=31) for cycle in Cycle]
+    users = [user_with(real=70, bonus=20) for _ in range(4)]
+    for user in users:
+        for place in range(3):
+            subscribed(user, plans[place], day=MARCH_1, device=f"Device {place}")
+    today = APRIL_3.date()
+
+    def act(place: int) -> Counter[str]:
+        seen: Counter[str] = Counter()
+        for turn in range(12):
+            user = users[(place + turn) % len(users)]
+            device = f"Device {turn % 4}"
+            live = Subscription.objects.live().filter(user=user, device=device).first()
+            try:
+                match (place * 5 + turn) % 8:
+                    case 0:
+                        assert run(APRIL_3 + (turn // 4) * DAY).failed == 0
+                    case 1:
+                        ledger.change_balance(user, amount=10, description="Refill", **BY_PANEL)
+                        charging.resume(user.pk, APRIL_3)
+                    case 2:
+                        ledger.charge_service(
+                            user, service="outgoing_sms", quantity=3, device=device, **BY_PANEL
+                        )
+                    case 3 | 4 if live is not None:
+                        subscriptions.change_plan(
+                            live, plans[turn % 4], day=today, pay_back=bool(turn % 2),
+                            charge_now=bool(turn % 3), **BY_PANEL,
+                        )  # fmt: skip
+                    case 5 if live is not None and turn > 6:
+                        subscriptions.cancel(live, day=today, pay_back=True, **BY_PANEL)
+                    case 6:
+                        subscribed(user, plans[turn % 4], day=today, device=device)
+                    case _:
+                        subscriptions.record_active_day(
+                            user, device=device, day=today - DAY, today=today
+                        )
+                seen["done"] += 1
+            except errors.BillingError as refusal:
+                seen[refusal.code] += 1
+        return seen
+
+    outcomes = connections(8, act)
+    assert_no_errors(outcomes)
+    total = sum((outcome.result for outcome in outcomes), Counter[str]())
+    assert total["done"] >= 30, total
+    run(APRIL_3 + 3 * DAY)
+    assert_charged_right(users)
+
+
+def test_a_resumption_beside_a_run_charges_once(connections: Connections) -> None:
+    plan = PlanFactory(price=10)
+    users = [UserFactory() for _ in range(5)]
+    for user in users:
+        subscribed(user, plan, day=date(2026, 4, 1))
+        ledger.change_balance(user, amount=100, description="Refill", **BY_PANEL)
+
+    def work(place: int) -> Any:
+        if place % 2:
+            return run()
+        return [charging.resume(user.pk, APRIL_3) for user in users]
+
+    assert_no_errors(connections(6, work))
+    assert_charged_right(users)
+    assert [ledger.balance(user)[::2] for user in users] == [(90, 2)] * 5
+
+
+def test_of_many_who_subscribe_a_device_one_does(connections: Connections) -> None:
+    user, plan = user_with(real=100), PlanFactory(price=10)
+    outcomes = connections(
+        8,
+        lambda i: subscriptions.start(user, plan, device="8617", day=MARCH_1, **BY_PANEL),
+    )
+    refusals = [outcome.error for outcome in outcomes if outcome.error]
+    assert len(refusals) == 7
+    assert all(isinstance(error, errors.SubscriptionExists) for error in refusals)
+    assert ledger.balance(user)[::2] == (90, 2)
+
+
+def test_of_many_who_change_or_cancel_each_finds_what_the_one_before_left(
+    connections: Connections,
+) -> None:
+    user = user_with(real=310)
+    subscription = subscribed(user, PlanFactory(price=31), day=MARCH_1)
+    plans = [PlanFactory(price=31) for _ in range(6)]
+
+    def work(place: int) -> Any:
+        if place == 0:
+            return subscriptions.cancel(subscription, day=MARCH_1, pay_back=True, **BY_PANEL)
+        return subscriptions.change_plan(
+            subscription, plans[place], day=MARCH_1, pay_back=True, charge_now=True, **BY_PANEL
+        )
+
+    for outcome in connections(6, work):
+        assert outcome.error is None or isinstance(outcome.error, errors.SubscriptionCancelled)
+    assert_charged_right([user])
+    assert ledger.balance(user).real == 310  # each charge was paid back by the one after it
+
+
+def test_one_key_charges_a_service_once_also_while_its_price_changes(
+    connections: Connections,
+) -> None:
+    sms = ServiceFactory(code="outgoing_sms")
+    user = user_with(real=100)
+    subscribed(user, plan_with({sms: "0.30"}, price=0), day=MARCH_1)
+
+    def work(place: int) -> Any:
+        if place % 4 == 3:
+            return ServicePrice.objects.update(price=Decimal(place + 1) / 10)
+        return ledger.charge_service(
+            user, service="outgoing_sms", quantity=10, idempotency_key="k", **BY_PANEL
+        )
+
+    outcomes = connections(16, work)
+    assert_no_errors(outcomes)
+    found = {o.result.pk for o in outcomes if isinstance(o.result, Transaction)}
+    assert len(found) == 1
+    assert ledger.balance(user).number == 2
+
+
+def test_an_active_day_that_everybody_records_is_charged_once(connections: Connections) -> None:
+    user = user_with(real=100)
+    subscribed(user, PlanFactory(cycle=Cycle.ACTIVE_DAY, price=1), day=MARCH_1)
+    today = APRIL_3.date()
+
+    def work(place: int) -> Any:
+        if place % 3 == 2:
+            return run()
+        return subscriptions.record_active_day(
+            user, device=f"Device {place % 2}", day=today - DAY, today=today
+        )
+
+    assert_no_errors(connections(9, work))
+    run()
+    assert_charged_right([user])
+    assert ledger.balance(user)[::2] == (99, 2)
+
+
+# --- Plans that change while somebody subscribes ------------------------------------------------
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_a_plan_s_cycle_changes_before_or_not_at_all(connections: Connections, turn: int) -> None:
+    """Whoever comes first: nobody is on a plan with a cycle that the charge was not made by."""
+    users = [user_with(real=100) for _ in range(4)]
+    plan = PlanFactory(cycle=Cycle.MONTHLY, price=10)
+
+    def work(place: int) -> Any:
+        if place == turn:
+            return Plan.objects.filter(pk=plan.pk).update(cycle=Cycle.ANNUAL)
+        return subscribed(users[place], plan, day=MARCH_1)
+
+    outcomes = connections(4, work)
+    changed = outcomes.pop(turn)
+    assert_no_errors(outcomes)
+    plan.refresh_from_db()
+    if changed.error is None:
+        assert plan.cycle == Cycle.ANNUAL
+    else:
+        assert isinstance(changed.error, DatabaseError)
+        assert "keeps its billing cycle" in str(changed.error)
+        assert plan.cycle == Cycle.MONTHLY
+    charged = Transaction.objects.filter(type="main_charge").values_list("subtype", flat=True)
+    assert list(charged) == [plan.cycle] * 3
+
+
+def test_who_subscribes_waits_for_who_is_changing_the_plan(connections: Connections) -> None:
+    """The plan is changed in a transaction that is not committed yet when the other one asks."""
+    user, plan = user_with(real=100), PlanFactory(price=10)
+    changed = Event()
+
+    def work(place: int) -> Any:
+        if place == 0:
+            with transaction.atomic():
+                Plan.objects.filter(pk=plan.pk).update(cycle=Cycle.ANNUAL, is_active=False)
+                changed.set()
+                while not execute(  # until the other one waits for this transaction
+                    "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+                ):
+                    pass
+            return None
+        assert changed.wait(60)
+        return subscriptions.start(user, plan, day=MARCH_1, **BY_PANEL)
+
+    outcomes = connections(2, work)
+    assert outcomes[0].error is None
+    assert isinstance(outcomes[1].error, errors.PlanRetired)
+    assert not Subscription.objects.exists()
+    assert ledger.balance(user).number == 1
+
+
+def test_who_changes_the_plan_waits_for_who_is_subscribing(connections: Connections) -> None:
+    user, plan = user_with(real=100), PlanFactory(price=10)
+    subscribing = Event()
+
+    def work(place: int) -> Any:
+        if place == 1:
+            assert subscribing.wait(60)
+            return Plan.objects.filter(pk=plan.pk).update(cycle=Cycle.ANNUAL)
+        with transaction.atomic():
+            subscriptions.start(user, plan, day=MARCH_1, **BY_PANEL)
+            subscribing.set()
+            while not execute(
+                "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+            ):
+                pass
+        return None
+
+    outcomes = connections(2, work)
+    assert outcomes[0].error is None
+    assert "keeps its billing cycle" in str(outcomes[1].error)
+
+
+# --- A connection that is lost ------------------------------------------------------------------
+
+
+def lose_connection_at(user: User, monkeypatch: pytest.MonkeyPatch, *, for_good: bool) -> None:
+    """The connection breaks in the midst of charging this user, once or until the thread ends."""
+    store = subscriptions.store
+
+    def refuse(parameters: Any) -> Any:
+        raise OperationalError("the server is down")
+
+    def lost(changed: Any) -> None:
+        if changed[0].user_id == user.pk:
+            monkeypatch.setattr(subscriptions, "store", store)
+            connection.connection.close()
+            if for_good:
+                connection.get_new_connection = refuse  # type: ignore[method-assign]
+        store(changed)
+
+    monkeypatch.setattr(subscriptions, "store", lost)
+
+
+def test_a_server_that_is_gone_stops_the_run_and_the_rest_is_charged_by_the_next(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five users two come before it, and none after it is marked as failed."""
+    monkeypatch.setattr(charging, "USERS_AT_ONCE", 1)
+    users = customers(5)
+    lose_connection_at(users[2], monkeypatch, for_good=True)
+    [outcome] = connections(1, lambda i: run())
+    assert isinstance(outcome.error, OperationalError)
+    of_run = ChargingRun.objects.get()
+    assert (of_run.finished_at, of_run.failed) == (None, 0)
+    assert of_run.charged == Transaction.objects.filter(channel="charging").count() == 2 * 35
+    still_due = Subscription.objects.filter(due_on__lte=APRIL_3.date())
+    assert {s.user_id for s in still_due} == {user.pk for user in users[2:]}
+    assert run().charged == 3 * 35
+    assert_charged_right(users)
+
+
+@pytest.mark.parametrize("at_once", [1, 400])
+def test_a_connection_that_comes_back_goes_on_with_whom_it_was_lost(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(charging, "USERS_AT_ONCE", at_once)
+    users = customers(3)
+    lose_connection_at(users[0], monkeypatch, for_good=False)
+    [outcome] = connections(1, lambda i: run())
+    assert_no_errors([outcome])
+    assert (outcome.result.charged, outcome.result.failed) == (3 * 35, 0)
+    assert_charged_right(users)
