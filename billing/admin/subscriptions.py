@@ -252,17 +252,20 @@ class SubscriptionForm(TwoStepForm):
         sentence: str,
     ) -> Outcome:
         subscription = self.subscription = changed.subscription
-        paid = subscription.charged_through
-        facts = [
-            *facts,
-            ("Status", _status_in_words(subscription)),
-            ("Charged through", _day(paid) if paid else "Not charged yet"),
-            ("Next charge", next_charge_in_words(subscription, self.today)),
-        ]
         ending = _money_in_words(changed.posted)
         if subscription.status == STATUS.SUSPENDED:
             ending += ", suspended until there is money"
+        if subscription.is_live:
+            facts = [*facts, *self._how_it_goes_on(subscription)]
         return Outcome(changed.posted, facts, f"{sentence}; {ending}.")
+
+    def _how_it_goes_on(self, subscription: Subscription) -> list[tuple[str, str]]:
+        paid = subscription.charged_through
+        return [
+            ("Status", _status_in_words(subscription)),
+            *([("Charged through", _day(paid))] if paid else []),
+            ("Next charge", next_charge_in_words(subscription, self.today)),
+        ]
 
 
 class AddForm(SubscriptionForm):
@@ -446,7 +449,6 @@ class Words:
     title: str
     icon: str
     confirm: str
-    # Where nothing has to be asked, the page begins with the preview.
     is_danger: bool = False
 
 
@@ -496,7 +498,8 @@ def _page_of_existing(  # noqa: PLR0917 - what the two pages differ by comes las
             request, form, SubscriptionCancelled(day=f"{subscription.status_since}")
         )
     if isinstance(form, CancelForm) and not form.is_bound and not form.remainder:
-        form = CancelForm(user, actor, subscription, {"pay_back": ""})  # there is nothing to ask
+        # There is nothing to ask: the page begins with the preview.
+        form = CancelForm(user, actor, subscription, {"pay_back": ""})
     return _page(request, model_admin, form, words)
 
 
