@@ -11,9 +11,19 @@ import pytest
 from django.contrib import admin
 from django.contrib.auth.models import Group
 from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from billing.models import StandardDescription, Transaction
+from billing.models import (
+    ChargingFailure,
+    ChargingRun,
+    Plan,
+    Service,
+    StandardDescription,
+    Subscription,
+    Transaction,
+    UserDefaults,
+)
 from tests.billing.histories import user_with_history
 from tests.browser.conftest import PHONE, Windows
 from tests.browser.panel import (
@@ -28,15 +38,18 @@ from tests.browser.panel import (
     tab,
     transaction_page,
 )
-from tests.factories import UserFactory, user_with
+from tests.factories import ServiceFactory, UserFactory, plan_with, subscribed, user_with
 from users.models import User
 
 pytestmark = pytest.mark.browser
 
 # These answer with something else than a page.
 NO_PAGES = {"logout", "jsi18n", "autocomplete", "view_on_site", "search"}
-# People are not deleted, and nothing is done to transactions: such pages say so.
-REFUSED = re.compile(r"/(user|operator|transaction)/\d+/delete/$|/transaction/(add/|\d+/history/)$")
+# People are not deleted, and nothing is done to transactions and the like: such pages say so.
+REFUSED = re.compile(
+    r"/(user|operator|transaction|subscription|chargingrun|userdefaults)/\d+/delete/$"
+    r"|/(transaction|subscription|chargingrun)/(add/|\d+/history/)$|/userdefaults/add/$"
+)
 
 
 def stand_out(user: User) -> None:
@@ -49,6 +62,21 @@ def stand_out(user: User) -> None:
     refill(user, real="123456789012.3456", bonus="1234567.89", description="Payment " * 20)
 
 
+def subscribe(user: User) -> Subscription:
+    """Gives the user a plan with prices, and lets a run be, which failed at the user."""
+    names = ["Geographical lookup of addresses", "Outgoing SMS"]
+    prices = {ServiceFactory(name=name, unit="1,000 look-ups"): "123456789.1234" for name in names}
+    plan = plan_with(prices, name="Internationale Fuhrparkverwaltung Oberschleißheim", price="99.9")
+    subscription = subscribed(user, plan, device="8617-0123456789-0123456789-0123456789")
+    run = ChargingRun.objects.create(
+        at=timezone.now(), started_by="command", due=1234567, charged=1234567, failed=1,
+        total="123456789012.3456",
+    )  # fmt: skip
+    problem = f"The posting function billing_post({'jsonb_' * 20}) refused it"
+    ChargingFailure.objects.create(run=run, user=user, problem=problem)
+    return subscription
+
+
 def addresses(user: User, operator: User) -> Sequence[str]:
     """Every page of the panel, as far as it has an address of its own."""
     transaction = Transaction.objects.filter(user=user).earliest("number")
@@ -58,6 +86,11 @@ def addresses(user: User, operator: User) -> Sequence[str]:
         "auth_group": Group.objects.earliest("pk").pk,
         "billing_standarddescription": StandardDescription.objects.earliest("pk").pk,
         "billing_transaction": transaction.pk,
+        "billing_plan": Plan.objects.earliest("pk").pk,
+        "billing_service": Service.objects.earliest("pk").pk,
+        "billing_subscription": Subscription.objects.earliest("pk").pk,
+        "billing_chargingrun": ChargingRun.objects.earliest("pk").pk,
+        "billing_userdefaults": UserDefaults.ONLY_ID,
         "auth_user": operator.pk,
     }
     found = []
@@ -68,7 +101,7 @@ def addresses(user: User, operator: User) -> Sequence[str]:
             if name in NO_PAGES:
                 continue
             known = [pk for model, pk in objects.items() if name.startswith(f"{model}_")]
-            for arguments in ([], known[:1]):
+            for arguments in ([], known[:1], [*known[:1], objects["billing_subscription"]]):
                 try:
                     found.append(reverse(f"admin:{name}", args=arguments))
                 except NoReverseMatch:
@@ -84,9 +117,13 @@ def test_no_page_scrolls_sideways_on_a_phone(
     user = user_with_history()
     stand_out(user)
     StandardDescription.objects.create(text="Paid in cash")
+    subscribe(user)
     page = windows(operator, viewport=PHONE)
     walked = addresses(user, operator)
     assert change_balance(user) in walked
+    its = f"/admin/users/user/{user.pk}/subscriptions/{Subscription.objects.get().pk}"
+    assert {f"{its}/change-plan/", f"{its}/cancel/"} <= {*walked}
+    assert f"/admin/billing/plan/{Plan.objects.get().pk}/change/" in walked
     for path in walked:
         with subtests.test(path=path):
             response = page.goto(path)
@@ -131,6 +168,9 @@ def test_money_is_readable_in_both_themes(
 ) -> None:
     user = user_with_history()
     transaction = Transaction.objects.get(user=user, number=3)
+    plan = subscribe(user).plan
+    Service.objects.filter(name="Outgoing SMS").update(is_active=False)
+    run = ChargingRun.objects.get()
     page = windows(operator, color_scheme=theme)
     paths = [
         tab(user, "?posted=7"),
@@ -139,6 +179,11 @@ def test_money_is_readable_in_both_themes(
         transaction_page(transaction.pk),
         change_balance(user),
         "/admin/users/user/",
+        "/admin/billing/plan/",
+        f"/admin/billing/plan/{plan.pk}/change/",
+        "/admin/billing/subscription/",
+        "/admin/billing/chargingrun/",
+        f"/admin/billing/chargingrun/{run.pk}/change/",
     ]
     for path in paths:
         with subtests.test(path=path):
