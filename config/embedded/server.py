@@ -8,8 +8,8 @@ Who uses the server is kept in file locks instead, which the kernel lets go when
 ends, however it ends:
 
 - `postgres.lock` is held while somebody starts or stops the server;
-- `postgres.users` is held, shared, by each process that has opened a connection. The last one to
-  leave stops the server.
+- `postgres.users` is held, shared, by each process that has opened a connection, and by what it
+  forks. The last one to leave stops the server.
 
 Processes that are all killed leave the server running. The next one to come finds it answering,
 uses it, and stops it when it leaves.
@@ -179,6 +179,14 @@ class Server:
         self._users_lock = self._open_lock("postgres.users")
         self._owner_pid = os.getpid()
         fcntl.flock(self._users_lock, fcntl.LOCK_SH)
+
+    @classmethod
+    def _hold_after_fork(cls) -> None:
+        """Makes a forked process a user in its own right: it may be the last one to leave."""
+        for server in cls._servers.values():
+            if server._users_lock is not None:
+                with suppress(OSError):
+                    server._hold()
 
     def _open_lock(self, name: str) -> int:
         # Reading is enough for a lock, also for one that another account has made.
@@ -413,6 +421,9 @@ class Server:
                 process.kill()
                 process.wait()
             raise
+
+
+os.register_at_fork(after_in_child=Server._hold_after_fork)
 
 
 def _allow(path: Path, bits: int) -> None:

@@ -48,6 +48,13 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
+def _does_jobs(pid: int) -> bool:
+    try:
+        return b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except FileNotFoundError:
+        return False
+
+
 class Serving:
     """`manage.py serve` on a free port. Entering waits until it answers, leaving kills it."""
 
@@ -85,9 +92,18 @@ class Serving:
         return self.output.read_text()
 
     @property
-    def workers(self) -> list[int]:
+    def children(self) -> list[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in children.read_text().split()]
+
+    @property
+    def workers(self) -> list[int]:
+        """Those that answer requests."""
+        return [pid for pid in self.children if not _does_jobs(pid)]
+
+    @property
+    def job_worker(self) -> int | None:
+        return next(filter(_does_jobs, self.children), None)
 
     @property
     def postmaster(self) -> int:

@@ -33,10 +33,11 @@ def test_whatever_is_killed_the_panel_comes_back_with_its_data(data_dir: Path) -
         os.kill(panel.postmaster, signal.SIGKILL)
         wait_for(lambda: panel.health() == 200)
 
-        workers, database = panel.workers, panel.postmaster
+        children, database = panel.children, panel.postmaster
+        assert panel.job_worker in children
         panel.process.kill()
         panel.process.wait()
-        wait_for(lambda: not any(map(is_running, [*workers, database])))
+        wait_for(lambda: not any(map(is_running, [*children, database])))
 
     with Serving(data_dir) as panel:
         assert_ledger_is_whole(data_dir)
@@ -50,6 +51,7 @@ def test_whatever_is_killed_the_panel_comes_back_with_its_data(data_dir: Path) -
 def test_everything_killed_at_once_is_found_and_taken_over(data_dir: Path) -> None:
     with Serving(data_dir) as panel:
         database = panel.postmaster
+        os.kill(panel.job_worker or 0, signal.SIGKILL)
         os.killpg(panel.process.pid, signal.SIGKILL)
         panel.process.wait()
     assert is_running(database)  # nobody was left to stop it

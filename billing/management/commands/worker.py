@@ -29,7 +29,7 @@ RETRY_MAX_SECONDS: Final = 30.0
 SETTLED_SECONDS: Final = 60.0
 PARENT_CHECK_SECONDS: Final = 1.0
 CONNECTIONS_MAX: Final = 4  # for its own queries; each running job has another one
-CONNECTION_TIMEOUT_SECONDS: Final = 10.0
+CONNECTION_TIMEOUT_SECONDS: Final = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +49,12 @@ class Command(BaseCommand):
         self.parent = parent
         for number in ENDINGS:
             signal.signal(number, self.end)
-        for name in ("procrastinate.worker", "procrastinate.worker.worker", "psycopg.pool"):
-            logging.getLogger(name).addFilter(_is_no_trouble_with_the_connection)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_is_no_trouble_with_the_connection)
         with suppress(KeyboardInterrupt, asyncio.CancelledError):
             self.work_until_told_to_end()
 
-    def end(self, signal_number: int, frame: FrameType | None) -> None:
+    def end(self, signal_number: int = 0, frame: FrameType | None = None) -> None:
         if self.ending:
             return
         self.ending = True
@@ -72,7 +72,7 @@ class Command(BaseCommand):
                 asyncio.run(self.work())
                 problem = "the connection to the database was lost"
             except (DatabaseError, exceptions.ConnectorException, OSError) as error:
-                problem = f"{error.__cause__ or error}".strip()
+                problem = f"{error.__cause__ or error}".strip().partition("\n")[0]
             if self.is_orphan:
                 return
             if time.monotonic() - started > SETTLED_SECONDS:
@@ -84,8 +84,7 @@ class Command(BaseCommand):
             delay = min(delay * 2, RETRY_MAX_SECONDS)
 
     async def work(self) -> None:
-        loop, work = asyncio.get_running_loop(), asyncio.current_task()
-        assert work is not None  # noqa: S101 - it is this one
+        loop, told_to_end = asyncio.get_running_loop(), asyncio.Event()
         loop.set_exception_handler(_report)
         connector = PsycopgConnector(
             kwargs=connector_params(),
@@ -93,21 +92,30 @@ class Command(BaseCommand):
             max_size=CONNECTIONS_MAX,
             timeout=CONNECTION_TIMEOUT_SECONDS,
         )
-        watch = asyncio.create_task(self.end_with_parent(work))
-        self.end_work = lambda: loop.call_soon_threadsafe(work.cancel)
+        self.end_work = lambda: loop.call_soon_threadsafe(told_to_end.set)
+        watch = asyncio.create_task(self.end_with_parent())
+        ending = asyncio.create_task(told_to_end.wait())
         try:
             with app.replace_connector(connector):
+                # The pool of connections does not bear to be cancelled while it opens; a worker
+                # that is cancelled ends in good order.
                 async with app.open_async():
-                    await app.run_worker_async(install_signal_handlers=False)
+                    worker = asyncio.create_task(
+                        app.run_worker_async(install_signal_handlers=False)
+                    )
+                    await asyncio.wait({worker, ending}, return_when=asyncio.FIRST_COMPLETED)
+                    if ending.done():
+                        worker.cancel()
+                    await worker
         finally:
             self.end_work = None
             watch.cancel()
+            ending.cancel()
 
-    async def end_with_parent(self, work: "asyncio.Task[None]") -> None:
+    async def end_with_parent(self) -> None:
         while not self.is_orphan:
             await asyncio.sleep(PARENT_CHECK_SECONDS)
-        self.ending = True
-        work.cancel()
+        self.end()
 
     @property
     def is_orphan(self) -> bool:

@@ -1,0 +1,237 @@
+"""`manage.py worker` as real processes: beside the panel and alone, ended and really killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from config.embedded.server import Server
+from tests.config.processes import (
+    PATIENCE_SECONDS,
+    ROOT,
+    Serving,
+    environment,
+    is_running,
+    manage,
+    postmaster,
+    wait_for,
+)
+
+# Seven who owe a fee for each of three days, and one who has to refill first.
+CUSTOMERS = """
+from datetime import timedelta
+from django.utils import timezone
+from billing import ledger, subscriptions
+from billing.models import Channel, Plan
+from users.models import User
+by = {"actor": None, "channel": Channel.IMPORT}
+plan = Plan.objects.create(name="By day", cycle="everyday", price=31)
+for number in range(8):
+    user = User.objects.create(email=f"user{number}@example.com")
+    if number < 7:
+        ledger.change_balance(user, amount=50, description="Money to start with", **by)
+    day = timezone.now().date() - timedelta(days=3)
+    subscriptions.start(user, plan, day=day, wait_for_money=True, **by)
+"""
+REFILL = """
+SELECT billing_post(jsonb_build_array(jsonb_build_object(
+    'user_id', user_id, 'type', 'payment', 'subtype', 'partner', 'description', 'Paid by card',
+    'amount', '50'
+)), NULL, 'api') FROM billing_subscription WHERE status = 'suspended'
+"""
+
+HOLD_ONE = """
+SELECT FROM billing_balance WHERE user_id = (
+    SELECT max(user_id) FROM billing_subscription WHERE status = 'active'
+) FOR UPDATE
+"""
+# Users whom a run has charged.
+CHARGED = """
+SELECT count(DISTINCT user_id) FROM billing_transaction WHERE channel = 'charging'
+"""
+UNDER_WAY = "SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing'"
+
+
+@pytest.fixture(scope="module")
+def with_customers(prepared_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data_dir = tmp_path_factory.mktemp("customers") / "var"
+    subprocess.run(["cp", "-a", prepared_data_dir, data_dir], check=True)
+    made = manage("shell", "-v0", "-c", CUSTOMERS, DATA_DIR=str(data_dir))
+    assert made.returncode == 0, made.stderr
+    return data_dir
+
+
+@pytest.fixture
+def data_dir(with_customers: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "var"
+    subprocess.run(["cp", "-a", with_customers, copy], check=True)
+    return copy
+
+
+@pytest.fixture
+def running(data_dir: Path) -> Iterator[Path]:
+    """The database runs, whoever else uses it."""
+    server = Server.at(data_dir)
+    server.ensure_running(database="billing")
+    yield data_dir
+    server.release()
+
+
+class Working:
+    """`manage.py worker`, alone. Leaving kills it."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.output = data_dir.parent / f"worker-{id(self)}.txt"
+
+    def __enter__(self) -> "Working":
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, ROOT / "manage.py", "worker"],
+                env=environment(DATA_DIR=str(self.data_dir)),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_SECONDS)
+
+
+@contextmanager
+def connected(data_dir: Path) -> Iterator["psycopg.Connection[Any]"]:
+    place = {"host": str(Server.at(data_dir).socket_dir), "user": Server.USER}
+    with psycopg.connect(**place, dbname="billing", autocommit=True) as connection:
+        yield connection
+
+
+def answer(data_dir: Path, sql: str) -> Any:
+    """The first column of the first row; None if there is none, or no server yet."""
+    try:
+        with connected(data_dir) as connection:
+            row = connection.execute(sql).fetchone()
+    except psycopg.OperationalError:
+        return None
+    return row[0] if row else None
+
+
+def change(data_dir: Path, sql: str) -> None:
+    with connected(data_dir) as connection:
+        connection.execute(sql)
+
+
+def wait_until_charged(data_dir: Path) -> None:
+    finished = "SELECT finished_at IS NOT NULL FROM billing_chargingrun"
+    wait_for(lambda: bool(answer(data_dir, finished)))
+
+
+def wait_until_nobody_is_suspended(data_dir: Path) -> None:
+    left = "SELECT count(*) FROM billing_subscription WHERE status = 'suspended'"
+    wait_for(lambda: answer(data_dir, left) == 0)
+
+
+def assert_everybody_is_charged_once(data_dir: Path) -> None:
+    fees = "SELECT array_agg(fees) FROM ({}) f".format(
+        "SELECT count(*) AS fees FROM billing_transaction WHERE type = 'main_charge' "
+        "GROUP BY user_id"
+    )
+    assert answer(data_dir, fees) == [4] * 7
+    assert answer(data_dir, "SELECT count(*) FROM billing_chargingrun") == 1
+
+
+def test_beside_the_panel_a_worker_charges_what_is_due_and_resumes_after_a_refill(
+    data_dir: Path,
+) -> None:
+    with Serving(data_dir) as panel:
+        wait_until_charged(data_dir)
+        assert_everybody_is_charged_once(data_dir)
+        change(data_dir, REFILL)
+        wait_until_nobody_is_suspended(data_dir)
+
+        worker = panel.job_worker
+        assert worker is not None
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: panel.job_worker not in (None, worker))
+        worker, database = panel.job_worker, panel.postmaster
+        assert panel.press_ctrl_c() == 0
+        assert worker is not None
+        assert not is_running(worker)
+        assert not is_running(database)
+    lines = panel.said.splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["The", "Nobody"], panel.said
+
+
+def test_two_workers_open_one_run_between_them(data_dir: Path) -> None:
+    with Working(data_dir) as first, Working(data_dir) as second:
+        wait_until_charged(data_dir)
+        assert_everybody_is_charged_once(data_dir)
+        assert [first.end(), second.end(signal.SIGINT)] == [0, 0]
+        assert (first.said, second.said) == ("", "")
+    assert not (data_dir / "postgres" / "postmaster.pid").exists()
+
+
+def test_what_a_killed_worker_had_begun_another_finishes(running: Path) -> None:
+    # One user is held, so the batch cannot end, while the others are charged.
+    with connected(running) as holder, Working(running) as killed:
+        with holder.transaction():
+            holder.execute(HOLD_ONE)
+            wait_for(lambda: answer(running, CHARGED) == 6)
+            killed.process.kill()
+            killed.process.wait()
+        assert answer(running, UNDER_WAY) == 1
+    # As if it had been killed half an hour ago, and nobody had kept house since.
+    change(running, "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '30 min'")
+    change(running, "DELETE FROM procrastinate_periodic_defers")
+    with Working(running) as other:
+        wait_until_charged(running)
+        assert_everybody_is_charged_once(running)
+        assert other.end() == 0
+        assert "A worker died with billing.tasks.charge_batch" in other.said
+    proof = manage("verify_ledger", DATA_DIR=str(running))
+    assert proof.returncode == 0, proof.stderr
+
+
+def test_a_worker_that_is_told_to_end_leaves_its_batch_to_another(running: Path) -> None:
+    with connected(running) as holder, Working(running) as first:
+        with holder.transaction():
+            holder.execute(HOLD_ONE)
+            wait_for(lambda: answer(running, CHARGED) == 6)
+            first.process.terminate()
+        assert first.process.wait(PATIENCE_SECONDS) == 0
+        assert first.said == ""
+    assert answer(running, UNDER_WAY) == 0
+    with Working(running) as second:
+        wait_until_charged(running)
+        assert_everybody_is_charged_once(running)
+        assert second.end() == 0
+
+
+def test_a_worker_outlives_its_database(data_dir: Path) -> None:
+    with Working(data_dir) as worker:
+        wait_until_charged(data_dir)
+        os.kill(postmaster(data_dir), signal.SIGKILL)
+        wait_for(lambda: answer(data_dir, "SELECT 1") == 1)
+        change(data_dir, REFILL)
+        wait_until_nobody_is_suspended(data_dir)
+        assert worker.process.poll() is None
+        assert "Traceback" not in worker.said
+        assert worker.end(signal.SIGHUP) == 0
