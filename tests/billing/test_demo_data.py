@@ -34,7 +34,7 @@ from users.models import User
 
 NOW = datetime(2026, 11, 22, 15, 30, tzinfo=UTC)
 TODAY = NOW.date()
-STAFF = story.Staff(clerks=(1, 2), gateway=3)
+STAFF = story.Staff(clerks=(1, 2), gateway=3, platform=4)
 
 
 def found(**sizes: int) -> None:
@@ -141,11 +141,11 @@ def charges() -> list[Transaction]:
 
 
 def test_each_charge_is_what_its_plan_costs_for_its_period(db: None) -> None:
-    found(transactions=3_000, users=40)
+    found(transactions=1_500, users=40)
     plans = Plan.objects.in_bulk()
     subscriptions = Subscription.objects.in_bulk()
     rows = charges()
-    assert len(rows) > 600
+    assert len(rows) > 300
     for row in rows:
         said = row.metadata
         first, last = date.fromisoformat(said["from"]), date.fromisoformat(said["through"])
@@ -160,7 +160,7 @@ def test_each_charge_is_what_its_plan_costs_for_its_period(db: None) -> None:
 
 
 def test_nobody_paid_twice_for_a_day(db: None) -> None:
-    found(transactions=3_000, users=40)
+    found(transactions=1_500, users=40)
     paid: dict[int, set[date]] = defaultdict(set)
     paid_back = 0
     for row in Transaction.objects.filter(type="main_charge").order_by("user", "number"):
@@ -174,11 +174,11 @@ def test_nobody_paid_twice_for_a_day(db: None) -> None:
         else:
             assert not days & of_subscription
             of_subscription |= days
-    assert paid_back > 5
+    assert paid_back > 3
 
 
 def test_each_live_subscription_is_paid_through_as_its_last_charge_says(db: None) -> None:
-    found(transactions=3_000, users=40)
+    found(transactions=1_500, users=40)
     last: dict[int, Transaction] = {row.metadata["subscription"]: row for row in charges()}
     compared = 0
     for subscription in Subscription.objects.live().select_related("plan"):
@@ -206,14 +206,14 @@ def test_each_live_subscription_is_paid_through_as_its_last_charge_says(db: None
 
 
 def test_exactly_the_active_days_that_were_paid_are_marked_so(db: None) -> None:
-    found(transactions=3_000, users=40)
+    found(transactions=1_500, users=40)
     paid = {
         (row.metadata["subscription"], date.fromisoformat(row.metadata["from"]))
         for row in charges()
         if row.subtype == Cycle.ACTIVE_DAY
     }
     marked = ActiveDay.objects.filter(is_charged=True).values_list("subscription", "day")
-    assert len(paid) > 10
+    assert len(paid) > 5
     assert set(marked) == paid
 
 
@@ -239,13 +239,16 @@ def _prices() -> list[ServicePrice]:
     return list(ServicePrice.objects.select_related("plan", "service"))
 
 
-def test_a_run_right_after_it_has_nothing_to_do(db: None) -> None:
+def test_a_run_right_after_it_is_not_due_and_has_nothing_to_do(db: None) -> None:
     found()
-    assert charging.count_due(NOW) == 0
+    assert charging.open_run_if_due(NOW) is None
     last = ChargingRun.objects.first()
     assert last is not None
-    assert (last.started_by, last.due, last.charged) == (ChargingRun.Start.COMMAND, 0, 0)
-    assert last.finished_at is not None
+    assert last.charged > 0
+    call_command("charge_due", at=NOW, dry_run=False, verbosity=0)
+    run = ChargingRun.objects.first()
+    assert run is not None
+    assert (run.due, run.charged, run.skipped) == (0, 0, 0)
     assert Transaction.objects.count() == 900
 
 
@@ -254,7 +257,7 @@ def test_runs_go_on_from_there(db: None, days: int) -> None:
     found()
     at = NOW + timedelta(days=days)
     call_command("charge_due", at=at, dry_run=False, verbosity=0)
-    posted = charges()[-1:] and Transaction.objects.count() - 900
+    posted = Transaction.objects.count() - 900
     assert posted > 0
     run = ChargingRun.objects.first()
     assert run is not None
@@ -285,7 +288,7 @@ def test_past_runs_have_the_figures_of_what_they_posted(db: None) -> None:
 
 
 def test_who_could_not_be_charged_one_night_was_the_next(db: None) -> None:
-    found(transactions=3_000, users=40)
+    found(transactions=1_500, users=40)
     failures = list(ChargingFailure.objects.select_related("run"))
     assert failures
     for failure in failures:
@@ -316,7 +319,7 @@ def test_what_new_customers_get_is_what_those_of_the_story_got(db: None) -> None
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_first_user_shows_what_there_is(db: None, seed: int) -> None:
-    found(users=40, transactions=3_000, seed=seed)
+    found(users=40, transactions=1_500, seed=seed)
     first = User.objects.filter(is_staff=False).order_by("id").first()
     assert first is not None
     live = Subscription.objects.live().filter(user=first).select_related("plan")
@@ -326,7 +329,7 @@ def test_the_first_user_shows_what_there_is(db: None, seed: int) -> None:
 
 
 def test_plans_and_subscriptions_are_of_all_kinds(db: None) -> None:
-    found(users=60, transactions=3_000)
+    found(users=60, transactions=1_500)
     statuses = set(Subscription.objects.values_list("status", flat=True))
     assert statuses == set(Subscription.Status)
     retired = Plan.objects.get(is_active=False)

@@ -14,11 +14,11 @@ from django.contrib.auth.models import Group
 from django.db import connection, transaction
 from tqdm import tqdm
 
-from billing import charging, ledger
+from billing import ledger
 from billing.management.demo import bulk, catalogue, people
 from billing.management.demo.contracts import Contracts
 from billing.management.demo.story import Account, Operation, Staff, tell
-from billing.models import Channel, ChargingRun, StandardDescription, TransactionType
+from billing.models import Channel, StandardDescription, TransactionType
 from billing.money import DECIMALS
 from users.models import User
 
@@ -47,8 +47,8 @@ class UsersExist(Exception):
 def found(*, users: int, transactions: int, seed: int, now: datetime) -> None:
     """Loads the demo data, whole or, if anything stops it, not at all.
 
-    The history goes through `bulk`; the last operations, of this moment, through the ledger. At
-    the end there is a real charging run, which finds that all is charged.
+    The history goes through `bulk`; the last operations, of this moment, through the ledger. What
+    is left is as the real rules would have left it: a run that follows has nothing to do today.
     """
     rng = Random(seed)  # noqa: S311 - nothing secret is made with it
     with transaction.atomic():
@@ -85,7 +85,6 @@ def found(*, users: int, transactions: int, seed: int, now: datetime) -> None:
         contracts.save()
         _go_on_after(contracts)
         _post(last)
-        _run(now)
     _tidy()
 
 
@@ -101,13 +100,6 @@ def _go_on_after(contracts: Contracts) -> None:
         with connection.cursor() as cursor:
             last = contracts.subscriptions[-1].pk
             cursor.execute("SELECT setval('billing_subscription_id_seq', %s)", [last])
-
-
-def _run(now: datetime) -> None:
-    run = charging.open_run(now, ChargingRun.Start.COMMAND)
-    for batch in run.batches.order_by("id"):
-        for _ in charging.charge_batch(batch):
-            pass
 
 
 def _hire(now: datetime) -> Staff:
@@ -127,8 +119,8 @@ def _hire(now: datetime) -> Staff:
         if job.group in groups:
             operator.groups.add(groups[job.group])
         operators.append(operator)
-    first, billing, _viewer, night_shift, gateway = (operator.pk for operator in operators)
-    return Staff(clerks=(first, billing, night_shift), gateway=gateway)
+    first, billing, _viewer, night_shift, gateway, platform = (each.pk for each in operators)
+    return Staff(clerks=(first, billing, night_shift), gateway=gateway, platform=platform)
 
 
 def _sign_up(rng: Random, count: int, now: datetime) -> list[Account]:

@@ -82,10 +82,11 @@ class Operation(NamedTuple):
 
 
 class Staff(NamedTuple):
-    """Who acts: the ids of operators who work in the panel, and of the payment gateway's."""
+    """Who acts: the ids of operators who work in the panel, and of programs with the API."""
 
     clerks: Sequence[int]
-    gateway: int
+    gateway: int  # takes payments, and registers customers
+    platform: int  # tracks the devices, and charges what they use
 
 
 QUANTITIES: Final = {
@@ -286,15 +287,11 @@ class _Story:
             return happening
 
         longest = len(self.days) - 3
-        rental, daily = (min(longest, self.transactions // share) for share in (60, 150))
-        trial = min(20, daily)
-        if rental >= 2:
-            scene(rental, wish(ACTIVE_DAY, devices[3]))
-        if daily >= 2:
-            scene(daily, wish(BY_DAY, devices[4]))
-        if trial >= 4:
-            scene(trial, wish(BY_DAY, "control-room"))
-            scene(min(5, trial - 2), lambda at: self._order(first, "control-room", at))
+        if self.transactions >= 600:
+            scene(min(longest, self.transactions // 100), wish(ACTIVE_DAY, devices[3]))
+            scene(max(6, min(longest, self.transactions // 1_000)), wish(BY_DAY, devices[4]))
+            scene(8, wish(BY_DAY, "control-room"))
+            scene(5, lambda at: self._order(first, "control-room", at))
         scene(longest // 3, lambda at: self._give_up(first, devices[2], at))
 
     # --- Day by day -------------------------------------------------------------------------
@@ -394,10 +391,11 @@ class _Story:
             night.steps += steps
             if any(step.outcome == "suspended" for step in steps):
                 account.out_of_money = True
-                if account is not self.accounts[0] and self.rng.random() < 0.1:
+                if account is not self.accounts[0] and self.rng.random() < 0.06:
                     account.idle_from = day  # and is not heard of again
             yield from self._charge(account, steps, at)
-        night.close(min(max(at, self.clock) + timedelta(milliseconds=30), self.until))
+        at = max(at, self.clock) + timedelta(milliseconds=self.rng.randrange(60, 240))
+        night.close(min(at, self.until))
 
     def _unlucky(self, due: Sequence[tuple[Account, list[Subscription]]]) -> Account | None:
         """Somebody whom tomorrow's run can charge for two days."""
@@ -442,7 +440,8 @@ class _Story:
         for at, happens in events:
             yield from happens(at)
         for account, subscription in self.by_active_day:
-            if subscription.status != Subscription.Status.CANCELLED and self.rng.random() < 0.6:
+            often = 0.3 if account is self.accounts[0] else 0.6
+            if subscription.status != Subscription.Status.CANCELLED and self.rng.random() < often:
                 device = subscription.device
                 self.contracts.note_active_day(account, subscription, device, day.date())
 
@@ -501,6 +500,8 @@ class _Story:
             device=device,
             amount=from_bonus - cost,
             bonus_amount=-from_bonus,
+            actor_id=self.staff.platform,
+            channel=Channel.API,
             metadata=metadata,
         )
 
