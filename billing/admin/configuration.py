@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from django import forms
 from django.contrib import messages
@@ -50,6 +50,11 @@ class PriceField(forms.CharField):
             return bool(self.clean(data) != initial)
         except forms.ValidationError:
             return True
+
+
+def shown_money(contents: str) -> str:
+    """A read-only amount as Django shows it, in the panel's own way."""
+    return format_money(Decimal(contents))
 
 
 class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -141,6 +146,10 @@ class ConfigurationAdmin(ModelAdmin):
     form = ConfigurationForm
     change_form_template = "billing/configuration.html"
     actions = None
+    readonly_preprocess_fields: ClassVar[dict[str, Any]] = {
+        "price": shown_money,
+        "bonus": shown_money,
+    }
     show_full_result_count = False
     show_facets = ShowFacets.NEVER
 
@@ -196,6 +205,8 @@ class ConfigurationAdmin(ModelAdmin):
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         context |= {"show_save_and_continue": False, "show_save_and_add_another": False}
+        if not self.has_delete_permission(request):
+            context["notes"] = []  # they are about what this operator cannot do anyway
         response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
         return response
 
