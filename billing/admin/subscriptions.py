@@ -347,6 +347,12 @@ class ExistingForm(SubscriptionForm):
         super().__init__(user, actor, data)
         self.subscription = self.before = subscription
 
+    def _held(self) -> Subscription:
+        """The subscription as it is while nobody else can do anything to it."""
+        ledger.hold([self.user.pk])
+        self.before = Subscription.objects.select_related("plan").get(pk=self.before.pk)
+        return self.before
+
     @property
     def remainder(self) -> Decimal:
         """What is left of what was paid, as far as can be told without doing it."""
@@ -388,8 +394,9 @@ class ChangePlanForm(ExistingForm):
         ]
 
     def perform(self) -> Outcome:
+        before = self._held()
         changed = subscriptions.change_plan(
-            self.before,
+            before,
             self.cleaned_data["plan"],
             day=self.today,
             pay_back=self.cleaned_data["pay_back"],
@@ -398,7 +405,7 @@ class ChangePlanForm(ExistingForm):
             channel=Channel.PANEL,
         )
         subscription = changed.subscription
-        old = self.before.plan
+        old = before.plan
         facts = [
             ("Device", _device_in_words(subscription.device)),
             ("Present plan", plan_in_words(old)),
@@ -423,7 +430,7 @@ class CancelForm(ExistingForm):
 
     def perform(self) -> Outcome:
         changed = subscriptions.cancel(
-            self.before,
+            self._held(),
             day=self.today,
             pay_back=self.cleaned_data["pay_back"],
             actor=self.actor,
@@ -524,7 +531,7 @@ def _page(
         "existing_plan": plan_in_words(existing.plan) if existing else "",
         "today": form.today,
         "back": _tab(request, user),
-        "has_no_plans": isinstance(form, AddForm) and not form.fields["plan"].queryset.exists(),  # type: ignore[attr-defined]
+        "has_no_plans": "plan" in form.fields and len([*form.fields["plan"].widget.choices]) < 2,
         "can_change_balance": request.user.has_perm("billing.change_balance"),
     }
     return TemplateResponse(request, "billing/subscription_action.html", context)

@@ -299,6 +299,9 @@ def test_back_leads_to_the_form_as_it_was(panel: Client, customer: User, busines
 def test_where_there_is_no_plan_the_page_says_so(panel: Client, customer: User) -> None:
     PlanFactory(is_active=False)
     assert "There is no plan to subscribe to." in text_of(panel.get(add_page(customer)))
+    subscription = subscribed(customer, PlanFactory())
+    page = panel.get(page_of(subscription, "change-plan"))
+    assert "There is no other plan to subscribe to." in text_of(page)
 
 
 # --- Changing the plan --------------------------------------------------------------------------
