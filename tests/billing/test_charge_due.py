@@ -17,6 +17,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.utils import timezone
+from procrastinate.contrib.django.models import ProcrastinateJob
 
 from billing import charging, ledger, subscriptions
 from billing.models import (
@@ -33,6 +34,7 @@ from users.models import User
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PATIENCE_SECONDS = 60
+SYSTEM: dict[str, Any] = {"actor": None, "channel": Channel.API}
 FIRST = date(2026, 4, 1)
 AT = "2026-05-03T00:05"
 
@@ -200,11 +202,29 @@ def test_users_who_cannot_be_charged_make_it_fail_after_the_others_are(
 
     monkeypatch.setattr(subscriptions, "settle", fail_for_one)
     output = StringIO()
-    with pytest.raises(CommandError, match="1 user could not be charged; the panel's page of this"):
+    with pytest.raises(
+        CommandError, match="1 user could not be charged; the panel's page of this run"
+    ):
         call_command("charge_due", at=at("2026-04-03"), stdout=output)
     assert "2 charged" in output.getvalue(), "the summary comes all the same"
     assert Transaction.objects.filter(user=fine.user_id).count() == 4
     assert ChargingFailure.objects.get().user_id == poor.user_id
+
+
+def test_without_workers_it_resumes_what_was_refilled_since(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timezone, "now", lambda: at("2026-04-01T12:00"))
+    resumed, poor = (subscribed(user_with(), PlanFactory(), day=FIRST) for _ in range(2))
+    for subscription, amount in ((resumed, 50), (poor, 5)):
+        ledger.change_balance(
+            subscription.user, amount=amount, description="Paid by card", **SYSTEM
+        )
+    assert "1 resumed, 1 skipped" in charge_due()
+    resumed.refresh_from_db()
+    assert resumed.status == "active"
+    assert not ProcrastinateJob.objects.exists()
+    assert "0 resumed, 0 skipped" in charge_due()
 
 
 def test_an_interruption_says_what_was_done_and_that_it_can_be_started_again(

@@ -1,5 +1,6 @@
 """`manage.py charge_due`: one charging run, here and now, whether or not there are workers."""
 
+import logging
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
@@ -8,14 +9,19 @@ from time import monotonic
 from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connection
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
+from procrastinate.contrib.django import app
+from procrastinate.contrib.django.models import ProcrastinateJob
 from tqdm import tqdm
 
 from billing import charging
 from billing.charging import Done, Figures
 from billing.models import ChargingRun
 from billing.money import format_money
+
+log = logging.getLogger(__name__)
 
 INTERRUPTED: Final = 130  # by Ctrl-C, as shells count it
 FIRST_YEAR: Final = 2000  # anything outside is a slip
@@ -40,6 +46,7 @@ class Command(BaseCommand):
 
     def handle(self, *, at: datetime | None, dry_run: bool, **options: Any) -> None:
         started, now = monotonic(), timezone.now()
+        is_now = at is None
         at = at or now
         if ahead := _ahead(at, now):
             self.stderr.write(f"As of {_in_utc(at)}, which is {ahead} ahead.")
@@ -52,6 +59,9 @@ class Command(BaseCommand):
                 for done in self.rehearse(at) if dry_run else self.run(at):
                     figures += done.figures
                     bar.update(done.due)
+                if is_now and not dry_run:
+                    for resumed in self.resume_after_refills(at):
+                        figures += resumed
             except KeyboardInterrupt:
                 raise CommandError(
                     "Interrupted; nothing was posted."
@@ -68,8 +78,8 @@ class Command(BaseCommand):
             raise CommandError(
                 f"{who} could not be charged; the messages above say why."
                 if dry_run
-                else f"{who} could not be charged; the panel's page of this run says why. "
-                "The next run tries again."
+                else f"{who} could not be charged; the panel's page of this run, or a message above, "
+                "says why. The next run tries again."
             )
 
     def summarise(self, figures: Figures, at: datetime, seconds: float, *, dry_run: bool) -> None:
@@ -85,6 +95,24 @@ class Command(BaseCommand):
         run = charging.open_run(at, ChargingRun.Start.COMMAND)
         for batch in run.batches.order_by("id"):
             yield from charging.charge_batch(batch)
+
+    def resume_after_refills(self, at: datetime) -> Iterator[Figures]:
+        """Does what refills have queued since: where there are no workers, nobody else would.
+
+        A job goes before its user's balance is locked: the other way round, a refill could wait
+        for this and this for the refill. If this is killed in between, the next day's run resumes.
+        """
+        waiting = ProcrastinateJob.objects.filter(task_name="billing.tasks.resume", status="todo")
+        for job_id, arguments in list(waiting.order_by("id").values_list("id", "args")):
+            if not app.job_manager.cancel_job_by_id(job_id, delete_job=True):
+                continue  # a worker has it
+            try:
+                yield charging.resume(arguments["user_id"], at)
+            except Exception:
+                if not connection.is_usable():
+                    raise
+                log.exception("User %s could not be resumed.", arguments["user_id"])
+                yield Figures(failed=1)
 
     def rehearse(self, at: datetime) -> Iterator[Done]:
         for done in charging.rehearse(at):
