@@ -427,9 +427,12 @@ def test_a_viewer_reads_prices_and_changes_none() -> None:
     sms = ServiceFactory(name="SMS", unit="piece")
     ServiceFactory(name="Traffic")
     plan = plan_with({sms: "0.3"}, name="Business", price="12.55")
+    subscribed(UserFactory(), plan)
     viewer = client_of(operator_with(group="Viewer"))
     text = viewer.get(page_of(plan)).text
     assert "12.55" in text
+    assert "12.5500" not in text
+    assert "cannot be deleted" not in text  # by whoever could not delete it anyway
     assert '<span class="money">0.30</span>' in text
     assert "not offered" in text
     assert 'name="price"' not in text
