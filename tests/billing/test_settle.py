@@ -1,0 +1,162 @@
+"""What falls due, settled in memory: `subscriptions.settle` keeps its rules for any user.
+
+The same is tried through the database in test_charging.py, with fewer examples, which take longer.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from operator import attrgetter
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from billing.models import Plan, Subscription
+from billing.pricing import Cycle
+from billing.subscriptions import Step, settle
+
+D = Decimal
+DAY = timedelta(days=1)
+JANUARY_1 = date(2024, 1, 1)
+
+days = st.integers(0, 120).map(lambda n: JANUARY_1 + n * DAY)
+plans = st.builds(
+    Plan,
+    cycle=st.sampled_from(Cycle),
+    price=st.one_of(
+        st.sampled_from([D(0), D("0.0007"), D("0.5"), D("3.1"), D("12.55"), D(30)]),
+        st.decimals(min_value=0, max_value=40, places=4),
+    ),
+    proportional_charge=st.booleans(),
+)
+
+
+@dataclass
+class Customer:
+    real: Decimal
+    subscriptions: list[Subscription]
+    active_days: Mapping[int, Sequence[date]]
+    can_pay: bool = True
+
+    def settle(self, *stops: date) -> tuple[list[Step], list[Any]]:
+        """What is done by settling up to each of these days in turn, and what is left then."""
+        its = [copy(subscription) for subscription in self.subscriptions]
+        uncharged = {pk: list(of_one) for pk, of_one in self.active_days.items()}
+        real, steps = self.real, []
+        for through in stops:
+            done = settle(
+                its, through=through, real=real, active_days=uncharged, can_pay=self.can_pay
+            )
+            for step in done:
+                if step.charge is not None:
+                    real -= step.charge.amount
+                    if step.subscription.is_by_active_day:
+                        uncharged[step.subscription.pk].remove(step.charge.first)
+            steps += done
+        return steps, [state(subscription) for subscription in its]
+
+
+state = attrgetter(
+    "pk", "status", "status_since", "charged_from", "charged_through", "paid", "due_on"
+)
+
+
+@st.composite
+def customers(draw: st.DrawFn) -> Customer:
+    its, active_days = [], {}
+    for pk in range(1, draw(st.integers(1, 4)) + 1):
+        plan = draw(plans)
+        since = draw(st.integers(0, 60).map(lambda n: JANUARY_1 + n * DAY))
+        is_suspended = draw(st.booleans())
+        due_on: date | None = since + DAY * draw(st.integers(0, 40))
+        if plan.cycle == Cycle.ACTIVE_DAY:
+            active_days[pk] = sorted(
+                {since + n * DAY for n in draw(st.lists(st.integers(-5, 60), max_size=8))}
+            )
+            if not is_suspended:
+                due_on = min((day + DAY for day in active_days[pk] if day >= since), default=None)
+        its.append(
+            Subscription(
+                pk=pk,
+                plan=plan,
+                status="suspended" if is_suspended else "active",
+                started_on=since,
+                plan_since=since,
+                status_since=since,
+                paid=D(0),
+                due_on=due_on,
+            )
+        )
+    real = draw(st.decimals(min_value=0, max_value=200, places=4))
+    return Customer(
+        real, its, active_days, can_pay=draw(st.sampled_from([True, True, True, False]))
+    )
+
+
+def charges(steps: Iterable[Step]) -> list[tuple[int, Any]]:
+    return [(step.subscription.pk, step.charge) for step in steps if step.charge is not None]
+
+
+@settings(max_examples=60)
+@given(customers(), st.lists(days, max_size=6), days)
+def test_settling_up_to_one_day_and_then_up_to_a_later_one_is_doing_both_at_once(
+    customer: Customer, stops: list[date], last: date
+) -> None:
+    before = sorted(stop for stop in stops if stop < last)
+    at_once, left_at_once = customer.settle(last)
+    one_by_one, left = customer.settle(*before, last)
+    assert charges(one_by_one) == charges(at_once)
+    assert [(s.outcome, s.day) for s in one_by_one] == [(s.outcome, s.day) for s in at_once]
+    assert left == left_at_once
+    assert customer.settle(last, last)[1] == left
+
+
+@settings(max_examples=60)
+@given(customers(), days)
+def test_no_day_is_charged_twice_or_early_and_nobody_pays_what_is_not_there(
+    customer: Customer, last: date
+) -> None:
+    steps, _ = customer.settle(last)
+    assert [step.day for step in steps] == sorted(step.day for step in steps)
+    spent = D(0)
+    charged: set[tuple[int, date]] = set()
+    for step in steps:
+        assert step.day <= last
+        if step.charge is None:
+            continue
+        assert customer.can_pay
+        first, through, amount = step.charge
+        spent += amount
+        assert amount >= 0
+        assert spent <= customer.real
+        is_by_active_day = step.subscription.is_by_active_day
+        assert step.day == (first + DAY if is_by_active_day else first)
+        covered = {
+            (step.subscription.pk, first + n * DAY) for n in range((through - first).days + 1)
+        }
+        assert not covered & charged
+        charged |= covered
+
+
+@settings(max_examples=40)
+@given(customers(), days)
+def test_who_waits_is_tried_each_day_and_who_is_active_is_paid_up(
+    customer: Customer, last: date
+) -> None:
+    _, left = customer.settle(last)
+    for subscription, (_, status, since, _, charged_through, _, due_on) in zip(
+        customer.subscriptions, left, strict=True
+    ):
+        was_due = subscription.due_on is not None and subscription.due_on <= last
+        if not was_due:
+            assert (status, due_on) == (subscription.status, subscription.due_on)
+        elif status == "suspended":
+            assert due_on == last + DAY
+            assert since <= last
+        elif subscription.plan.cycle == Cycle.ACTIVE_DAY:
+            assert due_on is None or due_on > last
+        else:
+            assert due_on == charged_through + DAY > last
