@@ -78,8 +78,8 @@ class Command(BaseCommand):
             raise CommandError(
                 f"{who} could not be charged; the messages above say why."
                 if dry_run
-                else f"{who} could not be charged; the panel's page of this run, or a message above, "
-                "says why. The next run tries again."
+                else f"{who} could not be charged; the panel's page of this run, or a message "
+                "above, says why. The next run tries again."
             )
 
     def summarise(self, figures: Figures, at: datetime, seconds: float, *, dry_run: bool) -> None:
