@@ -11,6 +11,7 @@ from billing.models import Plan, Subscription, Transaction
 from tests.browser.conftest import DESKTOP, PHONE, Windows
 from tests.browser.panel import BY_SYSTEM, member_of, notice, refill, scrolls_sideways
 from tests.browser.panel import tab as transactions_tab
+from tests.browser.test_every_page import CONTRASTS
 from tests.factories import PlanFactory, ServiceFactory, plan_with, subscribed, user_with
 from users.models import User
 
@@ -278,3 +279,27 @@ def test_a_viewer_sees_the_tab_without_buttons(
     expect(page.locator(".panel-table")).to_contain_text("Own pricing plan")
     for name in ("Add subscription", "Change plan", "Cancel", "Charge service"):
         expect(page.get_by_role("link", name=name)).to_have_count(0)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_everything_is_readable_in_both_themes(
+    windows: Windows, operator: User, customer: User, business: Plan, theme: str
+) -> None:
+    dear = PlanFactory(name="Dear", price=1000)
+    subscribed(customer, business, day=today())
+    subscribed(customer, dear, day=today(), device="8617")
+    page = windows(operator, tab(customer), color_scheme=theme)
+    parts = page.locator(".money, .panel-badge, .subtype, .missing, .panel-details th, .help")
+
+    def assert_readable() -> None:
+        contrasts = parts.evaluate_all(CONTRASTS)
+        assert contrasts
+        assert [each for each in contrasts if each[1] < 4.5] == []
+
+    assert_readable()
+    page.locator("tr", has_text="8617").get_by_role("link", name="Change plan").click()
+    assert_readable()
+    choose_plan(page, "Business")
+    press(page, "Preview")
+    assert [each[1] for each in preview(page)] == ["−30.00"]
+    assert_readable()
