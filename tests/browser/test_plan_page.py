@@ -29,7 +29,7 @@ def save(page: Page) -> None:
 def latest_change(page: Page) -> Locator:
     page.get_by_role("link", name="History").click()
     page.wait_for_url("**/history/")
-    return page.locator("table tbody tr").first
+    return page.locator("table tbody tr").last
 
 
 def test_a_plan_is_added_and_its_price_changed_as_the_history_tells(
