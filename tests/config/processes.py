@@ -105,6 +105,11 @@ class Serving:
     def job_worker(self) -> int | None:
         return next(filter(_does_jobs, self.children), None)
 
+    def wait_for_job_worker(self) -> int:
+        wait_for(lambda: self.job_worker is not None)
+        assert self.job_worker is not None
+        return self.job_worker
+
     @property
     def postmaster(self) -> int:
         return postmaster(self.data_dir)

@@ -33,8 +33,8 @@ def test_whatever_is_killed_the_panel_comes_back_with_its_data(data_dir: Path) -
         os.kill(panel.postmaster, signal.SIGKILL)
         wait_for(lambda: panel.health() == 200)
 
-        children, database = panel.children, panel.postmaster
-        assert panel.job_worker in children
+        worker, children, database = panel.wait_for_job_worker(), panel.children, panel.postmaster
+        assert worker in children
         panel.process.kill()
         panel.process.wait()
         wait_for(lambda: not any(map(is_running, [*children, database])))
@@ -51,7 +51,7 @@ def test_whatever_is_killed_the_panel_comes_back_with_its_data(data_dir: Path) -
 def test_everything_killed_at_once_is_found_and_taken_over(data_dir: Path) -> None:
     with Serving(data_dir) as panel:
         database = panel.postmaster
-        os.kill(panel.job_worker or 0, signal.SIGKILL)
+        os.kill(panel.wait_for_job_worker(), signal.SIGKILL)
         os.killpg(panel.process.pid, signal.SIGKILL)
         panel.process.wait()
     assert is_running(database)  # nobody was left to stop it

@@ -167,13 +167,11 @@ def test_beside_the_panel_a_worker_charges_what_is_due_and_resumes_after_a_refil
         change(data_dir, REFILL)
         wait_until_nobody_is_suspended(data_dir)
 
-        worker = panel.job_worker
-        assert worker is not None
+        worker = panel.wait_for_job_worker()
         os.kill(worker, signal.SIGKILL)
         wait_for(lambda: panel.job_worker not in (None, worker))
-        worker, database = panel.job_worker, panel.postmaster
+        worker, database = panel.wait_for_job_worker(), panel.postmaster
         assert panel.press_ctrl_c() == 0
-        assert worker is not None
         assert not is_running(worker)
         assert not is_running(database)
     lines = panel.said.splitlines()
