@@ -175,6 +175,8 @@ def test_nobody_paid_twice_for_a_day(db: None) -> None:
             assert not days & of_subscription
             of_subscription |= days
     assert paid_back > 3
+    for subscription in Subscription.objects.filter(pk__in=paid):
+        assert subscription.charged_through == max(paid[subscription.pk], default=None)
 
 
 def test_each_live_subscription_is_paid_through_as_its_last_charge_says(db: None) -> None:

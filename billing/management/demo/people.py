@@ -212,7 +212,7 @@ JOBS: Final = (
     Job("viewer@example.com", "Vera", "Lund", "Viewer"),
     Job("night-shift@example.com", "Nils", "Aaltonen", "Billing operator", logs_in=False),
     Job("gateway@example.com", "Payment", "Gateway", "Billing operator", logs_in=False),
-    Job("platform@example.com", "Tracking", "Platform", "Billing operator", logs_in=False),
+    Job("platform@example.com", "Tracking", "Hub", "Billing operator", logs_in=False),
 )
 
 
