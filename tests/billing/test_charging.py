@@ -620,12 +620,13 @@ def test_a_killed_run_is_taken_up_where_it_was(
     assert [len(periods(user)) for user in three_users] == [2, 2, 2]
 
 
+@pytest.mark.parametrize("answers", [[False, False], [True, False]], ids=["at once", "one by one"])
 def test_a_lost_connection_stops_the_run_and_is_nobody_s_failure(
-    three_users: list[User], monkeypatch: pytest.MonkeyPatch
+    three_users: list[User], answers: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_run = charging.open_run(at(date(2026, 2, 1)), ChargingRun.Start.COMMAND)
     trouble_with(three_users[0], OperationalError("server closed the connection"), monkeypatch)
-    monkeypatch.setattr(connection, "is_usable", lambda: False)
+    monkeypatch.setattr(connection, "is_usable", iter(answers).__next__)
     with pytest.raises(OperationalError, match="server closed"):
         list(charging.charge_batch(of_run.batches.get()))
     of_run.refresh_from_db()
