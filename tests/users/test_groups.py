@@ -13,15 +13,28 @@ from tests.operators import client_of, operator_with, permission
 pytestmark = pytest.mark.django_db
 
 migration: Any = import_module("billing.migrations.0004_groups")
+more: Any = import_module("billing.migrations.0006_more_for_groups")
 
-VIEWER = {
+VIEWER_AT_FIRST = {
     "users.view_user",
     "billing.view_transaction",
     "billing.view_balance",
     "billing.view_standarddescription",
 }
-BILLING_OPERATOR = VIEWER | {"billing.change_balance", "users.add_user", "users.change_user"}
+VIEWER = VIEWER_AT_FIRST | {
+    *(f"billing.view_{each}" for each in ("plan", "service", "subscription", "chargingrun")),
+}
+BILLING_OPERATOR = VIEWER | {
+    "billing.change_balance",
+    "billing.add_subscription",
+    "billing.change_subscription",
+    "users.add_user",
+    "users.change_user",
+}
 ADMINISTRATOR = BILLING_OPERATOR | {
+    *(f"billing.{each}_plan" for each in ("add", "change", "delete")),
+    *(f"billing.{each}_service" for each in ("add", "change", "delete")),
+    *(f"billing.{each}_userdefaults" for each in ("view", "change")),
     *(f"billing.{each}_standarddescription" for each in ("add", "change", "delete")),
     *(f"users.{each}_operator" for each in ("view", "add", "change")),
     *(f"auth.{each}_group" for each in ("view", "add", "change", "delete")),
@@ -49,11 +62,13 @@ def test_their_permissions_are_the_ones_django_makes() -> None:
         assert each.name == f"Can {action} {model._meta.verbose_name_raw}"
 
 
-def test_taking_the_migration_back_and_forth_changes_nothing() -> None:
+def test_taking_the_migrations_back_and_forth_changes_nothing() -> None:
     before = {group.name: set(group.permissions.all()) for group in Group.objects.all()}
+    more.forbid(apps, None)
     migration.remove_groups(apps, None)
     assert not Group.objects.exists()
     migration.make_groups(apps, None)
+    more.permit(apps, None)
     assert {group.name: set(group.permissions.all()) for group in Group.objects.all()} == before
 
 
@@ -61,7 +76,20 @@ def test_it_makes_the_permissions_that_are_not_there_yet() -> None:
     Group.objects.all().delete()
     Permission.objects.all().delete()
     migration.make_groups(apps, None)
+    assert operator_with(group="Viewer").get_all_permissions() == VIEWER_AT_FIRST
+    more.permit(apps, None)
     assert operator_with(group="Viewer").get_all_permissions() == VIEWER
+
+
+def test_an_own_right_of_a_group_stays_when_more_is_permitted() -> None:
+    group = Group.objects.get(name="Viewer")
+    group.permissions.add(permission("users.change_user"))
+    more.permit(apps, None)
+    more.forbid(apps, None)
+    assert operator_with(group="Viewer").get_all_permissions() == {
+        *VIEWER_AT_FIRST,
+        "users.change_user",
+    }
 
 
 def test_a_group_of_the_same_name_stays_as_it_is() -> None:
@@ -76,6 +104,7 @@ def test_a_group_of_the_same_name_stays_as_it_is() -> None:
 
 def test_taking_it_back_leaves_groups_that_somebody_is_in() -> None:
     operator_with(group="Administrator")
+    more.forbid(apps, None)
     migration.remove_groups(apps, None)
     assert [group.name for group in Group.objects.all()] == ["Administrator"]
 
