@@ -24,6 +24,7 @@ from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple
 
 from django.db import connection, transaction
+from django.db.models.functions import Greatest
 
 from billing import ledger
 from billing.errors import (
@@ -464,7 +465,11 @@ def unpaid_active_days(subscriptions: Iterable[Subscription]) -> dict[int, list[
     by_active_day = [s.pk for s in subscriptions if s.is_by_active_day]
     days: dict[int, list[date]] = defaultdict(list)
     if by_active_day:
-        rows = ActiveDay.objects.filter(subscription__in=by_active_day, is_charged=False)
+        # What was before the present plan, or a suspension, is never charged any more.
+        accrues_from = Greatest("subscription__plan_since", "subscription__status_since")
+        rows = ActiveDay.objects.filter(
+            subscription__in=by_active_day, is_charged=False, day__gte=accrues_from
+        )
         for subscription_id, day in (
             rows.order_by("subscription", "day").values_list("subscription", "day").distinct()
         ):

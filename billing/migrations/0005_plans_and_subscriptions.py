@@ -9,6 +9,8 @@ import pgtrigger.migrations
 from django.conf import settings
 from django.db import migrations, models
 
+import billing.models.plans
+
 SQL = Path(__file__).parent / "sql"
 
 
@@ -125,7 +127,14 @@ class Migration(migrations.Migration):
                         auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
                     ),
                 ),
-                ("name", models.CharField(max_length=60, unique=True)),
+                (
+                    "name",
+                    models.CharField(
+                        max_length=60,
+                        unique=True,
+                        validators=[billing.models.plans.validate_readable],
+                    ),
+                ),
                 (
                     "cycle",
                     models.CharField(
@@ -431,6 +440,7 @@ class Migration(migrations.Migration):
                     models.CharField(
                         help_text="As descriptions of transactions name it, like Outgoing SMS.",
                         max_length=40,
+                        validators=[billing.models.plans.validate_readable],
                     ),
                 ),
                 (
@@ -439,6 +449,7 @@ class Migration(migrations.Migration):
                         blank=True,
                         help_text="What a quantity is of, like min or MB. May be empty.",
                         max_length=20,
+                        validators=[billing.models.plans.validate_readable],
                     ),
                 ),
                 (
@@ -632,7 +643,11 @@ class Migration(migrations.Migration):
             constraint=models.CheckConstraint(
                 condition=models.Q(
                     models.Q(("charged_from__isnull", True), ("charged_through__isnull", True)),
-                    ("charged_from__lte", models.F("charged_through")),
+                    models.Q(
+                        ("charged_from__isnull", False),
+                        ("charged_from__lte", models.F("charged_through")),
+                        ("charged_through__isnull", False),
+                    ),
                     _connector="OR",
                 ),
                 name="charged_days_have_a_beginning_and_an_end",

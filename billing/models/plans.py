@@ -4,6 +4,7 @@ from decimal import Decimal
 from typing import ClassVar
 
 import pgtrigger
+from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import Q
@@ -13,6 +14,12 @@ from billing.models.guards import Guard
 from billing.pricing import PRICE_IS_PER, Cycle, Terms
 
 NOT_NEGATIVE = MinValueValidator(Decimal(0), "A price cannot be negative.")
+
+
+def validate_readable(name: str) -> None:
+    """Names go into descriptions of transactions, where nothing may garble the figures beside."""
+    if not name.isprintable():
+        raise ValidationError("This contains characters that cannot be seen.")
 
 
 def priced(name: str, *fields: str) -> models.CheckConstraint:
@@ -41,10 +48,15 @@ class Service(models.Model):
         "It cannot be changed.",
     )
     name = models.CharField(
-        max_length=40, help_text="As descriptions of transactions name it, like Outgoing SMS."
+        max_length=40,
+        validators=[validate_readable],
+        help_text="As descriptions of transactions name it, like Outgoing SMS.",
     )
     unit = models.CharField(
-        max_length=20, blank=True, help_text="What a quantity is of, like min or MB. May be empty."
+        max_length=20,
+        blank=True,
+        validators=[validate_readable],
+        help_text="What a quantity is of, like min or MB. May be empty.",
     )
     is_active = models.BooleanField(
         "active", default=True, help_text="Clear this to retire the service: it cannot be charged."
@@ -75,7 +87,7 @@ class Service(models.Model):
 class Plan(models.Model):
     """A pricing plan: a fee with a billing cycle, and a price for each service that it offers."""
 
-    name = models.CharField(max_length=60, unique=True)
+    name = models.CharField(max_length=60, unique=True, validators=[validate_readable])
     cycle = models.CharField(
         "billing cycle",
         max_length=16,

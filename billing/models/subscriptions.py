@@ -91,7 +91,12 @@ class Subscription(models.Model):
             models.CheckConstraint(
                 name="charged_days_have_a_beginning_and_an_end",
                 condition=Q(charged_from__isnull=True, charged_through__isnull=True)
-                | Q(charged_from__lte=F("charged_through")),
+                | Q(
+                    # A CHECK takes NULL for consent.
+                    charged_from__isnull=False,
+                    charged_through__isnull=False,
+                    charged_from__lte=F("charged_through"),
+                ),
             ),
             models.CheckConstraint(
                 name="what_was_paid_is_an_amount",

@@ -180,6 +180,8 @@ BAD_SUBSCRIPTIONS = {
     "a_cancelled_subscription_is_never_due": "status = 'cancelled'",
     "a_suspended_subscription_is_tried_again": "status = 'suspended', due_on = NULL",
     "charged_days_have_a_beginning_and_an_end": "charged_through = charged_from - 1",
+    "charged_days_have_a_beginning_and_an_end ": "charged_through = NULL",
+    " charged_days_have_a_beginning_and_an_end": "charged_from = NULL",
     "term": "term = -1",
     "plan": "plan_id = 0",
     "user": "user_id = 0",

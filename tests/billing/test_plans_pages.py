@@ -266,6 +266,18 @@ def test_two_plans_of_one_name_are_refused(panel: Client) -> None:
     assert "Plan with this Name already exists." in text
 
 
+@pytest.mark.parametrize("name", ["Busi\u202eness", "Busi\u200eness", "Busi\u2028ness"])
+def test_a_name_that_would_garble_a_history_is_refused(panel: Client, name: str) -> None:
+    """Each charge of such a plan would be refused by the ledger, night after night."""
+    sentence = "This contains characters that cannot be seen."
+    assert sentence in save(panel, f"{PLANS}add/", {"name": name, "cycle": "monthly", "price": "1"})
+    service = {"name": name, "code": "geo", "unit": ""}
+    assert sentence in save(panel, f"{SERVICES}add/", service)
+    assert sentence in save(panel, f"{SERVICES}add/", service | {"name": "Geo", "unit": name})
+    assert not Plan.objects.exists()
+    assert not Service.objects.exists()
+
+
 def test_a_retired_service_is_shown_where_it_has_a_price(panel: Client) -> None:
     retired = ServiceFactory(name="Fax", is_active=False)
     ServiceFactory(name="Telex", is_active=False)
