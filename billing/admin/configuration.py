@@ -17,11 +17,11 @@ from django.forms.models import model_to_dict
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.urls import reverse
 from django.utils.text import capfirst
-from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from billing.admin.pages import typed_amount
 from billing.money import format_money
+from users.admin.histories import AdminWithHistory
 
 
 class PriceField(forms.CharField):
@@ -140,7 +140,7 @@ class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]
         return f"“{value}”"
 
 
-class ConfigurationAdmin(ModelAdmin):
+class ConfigurationAdmin(AdminWithHistory):
     """Few rows, which much hangs on: the history says what was changed, and nothing in use goes."""
 
     form = ConfigurationForm

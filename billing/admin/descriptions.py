@@ -4,13 +4,13 @@ from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
-from unfold.admin import ModelAdmin
 
 from billing.models import StandardDescription
+from users.admin.histories import AdminWithHistory
 
 
 @admin.register(StandardDescription)
-class StandardDescriptionAdmin(ModelAdmin):
+class StandardDescriptionAdmin(AdminWithHistory):
     list_display = ["text", "position"]
     list_editable = ["position"]
     search_fields = ["text"]

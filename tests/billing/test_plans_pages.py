@@ -130,6 +130,16 @@ def test_the_history_says_what_was_changed_from_what_to_what(panel: Client) -> N
     assert "Price changed from 12.55 to 13.00" in shown
 
 
+def test_a_history_lists_the_latest_change_first(panel: Client) -> None:
+    plan = PlanFactory(price="1")
+    address = page_of(plan, "history")
+    assert "No operator has changed anything here yet." in panel.get(address).text
+    for price in ("2", "3"):
+        change(panel, page_of(plan), price=price)
+    text = panel.get(address).text
+    assert 0 < text.index("from 2.00 to 3.00") < text.index("from 1.00 to 2.00")
+
+
 def test_saving_without_a_change_writes_nothing(panel: Client) -> None:
     sms = ServiceFactory()
     plan = plan_with({sms: "1234.50"}, price="1234.5000")

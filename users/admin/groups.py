@@ -8,10 +8,10 @@ from django.contrib.auth import admin as auth_admin
 from django.contrib.auth.models import Group, Permission
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest
-from unfold.admin import ModelAdmin
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
+from users.admin.histories import AdminWithHistory
 from users.authority import may_manage_group, permissions_of
 from users.models import User
 
@@ -41,7 +41,7 @@ DjangoGroupAdmin: Any = auth_admin.GroupAdmin
 
 
 @admin.register(Group)
-class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
+class GroupAdmin(DjangoGroupAdmin, AdminWithHistory):
     list_display = ["name", "members"]
     fields = ["name", "permissions"]
     filter_horizontal = ()

@@ -11,11 +11,11 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.formats import date_format
 from django.utils.timezone import localtime
-from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import RadioFilter
 from unfold.decorators import display
 from unfold.views import ChangeList
 
+from users.admin.histories import AdminWithHistory
 from users.forms import PersonForm
 from users.models import User
 
@@ -46,7 +46,7 @@ class PeopleList(ChangeList):
             super().get_results(request)
 
 
-class PeopleAdmin(ModelAdmin):
+class PeopleAdmin(AdminWithHistory):
     """People are deactivated, never deleted: history hangs on them."""
 
     form = PersonForm
