@@ -8,7 +8,7 @@ one range of the index on (user, number). Across users, pages follow the index o
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property
 from typing import Final, Literal, NamedTuple
@@ -525,6 +525,24 @@ def overdue(now: datetime) -> Overdue | None:
         return None
     begun = late.order_by("-id").first()
     return Overdue(since, begun, state_of(begun, now) if begun else None)
+
+
+class RunsOfDay(NamedTuple):
+    """What the runs as of one UTC day charged, all together."""
+
+    runs: int
+    charged: int
+    total: Decimal
+
+
+def runs_of_day(day: date) -> RunsOfDay:
+    """With cron, or after a run by hand, the last run of a day is mostly one that found nothing."""
+    since = datetime.combine(day, time.min, tzinfo=UTC)
+    runs = ChargingRun.objects.filter(at__gte=since, at__lt=since + timedelta(days=1))
+    figures = runs.aggregate(
+        runs=Count("*"), charged=Coalesce(Sum("charged"), 0), total=Coalesce(Sum("total"), ZERO)
+    )
+    return RunsOfDay(**figures)
 
 
 def latest_run() -> ChargingRun | None:

@@ -1,7 +1,7 @@
 """The start page: the figures of today, and ways to the lists behind them."""
 
 import json
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from django.core.cache import cache
@@ -10,7 +10,6 @@ from django.utils import timezone
 
 from billing import reports
 from billing.admin.pages import midnight
-from billing.admin.runs import RunReport
 from billing.money import ZERO
 
 DAYS: Final = 30
@@ -33,7 +32,13 @@ def start_page_context(request: HttpRequest, context: dict[str, Any]) -> dict[st
 
 def _charging(now: datetime) -> dict[str, Any]:
     latest = reports.latest_run()
-    return {"overdue": reports.overdue(now), "run": latest and RunReport(latest, now)}
+    day = latest and latest.at.astimezone(UTC).date()
+    return {
+        "overdue": reports.overdue(now),
+        "run": latest,
+        "run_day": day,
+        "runs_of_day": day and reports.runs_of_day(day),
+    }
 
 
 def _turnovers() -> dict[str, Any]:

@@ -303,8 +303,18 @@ def test_the_start_page_is_calm_when_nothing_is_wrong(panel: Client, noon: datet
     run_of(charged=7, total="70.5")
     text = panel.get("/admin/").text
     assert "panel-notice" not in text
-    assert "7 charges, 2026-11-22 00:05 UTC" in text
+    assert "7 charges, 2026-11-22 UTC" in text
     assert "70.50" in text
+
+
+def test_the_start_page_adds_up_the_runs_of_the_latest_day(panel: Client, noon: datetime) -> None:
+    run_of(DUE - timedelta(days=1), charged=100, total="1000")
+    run_of(DUE.replace(hour=0, minute=0), charged=1, total="0.25")
+    run_of(charged=7, total="70.5")
+    run_of(NOON - timedelta(hours=1))  # by hand, when there was nothing left to charge
+    text = panel.get("/admin/").text
+    assert "8 charges in 3 runs, 2026-11-22 UTC" in text
+    assert "70.75" in text
 
 
 def test_only_those_who_may_view_runs_are_warned(noon: datetime) -> None:
