@@ -30,6 +30,7 @@ from decimal import Decimal
 from functools import cache
 from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple, cast
+from unicodedata import normalize
 
 from django.db import DatabaseError, connection, transaction
 
@@ -69,6 +70,8 @@ MAX_WHOLE_NUMBER: Final = 2**63 - 1  # of the database's bigint
 UNREADABLE: Final = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 )
+# What a device's name cannot have besides: pasted along unseen, it would make another device of it.
+UNSEEN: Final = re.compile(r"[\u00ad\u200b\u2060\ufeff]")
 CODE: Final = re.compile(r"[a-z][a-z0-9_]*")
 NULL_CHARACTER_IN_JSON: Final = re.compile(r"(?<!\\)(\\\\)*\\u0000")
 
@@ -444,10 +447,16 @@ def _charged_before(user: User | int, key: str | None, said: _Said) -> Transacti
 def _own_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """The caller's own metadata, as it will be read back."""
     value = dict(metadata) if isinstance(metadata, Mapping) else metadata
-    own = {} if value is None else json.loads(json.dumps(_json_object("metadata", value)))
+    written = "{}" if value is None else json.dumps(_json_object("metadata", value))
+    own = json.loads(written, parse_float=_as_stored)
     if PRICING in own:
         raise InvalidEntry(field="metadata", reason=f"“{PRICING}” in it is the panel's own")
     return cast(dict[str, Any], own)
+
+
+def _as_stored(number: str) -> int | float:
+    """A number with decimals or an exponent, as the database gives it back: 1e23 in whole."""
+    return cast(int | float, json.loads(f"{Decimal(number):f}"))
 
 
 def _quantity(value: Amount) -> Decimal:
@@ -575,8 +584,14 @@ def _amount(name: str, value: Amount) -> Decimal:
 
 
 def checked_device(value: object) -> str:
-    """The name of a device, if it can be one: up to 100 visible characters. Raises InvalidEntry."""
-    return _text("device", value, 100).strip()
+    """The name of a device, if it can be one: up to 100 visible characters. Raises InvalidEntry.
+
+    However its letters are put together ("é" is one character or two), it is one device.
+    """
+    name = _text("device", normalize("NFC", value) if isinstance(value, str) else value, 100)
+    if UNSEEN.search(name):
+        raise InvalidEntry(field="device", reason="it contains characters that cannot be seen")
+    return name.strip()
 
 
 def _text(name: str, value: object, max_length: int) -> str:

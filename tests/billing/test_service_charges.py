@@ -300,6 +300,22 @@ def test_a_device_is_the_same_with_spaces_around_it(customer: User, sms: Service
     assert (posted.device, posted.bonus_amount) == ("8617", -2)
 
 
+def test_a_device_is_the_same_however_its_letters_are_put_together(
+    customer: User, sms: Service
+) -> None:
+    subscribed(customer, plan_with({sms: "0.20"}, price=0), device="Cam\u00e9ra")
+    posted = charge(customer, device="Came\u0301ra")
+    assert (posted.device, posted.bonus_amount) == ("Cam\u00e9ra", -2)
+    with pytest.raises(errors.SubscriptionExists):
+        subscribed(customer, PlanFactory(), device="Came\u0301ra")
+
+
+@pytest.mark.parametrize("unseen", ["\u00ad", "\u200b", "\u2060", "\ufeff"])
+def test_a_device_has_nothing_unseen_in_its_name(customer: User, unseen: str) -> None:
+    for name in (f"8617{unseen}", f"{unseen}8617", unseen):
+        assert refuses(customer, errors.InvalidEntry, device=name)["field"] == "device"
+
+
 def test_actor_and_channel_are_noted(customer: User) -> None:
     posted = charge(customer, actor=customer, channel=Channel.API)
     assert (posted.actor_id, posted.channel) == (customer.pk, "api")
@@ -370,6 +386,17 @@ def test_a_repeated_call_finds_its_charge_whatever_happened_since(
     again = charge(customer, idempotency_key="k", metadata={"order": 17})
     assert (again, again.replayed) == (first, True)
     assert again.bonus_amount == -3
+
+
+@pytest.mark.parametrize(
+    "number", [1.5, 0.1, -0.0, 1e16, 1e22, 1e23, -1e23, 1.7e308, 5e-324, 2**70, 10**400]
+)
+def test_a_repeated_call_finds_its_charge_whatever_numbers_its_metadata_has(
+    customer: User, number: float
+) -> None:
+    said = {"metadata": {"a": [number], "b": number}, "idempotency_key": "k"}
+    first, again = charge(customer, **said), charge(customer, **said)
+    assert (again, again.replayed) == (first, True)
 
 
 @pytest.mark.parametrize(
