@@ -188,9 +188,13 @@ def _charge(day: date, first: int, last: int, run_id: int | None) -> Iterator[Do
         free, done = _charge_or_one_by_one(user_ids, day, run_id, skip_held=True)
         held_by_others += [user_id for user_id in user_ids if user_id not in free]
         yield done
-    # Mostly these are charged by now, by a run beside this one.
-    for user_ids in batched(held_by_others, USERS_AT_ONCE):
-        yield _charge_or_one_by_one(user_ids, day, run_id, skip_held=False)[1]
+    # Mostly these are charged by now, by a run beside this one. Those that are not are waited for
+    # one by one: whoever holds one user for long should not keep the others from their money.
+    if held_by_others:
+        still_due = set(_due_users(day, first, last))
+        for user_id in held_by_others:
+            if user_id in still_due:
+                yield _charge_or_one_by_one([user_id], day, run_id, skip_held=False)[1]
 
 
 def _due_users(day: date, first: int, last: int) -> list[int]:

@@ -307,6 +307,12 @@ def settle(
 
 def _step(subscription: Subscription, day: date, real: Decimal | None) -> Step:
     """What becomes of a subscription due on `day`, with so much money; None: none at all."""
+    paid_through = subscription.charged_through
+    if real is not None and paid_through is not None and day <= paid_through:
+        # Suspended by a run that was told to look ahead of these days, which are paid.
+        outcome = _resume(subscription, day)
+        subscription.due_on = paid_through + DAY
+        return Step(subscription, outcome, day)
     charge = charge_on(day, subscription.plan.terms)
     if real is None or charge.amount > real:
         return _unpaid(subscription, day)
@@ -517,7 +523,7 @@ def charge_entry(subscription: Subscription, charge: Charge) -> ledger.Entry:
             f"Plan {plan.name}, {active}{format_period(first, last)}", subscription
         ),
         device=subscription.device,
-        metadata=_about(subscription, first, last),
+        metadata=_about(subscription, plan, first, last),
         idempotency_key=f"subscription:{subscription.pk}:{subscription.term}:{first}",
     )
 
@@ -532,7 +538,7 @@ def remainder_entry(subscription: Subscription, plan: Plan, rest: Charge) -> led
             f"Remainder of plan {plan.name}, {format_period(first, last)}", subscription
         ),
         device=subscription.device,
-        metadata=_about(subscription, first, last),
+        metadata=_about(subscription, plan, first, last),
     )
 
 
@@ -574,10 +580,11 @@ _STORE: Final = (
 
 def _offered(plan: Plan) -> Plan:
     """The plan as it is now, held, so that it cannot be retired or changed meanwhile."""
-    [plan] = Plan.objects.raw("SELECT * FROM billing_plan WHERE id = %s FOR SHARE", [plan.pk])
-    if not plan.is_active:
+    rows = Plan.objects.raw("SELECT * FROM billing_plan WHERE id = %s FOR SHARE", [plan.pk])
+    held = next(iter(rows), None)
+    if held is None or not held.is_active:  # one that nobody has may be deleted meanwhile
         raise PlanRetired(plan=plan.name)
-    return plan
+    return held
 
 
 def _brought_up(
@@ -661,11 +668,11 @@ def _described(words: str, subscription: Subscription) -> str:
     return ledger.shorten_description(f"{words}, device {device}" if device else words)
 
 
-def _about(subscription: Subscription, first: date, last: date) -> dict[str, Any]:
+def _about(subscription: Subscription, plan: Plan, first: date, last: date) -> dict[str, Any]:
     """What a transaction's metadata says of the subscription it is for."""
     return {
         "subscription": subscription.pk,
-        "plan": subscription.plan_id,
+        "plan": plan.pk,
         "from": f"{first}",
         "through": f"{last}",
     }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -474,6 +475,33 @@ def test_who_is_suspended_today_and_refills_today_is_not_charged_twice() -> None
         charging.resume(user.pk, at(date(2026, 2, 1)))
         run(date(2026, 2, 1))
     assert periods(user)[1:] == [("2026-02-01", "2026-02-28", -10)]
+
+
+@pytest.mark.parametrize("cycle", [Cycle.MONTHLY, Cycle.EVERY_DAY, Cycle.ANNUAL])
+@pytest.mark.parametrize("by_refill", [True, False])
+def test_who_was_suspended_ahead_of_time_resumes_without_paying_a_paid_day_again(
+    cycle: str, by_refill: bool
+) -> None:
+    """A run was told to look ahead, to when the money did not suffice; then there is a refill."""
+    user = user_with(real=31)
+    subscription = subscribed(user, PlanFactory(price=31, cycle=cycle), day=date(2026, 12, 1))
+    run(date(2027, 1, 1))
+    assert now(subscription).status == "suspended"
+    refill(user, 100)
+    if by_refill:
+        charging.resume(user.pk, at(date(2026, 12, 22)))
+        resumed = now(subscription)
+        assert (resumed.status, resumed.due_on) == ("active", date(2027, 1, 1))
+        assert ledger.balance(user).real == 100
+        run(date(2026, 12, 23))
+    else:
+        Subscription.objects.update(due_on=date(2026, 12, 22))  # as after a change of plan
+        assert figures(run(date(2026, 12, 23))) == (0, 0, 1, 0, 0, 0)
+    assert ledger.balance(user).real == 100
+    assert run(date(2027, 1, 1)).charged == 1
+    paid = [(first, last) for first, last, _ in periods(user)]
+    assert all(last < first for (_, last), (first, _) in pairwise(paid))
+    assert paid[-1][0] == "2027-01-01"
 
 
 def test_the_day_of_a_run_is_that_of_utc() -> None:

@@ -170,6 +170,37 @@ def test_what_one_holds_a_run_passes_by_and_comes_back_to(
     assert_charged_right(users)
 
 
+def test_who_is_waited_for_keeps_nobody_else_from_their_money(connections: Connections) -> None:
+    """A run passes two users by; then the first is let go, and refilled while it waits for the
+    second.
+    """
+    users = customers(2)
+    held, passed_by = Event(), Event()
+
+    def work(place: int) -> Any:
+        if place == 0:
+            with transaction.atomic():
+                ledger.hold([users[1].pk])
+                with transaction.atomic():
+                    ledger.hold([users[0].pk])
+                    held.set()
+                    assert passed_by.wait(60)
+                    transaction.set_rollback(True)  # lets the first one go
+                while not execute("SELECT 1 FROM pg_locks WHERE NOT granted"):
+                    pass
+                execute("SET LOCAL lock_timeout = '500ms'")  # sooner than a deadlock is broken
+                return ledger.change_balance(users[0], amount=5, description="Refill", **BY_PANEL)
+        assert held.wait(60)
+        of_run = charging.open_run(APRIL_3, ChargingRun.Start.SCHEDULE)
+        for _ in charging.charge_batch(of_run.batches.get()):
+            passed_by.set()
+        return None
+
+    assert_no_errors(connections(2, work))
+    assert_charged_right(users)
+    assert Transaction.objects.filter(channel="charging").count() == 2 * (1 + 33 + 1)
+
+
 def test_everything_at_once(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs, resumptions, refills, services, changes of plan, cancellations and new ones."""
     monkeypatch.setattr(charging, "USERS_AT_ONCE", 2)

@@ -387,6 +387,7 @@ def test_what_was_paid_under_an_earlier_plan_is_paid_back_in_its_name() -> None:
     change(subscription, PlanFactory(name="Second"), APRIL_10)
     [row] = cancel(subscription, date(2026, 4, 16), pay_back=True).posted
     assert (row.amount, row.description) == (15, "Remainder of plan First, 16–30 April 2026")
+    assert row.metadata["plan"] == Plan.objects.get(name="First").pk
 
 
 def test_a_change_first_charges_the_days_that_no_run_has_charged() -> None:
@@ -461,6 +462,17 @@ def test_changes_that_make_no_sense_are_refused() -> None:
         change(subscription, PlanFactory(), APRIL_10)
     assert refusal.value.data == {"day": "2026-04-10"}
     assert len(posted(user)) == 1
+
+
+def test_a_plan_that_was_deleted_meanwhile_is_refused_like_a_retired_one() -> None:
+    user = user_with(real=100)
+    subscription = subscribed(user, PlanFactory(), day=APRIL_10)
+    plan = PlanFactory(name="Gone")
+    Plan.objects.filter(pk=plan.pk).delete()
+    with pytest.raises(errors.PlanRetired):
+        subscriptions.start(user, plan, day=APRIL_10, device="8617", **BY_PANEL)
+    with pytest.raises(errors.PlanRetired):
+        change(subscription, plan, APRIL_10)
 
 
 # --- Cancelling ---------------------------------------------------------------------------------
