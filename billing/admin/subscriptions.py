@@ -359,6 +359,14 @@ class ExistingForm(SubscriptionForm):
         paid = self.before.paid_period
         return remainder(paid, self.today) if paid is not None else ZERO
 
+    def _not_paid_back(self) -> list[tuple[str, str]]:
+        """What a user loses who has paid for today and later, and does not get it back."""
+        paid = self.before.paid_period
+        if paid is None or not self.remainder:
+            return []
+        days = format_period(max(paid.first, self.today), paid.last)
+        return [("Not paid back", f"{format_money(self.remainder)}, paid for {days}")]
+
 
 class ChangePlanForm(ExistingForm):
     """Puts a subscription on another plan from today on."""
@@ -374,7 +382,8 @@ class ChangePlanForm(ExistingForm):
         label="Charge the new plan now",
         required=False,
         initial=True,
-        help_text="From today on. Otherwise it is charged when what has been paid is used up.",
+        help_text="From today on. Otherwise when what has been paid is used up or, if that is paid "
+        "back, on the new plan's next regular day; until then nothing is charged.",
     )
 
     done_before = (SamePlan, SubscriptionCancelled)
@@ -411,10 +420,22 @@ class ChangePlanForm(ExistingForm):
             ("Present plan", plan_in_words(old)),
             ("New plan", plan_in_words(subscription.plan)),
             ("Counts from", _day(subscription.plan_since)),
+            *self._uncharged_days(subscription),
         ]
+        if self.cleaned_data["charge_now"] and not self.cleaned_data["pay_back"]:
+            facts += self._not_paid_back()
         whose = f"of device {subscription.device} " if subscription.device else ""
         sentence = f"Changed the plan {whose}from {old} to {subscription.plan}"
         return self._outcome(changed, facts, sentence)
+
+    def _uncharged_days(self, subscription: Subscription) -> list[tuple[str, str]]:
+        """The days, from today on, for which neither the old nor the new plan is paid."""
+        paid = subscription.charged_through
+        first = max(self.today, paid + subscriptions.DAY) if paid else self.today
+        last = subscription.plan_since - subscriptions.DAY
+        if subscription.status == STATUS.SUSPENDED or first > last:
+            return []
+        return [("Nothing is charged for", format_period(first, last))]
 
 
 class CancelForm(ExistingForm):
@@ -442,6 +463,8 @@ class CancelForm(ExistingForm):
             ("Device", _device_in_words(subscription.device)),
             ("Ends", f"{_day(self.today)}, today (UTC)"),
         ]
+        if not self.cleaned_data["pay_back"]:
+            facts += self._not_paid_back()
         sentence = f"Cancelled {_of_device(subscription)}, plan {subscription.plan}"
         return self._outcome(changed, facts, sentence)
 

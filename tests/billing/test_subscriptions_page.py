@@ -356,6 +356,54 @@ def test_a_change_of_plan_can_wait_until_what_was_paid_is_used_up(
     assert sentences(customer) == ["Changed the plan from Basic to Business; nothing charged."]
 
 
+@pytest.mark.parametrize(
+    ("pay_back", "charge_now", "uncharged", "not_paid_back"),
+    [
+        (True, True, False, False),
+        (True, False, True, False),
+        (False, True, False, True),
+        (False, False, False, False),
+    ],
+)
+def test_the_preview_of_a_change_of_plan_says_what_is_free_and_what_is_lost(  # noqa: PLR0917
+    panel: Client,
+    customer: User,
+    business: Plan,
+    pay_back: bool,
+    charge_now: bool,
+    uncharged: bool,
+    not_paid_back: bool,
+) -> None:
+    annual = PlanFactory(name="Annual", cycle=Cycle.ANNUAL, price="60")
+    subscription = subscribed(customer, business, day=TENTH, device="8617")
+    choices = {"pay_back": pay_back, "charge_now": charge_now}
+    sent = {"plan": annual.pk} | {name: "on" for name, chosen in choices.items() if chosen}
+    shown = text_of(panel.post(page_of(subscription, "change-plan"), sent))
+    free = "Nothing is charged for 10 April 2026 – 31 December 2026"
+    assert (free in shown) == uncharged
+    assert ("Not paid back 8.7850, paid for 10–30 April 2026" in shown) == not_paid_back
+
+
+def test_no_days_are_free_that_were_paid_for(
+    panel: Client, customer: User, business: Plan, basic: Plan
+) -> None:
+    subscription = subscribed(customer, business, day=date(2026, 3, 31))
+    set_subscription = {"due_on": date(2026, 5, 1), "charged_through": date(2026, 4, 12)}
+    Subscription.objects.filter(pk=subscription.pk).update(**set_subscription)
+    shown = text_of(panel.post(page_of(subscription, "change-plan"), {"plan": basic.pk}))
+    assert "Counts from 13 April 2026" in shown
+    assert "Nothing is charged for" not in shown
+
+
+def test_a_cancellation_says_what_is_not_paid_back(
+    panel: Client, customer: User, basic: Plan
+) -> None:
+    address = page_of(subscribed(customer, basic, day=date(2026, 4, 1)), "cancel")
+    kept = "Not paid back 2.10, paid for 10–30 April 2026"
+    assert kept in text_of(panel.post(address, {}))
+    assert kept not in text_of(panel.post(address, {"pay_back": "on"}))
+
+
 def test_a_change_that_cannot_be_paid_is_refused_with_the_figures(
     panel: Client, business: Plan, basic: Plan
 ) -> None:
