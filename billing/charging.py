@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 USERS_AT_ONCE: Final = 400
 # Users of a batch, the part of a run that one worker does.
 USERS_PER_BATCH: Final = 5_000
+# How long a run waits for somebody who holds a user's balance: long enough for any batch of
+# postings, and not for a program that hangs, which would stop the users after this one.
+WAIT_MAX_SECONDS: Final = 10
 
 SCHEDULING: Final = 0x63686172  # the advisory lock of whoever looks whether a run is due
 
@@ -285,6 +288,9 @@ def _charge_together(
     is_rehearsal: bool = False,
 ) -> tuple[set[int], Done]:
     """Settles and posts what is due of these users, within the caller's database transaction."""
+    if not skip_held:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL lock_timeout = {WAIT_MAX_SECONDS * 1000:d}")
     balances = ledger.hold(user_ids, skip_held=skip_held)
     is_due = Q(due_on__lte=day)
     if retry:

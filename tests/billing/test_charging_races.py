@@ -201,6 +201,42 @@ def test_who_is_waited_for_keeps_nobody_else_from_their_money(connections: Conne
     assert Transaction.objects.filter(channel="charging").count() == 2 * (1 + 33 + 1)
 
 
+def test_who_is_held_for_ever_is_noted_and_stops_nobody(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = customers(2)
+    monkeypatch.setattr(charging, "USERS_PER_BATCH", 1)
+    monkeypatch.setattr(charging, "WAIT_MAX_SECONDS", 1)
+    held, over = Event(), Event()
+
+    def work(place: int) -> Any:
+        if place == 0:
+            with transaction.atomic():
+                ledger.hold([users[0].pk])
+                held.set()
+                assert over.wait(60)
+            return None
+        assert held.wait(60)
+        try:
+            with pytest.raises(OperationalError, match="lock timeout"):
+                charging.resume(users[0].pk, APRIL_3)
+            return run()
+        finally:
+            over.set()
+
+    outcomes = connections(2, work)
+    assert_no_errors(outcomes)
+    first = outcomes[1].result
+    assert first.finished_at is not None
+    assert (first.failed, first.charged) == (1, 1 + 33 + 1)
+    failure = ChargingFailure.objects.get()
+    assert failure.user == users[0]
+    assert "lock timeout" in failure.problem
+    ChargingFailure.objects.all().delete()
+    assert run().charged == 1 + 33 + 1
+    assert_charged_right(users)
+
+
 def test_everything_at_once(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs, resumptions, refills, services, changes of plan, cancellations and new ones."""
     monkeypatch.setattr(charging, "USERS_AT_ONCE", 2)
