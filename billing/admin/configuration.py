@@ -100,7 +100,9 @@ class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]
     def _what_happened_since(self, last_id: str) -> str:
         known = int(last_id) if last_id.isascii() and last_id.isdigit() else 0
         changes = self._history().filter(pk__gt=known).select_related("user")[:3]
-        told = "; ".join(f"{each.user}: {each.get_change_message()}" for each in changes)
+        told = "; ".join(
+            f"{each.user}: {each.get_change_message().removesuffix('.')}" for each in changes
+        )
         told = f" ({told})" if told else ""
         return (
             f"Nothing was saved: this has changed since you opened the page{told}. "

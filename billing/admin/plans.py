@@ -126,8 +126,11 @@ class PlanAdmin(ConfigurationAdmin):
         obj = kwargs.get("obj")
         context["currency_name"] = settings.BILLING_CURRENCY
         if obj is not None:
+            # A form that was refused has left in `obj` what was entered.
+            saved = Plan.objects.get(pk=obj.pk) if request.method == "POST" else obj
+            context["saved"] = saved
             context["live_count"] = Subscription.objects.live().filter(plan=obj).count()
-            why = self.why_kept(obj)
+            why = self.why_kept(saved)
             context["show_delete"] = why is None
             context["notes"] = [why] if why else []
         return super().render_change_form(request, context, *args, **kwargs)

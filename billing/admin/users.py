@@ -235,6 +235,11 @@ class BillingUserAdmin(UserAdmin):
     ) -> HttpResponse:
         obj = kwargs.get("obj")
         if obj is not None:
+            if request.user.has_perm("billing.view_subscription"):
+                suspended = Subscription.objects.filter(
+                    user=obj, status=Subscription.Status.SUSPENDED
+                )
+                context["suspended_count"] = suspended.count()
             context |= {
                 "actions_detail": header_actions(request, obj.pk),
                 "balance": obj.balance if sees_money(request) else None,

@@ -252,6 +252,17 @@ def test_a_plan_that_comes_into_use_while_it_is_deleted_stays(
     assert "“Business” cannot be deleted: it came into use just now." in text
 
 
+def test_a_refused_form_does_not_pass_off_what_was_entered_as_the_plan(panel: Client) -> None:
+    plan = PlanFactory(name="Business", price="10")
+    subscribed(user_with(real=100), plan)
+    seen = form_data(panel, page_of(plan)) | {"name": "Renamed", "price": "11"}
+    change(panel, page_of(plan), price="12")
+    text = save(panel, page_of(plan), seen)
+    assert "Nothing was saved" in text
+    assert '<p class="figure money">12.00' in text
+    assert "“Business” cannot be deleted" in text
+
+
 def test_what_somebody_else_saved_meanwhile_is_not_undone_unseen(panel: Client) -> None:
     sms = ServiceFactory(name="SMS")
     plan = plan_with({sms: "0.30"}, price="10")
@@ -259,7 +270,7 @@ def test_what_somebody_else_saved_meanwhile_is_not_undone_unseen(panel: Client) 
     change(panel, page_of(plan), **{price_of(sms): "0.25"})
     text = save(panel, page_of(plan), seen)
     assert "Nothing was saved: this has changed since you opened the page" in text
-    assert "Price of SMS changed from 0.30 to 0.25." in text
+    assert "Price of SMS changed from 0.30 to 0.25). Below is what you entered." in text
     assert plan.service_prices.get().price == Decimal("0.25")
     # Whoever has read that may insist.
     [token] = re.findall(r'name="seen" value="([\w-]+)"', text)

@@ -7,7 +7,14 @@ from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from tests.factories import AdministratorFactory, OperatorFactory, UserFactory, user_with
+from tests.factories import (
+    AdministratorFactory,
+    OperatorFactory,
+    PlanFactory,
+    UserFactory,
+    subscribed,
+    user_with,
+)
 from tests.operators import client_of, operator_with, permission
 from users.models import User
 
@@ -232,6 +239,20 @@ def test_balances_are_for_those_who_may_view_them() -> None:
     client = client_of(operator_with("users.view_user"))
     assert "1,234.50" not in client.get(LIST).text
     assert "1,234.50" not in client.get(page(user)).text
+
+
+def test_the_page_says_first_of_all_that_a_subscription_is_suspended() -> None:
+    user, other = user_with(), user_with("20")
+    plan = PlanFactory(price="10")
+    for device in ("", "8617"):
+        subscribed(user, plan, device=device)
+        subscribed(other, plan, device=device)
+    viewer = client_of(operator_with(group="Viewer"))
+    text = viewer.get(page(user)).text
+    assert "2 subscriptions are suspended." in text
+    assert f'href="{page(user, "subscriptions")}">See what is missing.' in text
+    assert "suspended" not in viewer.get(page(other)).text
+    assert "suspended" not in client_of(operator_with("users.view_user")).get(page(user)).text
 
 
 # --- Creating and editing -----------------------------------------------------------------------
