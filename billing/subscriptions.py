@@ -528,8 +528,10 @@ def charge_entry(subscription: Subscription, charge: Charge) -> ledger.Entry:
     )
 
 
-def remainder_entry(subscription: Subscription, plan: Plan, rest: Charge) -> ledger.Entry:
-    """What is paid back of a period that was paid for under `plan`."""
+def remainder_entry(
+    subscription: Subscription, plan: Plan, rest: Charge, charge_number: int | None = None
+) -> ledger.Entry:
+    """What is paid back of a period that was paid for under `plan`, by that transaction."""
     first, last, amount = rest
     return ledger.remainder_entry(
         subscription.user_id,
@@ -538,7 +540,8 @@ def remainder_entry(subscription: Subscription, plan: Plan, rest: Charge) -> led
             f"Remainder of plan {plan.name}, {format_period(first, last)}", subscription
         ),
         device=subscription.device,
-        metadata=_about(subscription, plan, first, last),
+        metadata=_about(subscription, plan, first, last)
+        | ({"charge": charge_number} if charge_number is not None else {}),
     )
 
 
@@ -642,10 +645,11 @@ def _pay_back(
         # A plan that was changed without charging at once is not the one that was paid for.
         plan = Plan.objects.filter(pk=charged.metadata.get("plan")).first() or plan
     rest = Charge(max(day, paid.first), paid.last, amount)
+    number = subscription.charge_number
     cut_short(subscription, day, amount)
     if not amount:
         return []
-    entry = remainder_entry(subscription, plan, rest)
+    entry = remainder_entry(subscription, plan, rest, number)
     results = ledger.post_batch([entry], actor=actor, channel=channel)
     return [result.transaction for result in results if result.transaction is not None]
 

@@ -387,6 +387,7 @@ class TransactionAdmin(ModelAdmin):
             "form": form,
             "transaction": row,
             "refusal": refusal,
+            "paid_back": reports.paid_back_of(row),
             "balance": ledger.balance(row.user_id),
             "standard_descriptions": StandardDescription.objects.values_list("text", flat=True),
         }

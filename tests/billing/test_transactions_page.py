@@ -4,7 +4,7 @@ import csv
 import io
 import re
 import zipfile
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,10 +15,17 @@ from django.urls import reverse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing import ledger, reports
+from billing import ledger, reports, subscriptions
 from billing.models import Channel, Transaction
 from tests.billing.clock import database_clock_at
-from tests.factories import OperatorFactory, UserFactory, charge_cost, user_with
+from tests.factories import (
+    OperatorFactory,
+    PlanFactory,
+    UserFactory,
+    charge_cost,
+    subscribed,
+    user_with,
+)
 from tests.operators import client_of, operator_with
 from users.models import User
 
@@ -433,3 +440,22 @@ def test_the_start_page_shows_each_what_they_may_see(client: Client, operator: U
     page = client.get("/admin/").content.decode()
     assert "may see nothing yet" in page
     assert "Money to start with" not in page
+
+
+def test_who_reverses_a_charge_sees_what_was_paid_back_of_it(panel: Client) -> None:
+    user = user_with(real=100)
+    said: dict[str, Any] = {"actor": None, "channel": Channel.PANEL}
+    for device in ("8617", "8618"):
+        it = subscribed(user, PlanFactory(price=30), day=date(2026, 4, 1), device=device)
+        subscriptions.cancel(it, day=date(2026, 4, 10), pay_back=True, **said)
+    first, remainder, second, other = Transaction.objects.filter(
+        user=user, type="main_charge"
+    ).order_by("number")
+    warning = f"No. {remainder.number}</a> paid 21.00 of this charge back already."
+    assert warning in panel.get(page_of(first, "reverse")).content.decode()
+    page = panel.get(page_of(second, "reverse")).content.decode()
+    assert f"No. {other.number}</a> paid" in page
+    assert f"No. {remainder.number}</a> paid" not in page
+    assert "of this charge back" not in panel.get(page_of(other, "reverse")).content.decode()
+    ledger.reverse(user, number=remainder.number, description="Paid in error", **said)
+    assert "of this charge back" not in panel.get(page_of(first, "reverse")).content.decode()
