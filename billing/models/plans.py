@@ -117,7 +117,10 @@ class Plan(models.Model):
 
     class Meta:
         ordering = ["name"]
-        constraints = [priced("a_plan_has_a_price", "price")]
+        constraints = [
+            priced("a_plan_has_a_price", "price"),
+            models.CheckConstraint(name="a_plan_has_a_cycle", condition=Q(cycle__in=Cycle.values)),
+        ]
         triggers = [
             Guard(
                 name="keeps_its_cycle",

@@ -81,6 +81,10 @@ class Subscription(models.Model):
                 violation_error_message="This device has a subscription already.",
             ),
             models.CheckConstraint(
+                name="a_subscription_has_a_status",
+                condition=Q(status__in=["active", "suspended", "cancelled"]),
+            ),
+            models.CheckConstraint(
                 name="a_cancelled_subscription_is_never_due",
                 condition=Q(due_on__isnull=True) | ~Q(status="cancelled"),
             ),

@@ -165,6 +165,11 @@ def test_a_plan_has_one_price_for_a_service(plan: Plan, service: Service) -> Non
         attempt(lambda: ServicePrice.objects.create(plan=plan, service=service, price=1))
 
 
+def test_a_plan_has_a_cycle_that_is_known(db: None) -> None:
+    with pytest.raises(IntegrityError, match="a_plan_has_a_cycle"):
+        attempt(lambda: PlanFactory(cycle="quarterly"))
+
+
 def test_there_is_one_row_of_defaults(db: None) -> None:
     UserDefaults.objects.create(id=1)
     for pk in (0, 2, -1):
@@ -177,6 +182,7 @@ def test_there_is_one_row_of_defaults(db: None) -> None:
 # --- Subscriptions ------------------------------------------------------------------------------
 
 BAD_SUBSCRIPTIONS = {
+    "a_subscription_has_a_status": "status = 'paused'",
     "a_cancelled_subscription_is_never_due": "status = 'cancelled'",
     "a_suspended_subscription_is_tried_again": "status = 'suspended', due_on = NULL",
     "charged_days_have_a_beginning_and_an_end": "charged_through = charged_from - 1",
