@@ -317,6 +317,15 @@ def test_the_start_page_adds_up_the_runs_of_the_latest_day(panel: Client, noon: 
     assert "70.75" in text
 
 
+def test_the_first_steps_are_told_to_who_can_take_them(panel: Client) -> None:
+    first_steps = "The first steps of a new installation"
+    assert first_steps in panel.get("/admin/").text
+    viewer = client_of(operator_with(group="Viewer"))
+    assert first_steps not in viewer.get("/admin/").text
+    user_with("1")
+    assert first_steps not in panel.get("/admin/").text
+
+
 def test_only_those_who_may_view_runs_are_warned(noon: datetime) -> None:
     run_of(DUE - timedelta(days=1), failed=3)
     text = client_of(operator_with("users.view_user", "billing.view_balance")).get("/admin/").text
