@@ -359,10 +359,17 @@ class ExistingForm(SubscriptionForm):
         paid = self.before.paid_period
         return remainder(paid, self.today) if paid is not None else ZERO
 
+    @property
+    def _is_reversed(self) -> bool:
+        """Whether an operator has given back already what was paid."""
+        number = self.before.charge_number
+        reversals = Transaction.objects.filter(user=self.user, reverses=number)
+        return number is not None and reversals.exists()
+
     def _not_paid_back(self) -> list[tuple[str, str]]:
         """What a user loses who has paid for today and later, and does not get it back."""
         paid = self.before.paid_period
-        if paid is None or not self.remainder:
+        if paid is None or not self.remainder or self._is_reversed:
             return []
         days = format_period(max(paid.first, self.today), paid.last)
         return [("Not paid back", f"{format_money(self.remainder)}, paid for {days}")]
@@ -419,7 +426,8 @@ class ChangePlanForm(ExistingForm):
             ("Device", _device_in_words(subscription.device)),
             ("Present plan", plan_in_words(old)),
             ("New plan", plan_in_words(subscription.plan)),
-            ("Counts from", _day(subscription.plan_since)),
+            ("Its fee counts from", _day(subscription.plan_since)),
+            ("Its services", "At its prices from now on"),
             *self._uncharged_days(subscription),
         ]
         if self.cleaned_data["charge_now"] and not self.cleaned_data["pay_back"]:

@@ -30,6 +30,7 @@ from tests.factories import (
     user_with,
 )
 from tests.operators import client_of, operator_with
+from users.models import User
 
 pytestmark = pytest.mark.django_db
 
@@ -544,6 +545,16 @@ def test_a_row_says_whose_and_what_comes_next(panel: Client) -> None:
     assert "2026-04-30" in text  # charged through
     assert "2026-05-01" in text  # next charge
     assert "12.55" in text
+
+
+def test_a_row_does_not_say_that_money_resumes_what_a_deactivated_user_has(panel: Client) -> None:
+    user = UserFactory()
+    subscribed(user, PlanFactory(price="5"))
+    assert "when there is money" in panel.get(SUBSCRIPTIONS).text
+    User.objects.filter(pk=user.pk).update(is_active=False)
+    text = panel.get(SUBSCRIPTIONS).text
+    assert "when there is money" not in text
+    assert "none: user deactivated" in text
 
 
 def test_pages_of_subscriptions_follow_each_other(

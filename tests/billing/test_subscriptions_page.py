@@ -347,7 +347,7 @@ def test_a_change_of_plan_can_wait_until_what_was_paid_is_used_up(
     address = page_of(subscription, "change-plan")
     preview = panel.post(address, {"plan": business.pk})
     assert previewed(preview) == []
-    assert "Counts from 1 May 2026" in text_of(preview)
+    assert "Its fee counts from 1 May 2026" in text_of(preview)
     assert "Next charge 12.55 on 1 May 2026" in text_of(preview)
     sent = second_step(preview)
     assert (sent["pay_back"], sent["charge_now"]) == ("False", "False")
@@ -391,7 +391,7 @@ def test_no_days_are_free_that_were_paid_for(
     set_subscription = {"due_on": date(2026, 5, 1), "charged_through": date(2026, 4, 12)}
     Subscription.objects.filter(pk=subscription.pk).update(**set_subscription)
     shown = text_of(panel.post(page_of(subscription, "change-plan"), {"plan": basic.pk}))
-    assert "Counts from 13 April 2026" in shown
+    assert "Its fee counts from 13 April 2026" in shown
     assert "Nothing is charged for" not in shown
 
 
@@ -402,6 +402,8 @@ def test_a_cancellation_says_what_is_not_paid_back(
     kept = "Not paid back 2.10, paid for 10–30 April 2026"
     assert kept in text_of(panel.post(address, {}))
     assert kept not in text_of(panel.post(address, {"pay_back": "on"}))
+    ledger.reverse(customer, number=2, description="Charged by mistake", **BY_API)
+    assert "Not paid back" not in text_of(panel.post(address, {}))
 
 
 def test_a_change_that_cannot_be_paid_is_refused_with_the_figures(
@@ -551,6 +553,19 @@ def test_the_tab_says_when_and_how_much_is_charged_next(panel: Client, basic: Pl
     assert "0.50 after each active day" in shown
     assert f"1,000.00 needed now, {1000 - left:.2f} missing" in shown
     assert f"1 suspended: to resume, 1,000.00 is needed, {1000 - left:.2f} missing" in shown
+
+
+def test_money_does_not_resume_what_a_deactivated_user_has(panel: Client, basic: Plan) -> None:
+    user = user_with()
+    subscribed(user, basic)  # waits
+    ledger.change_balance(user, amount=50, description="Money after all", **BY_API)
+    assert "resumes with the next run" in text_of(panel.get(tab(user)))
+    User.objects.filter(pk=user.pk).update(is_active=False)
+    shown = text_of(panel.get(tab(user)))
+    assert "1 suspended while the user is deactivated" in shown
+    assert "None while the user is deactivated" in shown
+    assert "resumes with the next run" not in shown
+    assert "is needed and there" not in shown
 
 
 def test_a_charge_that_the_run_missed_is_overdue(
