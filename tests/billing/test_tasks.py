@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from threading import Event
 from typing import Any
 from unittest.mock import Mock
 
@@ -292,6 +293,36 @@ def test_a_refill_is_posted_also_if_no_job_can_be_queued(db: None) -> None:
     execute("ALTER TABLE procrastinate_jobs RENAME TO elsewhere")
     refill(subscription.user, 7)
     assert ledger.balance(subscription.user_id).real == 7
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "LOCK TABLE procrastinate_jobs IN ACCESS EXCLUSIVE MODE",
+        "UPDATE procrastinate_jobs SET status = 'doing'",
+    ],
+    ids=["table", "job"],
+)
+def test_a_refill_does_not_wait_for_who_holds_the_jobs(connections: Connections, what: str) -> None:
+    subscription = suspended()
+    refill(subscription.user, 1)
+    held, refilled = Event(), Event()
+
+    def work(place: int) -> None:
+        if place == 0:
+            with transaction.atomic():
+                execute(what)
+                held.set()
+                assert refilled.wait(20)
+        else:
+            assert held.wait(20)
+            refill(subscription.user, 7)
+            refilled.set()
+
+    for outcome in connections(2, work):
+        if outcome.error:
+            raise outcome.error
+    assert ledger.balance(subscription.user_id).real == 8
 
 
 def test_a_refill_while_the_job_is_under_way_queues_another(db: None) -> None:
