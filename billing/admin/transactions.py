@@ -35,6 +35,7 @@ from billing.models import (
     Plan,
     Service,
     StandardDescription,
+    Subscription,
     Transaction,
     TransactionType,
     subtype_label,
@@ -183,6 +184,7 @@ def _of_one_user(request: HttpRequest, user: User, listing: reports.Listing) -> 
         "numbers": listing.numbers,
         "posted": posted,
         "posted_again": "again" in request.GET,
+        "may_resume": posted is not None and posted.amount > 0 and _is_suspended(user),
         "chart": json.dumps(
             {
                 "kind": "balances",
@@ -195,6 +197,12 @@ def _of_one_user(request: HttpRequest, user: User, listing: reports.Listing) -> 
         if len(points) > 1
         else "",
     }
+
+
+def _is_suspended(user: User) -> bool:
+    """Whether a refill is likely to be followed by a charge."""
+    suspended = Subscription.objects.filter(user=user, status=Subscription.Status.SUSPENDED)
+    return user.is_active and suspended.exists()
 
 
 def _key(listing: reports.Listing, row: Transaction) -> int:

@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from billing import ledger
 from billing.models import Channel, StandardDescription, Transaction
-from tests.factories import user_with
+from tests.factories import PlanFactory, subscribed, user_with
 from users.models import User
 
 BY_API: dict[str, Any] = {"actor": None, "channel": Channel.API}
@@ -58,6 +58,18 @@ def test_both_changes_are_one_transaction_by_the_operator(
     assert "100.00 → <strong>125.50</strong>" in page
     assert "20.00 → <strong>16.9999</strong>" in page
     assert 'class="marked" id="posted"' in page
+
+
+@pytest.mark.parametrize(
+    ("amount", "price", "is_said"), [("5", "500", True), ("-5", "500", False), ("5", "1", False)]
+)
+def test_a_refill_says_that_what_is_suspended_may_be_charged_next(
+    panel: Client, customer: User, amount: str, price: str, is_said: bool
+) -> None:
+    subscribed(customer, PlanFactory(cycle="monthly", price=price))
+    response = panel.post(address(customer), filled_in(panel, customer, amount=amount))
+    page = panel.get(response["Location"]).content.decode()
+    assert ("resumes in a moment if this suffices" in page) is is_said
 
 
 def test_the_same_form_sent_again_posts_nothing_and_shows_the_transaction(
