@@ -77,7 +77,14 @@ def test_what_transactions_say_is_described() -> None:
     subscription = subscribed(user, plan_with({sms: 1}), day=date(2026, 4, 10))
     row = Transaction.objects.get(user=user, number=2)
     described = set().union(*(named(line[0]) for line in table("What it was for is in")))
-    assert described == set(row.metadata)
+    [back] = subscriptions.cancel(
+        subscribed(user, PlanFactory(price=30), day=date(2026, 4, 10), device="8617"),
+        day=date(2026, 4, 20),
+        pay_back=True,
+        **BY_PANEL,
+    ).posted
+    assert described == set(back.metadata)
+    assert described - {"charge"} == set(row.metadata)
     form = re.search(r"idempotency key is `(\S+)`", PAGE)
     assert form is not None
     assert row.idempotency_key == form[1].replace("ID", f"{subscription.pk}").replace(
