@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from threading import Event
@@ -87,7 +88,9 @@ def work(committed_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
                 )
 
     def work() -> None:
-        asyncio.run(until_idle())
+        # In another thread: in this one Playwright may keep an event loop.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(lambda: asyncio.run(until_idle())).result()
 
     yield work
     connection.close()
