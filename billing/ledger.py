@@ -198,26 +198,23 @@ def charge_service(
         metadata=_own_metadata(metadata),
         description=_text("description", description, 10_000).strip(" "),
     )
-    if earlier := _charged_before(user, idempotency_key, said):
-        return earlier
-    price = price_of(user, service=service, device=said.device)
-    entry = service_entry(
-        user,
-        service=service,
-        cost=_cost(price, units),
-        device=said.device,
-        description=said.description or describe_service(price, units, said.device),
-        metadata={**said.metadata, PRICING: explain_cost(price, units)},
-        idempotency_key=idempotency_key,
-        **options,
-    )
-    try:
-        return _post_one(entry, actor=actor, channel=channel)
-    except IdempotencyConflict:
-        # The same call beside this one was quicker, and may have found another price.
+    with transaction.atomic():
+        # Alone with the user: meanwhile no run suspends the subscription, and nobody uses the key.
+        hold([_user_id(user)])
         if earlier := _charged_before(user, idempotency_key, said):
             return earlier
-        raise
+        price = price_of(user, service=service, device=said.device)
+        entry = service_entry(
+            user,
+            service=service,
+            cost=_cost(price, units),
+            device=said.device,
+            description=said.description or describe_service(price, units, said.device),
+            metadata={**said.metadata, PRICING: explain_cost(price, units)},
+            idempotency_key=idempotency_key,
+            **options,
+        )
+        return _post_one(entry, actor=actor, channel=channel)
 
 
 def charge_subscription(

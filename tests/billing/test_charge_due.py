@@ -300,12 +300,18 @@ def test_killed_anywhere_and_started_again_it_comes_to_one_clean_run(committed_d
     assert not charged_users()
 
     # The last user is held, so that no attempt can end before it is killed.
+    # It is killed only after it opened its run: the users of a point may be charged already.
     points = sorted(random.sample(range(1, to_charge), 3))
-    for point in points:
+    for runs, point in enumerate(points, start=1):
         with transaction.atomic():
             ledger.hold([users[-1].pk])
             with start() as process:
-                wait_for(lambda point=point: charged_users() >= point, process)
+                wait_for(
+                    lambda runs=runs, point=point: (
+                        ChargingRun.objects.count() == runs and charged_users() >= point
+                    ),
+                    process,
+                )
                 process.send_signal(signal.SIGKILL)
                 assert process.wait() == -signal.SIGKILL
     assert outcome() != uninterrupted

@@ -433,20 +433,3 @@ def test_each_user_has_keys_of_their_own(customer: User, business: Plan) -> None
     subscribed(other, business)
     charge(customer, idempotency_key="k")
     assert not charge(other, idempotency_key="k").replayed
-
-
-def test_a_call_that_lost_the_race_to_another_price_finds_the_winner(
-    customer: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both looked for the key before either had posted; the price changed between them."""
-    price_of = ledger.price_of
-
-    def overtaken(*arguments: Any, **options: Any) -> ledger.Price:
-        monkeypatch.setattr(ledger, "price_of", price_of)
-        charge(customer, idempotency_key="k")
-        ServicePrice.objects.update(price="0.40")
-        return price_of(*arguments, **options)
-
-    monkeypatch.setattr(ledger, "price_of", overtaken)
-    posted = charge(customer, idempotency_key="k")
-    assert (posted.replayed, posted.bonus_amount, posted.number) == (True, -3, 2)
