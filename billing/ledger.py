@@ -13,6 +13,7 @@ Common to all of them:
   by which channel is not content: whoever repeats a call gets its transaction.
 - `expected_number`: the number of the user's last transaction that the caller knows of. If there
   is a later one, BalanceMoved is raised.
+- What is posted for a request (`for_request`) keeps the request's ID in its metadata.
 - Refusals are BillingErrors (`billing/errors.py`). Nothing has changed then, and a surrounding
   `atomic` block goes on.
 
@@ -24,6 +25,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -63,6 +65,12 @@ from billing.pricing import format_quantity, service_cost, to_quantity
 from users.models import User
 
 REFUSED_SQLSTATE: Final = "BL001"
+
+# In the metadata of a transaction: the request that brought it. No part of what a key stands for.
+REQUEST_ID: Final = "request_id"
+# Idempotency keys that the panel makes itself: a caller's like these would stand in for a charge.
+OWN_KEYS: Final = re.compile(r"subscription:.*|registration", re.DOTALL)
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 MAX_WHOLE_NUMBER: Final = 2**63 - 1  # of the database's bigint
 # Control characters, line breaks, and those that turn the direction of what follows: they would
@@ -332,6 +340,23 @@ def rehearsal() -> Iterator[None]:
         transaction.set_rollback(True)
 
 
+@contextmanager
+def for_request(request_id: str) -> Iterator[None]:
+    """Whatever is posted within keeps the request's ID in its metadata ("request_id")."""
+    token = _request_id.set(request_id)
+    try:
+        yield
+    finally:
+        _request_id.reset(token)
+
+
+def callers_key(key: str | None) -> str | None:
+    """An idempotency key that a program may use. Raises InvalidEntry for the panel's own."""
+    if key is not None and OWN_KEYS.fullmatch(key):
+        raise InvalidEntry(field="idempotency_key", reason="keys like this are the panel's own")
+    return key
+
+
 def hold(users: Iterable[int], *, skip_held: bool = False) -> dict[int, Balances]:
     """Locks balances, in the order of user IDs, until the end of the database transaction.
 
@@ -428,6 +453,7 @@ def _charged_before(user: User | int, key: str | None, said: _Said) -> Transacti
     if earlier is None:
         return None
     metadata = dict(earlier.metadata)
+    metadata.pop(REQUEST_ID, None)
     pricing = metadata.pop(PRICING, None)
     if said != _Said(
         service=earlier.subtype if earlier.type == TransactionType.SERVICE else None,
@@ -622,10 +648,10 @@ def _whole_number(name: str, value: object) -> int | None:
 _as_strict_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
-def _json_object(name: str, value: object) -> object:
+def _json_object(name: str, value: object) -> Mapping[str, Any]:
     """`value`, if the database can hold it: no NaN, no null characters, no half characters."""
     if value == {}:
-        return value  # as most are
+        return cast(Mapping[str, Any], value)  # as most are
     try:
         written = _as_strict_json(value)
         written.encode()
@@ -633,7 +659,15 @@ def _json_object(name: str, value: object) -> object:
         written = ""
     if not written.startswith("{") or NULL_CHARACTER_IN_JSON.search(written):
         raise InvalidEntry(field=name, reason="it must be a JSON object")
-    return value
+    return cast(Mapping[str, Any], value)
+
+
+def _with_request(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The metadata of an entry, with the ID of the request that brings it."""
+    if REQUEST_ID in metadata:
+        raise InvalidEntry(field="metadata", reason=f"“{REQUEST_ID}” in it is the panel's own")
+    request_id = _request_id.get()
+    return metadata if request_id is None else {**metadata, REQUEST_ID: request_id}
 
 
 def _as_json(entry: Entry) -> dict[str, Any]:
@@ -653,7 +687,7 @@ def _as_json(entry: Entry) -> dict[str, Any]:
         "amount": str(_amount("amount", entry.amount)),
         "bonus_amount": str(_amount("bonus_amount", entry.bonus_amount)),
         "reverses": _whole_number("reverses", entry.reverses),
-        "metadata": _json_object("metadata", entry.metadata),
+        "metadata": _with_request(_json_object("metadata", entry.metadata)),
         "idempotency_key": None if key is None else _text("idempotency_key", key, 100),
         "expected_number": _whole_number("expected_number", entry.expected_number),
     }

@@ -1,17 +1,31 @@
+from billing.models.access import ApiAllowance, ApiKey, ApiSession
 from billing.models.balances import Balance
 from billing.models.descriptions import StandardDescription
 from billing.models.plans import Plan, Service, ServicePrice, UserDefaults
 from billing.models.runs import ChargingBatch, ChargingFailure, ChargingRun
 from billing.models.subscriptions import ActiveDay, Subscription
 from billing.models.transactions import Channel, Transaction, TransactionType, subtype_label
+from billing.models.webhooks import (
+    EventType,
+    LowBalanceThreshold,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+)
 
 __all__ = [
     "ActiveDay",
+    "ApiAllowance",
+    "ApiKey",
+    "ApiSession",
     "Balance",
     "Channel",
     "ChargingBatch",
     "ChargingFailure",
     "ChargingRun",
+    "EventType",
+    "LowBalanceThreshold",
     "Plan",
     "Service",
     "ServicePrice",
@@ -20,5 +34,9 @@ __all__ = [
     "Transaction",
     "TransactionType",
     "UserDefaults",
+    "WebhookAttempt",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookEvent",
     "subtype_label",
 ]

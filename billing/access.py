@@ -1,0 +1,150 @@
+"""Who may use the Billing API, and how often: keys, sessions and what they spend.
+
+A key or a session is looked up by its SHA-256, which is all that is kept of it. Both are long and
+random, so nobody finds one by trying, and a slow hash, as passwords need, would protect nothing.
+Arguments called `now` are the time: only entry points read the clock.
+"""
+
+import hashlib
+import secrets
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.db import connection
+from django.db.models import Q
+
+from billing.models import ApiAllowance, ApiKey, ApiSession
+from users.models import User
+
+KEY_BEGINS: Final = "bill_"  # so that scanners for leaked secrets can know one
+PREFIX_LENGTH: Final = len(KEY_BEGINS) + 6
+SESSION_LASTS: Final = timedelta(hours=24)
+# Noting each use would write once per request.
+LAST_USE_IS_NOTED_EVERY: Final = timedelta(minutes=1)
+
+
+def hash_of(secret: str) -> str:
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
+
+
+# --- Keys ---------------------------------------------------------------------------------------
+
+
+def issue_key(
+    *,
+    name: str,
+    owner: User,
+    created_by: User,
+    is_read_only: bool = False,
+    expires_at: datetime | None = None,
+    requests_per_minute: int | None = None,
+) -> tuple[ApiKey, str]:
+    """Makes a key; the text beside it is the key itself, which nobody can find out later."""
+    secret = KEY_BEGINS + secrets.token_urlsafe(32)
+    key = ApiKey.objects.create(
+        name=name,
+        owner=owner,
+        created_by=created_by,
+        is_read_only=is_read_only,
+        expires_at=expires_at,
+        requests_per_minute=requests_per_minute,
+        prefix=secret[:PREFIX_LENGTH],
+        hashed=hash_of(secret),
+    )
+    return key, secret
+
+
+def find_key(secret: str, now: datetime) -> ApiKey | None:
+    """The working key that `secret` is: neither expired nor revoked, of an active operator."""
+    return (
+        ApiKey.objects.filter(
+            Q(expires_at=None) | Q(expires_at__gt=now),
+            hashed=hash_of(secret),
+            revoked_at=None,
+            owner__is_active=True,
+            owner__is_staff=True,
+        )
+        .select_related("owner")
+        .first()
+    )
+
+
+def note_use(key: ApiKey, now: datetime) -> None:
+    if key.last_used_at is None or now - key.last_used_at >= LAST_USE_IS_NOTED_EVERY:
+        ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
+
+
+def revoke_key(key: ApiKey, *, by: User, now: datetime) -> None:
+    """Ends a key for ever, from the next request on."""
+    ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now, revoked_by=by)
+    key.refresh_from_db()
+
+
+# --- Sessions -----------------------------------------------------------------------------------
+
+
+def open_session(operator: User, now: datetime) -> str:
+    """Begins a session of 24 hours; answers its hash, 32 hexadecimal digits."""
+    session_hash = secrets.token_hex(16)
+    ApiSession.objects.filter(expires_at__lte=now).delete()
+    ApiSession.objects.create(
+        hashed=hash_of(session_hash),
+        operator=operator,
+        created_at=now,
+        expires_at=now + SESSION_LASTS,
+    )
+    return session_hash
+
+
+def find_session(session_hash: str, now: datetime) -> ApiSession | None:
+    """The session of this hash, unless it has ended or its operator is no active one any more."""
+    return (
+        ApiSession.objects.filter(
+            hashed=hash_of(session_hash),
+            expires_at__gt=now,
+            operator__is_active=True,
+            operator__is_staff=True,
+        )
+        .select_related("operator")
+        .first()
+    )
+
+
+def end_session(session: ApiSession) -> None:
+    session.delete()
+
+
+# --- Limits -------------------------------------------------------------------------------------
+
+_SPEND: Final = """
+    INSERT INTO billing_apiallowance AS a (bearer, spent_until)
+    VALUES (%(bearer)s, %(now)s::timestamptz + make_interval(secs => %(share)s))
+    ON CONFLICT (bearer) DO UPDATE
+        SET spent_until
+            = greatest(a.spent_until, excluded.spent_until - make_interval(secs => %(share)s))
+            + make_interval(secs => %(share)s)
+        WHERE a.spent_until + make_interval(secs => %(share)s)
+            <= %(now)s::timestamptz + interval '1 minute'
+"""
+
+
+def spend(bearer: str, *, per_minute: int, now: datetime) -> timedelta | None:
+    """Spends one of `per_minute` requests. None: it may go on; else after so long it may again.
+
+    Any number at once up to a minute's worth, then one with each share of a minute that passes.
+    All processes of all machines share the count. 0 is no limit.
+    """
+    if not per_minute:
+        return None
+    share = timedelta(minutes=1) / per_minute
+    with connection.cursor() as cursor:
+        cursor.execute(_SPEND, {"bearer": bearer, "now": now, "share": share.total_seconds()})
+        if cursor.rowcount:
+            return None
+    spent_until = ApiAllowance.objects.values_list("spent_until", flat=True).get(pk=bearer)
+    return max(spent_until + share - timedelta(minutes=1) - now, timedelta(0))
+
+
+def forget_allowances(now: datetime) -> None:
+    """Removes what is spent no more."""
+    ApiAllowance.objects.filter(spent_until__lte=now).delete()

@@ -1,0 +1,169 @@
+"""What other programs are told of, and how telling them went.
+
+Triggers write events and deliveries in the very database transaction of what they tell of
+(migrations/sql/0011_webhooks.sql); `billing.webhooks` sends them.
+"""
+
+from typing import ClassVar
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from billing.models.balances import money_field
+
+
+class EventType(models.TextChoices):
+    """What programs can be told of. The codes are part of the interface."""
+
+    TRANSACTION_POSTED = "transaction.posted", "Transaction posted"
+    BALANCE_LOW = "balance.low", "Balance below its threshold"
+    SUBSCRIPTION_SUSPENDED = "subscription.suspended", "Subscription suspended"
+    SUBSCRIPTION_RESUMED = "subscription.resumed", "Subscription resumed"
+
+
+class WebhookEndpoint(models.Model):
+    """An address that events are sent to. While it is not active, nothing is noted for it."""
+
+    name = models.CharField(max_length=60, help_text="Whose it is, like CRM. For people only.")
+    url = models.URLField("address", max_length=500, help_text="Events are sent here, by POST.")
+    secret = models.CharField(
+        max_length=100, help_text="Signs what is sent, so that the receiver knows it is from here."
+    )
+    events = ArrayField(models.CharField(max_length=32, choices=EventType), verbose_name="events")
+    is_active = models.BooleanField(
+        "active",
+        default=True,
+        help_text="While this is clear, nothing is sent and nothing new is noted to be sent.",
+    )
+    created_at = models.DateTimeField("created", default=timezone.now, editable=False)
+    # When all that is sent fails, one attempt now and then is enough.
+    failures = models.PositiveIntegerField(default=0, help_text="Failed attempts in a row.")
+    paused_until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        default_permissions = ("view", "add", "change", "delete")
+        ordering = ["name", "id"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class WebhookEvent(models.Model):
+    """Something that happened to one user's money. Written only if somebody wants to know."""
+
+    type = models.CharField(max_length=32, choices=EventType)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+", db_index=False
+    )
+    number = models.BigIntegerField(
+        null=True, blank=True, help_text="The number of the user's transaction that it is about."
+    )
+    data = models.JSONField(default=dict, help_text="What else is known of it.")
+    created_at = models.DateTimeField("date", db_index=True)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.get_type_display()}, user {self.user_id}"
+
+
+class WebhookDelivery(models.Model):
+    """One event on its way to one endpoint.
+
+    Of one user, an endpoint gets events in the order of their IDs: while one waits for another
+    attempt, the later ones wait too.
+    """
+
+    class Status(models.TextChoices):
+        PENDING = "pending", "Waiting"
+        DELIVERED = "delivered", "Delivered"
+        FAILED = "failed", "Given up"
+
+    event = models.ForeignKey(WebhookEvent, on_delete=models.CASCADE, related_name="deliveries")
+    endpoint = models.ForeignKey(
+        WebhookEndpoint, on_delete=models.CASCADE, related_name="deliveries"
+    )
+    user_id = models.BigIntegerField(help_text="The event's user.")
+    status = models.CharField(max_length=10, choices=Status, default=Status.PENDING)
+    attempt_count = models.PositiveIntegerField("attempts", default=0, db_default=0)
+    next_attempt_at = models.DateTimeField(
+        "next attempt", null=True, blank=True, help_text="None: as soon as possible."
+    )
+    finished_at = models.DateTimeField("finished", null=True, blank=True)
+
+    class Meta:
+        default_permissions = ("view", "change")
+        verbose_name_plural = "webhook deliveries"
+        indexes = [
+            models.Index(
+                fields=["endpoint", "user_id", "id"],
+                condition=Q(status="pending"),
+                name="deliveries_to_send_by_user",
+            ),
+            models.Index(
+                fields=["endpoint", "id"],
+                condition=Q(status="pending"),
+                name="deliveries_to_send",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"Delivery {self.pk}"
+
+
+class WebhookAttempt(models.Model):
+    """One attempt to deliver, and what came of it."""
+
+    delivery = models.ForeignKey(WebhookDelivery, on_delete=models.CASCADE, related_name="attempts")
+    at = models.DateTimeField("date")
+    milliseconds = models.PositiveIntegerField()
+    status_code = models.PositiveSmallIntegerField(null=True, blank=True)
+    problem = models.CharField(
+        max_length=200, blank=True, help_text="Why it failed; empty if it did not."
+    )
+    answer = models.CharField(max_length=500, blank=True, help_text="How the answer begins.")
+
+    class Meta:
+        default_permissions = ()
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"Attempt at {self.at}"
+
+
+class LowBalanceThreshold(models.Model):
+    """Below which real balance programs are told of it: of one user or, without one, by default."""
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="low_balance_threshold",
+    )
+    amount = money_field(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0, "A threshold cannot be negative.")],
+        help_text="Empty: nobody is told.",
+    )
+
+    class Meta:
+        default_permissions = ("view", "change")
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["user"], nulls_distinct=False, name="there_is_one_default_threshold"
+            ),
+            models.CheckConstraint(
+                name="a_threshold_is_an_amount",
+                condition=Q(amount__isnull=True) | Q(amount__gte=0, amount__lt=10**15),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"Threshold of user {self.user_id}" if self.user_id else "Default threshold"

@@ -1,0 +1,67 @@
+"""How transactions and subscriptions look to other programs, in answers and in webhooks.
+
+Amounts are texts with four decimals, times RFC 3339 in UTC, days ISO 8601.
+"""
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+from billing.models import Subscription, Transaction
+
+
+def amount(value: Decimal) -> str:
+    return f"{value:.4f}"
+
+
+def moment(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def day(value: date | None) -> str | None:
+    return None if value is None else value.isoformat()
+
+
+def transaction(row: Transaction) -> dict[str, Any]:
+    """A transaction never changes, so neither does this."""
+    return {
+        "id": row.pk,
+        "user_id": row.user_id,
+        "number": row.number,
+        "type": row.type,
+        "subtype": row.subtype,
+        "description": row.description,
+        "device": row.device,
+        "amount": amount(row.amount),
+        "old_balance": amount(row.old_balance),
+        "new_balance": amount(row.new_balance),
+        "bonus_amount": amount(row.bonus_amount),
+        "old_bonus": amount(row.old_bonus),
+        "new_bonus": amount(row.new_bonus),
+        "created_at": moment(row.created_at),
+        "actor_id": row.actor_id,
+        "channel": row.channel,
+        "idempotency_key": row.idempotency_key,
+        "reverses": row.reverses,
+        "metadata": row.metadata,
+        "digest": bytes(row.digest).hex(),
+    }
+
+
+def subscription(row: Subscription) -> dict[str, Any]:
+    """What `row.plan` is called is looked up, unless it was selected with the row."""
+    return {
+        "id": row.pk,
+        "user_id": row.user_id,
+        "plan_id": row.plan_id,
+        "plan": row.plan.name,
+        "device": row.device,
+        "status": row.status,
+        "started_on": day(row.started_on),
+        "plan_since": day(row.plan_since),
+        "status_since": day(row.status_since),
+        "charged_from": day(row.charged_from),
+        "charged_through": day(row.charged_through),
+        "paid": amount(row.paid),
+        "charge_number": row.charge_number,
+    }
