@@ -110,6 +110,11 @@ class WebhookDelivery(models.Model):
                 condition=Q(status="pending"),
                 name="deliveries_to_send",
             ),
+            models.Index(
+                fields=["endpoint", "id"],
+                condition=Q(status="failed"),
+                name="deliveries_given_up",
+            ),
         ]
 
     def __str__(self) -> str:
