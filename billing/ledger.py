@@ -694,7 +694,11 @@ def _as_json(entry: Entry) -> dict[str, Any]:
 
 
 def _post_one(entry: Entry, *, actor: User | None, channel: Channel) -> Transaction:
-    [(_, result)] = _post([_as_json(entry)], actor, channel, skip_refused=False)
+    try:
+        [(_, result)] = _post([_as_json(entry)], actor, channel, skip_refused=False)
+    except BillingError as refusal:
+        refusal.data.pop("entry", None)  # its place in a batch, of which there is none
+        raise
     assert result.transaction is not None  # noqa: S101 - a refusal would have been raised
     return result.transaction
 

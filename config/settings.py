@@ -117,6 +117,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "config.health.answer_health_checks",
+    "billing.api.requests.api_requests",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.gzip.GZipMiddleware",
@@ -174,6 +175,11 @@ def _database() -> dict[str, Any]:
 
 DATABASES = {"default": _database()}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- The Billing API ----------------------------------------------------------------------------
+
+# Of one API key that has no limit of its own; 0 is none.
+API_REQUESTS_PER_MINUTE = _number("API_REQUESTS_PER_MINUTE", default=1200, lowest=0, highest=10**6)
 
 # --- Background jobs ----------------------------------------------------------------------------
 

@@ -1,10 +1,14 @@
 """Where each address leads. The panel's own pages are added by the admin classes."""
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import path, re_path
 from django.views.generic import RedirectView
+
+from billing.api.rest import api, no_such_address
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
+    path("api/v1/", api.urls),
+    re_path("^api/", no_such_address),
 ]

@@ -534,7 +534,6 @@ def test_a_change_can_be_bound_to_what_the_caller_saw() -> None:
             "expected_number": stale,
             "balance": "11.0000",
             "bonus": "0.0000",
-            "entry": 1,
         }
     assert ledger.balance(user) == (11, 0, 2)
 

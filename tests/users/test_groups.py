@@ -14,6 +14,7 @@ pytestmark = pytest.mark.django_db
 
 migration: Any = import_module("billing.migrations.0004_groups")
 more: Any = import_module("billing.migrations.0006_more_for_groups")
+programs: Any = import_module("billing.migrations.0012_administrators_and_programs")
 
 VIEWER_AT_FIRST = {
     "users.view_user",
@@ -30,8 +31,12 @@ BILLING_OPERATOR = VIEWER | {
     "billing.change_subscription",
     "users.add_user",
     "users.change_user",
+    *(f"billing.{each}_lowbalancethreshold" for each in ("view", "change")),
 }
 ADMINISTRATOR = BILLING_OPERATOR | {
+    *(f"billing.{each}_apikey" for each in ("view", "add", "change")),
+    *(f"billing.{each}_webhookendpoint" for each in ("view", "add", "change", "delete")),
+    *(f"billing.{each}_webhookdelivery" for each in ("view", "change")),
     *(f"billing.{each}_plan" for each in ("add", "change", "delete")),
     *(f"billing.{each}_service" for each in ("add", "change", "delete")),
     *(f"billing.{each}_userdefaults" for each in ("view", "change")),
@@ -64,11 +69,13 @@ def test_their_permissions_are_the_ones_django_makes() -> None:
 
 def test_taking_the_migrations_back_and_forth_changes_nothing() -> None:
     before = {group.name: set(group.permissions.all()) for group in Group.objects.all()}
+    programs.forbid(apps, None)
     more.forbid(apps, None)
     migration.remove_groups(apps, None)
     assert not Group.objects.exists()
     migration.make_groups(apps, None)
     more.permit(apps, None)
+    programs.permit(apps, None)
     assert {group.name: set(group.permissions.all()) for group in Group.objects.all()} == before
 
 
@@ -104,6 +111,7 @@ def test_a_group_of_the_same_name_stays_as_it_is() -> None:
 
 def test_taking_it_back_leaves_groups_that_somebody_is_in() -> None:
     operator_with(group="Administrator")
+    programs.forbid(apps, None)
     more.forbid(apps, None)
     migration.remove_groups(apps, None)
     assert [group.name for group in Group.objects.all()] == ["Administrator"]

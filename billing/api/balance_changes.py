@@ -1,0 +1,141 @@
+"""Calls that change balances: one user's, or many users' in one batch."""
+
+from typing import Annotated, Any
+
+from django.http import HttpRequest, HttpResponse
+from ninja import Header, Router
+from ninja.responses import Status
+
+from billing import ledger, wire
+from billing.api.keys import Needs, actor
+from billing.api.problems import details
+from billing.api.schemas import (
+    BalanceChangeIn,
+    BatchEntryIn,
+    BatchIn,
+    BatchOut,
+    IdempotencyKey,
+    PathId,
+    ProblemOut,
+    TransactionOut,
+)
+from billing.api.users import customer
+from billing.errors import BillingError, UnknownUser
+from billing.models import Channel, Transaction
+from users.models import User
+
+router = Router(tags=["Balance changes"])
+
+KeyHeader = Annotated[IdempotencyKey | None, Header(alias="Idempotency-Key")]
+REPLAYED = "Idempotency-Replayed"
+POSTED = {
+    200: TransactionOut,
+    201: TransactionOut,
+    402: ProblemOut,
+    404: ProblemOut,
+    409: ProblemOut,
+    422: ProblemOut,
+}
+
+
+def posted(response: HttpResponse, transaction: Transaction) -> Status[Any]:
+    """201 with what was written; 200, and a header that says so, with what was there already."""
+    if transaction.replayed:
+        response[REPLAYED] = "true"
+    number = transaction.number
+    response["Location"] = f"/api/v1/users/{transaction.user_id}/transactions/{number}"
+    return Status(200 if transaction.replayed else 201, wire.transaction(transaction))
+
+
+@router.post(
+    "/users/{user_id}/balance-changes",
+    auth=Needs("billing.change_balance", writes=True),
+    response=POSTED,
+    summary="Change a user's balances",
+    description="Adds the amounts to both balances, as they are signed, in one transaction.",
+)
+def change_balance(
+    request: HttpRequest,
+    user_id: PathId,
+    change: BalanceChangeIn,
+    response: HttpResponse,
+    idempotency_key: KeyHeader = None,
+) -> Status[Any]:
+    transaction = ledger.change_balance(
+        customer(request, user_id),
+        **change.model_dump(),
+        idempotency_key=ledger.callers_key(idempotency_key),
+        actor=actor(request),
+        channel=Channel.API,
+    )
+    return posted(response, transaction)
+
+
+@router.post(
+    "/balance-changes",
+    auth=Needs("billing.change_balance", writes=True),
+    response={200: BatchOut, 402: ProblemOut, 404: ProblemOut, 409: ProblemOut, 422: ProblemOut},
+    summary="Change balances of many users",
+    description="Up to 1,000 changes, in this order, each with an idempotency key of its own if it "
+    "has one. All are posted, or none: the problem's `entry` is then the place, from 1, of the one "
+    "that was refused. With `skip_refused`, what can be posted is posted.",
+)
+def change_balances(request: HttpRequest, batch: BatchIn) -> dict[str, Any]:
+    known = set(
+        User.objects.filter(is_staff=False, pk__in={e.user_id for e in batch.entries}).values_list(
+            "pk", flat=True
+        )
+    )
+    refused: dict[int, BillingError] = {}
+    entries: list[tuple[int, ledger.Entry]] = []
+    for place, entry in enumerate(batch.entries, start=1):
+        try:
+            entries.append((place, _entry(entry, known)))
+        except BillingError as refusal:
+            refusal.data["entry"] = place
+            if not batch.skip_refused:
+                raise
+            refused[place] = refusal
+    results = _post(entries, request, skip_refused=batch.skip_refused)
+    return {
+        "results": [
+            results[place] if place in results else _refused(refused[place])
+            for place in range(1, len(batch.entries) + 1)
+        ]
+    }
+
+
+def _entry(entry: BatchEntryIn, known: set[int]) -> ledger.Entry:
+    if entry.user_id not in known:
+        raise UnknownUser(user_id=entry.user_id)
+    said = entry.model_dump(exclude={"user_id"})
+    ledger.callers_key(entry.idempotency_key)
+    return ledger.balance_change_entry(entry.user_id, **said)
+
+
+def _post(
+    entries: list[tuple[int, ledger.Entry]], request: HttpRequest, *, skip_refused: bool
+) -> dict[int, dict[str, Any]]:
+    """The results by the places of their entries."""
+    results = ledger.post_batch(
+        [entry for _, entry in entries],
+        actor=actor(request),
+        channel=Channel.API,
+        skip_refused=skip_refused,
+    )
+    return {place: _result(result) for (place, _), result in zip(entries, results, strict=True)}
+
+
+def _result(result: ledger.Result) -> dict[str, Any]:
+    if result.refusal is not None:
+        return _refused(result.refusal)
+    assert result.transaction is not None  # noqa: S101 - posted or replayed
+    return {
+        "outcome": result.outcome,
+        "transaction": wire.transaction(result.transaction),
+        "problem": None,
+    }
+
+
+def _refused(refusal: BillingError) -> dict[str, Any]:
+    return {"outcome": "refused", "transaction": None, "problem": details(refusal)}

@@ -1,0 +1,94 @@
+"""How `/api/v1/` says that something cannot be done: RFC 9457 problem details.
+
+Each has a stable `code`, the HTTP status, a sentence (`detail`), and the figures behind it. What
+the ledger refuses keeps the ledger's code, sentence and figures (`billing/errors.py`).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+
+from billing.errors import BillingError
+
+# What the interface itself refuses: status and sentence.
+OWN: Final[Mapping[str, tuple[int, str]]] = {
+    "malformed_json": (400, "The body is not valid JSON: {reason}."),
+    "bad_request": (400, "The request cannot be understood."),
+    "unauthenticated": (401, "Send a working API key: Authorization: Bearer <key>."),
+    "forbidden": (403, "The key's owner lacks the permission {permission}."),
+    "read_only_key": (403, "This key may only read."),
+    "not_found": (404, "There is nothing at this address."),
+    "unknown_plan": (422, "There is no plan with ID {plan_id}."),
+    "unknown_subscription": (404, "The user has no subscription with ID {subscription_id}."),
+    "method_not_allowed": (405, "This address does not take {method}; it takes {allowed}."),
+    "email_taken": (409, "Another user has this e-mail address already."),
+    "too_large": (413, "A body has at most {limit} bytes."),
+    "unsupported_media_type": (415, "Send the body as application/json."),
+    "invalid_request": (422, "The request is not valid: {reasons}"),
+    "too_many_requests": (429, "This key has spent its requests; try again in {seconds} seconds."),
+    "too_slow": (503, "This search takes too long; narrow it, for example to fewer days."),
+    "internal_error": (500, "Something went wrong here. It is in our log, by the request's ID."),
+}
+
+# Of refusals by the ledger; others are 422: the request is well-formed, and cannot be done.
+STATUS_BY_CODE: Final[Mapping[str, int]] = {
+    "insufficient_funds": 402,
+    "unknown_user": 404,
+    "unknown_transaction": 404,
+    "idempotency_conflict": 409,
+    "balance_moved": 409,
+    "already_reversed": 409,
+    "not_reversible": 409,
+    "same_plan": 409,
+    "subscription_exists": 409,
+    "subscription_suspended": 409,
+    "subscription_cancelled": 409,
+    "user_deactivated": 409,
+}
+
+
+class Problem(Exception):
+    """What the interface itself refuses; `code` is one of OWN."""
+
+    def __init__(self, code: str, **data: Any) -> None:
+        self.code = code
+        self.data = data
+        self.status, sentence = OWN[code]
+        super().__init__(sentence.format_map(data))
+
+
+def status_of(refusal: BillingError) -> int:
+    return STATUS_BY_CODE.get(refusal.code, 422)
+
+
+def details(
+    error: Problem | BillingError, *, status: int | None = None, request_id: str | None = None
+) -> dict[str, Any]:
+    """The problem as it is sent. Figures come last, and never replace what is said before."""
+    told = {
+        "type": f"/api/v1/problems#{error.code}",
+        "title": title_of(error.code),
+        "status": status or (error.status if isinstance(error, Problem) else status_of(error)),
+        "detail": str(error),
+        "code": error.code,
+    }
+    if request_id is not None:
+        told["request_id"] = request_id
+    return {k: v for k, v in error.data.items() if k != "reasons"} | told
+
+
+def title_of(code: str) -> str:
+    return code.replace("_", " ").capitalize()
+
+
+def answer(request: HttpRequest, error: Problem | BillingError) -> HttpResponse:
+    told = details(error, request_id=getattr(request, "id", None))
+    response = JsonResponse(told, status=told["status"], content_type="application/problem+json")
+    if told["status"] == 401:
+        response["WWW-Authenticate"] = "Bearer"
+    if "seconds" in error.data and told["status"] == 429:
+        response["Retry-After"] = str(error.data["seconds"])
+    if error.code == "method_not_allowed":
+        response["Allow"] = error.data["allowed"]
+    return response

@@ -1,0 +1,152 @@
+"""What every call of the Billing API has, whichever face it is for.
+
+- An ID: in the answer's `X-Request-Id`, in the log, and in the metadata of each transaction that
+  the call posts. A caller may bring its own, to follow a call through several programs.
+- A limit on the size of its body.
+- A line in the log with both bodies, shortened, without anything secret.
+"""
+
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from django.conf import settings
+from django.http import HttpRequest, JsonResponse
+from django.http.response import HttpResponseBase
+
+from billing import ledger
+from billing.api.problems import Problem, answer
+
+log = logging.getLogger("billing.api")
+
+FACES: Final = ("/api/", "/v2/")
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
+BODY_LOGGED: Final = 2_000  # characters
+# What must not stand in a log, wherever in a body or an address it is.
+SECRET: Final = frozenset({"password", "hash", "secret", "token", "key", "passport"})
+HIDDEN: Final = "***"
+
+Handler = Callable[[HttpRequest], HttpResponseBase]
+
+
+def api_requests(get_response: Handler) -> Handler:
+    """Middleware around all others: also what they refuse has an ID and a line in the log."""
+
+    def handle(request: HttpRequest) -> HttpResponseBase:
+        if not request.path_info.startswith(FACES):
+            return get_response(request)
+        request_id = _id_of(request)
+        request.id = request_id  # type: ignore[attr-defined]
+        started = time.monotonic()
+        refusal = _too_large(request)
+        if refusal is not None:
+            response = refusal
+        else:
+            with ledger.for_request(request_id):
+                response = _in_its_words(request, get_response(request))
+        response["X-Request-Id"] = request_id
+        # What a key may see is for that key alone.
+        response.headers.setdefault("Cache-Control", "no-store")
+        if log.isEnabledFor(logging.INFO):
+            _log(request, response, time.monotonic() - started)
+        return response
+
+    return handle
+
+
+def _id_of(request: HttpRequest) -> str:
+    brought = request.headers.get("X-Request-Id", "")
+    return brought if REQUEST_ID.fullmatch(brought) else secrets.token_hex(16)
+
+
+def _in_its_words(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """What was refused before a call was reached, or fell through it, as `/api/` says it."""
+    if (
+        response.status_code < 400
+        or request.path_info.startswith("/v2/")
+        or "json" in response.get("Content-Type", "")
+    ):
+        return response
+    if response.status_code == 405:
+        allowed = response.get("Allow", "")
+        problem = Problem("method_not_allowed", method=request.method, allowed=allowed)
+    elif response.status_code == 404:
+        problem = Problem("not_found")
+    elif response.status_code < 500:
+        problem = Problem("bad_request")
+    else:
+        problem = Problem("internal_error")
+    return answer(request, problem)
+
+
+def _too_large(request: HttpRequest) -> HttpResponseBase | None:
+    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    if length.isascii() and length.isdigit() and int(length) <= limit:
+        return None
+    if request.path_info.startswith("/v2/"):
+        return JsonResponse(
+            {
+                "success": False,
+                "status": {"code": 5, "description": "Wrong request format: the body is too large"},
+            },
+            status=413,
+        )
+    return answer(request, Problem("too_large", limit=limit))
+
+
+# --- The log ------------------------------------------------------------------------------------
+
+
+def _log(request: HttpRequest, response: HttpResponseBase, seconds: float) -> None:
+    key = getattr(request, "auth", None)
+    log.info(
+        "%s %s %s %s %dms key=%s request=%s response=%s",
+        request.id,  # type: ignore[attr-defined]
+        request.method,
+        _without_secrets_in_query(request),
+        response.status_code,
+        round(seconds * 1000),
+        getattr(key, "prefix", "-"),
+        shown(_body_of_request(request), request.headers.get("Content-Type", "")),
+        shown(getattr(response, "content", b""), response.get("Content-Type", "")),
+    )
+
+
+def _body_of_request(request: HttpRequest) -> bytes:
+    # Read already, or not at all: reading it for the log could fail, or wait.
+    return getattr(request, "_body", b"")
+
+
+def _without_secrets_in_query(request: HttpRequest) -> str:
+    query = request.GET.copy()
+    for name in SECRET & set(query):
+        query[name] = HIDDEN
+    path = request.path_info.encode("unicode_escape").decode()
+    return f"{path}?{query.urlencode()}" if query else path
+
+
+def shown(body: bytes, content_type: str) -> str:
+    """A body as the log has it: on one line, shortened, secrets replaced by stars."""
+    if not body:
+        return "-"
+    if "json" in content_type:
+        try:
+            text = json.dumps(_hide(json.loads(body)), ensure_ascii=True)
+        except (ValueError, RecursionError):
+            return f"({len(body)} bytes that are no JSON)"
+    else:
+        return f"({len(body)} bytes, {content_type.split(';', maxsplit=1)[0][:40] or 'no type'})"
+    return text if len(text) <= BODY_LOGGED else f"{text[:BODY_LOGGED]}…"
+
+
+def _hide(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: HIDDEN if k.lower() in SECRET else _hide(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_hide(each) for each in value]
+    return value

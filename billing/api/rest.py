@@ -1,0 +1,154 @@
+"""`/api/v1/`, put together: its calls, how it says what cannot be done, and its description."""
+
+import json
+import logging
+from typing import Any, NoReturn, cast
+
+from django.http import Http404, HttpRequest, HttpResponse
+from ninja import NinjaAPI
+from ninja.errors import HttpError, ValidationError
+from ninja.parser import Parser
+from ninja.types import DictStrAny
+
+from billing.api import balance_changes, users
+from billing.api.keys import Needs
+from billing.api.problems import Problem, answer
+from billing.errors import BillingError
+from billing.reports import TooSlow
+
+log = logging.getLogger("billing.api")
+
+DESCRIPTION = """
+Reads users, balances and transactions, and changes balances, for programs.
+
+- **Keys** are made in the panel, under API keys: `Authorization: Bearer <key>`. A key may do what
+  its owner, an operator, may do; some may only read.
+- **Amounts** are texts with four decimals, in the installation's one currency. **Times** are
+  RFC 3339, UTC.
+- **Idempotency**: a call that posts takes the header `Idempotency-Key`. The first time it answers
+  201; the same again 200, the same body, and `Idempotency-Replayed: true`; the same key with other
+  content 409. Keys are a user's own: another user may have the same.
+- **Problems** are `application/problem+json` (RFC 9457), with a stable `code`.
+- **Request IDs**: each answer has `X-Request-Id`; so have, in their metadata, the transactions that
+  the call posted.
+"""
+
+
+class JSONParser(Parser):
+    """Takes JSON objects as RFC 8259 has them: no NaN, nothing else than JSON."""
+
+    def parse_body(self, request: HttpRequest) -> DictStrAny:
+        if request.content_type != "application/json":
+            raise Problem("unsupported_media_type")
+        try:
+            body = json.loads(request.body, parse_constant=_refuse_constant)
+        except RecursionError:
+            raise Problem("malformed_json", reason="it is nested too deeply") from None
+        except UnicodeDecodeError:
+            raise Problem("malformed_json", reason="it is not UTF-8") from None
+        except json.JSONDecodeError as problem:
+            where = f"line {problem.lineno}, column {problem.colno}"
+            raise Problem("malformed_json", reason=f"{problem.msg.lower()} ({where})") from None
+        except ValueError as problem:
+            reason = str(problem) if isinstance(problem, _NoNumber) else "a number is too long"
+            raise Problem("malformed_json", reason=reason) from None
+        return cast(DictStrAny, body)
+
+
+class _NoNumber(ValueError):
+    pass
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _NoNumber(f"it has no {name}")
+
+
+api = NinjaAPI(
+    title="Billing API",
+    version="1",
+    description=DESCRIPTION,
+    urls_namespace="api-v1",
+    parser=JSONParser(),
+    docs_url="/docs",
+    openapi_url="/openapi.json",
+)
+
+for router in (users.router, balance_changes.router):
+    api.add_router("", router)
+    for path_view in router.path_operations.values():
+        for operation in path_view.operations:
+            query = [m for m in operation.models if m.__ninja_param_source__ == "query"]
+            for needs in operation.auth_callbacks:
+                assert isinstance(needs, Needs)  # noqa: S101 - every call asks for a permission
+                needs.query = frozenset(name for m in query for name in m.__ninja_flatten_map__)
+
+
+# --- What cannot be done ------------------------------------------------------------------------
+
+
+@api.exception_handler(Problem)
+@api.exception_handler(BillingError)
+def tell(request: HttpRequest, problem: Problem | BillingError) -> HttpResponse:
+    return answer(request, problem)
+
+
+@api.exception_handler(ValidationError)
+def tell_what_is_not_valid(request: HttpRequest, problem: ValidationError) -> HttpResponse:
+    errors = [_error(each) for each in problem.errors]
+    first = errors[0]
+    return answer(
+        request,
+        Problem("invalid_request", reasons=f"{first['field']}: {first['reason']}", errors=errors),
+    )
+
+
+SENTENCES = {
+    "extra_forbidden": "There is no such field",
+    "missing": "This is missing",
+    "string_type": "It must be a text, in quotes",
+    "int_type": "It must be a whole number",
+    "bool_type": "It must be true or false",
+    "list_type": "It must be a list",
+    "dict_type": "It must be a JSON object",
+    "model_attributes_type": "It must be a JSON object",
+}
+
+
+def _error(error: dict[str, Any]) -> dict[str, str]:
+    """Where in the request, and what is wrong there, of what Pydantic found."""
+    _, *place = error["loc"]  # the first says: body, query, path or header
+    if error["loc"][0] == "body":
+        place = place[1:]  # the name of the function's argument
+    reason = str(error["msg"]).removeprefix("Value error, ")
+    reason = SENTENCES.get(error["type"], reason)
+    return {
+        "field": ".".join(str(each)[:40] for each in place) or str(error["loc"][0]),
+        "reason": reason if reason.endswith(".") else f"{reason}.",
+    }
+
+
+@api.exception_handler(HttpError)
+def tell_of_http_error(request: HttpRequest, problem: HttpError) -> HttpResponse:
+    if isinstance(problem.__cause__, Problem):
+        return answer(request, problem.__cause__)  # raised by the parser
+    return answer(request, Problem("malformed_json", reason=str(problem)))
+
+
+@api.exception_handler(Http404)
+def tell_of_nothing(request: HttpRequest, problem: Http404) -> HttpResponse:
+    return answer(request, Problem("not_found"))
+
+
+@api.exception_handler(TooSlow)
+def tell_of_slowness(request: HttpRequest, problem: TooSlow) -> HttpResponse:
+    return answer(request, Problem("too_slow"))
+
+
+@api.exception_handler(Exception)
+def tell_of_the_unexpected(request: HttpRequest, problem: Exception) -> HttpResponse:
+    log.exception("%s failed", getattr(request, "id", "-"), exc_info=problem)
+    return answer(request, Problem("internal_error"))
+
+
+def no_such_address(request: HttpRequest, rest: str = "") -> HttpResponse:
+    return answer(request, Problem("not_found"))

@@ -1,0 +1,159 @@
+"""Calls about users: customers only. Operators' own accounts are not to be found here."""
+
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from ninja import Query, Router
+from ninja.responses import Status
+from pydantic import Field
+
+from billing import subscriptions, wire
+from billing.api import cursors
+from billing.api.history import note
+from billing.api.keys import Needs, actor, may
+from billing.api.problems import Problem
+from billing.api.schemas import (
+    Parameters,
+    PathId,
+    ProblemOut,
+    Text,
+    UserFields,
+    UserIn,
+    UserOut,
+    UserPage,
+)
+from billing.api.today import utc_today
+from billing.errors import UnknownUser
+from billing.models import Channel
+from users.models import User
+from users.search import search
+
+router = Router(tags=["Users"])
+
+PLAIN_FIELDS = [name for name in UserFields.model_fields if name != "is_active"]
+
+
+class UserFilters(Parameters):
+    search: Text = Field(
+        "",
+        max_length=200,
+        description="Words, all of which stand in the name, e-mail, phone or ID.",
+    )
+    is_active: bool | None = None
+    limit: int = Field(50, ge=1, le=200)
+    cursor: str | None = Field(None, max_length=200)
+
+
+def customers(request: HttpRequest) -> QuerySet[User]:
+    rows = User.objects.filter(is_staff=False)
+    return rows.select_related("balance") if may(request, "billing.view_balance") else rows
+
+
+def customer(request: HttpRequest, user_id: int) -> User:
+    """Raises UnknownUser also for operators."""
+    user = customers(request).filter(pk=user_id).first()
+    if user is None:
+        raise UnknownUser(user_id=user_id)
+    return user
+
+
+def shown(request: HttpRequest, user: User) -> dict[str, Any]:
+    balance = user.balance if may(request, "billing.view_balance") else None
+    return {
+        "id": user.pk,
+        **{name: getattr(user, name) for name in PLAIN_FIELDS},
+        "is_active": user.is_active,
+        "created_at": wire.moment(user.created_at),
+        "balance": balance
+        and {
+            "real": wire.amount(balance.real),
+            "bonus": wire.amount(balance.bonus),
+            "number": balance.last_number,
+        },
+    }
+
+
+@router.get(
+    "/users", auth=Needs("users.view_user"), response=UserPage, summary="List users, newest first"
+)
+def list_users(request: HttpRequest, filters: Query[UserFilters]) -> dict[str, Any]:
+    rows = search(customers(request), filters.search)
+    if filters.is_active is not None:
+        rows = rows.filter(is_active=filters.is_active)
+    if filters.cursor is not None:
+        [last] = cursors.from_text(filters.cursor, 1)
+        rows = rows.filter(pk__lt=last)
+    found = list(rows.order_by("-pk")[: filters.limit + 1])
+    page = found[: filters.limit]
+    return {
+        "users": [shown(request, user) for user in page],
+        "next_cursor": cursors.to_text(page[-1].pk) if len(found) > filters.limit else None,
+    }
+
+
+@router.post(
+    "/users",
+    auth=Needs("users.add_user", writes=True),
+    response={201: UserOut, 409: ProblemOut},
+    summary="Create a user",
+    description="The user gets what the defaults for new users give: a bonus, a plan.",
+)
+def create_user(request: HttpRequest, new: UserIn, response: HttpResponse) -> Status[Any]:
+    user = User()
+    user.set_unusable_password()  # customers log in elsewhere
+    with transaction.atomic():
+        _save(user, new)
+        subscriptions.welcome(user, day=utc_today(), actor=actor(request), channel=Channel.API)
+        note(actor(request), user, "Added by the API.", is_new=True)
+    response["Location"] = f"/api/v1/users/{user.pk}"
+    return Status(201, shown(request, customer(request, user.pk)))
+
+
+@router.get(
+    "/users/{user_id}",
+    auth=Needs("users.view_user"),
+    response={200: UserOut, 404: ProblemOut},
+    summary="Read a user",
+)
+def read_user(request: HttpRequest, user_id: PathId) -> dict[str, Any]:
+    return shown(request, customer(request, user_id))
+
+
+@router.patch(
+    "/users/{user_id}",
+    auth=Needs("users.change_user", writes=True),
+    response={200: UserOut, 404: ProblemOut, 409: ProblemOut},
+    summary="Update, activate or deactivate a user",
+    description="Fields that are not given stay as they are.",
+)
+def update_user(request: HttpRequest, user_id: PathId, changes: UserFields) -> dict[str, Any]:
+    with transaction.atomic():
+        customer(request, user_id)  # found, or refused
+        user = User.objects.select_for_update(no_key=True).get(pk=user_id)
+        changed = _save(user, changes)
+        if changed:
+            note(actor(request), user, f"Changed by the API: {', '.join(changed)}.")
+    return shown(request, customer(request, user_id))
+
+
+def _save(user: User, fields: UserFields) -> list[str]:
+    """Stores what was given; answers the names of the fields that are another now."""
+    given = {k: v for k, v in fields.model_dump(exclude_unset=True).items() if v is not None}
+    changed = [name for name, value in given.items() if getattr(user, name) != value]
+    for name in changed:
+        setattr(user, name, given[name])
+    if User.objects.with_email(user.email).exclude(pk=user.pk).exists():
+        raise Problem("email_taken")
+    try:
+        user.full_clean(exclude=["password"])
+    except ValidationError as problem:
+        errors = [
+            {"field": field, "reason": " ".join(reasons)}
+            for field, reasons in problem.message_dict.items()
+        ]
+        raise Problem("invalid_request", reasons=errors[0]["reason"], errors=errors) from None
+    user.save()
+    return changed
