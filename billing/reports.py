@@ -140,23 +140,36 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Page[Row: Model]:
-    """Up to PAGE_SIZE rows, newest first, and whether there are newer and older ones."""
+    """Up to PAGE_SIZE rows, newest first, and whether there are newer and older ones.
+
+    `key` is the attribute of a row that the pages of this list go by, as `Cursor.key` does.
+    """
 
     rows: Sequence[Row]
     has_newer: bool
     has_older: bool
+    key: str = "pk"
+
+    @property
+    def first_key(self) -> int | None:
+        return getattr(self.rows[0], self.key) if self.rows else None
+
+    @property
+    def last_key(self) -> int | None:
+        return getattr(self.rows[-1], self.key) if self.rows else None
 
 
 def page(listing: Listing, cursor: Cursor) -> Page[Transaction]:
     order = ["number"] if listing.user_id is not None else ["created_at", "id"]
     newest_first = [f"-{name}" for name in order]
+    key = order[-1]
     rows = listing.rows.select_related("user", "actor")
     if cursor.place == "after":
         found = list(_beyond(rows, listing, cursor, newer=True).order_by(*order)[: PAGE_SIZE + 1])
         shown = found[:PAGE_SIZE][::-1]
         has_newer = len(found) > PAGE_SIZE
         has_older = bool(shown) and _exists_beyond(listing, shown[-1], newer=False)
-        return Page(shown, has_newer, has_older)
+        return Page(shown, has_newer, has_older, key)
     wanted = rows if cursor.place == "first" else _beyond(rows, listing, cursor, newer=False)
     found = list(wanted.order_by(*newest_first)[: PAGE_SIZE + 1])
     shown = found[:PAGE_SIZE]
@@ -164,7 +177,7 @@ def page(listing: Listing, cursor: Cursor) -> Page[Transaction]:
     has_newer = (
         cursor.place != "first" and bool(shown) and _exists_beyond(listing, shown[0], newer=True)
     )
-    return Page(shown, has_newer, has_older)
+    return Page(shown, has_newer, has_older, key)
 
 
 def _beyond(

@@ -24,6 +24,7 @@ from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple
 
 from django.db import connection, transaction
+from django.db.models import Count
 from django.db.models.functions import Greatest
 
 from billing import ledger
@@ -241,6 +242,22 @@ def upcoming(subscription: Subscription, today: date) -> Upcoming | None:
         return Upcoming(None, charge_on(today, plan.terms).amount)
     assert subscription.due_on is not None  # noqa: S101 - only by active day it can be
     return Upcoming(subscription.due_on, charge_on(subscription.due_on, plan.terms).amount)
+
+
+class ToResume(NamedTuple):
+    """How many subscriptions of a user are suspended, and what they need together."""
+
+    subscriptions: int
+    amount: Decimal
+
+
+def needed_to_resume(user: User, today: date) -> ToResume:
+    """What all suspended subscriptions of `user` would be charged if they resumed today."""
+    suspended = Subscription.objects.filter(user=user, status=SUSPENDED)
+    counts = dict(suspended.order_by().values_list("plan").annotate(Count("pk")))
+    plans = Plan.objects.filter(pk__in=counts)
+    amounts = [counts[plan.pk] * charge_on(today, plan.terms).amount for plan in plans]
+    return ToResume(sum(counts.values()), sum(amounts, ZERO))
 
 
 # --- What falls due -----------------------------------------------------------------------------

@@ -53,8 +53,6 @@ class ChargingRunAdmin(ReadOnlyAdmin):
             "page": found,
             "rows": [RunReport(run, now) for run in found.rows],
             "overdue": reports.overdue(now),
-            "first_key": found.rows[0].pk if found.rows else None,
-            "last_key": found.rows[-1].pk if found.rows else None,
         }
         return TemplateResponse(request, "billing/runs.html", context)
 
@@ -73,8 +71,6 @@ class ChargingRunAdmin(ReadOnlyAdmin):
         context = page_context(request, self, title=f"{run}", user=None) | {
             "report": RunReport(run, timezone.now()),
             "page": failures,
-            "first_key": failures.rows[0].pk if failures.rows else None,
-            "last_key": failures.rows[-1].pk if failures.rows else None,
             "can_view_transactions": request.user.has_perm("billing.view_transaction"),
         }
         return TemplateResponse(request, "billing/run.html", context)

@@ -76,8 +76,6 @@ class SubscriptionAdmin(ReadOnlyAdmin):
             "form": form,
             "page": found,
             "rows": [Row(each, subscriptions.upcoming(each, today)) for each in found.rows],
-            "first_key": found.rows[0].pk if found.rows else None,
-            "last_key": found.rows[-1].pk if found.rows else None,
             "has_conditions": any(form.cleaned_data.values()) or bool(form.errors),
         }
         return TemplateResponse(request, "billing/subscriptions_of_all.html", context)

@@ -11,7 +11,7 @@ from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Q, QuerySet
 from django.forms.boundfield import BoundField
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
@@ -33,7 +33,7 @@ from billing.errors import (
 )
 from billing.models import Channel, Plan, Subscription, Transaction
 from billing.money import ZERO, format_money
-from billing.pricing import Cycle, charge_on, format_period, remainder
+from billing.pricing import Cycle, format_period, remainder
 from users.models import User
 
 PER_PAGE: Final = 50
@@ -139,17 +139,6 @@ def _line(subscription: Subscription, today: date, real: Decimal) -> Line:
     return Line(subscription, upcoming.day, upcoming.amount, missing)
 
 
-def _needed(suspended: QuerySet[Subscription], today: date) -> tuple[int, Decimal]:
-    """How many are suspended, and what all of them together need to resume now."""
-    count, needed = 0, ZERO
-    by_plan = suspended.order_by().values("plan").annotate(count=Count("pk"))
-    counts = {row["plan"]: row["count"] for row in by_plan}
-    for plan in Plan.objects.filter(pk__in=counts):
-        count += counts[plan.pk]
-        needed += counts[plan.pk] * charge_on(today, plan.terms).amount
-    return count, needed
-
-
 def user_subscriptions(
     request: HttpRequest, user_id: int, model_admin: ModelAdmin
 ) -> HttpResponseBase:
@@ -161,7 +150,7 @@ def user_subscriptions(
     balance = ledger.balance(user)
     mine = Subscription.objects.filter(user=user)
     live = mine.exclude(status=STATUS.CANCELLED)
-    suspended_count, needed = _needed(live.filter(status=STATUS.SUSPENDED), today)
+    suspended_count, needed = subscriptions.needed_to_resume(user, today)
     live_count = live.count()
 
     form = SubscriptionFilters(request.GET)

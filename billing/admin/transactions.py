@@ -165,8 +165,6 @@ def list_page(request: HttpRequest, model_admin: ModelAdmin, user: User | None) 
         "page": found,
         "is_filtered": listing.is_filtered,
         "has_conditions": any(form.cleaned_data.values()) or bool(form.errors),
-        "first_key": _key(listing, found.rows[0]) if found.rows else None,
-        "last_key": _key(listing, found.rows[-1]) if found.rows else None,
         "can_change_balance": request.user.has_perm("billing.change_balance"),
         "goto_failed": request.GET.get("missed", ""),
     }
@@ -203,10 +201,6 @@ def _is_suspended(user: User) -> bool:
     """Whether a refill is likely to be followed by a charge."""
     suspended = Subscription.objects.filter(user=user, status=Subscription.Status.SUSPENDED)
     return user.is_active and suspended.exists()
-
-
-def _key(listing: reports.Listing, row: Transaction) -> int:
-    return row.number if listing.user_id is not None else row.id
 
 
 def _number(text: str) -> int | None:

@@ -565,7 +565,7 @@ def test_pages_of_subscriptions_follow_each_other(
     made = [subscribed(user, plan, device=f"{number}") for number in range(5)][::-1]
     first = panel.get(SUBSCRIPTIONS)
     assert listed(panel) == made[:2]
-    assert listed(panel, f"?before={first.context['last_key']}") == made[2:4]
+    assert listed(panel, f"?before={first.context['page'].last_key}") == made[2:4]
     assert listed(panel, f"?before={made[3].pk}") == made[4:]
     assert listed(panel, f"?after={made[4].pk}") == made[2:4]
     assert listed(panel, "?after=0") == made[3:]

@@ -230,7 +230,7 @@ def test_failures_are_shown_page_by_page(panel: Client, monkeypatch: pytest.Monk
     first = panel.get(f"{RUNS}{run.pk}/change/")
     assert "Problem 2" in first.text
     assert "Problem 0" not in first.text
-    second = panel.get(f"{RUNS}{run.pk}/change/?before={first.context['last_key']}")
+    second = panel.get(f"{RUNS}{run.pk}/change/?before={first.context['page'].last_key}")
     assert [failure.problem for failure in second.context["page"].rows] == ["Problem 0"]
 
 
