@@ -181,6 +181,9 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # Of one API key that has no limit of its own; 0 is none.
 API_REQUESTS_PER_MINUTE = _number("API_REQUESTS_PER_MINUTE", default=1200, lowest=0, highest=10**6)
 
+# Each call of the API in the log, with both bodies, without secrets; whatever LOG_LEVEL is.
+LOG_API_CALLS = _flag("LOG_API_CALLS", default=True)
+
 # --- Background jobs ----------------------------------------------------------------------------
 
 # For any worker, however it is started (`manage.py worker` is the way).
@@ -290,6 +293,7 @@ LOGGING = {
     "loggers": {
         # Without this, Django mails errors to nobody and writes none of them with DEBUG off.
         "django": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+        "billing.api": {"level": "INFO" if LOG_API_CALLS else LOG_LEVEL},
     },
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import django
 from django.conf import settings
 
-PARTS = ("posting", "hot", "charging", "tab")
+PARTS = ("posting", "hot", "http", "charging", "tab", "pages")
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def _options() -> Namespace:
 
 
 def _measure(options: Namespace) -> Iterator["report.Line"]:  # noqa: F821
-    from tests.benchmarks import charging, posting, tab
+    from tests.benchmarks import api, charging, posting, tab
 
     user_ids = posting.make_users()
     if "posting" in options.only:
@@ -63,16 +63,20 @@ def _measure(options: Namespace) -> Iterator["report.Line"]:  # noqa: F821
         yield from posting.measure_hot(
             user_ids, rounds=options.rounds, calls=max(1, options.calls // 4)
         )
+    if "http" in options.only:
+        yield from api.measure_http(user_ids, rounds=options.rounds, calls=options.calls)
     if "charging" in options.only:
         charging.fill(options.subscriptions)
         yield from charging.measure_charging(
             subscriptions=options.subscriptions, rounds=max(1, options.rounds // 5)
         )
-    if "tab" in options.only:
+    if {"tab", "pages"} & set(options.only):
         long, short = tab.fill(options.transactions)
-        yield from tab.measure_tab(
-            long, short, transactions=options.transactions, rounds=options.rounds
-        )
+        sizes = {"transactions": options.transactions, "rounds": options.rounds}
+        if "tab" in options.only:
+            yield from tab.measure_tab(long, short, **sizes)
+        if "pages" in options.only:
+            yield from api.measure_pages(long, short, **sizes)
 
 
 if __name__ == "__main__":
