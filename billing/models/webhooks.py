@@ -40,9 +40,12 @@ class WebhookEndpoint(models.Model):
         help_text="While this is clear, nothing is sent and nothing new is noted to be sent.",
     )
     created_at = models.DateTimeField("created", default=timezone.now, editable=False)
-    # When all that is sent fails, one attempt now and then is enough.
-    failures = models.PositiveIntegerField(default=0, help_text="Failed attempts in a row.")
-    paused_until = models.DateTimeField(null=True, blank=True)
+    # While nothing gets through, one attempt now and then is enough.
+    failures = models.PositiveIntegerField(
+        default=0, editable=False, help_text="How often in a row nothing got through."
+    )
+    paused_until = models.DateTimeField(null=True, blank=True, editable=False)
+    failing_since = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
         default_permissions = ("view", "add", "change", "delete")
@@ -52,12 +55,21 @@ class WebhookEndpoint(models.Model):
         return self.name
 
 
+# The keys of the next two tables are not checked by the database: whoever posts would lock the one
+# row of an endpoint together with everybody else, and a posting would fail at its commit because
+# the endpoint was deleted meanwhile.
+
+
 class WebhookEvent(models.Model):
     """Something that happened to one user's money. Written only if somebody wants to know."""
 
     type = models.CharField(max_length=32, choices=EventType)
     user = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+", db_index=False
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        related_name="+",
+        db_index=False,
+        db_constraint=False,
     )
     number = models.BigIntegerField(
         null=True, blank=True, help_text="The number of the user's transaction that it is about."
@@ -76,7 +88,8 @@ class WebhookDelivery(models.Model):
     """One event on its way to one endpoint.
 
     Of one user, an endpoint gets events in the order of their IDs: while one waits for another
-    attempt, the later ones wait too.
+    attempt, the later ones wait too. Those of an endpoint that was deleted are nobody's, and are
+    removed by and by (`billing.webhooks.delete_old`).
     """
 
     class Status(models.TextChoices):
@@ -84,13 +97,24 @@ class WebhookDelivery(models.Model):
         DELIVERED = "delivered", "Delivered"
         FAILED = "failed", "Given up"
 
-    event = models.ForeignKey(WebhookEvent, on_delete=models.CASCADE, related_name="deliveries")
+    event = models.ForeignKey(
+        WebhookEvent, on_delete=models.CASCADE, related_name="deliveries", db_constraint=False
+    )
     endpoint = models.ForeignKey(
-        WebhookEndpoint, on_delete=models.CASCADE, related_name="deliveries"
+        WebhookEndpoint,
+        on_delete=models.DO_NOTHING,
+        related_name="deliveries",
+        db_index=False,  # declared below
+        db_constraint=False,
     )
     user_id = models.BigIntegerField(help_text="The event's user.")
     status = models.CharField(max_length=10, choices=Status, default=Status.PENDING)
     attempt_count = models.PositiveIntegerField("attempts", default=0, db_default=0)
+    refusal_count = models.PositiveIntegerField(
+        default=0,
+        db_default=0,
+        help_text="Failed attempts while the endpoint took others, since it last was out of reach.",
+    )
     next_attempt_at = models.DateTimeField(
         "next attempt", null=True, blank=True, help_text="None: as soon as possible."
     )
@@ -105,11 +129,7 @@ class WebhookDelivery(models.Model):
                 condition=Q(status="pending"),
                 name="deliveries_to_send_by_user",
             ),
-            models.Index(
-                fields=["endpoint", "id"],
-                condition=Q(status="pending"),
-                name="deliveries_to_send",
-            ),
+            models.Index(fields=["endpoint", "id"], name="deliveries_of_an_endpoint"),
             models.Index(
                 fields=["endpoint", "id"],
                 condition=Q(status="failed"),
