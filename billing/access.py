@@ -8,10 +8,10 @@ Arguments called `now` are the time: only entry points read the clock.
 import hashlib
 import secrets
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
 from django.db import connection
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from billing.models import ApiAllowance, ApiKey, ApiSession
 from users.models import User
@@ -21,6 +21,9 @@ PREFIX_LENGTH: Final = len(KEY_BEGINS) + 6
 SESSION_LASTS: Final = timedelta(hours=24)
 # Noting each use would write once per request.
 LAST_USE_IS_NOTED_EVERY: Final = timedelta(minutes=1)
+
+
+KeyState = Literal["working", "expired", "revoked", "owner inactive"]
 
 
 def hash_of(secret: str) -> str:
@@ -54,19 +57,38 @@ def issue_key(
     return key, secret
 
 
-def find_key(secret: str, now: datetime) -> ApiKey | None:
-    """The working key that `secret` is: neither expired nor revoked, of an active operator."""
-    return (
-        ApiKey.objects.filter(
-            Q(expires_at=None) | Q(expires_at__gt=now),
-            hashed=hash_of(secret),
-            revoked_at=None,
-            owner__is_active=True,
-            owner__is_staff=True,
-        )
-        .select_related("owner")
-        .first()
+# Each call looks a key up: what it does not need costs as much as the lookup itself.
+_ASKED_OF_A_KEY: Final = (
+    *("name", "prefix", "is_read_only", "requests_per_minute", "last_used_at"),
+    *(f"owner__{field}" for field in ("email", "is_active", "is_staff", "is_superuser")),
+)
+
+
+def working_keys(now: datetime) -> QuerySet[ApiKey]:
+    """The keys that are neither expired nor revoked, of active operators."""
+    return ApiKey.objects.filter(
+        Q(expires_at=None) | Q(expires_at__gt=now),
+        revoked_at=None,
+        owner__is_active=True,
+        owner__is_staff=True,
     )
+
+
+def find_key(secret: str, now: datetime) -> ApiKey | None:
+    """The working key that `secret` is, with what a call asks of it and of its owner."""
+    found = working_keys(now).select_related("owner").only(*_ASKED_OF_A_KEY)
+    return next(iter(found.filter(hashed=hash_of(secret))), None)
+
+
+def state_of(key: ApiKey, now: datetime) -> KeyState:
+    """Why a key does not work, or that it does: it is one of `working_keys` then."""
+    if key.revoked_at is not None:
+        return "revoked"
+    if key.expires_at is not None and key.expires_at <= now:
+        return "expired"
+    if not (key.owner.is_active and key.owner.is_staff):
+        return "owner inactive"
+    return "working"
 
 
 def note_use(key: ApiKey, now: datetime) -> None:

@@ -19,7 +19,7 @@ from billing.api.schemas import (
     ProblemOut,
     TransactionOut,
 )
-from billing.api.users import customer
+from billing.api.users import customer_id
 from billing.errors import BillingError, UnknownUser
 from billing.models import Channel, Transaction
 from users.models import User
@@ -62,7 +62,7 @@ def change_balance(
     idempotency_key: KeyHeader = None,
 ) -> Status[Any]:
     transaction = ledger.change_balance(
-        customer(request, user_id),
+        customer_id(user_id),
         **change.model_dump(),
         idempotency_key=ledger.callers_key(idempotency_key),
         actor=actor(request),

@@ -60,6 +60,13 @@ def customer(request: HttpRequest, user_id: int) -> User:
     return user
 
 
+def customer_id(user_id: int) -> int:
+    """`user_id`, if it is a customer's. Raises UnknownUser also for operators."""
+    if not User.objects.filter(pk=user_id, is_staff=False).exists():
+        raise UnknownUser(user_id=user_id)
+    return user_id
+
+
 def shown(request: HttpRequest, user: User) -> dict[str, Any]:
     balance = user.balance if may(request, "billing.view_balance") else None
     return {
