@@ -13,7 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import batched, groupby
 from operator import attrgetter
@@ -34,7 +34,7 @@ from billing.models import (
     Transaction,
 )
 from billing.money import ZERO
-from billing.reports import RUN_TIME
+from billing.reports import last_scheduled
 from billing.subscriptions import Step
 from users.models import User
 
@@ -118,13 +118,6 @@ def open_run_if_due(at: datetime) -> ChargingRun | None:
         if runs.filter(is_scheduled | Q(finished_at__isnull=False)).exists():
             return None
         return open_run(at, ChargingRun.Start.SCHEDULE)
-
-
-def last_scheduled(at: datetime) -> datetime:
-    """When a run was due last: at 00:05 UTC of this day, or of the day before."""
-    at = at.astimezone(UTC)
-    today = datetime.combine(at.date(), RUN_TIME)
-    return today if today <= at else today - timedelta(days=1)
 
 
 def charge_batch(batch: ChargingBatch) -> Iterator[Done]:

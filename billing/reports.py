@@ -528,15 +528,20 @@ class Overdue:
     state: RunState | None
 
 
+def last_scheduled(at: datetime) -> datetime:
+    """When a run was due last: at 00:05 UTC of this day, or of the day before."""
+    at = at.astimezone(UTC)
+    today = datetime.combine(at.date(), RUN_TIME)
+    return today if today <= at else today - timedelta(days=1)
+
+
 def overdue(now: datetime) -> Overdue | None:
     """Whether the latest daily run that should be over by `now` is not, and since when.
 
     A run's time to finish is half an hour. An installation that has never had a run is told so
     from the first subscription on that a run should have looked at.
     """
-    since = datetime.combine(now.astimezone(UTC).date(), RUN_TIME)
-    if now <= since + RUN_MAY_TAKE:
-        since -= timedelta(days=1)
+    since = last_scheduled(now - RUN_MAY_TAKE - INSTANT)
     # One that was told to look ahead, on a day before, does not stand in for it.
     late = charging_runs().filter(at__gte=since, started_at__gte=since)
     if late.filter(finished_at__isnull=False).exists():
