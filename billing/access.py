@@ -140,13 +140,10 @@ def end_session(session: ApiSession) -> None:
 
 _SPEND: Final = """
     INSERT INTO billing_apiallowance AS a (bearer, spent_until)
-    VALUES (%(bearer)s, %(now)s::timestamptz + make_interval(secs => %(share)s))
+    VALUES (%(bearer)s, %(now)s::timestamptz + %(share)s::interval)
     ON CONFLICT (bearer) DO UPDATE
-        SET spent_until
-            = greatest(a.spent_until, excluded.spent_until - make_interval(secs => %(share)s))
-            + make_interval(secs => %(share)s)
-        WHERE a.spent_until + make_interval(secs => %(share)s)
-            <= %(now)s::timestamptz + interval '1 minute'
+        SET spent_until = greatest(a.spent_until, %(now)s::timestamptz) + %(share)s::interval
+        WHERE a.spent_until + %(share)s::interval <= %(now)s::timestamptz + %(burst)s::interval
 """
 
 
@@ -158,13 +155,24 @@ def spend(bearer: str, *, per_minute: int, now: datetime) -> timedelta | None:
     """
     if not per_minute:
         return None
-    share = timedelta(minutes=1) / per_minute
+    # In whole microseconds, as the database counts; a minute's worth is then just so many of them.
+    share = max(timedelta(minutes=1) // per_minute, timedelta.resolution)
+    burst = share * per_minute
     with connection.cursor() as cursor:
-        cursor.execute(_SPEND, {"bearer": bearer, "now": now, "share": share.total_seconds()})
+        cursor.execute(
+            _SPEND,
+            {"bearer": bearer, "now": now, "share": str(share), "burst": str(burst)},
+        )
         if cursor.rowcount:
             return None
-    spent_until = ApiAllowance.objects.values_list("spent_until", flat=True).get(pk=bearer)
-    return max(spent_until + share - timedelta(minutes=1) - now, timedelta(0))
+    spent_until = ApiAllowance.objects.values_list("spent_until", flat=True).filter(pk=bearer)
+    # None: forgiven meanwhile.
+    return max((spent_until.first() or now) + share - burst - now, timedelta(0))
+
+
+def forgive(bearer: str) -> None:
+    """Gives back what was spent: of a login, say, that in the end succeeds."""
+    ApiAllowance.objects.filter(pk=bearer).delete()
 
 
 def forget_allowances(now: datetime) -> None:

@@ -1,7 +1,8 @@
-"""Transactions as files for spreadsheets: CSV as a stream, XLSX in constant memory."""
+"""Transactions, and other tables, as files for spreadsheets: CSV as a stream, XLSX in constant
+memory."""
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import IO, Any, Final
@@ -28,29 +29,50 @@ class TooManyRows(Exception):
 
 def csv_lines(listing: Listing) -> Iterator[str]:
     """The file line by line, oldest transaction first. Starts at once, however long it is."""
+    lines = csv_table(COLUMNS, map(_cells, oldest_first(listing)))
+    yield "\ufeff" + next(lines)  # the mark tells spreadsheets that it is UTF-8
+    yield from lines
+
+
+def csv_table(columns: Sequence[str], rows: Iterable[Iterable[Cell]]) -> Iterator[str]:
+    """The file line by line, as rows come. Without a mark, which programs would read as a name."""
     writer = csv.writer(_Echo())
-    yield "\ufeff" + writer.writerow(COLUMNS)  # the mark tells spreadsheets that it is UTF-8
-    for row in oldest_first(listing):
-        yield writer.writerow(_csv_cell(cell) for cell in _cells(row))
+    yield writer.writerow(columns)
+    for row in rows:
+        yield writer.writerow(_csv_cell(cell) for cell in row)
 
 
 def write_xlsx(listing: Listing, target: IO[bytes]) -> None:
     """Writes a workbook to `target`. Raises TooManyRows if the rows do not fit in a sheet."""
+    rows = map(_cells, oldest_first(listing))
+    write_xlsx_table("Transactions", COLUMNS, rows, target, wide="description")
+
+
+def write_xlsx_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Iterable[Cell]],
+    target: IO[bytes],
+    *,
+    wide: str = "",
+) -> None:
+    """Writes a workbook with these rows. Raises TooManyRows if they do not fit in a sheet."""
     with xlsxwriter.Workbook(
         target, {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
     ) as book:
-        sheet = book.add_worksheet("Transactions")
+        sheet = book.add_worksheet(title)
         bold = book.add_format({"bold": True})
         money = book.add_format({"num_format": "#,##0.00##"})
         date = book.add_format({"num_format": "yyyy-mm-dd hh:mm:ss"})
         sheet.freeze_panes(1, 0)
-        sheet.set_column(0, len(COLUMNS) - 1, 14)
-        sheet.set_column(COLUMNS.index("description"), COLUMNS.index("description"), 50)
-        sheet.write_row(0, 0, COLUMNS, bold)
-        for place, row in enumerate(oldest_first(listing), start=1):
+        sheet.set_column(0, len(columns) - 1, 14)
+        if wide:
+            sheet.set_column(columns.index(wide), columns.index(wide), 50)
+        sheet.write_row(0, 0, columns, bold)
+        for place, row in enumerate(rows, start=1):
             if place > XLSX_MAX_ROWS:
                 raise TooManyRows
-            _write_row(sheet, place, _cells(row), money=money, date=date)
+            _write_row(sheet, place, row, money=money, date=date)
 
 
 def _cells(row: Transaction) -> Iterable[Cell]:
@@ -66,6 +88,8 @@ def _cells(row: Transaction) -> Iterable[Cell]:
 def _csv_cell(cell: Cell) -> str:
     if isinstance(cell, datetime):
         return cell.isoformat(sep=" ", timespec="seconds")
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
     if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")):
         return "'" + cell  # a spreadsheet would take the text for a formula
     return "" if cell is None else str(cell)

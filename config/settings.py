@@ -6,6 +6,7 @@ README, "Configure", lists the variables; a test holds that list and this file t
 import secrets
 from collections.abc import Collection
 from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -181,16 +182,36 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # Of one API key that has no limit of its own; 0 is none.
 API_REQUESTS_PER_MINUTE = _number("API_REQUESTS_PER_MINUTE", default=1200, lowest=0, highest=10**6)
 
+# Origins whose pages may call /v2/panel/ from a browser, like https://shop.example.com.
+API_CORS_ORIGINS = env.list("API_CORS_ORIGINS", default=[])
+
 # Each call of the API in the log, with both bodies, without secrets; whatever LOG_LEVEL is.
 LOG_API_CALLS = _flag("LOG_API_CALLS", default=True)
+
+# --- Webhooks -----------------------------------------------------------------------------------
+
+
+def _networks(written: list[str]) -> tuple[IPv4Network | IPv6Network, ...]:
+    try:
+        return tuple(ip_network(network.strip()) for network in written if network.strip())
+    except ValueError as problem:
+        raise ImproperlyConfigured(
+            f"WEBHOOK_PRIVATE_NETWORKS: {problem}; it must be networks like 10.1.0.0/16, "
+            "separated by commas."
+        ) from None
+
+
+# Where webhooks may go although it is not on the Internet. Everything there can be reached by
+# whoever may register endpoints, this machine too if it is named.
+WEBHOOK_PRIVATE_NETWORKS = _networks(env.list("WEBHOOK_PRIVATE_NETWORKS", default=[]))
 
 # --- Background jobs ----------------------------------------------------------------------------
 
 # For any worker, however it is started (`manage.py worker` is the way).
 PROCRASTINATE_WORKER_DEFAULTS = {
-    # Two, so that a refill does not wait for a large batch of the charging run. More of the
-    # machine is put to use by more workers.
-    "concurrency": 2,
+    # Four, so that a refill does not wait for large batches of the charging run, nor for endpoints
+    # of webhooks that hang. More of the machine is put to use by more workers.
+    "concurrency": 4,
     # Asked to end, a worker ends its jobs at their next commit; another takes them up there.
     "shutdown_graceful_timeout": 0,
     # What was done stands in the ledger and in the list of runs.

@@ -1,7 +1,7 @@
 """Where each address leads. The panel's own pages are added by the admin classes."""
 
 from django.contrib import admin
-from django.urls import path, re_path
+from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
 from billing.api.rest import api, no_such_address
@@ -11,4 +11,5 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/v1/", api.urls),
     re_path("^api/", no_such_address),
+    path("v2/panel/", include("billing.api.panel.urls")),
 ]

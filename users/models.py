@@ -62,10 +62,30 @@ class User(AbstractBaseUser, PermissionsMixin):
         max_length=16, choices=LegalType, default=LegalType.INDIVIDUAL, db_default="individual"
     )
     legal_name = models.CharField(
-        max_length=200, blank=True, help_text="The company's registered name."
+        max_length=255, blank=True, help_text="The company's registered name."
     )
     tin = models.CharField(
-        "TIN", max_length=30, blank=True, help_text="Taxpayer identification number."
+        "TIN", max_length=255, blank=True, help_text="Taxpayer identification number."
+    )
+    # Empty by the database's own default too: programs that add users with SQL know nothing of it.
+    iec = models.CharField(
+        "IEC",
+        max_length=255,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Interbranch enterprise code.",
+    )
+    state_reg_num = models.CharField(
+        "state registration number", max_length=15, blank=True, default="", db_default=""
+    )
+    okpo_code = models.CharField(
+        "OKPO code",
+        max_length=10,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Of the classifier of enterprises and organizations.",
     )
 
     country = models.CharField(max_length=100, blank=True)
@@ -73,6 +93,15 @@ class User(AbstractBaseUser, PermissionsMixin):
     city = models.CharField(max_length=100, blank=True)
     street_address = models.CharField(max_length=200, blank=True)
     postal_code = models.CharField(max_length=20, blank=True)
+
+    # Where a company is registered, as far as it is not where it is written to.
+    registered_country = models.CharField(max_length=100, blank=True, default="", db_default="")
+    registered_region = models.CharField(max_length=100, blank=True, default="", db_default="")
+    registered_city = models.CharField(max_length=100, blank=True, default="", db_default="")
+    registered_street_address = models.CharField(
+        max_length=200, blank=True, default="", db_default=""
+    )
+    registered_postal_code = models.CharField(max_length=20, blank=True, default="", db_default="")
 
     time_zone = models.CharField(
         max_length=64,

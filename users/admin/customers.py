@@ -16,7 +16,8 @@ from users.search import SEARCHED
 
 # Alpine's expression for: the field matters, or holds something that must not be hidden. A viewer's
 # page has no form, hence no such variable, and shows everything; so does a page without scripts.
-FOR_COMPANIES = "typeof legal_type === 'undefined' || legal_type !== 'individual' || legal_name"
+FOR_COMPANIES = "typeof legal_type === 'undefined' || legal_type !== 'individual' || {field}"
+OF_COMPANIES = ("legal_name", "iec", "state_reg_num", "okpo_code")
 
 
 class UserAdmin(PeopleAdmin):
@@ -33,7 +34,17 @@ class UserAdmin(PeopleAdmin):
             "Login and name",
             {"fields": [("email", "phone"), ("first_name", "middle_name", "last_name")]},
         ),
-        ("Legal", {"fields": ["legal_type", "legal_name", "tin"]}),
+        (
+            "Legal",
+            {
+                "fields": [
+                    "legal_type",
+                    "legal_name",
+                    ("tin", "iec"),
+                    ("state_reg_num", "okpo_code"),
+                ]
+            },
+        ),
         (
             "Address",
             {
@@ -44,9 +55,20 @@ class UserAdmin(PeopleAdmin):
                 ]
             },
         ),
+        (
+            "Registered address",
+            {
+                "fields": [
+                    "registered_street_address",
+                    ("registered_postal_code", "registered_city"),
+                    ("registered_region", "registered_country"),
+                ],
+                "classes": ["collapse"],  # of companies only, and rarely looked for
+            },
+        ),
         ("Settings", {"fields": ["time_zone", "comment", "is_active"]}),
     ]
-    conditional_fields = {"legal_name": FOR_COMPANIES}
+    conditional_fields = {field: FOR_COMPANIES.format(field=field) for field in OF_COMPANIES}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         customers: QuerySet[User] = super().get_queryset(request).filter(is_staff=False)

@@ -1,0 +1,84 @@
+"""Calls about the session itself."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from django.contrib.auth.backends import AllowAllUsersModelBackend
+
+from billing import access
+from billing.api.panel.calls import Call
+from billing.api.panel.errors import (
+    ACCESS_DENIED,
+    WRONG_LOGIN,
+    Refused,
+    too_many_requests,
+)
+from billing.api.panel.parameters import Parameters
+from users.models import User
+
+# Of failed ones; one that succeeds begins the count anew.
+LOGINS_PER_MINUTE: Final = 10
+LONGEST_PASSWORD: Final = 1_000
+
+# What an operator's permissions are called there.
+PERMISSIONS: Final[Mapping[str, Mapping[str, str]]] = {
+    "users": {
+        "create": "users.add_user",
+        "read": "users.view_user",
+        "update": "users.change_user",
+    },
+    "tariffs": {
+        "create": "billing.add_plan",
+        "read": "billing.view_plan",
+        "update": "billing.change_plan",
+    },
+    "transactions": {
+        "create": "billing.change_balance",
+        "read": "billing.view_transaction",
+    },
+}
+
+
+def auth(parameters: Parameters, now: datetime) -> dict[str, Any]:
+    login = parameters.text("login", longest=254)
+    password = parameters.text("password", longest=LONGEST_PASSWORD)
+    bearer = f"login:{access.hash_of(login.casefold())}"
+    wait = access.spend(bearer, per_minute=LOGINS_PER_MINUTE, now=now)
+    if wait is not None:
+        raise too_many_requests(wait)
+    operator = _operator(login, password)
+    if operator is None:
+        raise Refused(WRONG_LOGIN)
+    access.forgive(bearer)
+    if not operator.is_active:
+        raise Refused(ACCESS_DENIED)
+    return {"hash": access.open_session(operator, now), "permissions": permissions(operator)}
+
+
+def _operator(login: str, password: str) -> User | None:
+    """The operator, also a deactivated one, with this login and password.
+
+    Whether there is such a login cannot be told from the time it takes: for an unknown one, Django
+    hashes the password too.
+    """
+    found = AllowAllUsersModelBackend().authenticate(None, username=login, password=password)
+    return found if isinstance(found, User) and found.is_staff else None
+
+
+def get_permissions(call: Call) -> dict[str, Any]:
+    return {"permissions": permissions(call.operator)}
+
+
+def logout(call: Call) -> dict[str, Any]:
+    access.end_session(call.session)
+    return {}
+
+
+def permissions(operator: User) -> dict[str, list[str]]:
+    """By category; one in which nothing is granted is left out."""
+    granted = {
+        category: [action for action, name in actions.items() if operator.has_perm(name)]
+        for category, actions in PERMISSIONS.items()
+    }
+    return {category: actions for category, actions in granted.items() if actions}

@@ -1,0 +1,59 @@
+"""One call: who makes it, when, and with what."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any, NamedTuple
+
+from django.http.response import HttpResponseBase
+
+from billing.api.panel.errors import NOT_FOUND, NOT_PERMITTED, Refused
+from billing.api.panel.parameters import Parameters
+from billing.models import ApiSession
+from users.models import User
+
+
+@dataclass(frozen=True)
+class Call:
+    """`operator` is the actor of whatever the call does."""
+
+    session: ApiSession
+    parameters: Parameters
+    now: datetime
+
+    @property
+    def operator(self) -> User:
+        return self.session.operator
+
+    @property
+    def today(self) -> date:
+        """The day that subscriptions go by."""
+        return self.now.astimezone(UTC).date()
+
+    def may(self, permission: str) -> bool:
+        return self.operator.has_perm(permission)
+
+    def needs(self, permission: str) -> None:
+        if not self.may(permission):
+            raise Refused(NOT_PERMITTED)
+
+    def customer(self, name: str = "user_id", *, within: Parameters | None = None) -> User:
+        """The customer whose ID is the parameter `name`. Operators' own accounts are none."""
+        user_id = (within or self.parameters).whole(name)
+        user = User.objects.filter(pk=user_id, is_staff=False).first()
+        if user is None:
+            raise Refused(NOT_FOUND)
+        return user
+
+
+Answer = dict[str, Any] | HttpResponseBase
+
+
+class Action(NamedTuple):
+    """What a call does, and the permission it takes: that of the panel's page for the same thing.
+
+    None: every operator may, about oneself.
+    """
+
+    run: Callable[[Call], Answer]
+    permission: str | None

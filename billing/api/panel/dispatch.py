@@ -1,0 +1,168 @@
+"""The one view of `/v2/panel/`: finds out what is called, by whom, and answers.
+
+A call is `handler/action`, by GET or POST. In order: is there such a call, can its parameters be
+read, who makes it, how often, may they, and then the call itself.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.utils import timezone
+from django.utils.cache import patch_vary_headers
+from django.views.decorators.csrf import csrf_exempt
+
+from billing import access
+from billing.api.panel import account, tariffs, transactions, users
+from billing.api.panel.answers import in_json, in_json_by_parts
+from billing.api.panel.calls import Action, Answer, Call
+from billing.api.panel.errors import (
+    NOT_PERMITTED,
+    SESSION_ENDED,
+    UNEXPECTED,
+    WRONG_HANDLER,
+    WRONG_HASH,
+    WRONG_METHOD,
+    Refused,
+    refused_by_the_ledger,
+    too_many_requests,
+)
+from billing.api.panel.parameters import Parameters, parameters_of
+from billing.errors import BillingError
+from billing.models import ApiSession
+
+log = logging.getLogger("billing.api.panel")
+
+HASH: Final = re.compile(r"[0-9a-f]{32}")
+IN_HEADER: Final = re.compile(r"NVX\s+(\S*)", re.IGNORECASE)
+
+AUTH: Final = ("account", "auth")  # the one call without a session
+ACTIONS: Final[Mapping[tuple[str, str], Action]] = {
+    ("account", "get_permissions"): Action(account.get_permissions, None),
+    ("account", "logout"): Action(account.logout, None),
+    ("user", "list"): Action(users.list_users, "users.view_user"),
+    ("user", "read"): Action(users.read_user, "users.view_user"),
+    ("user", "create"): Action(users.create_user, "users.add_user"),
+    ("user", "update"): Action(users.update_user, "users.change_user"),
+    ("user", "export"): Action(users.export_users, "users.view_user"),
+    ("user/transaction", "list"): Action(
+        transactions.list_transactions, "billing.view_transaction"
+    ),
+    ("user/transaction", "change_balance"): Action(
+        transactions.change_balance, "billing.change_balance"
+    ),
+    ("tariff", "list"): Action(tariffs.list_tariffs, "billing.view_plan"),
+    ("tariff", "read"): Action(tariffs.read_tariff, "billing.view_plan"),
+}
+HANDLERS: Final = frozenset(handler for handler, _ in ACTIONS)
+
+
+@csrf_exempt  # a browser adds no session hash to what another site makes it send
+def answer(request: HttpRequest, path: str) -> HttpResponseBase:
+    response: HttpResponseBase
+    if request.method == "OPTIONS":
+        response = HttpResponse(status=204, headers={"Allow": "GET, POST, OPTIONS"})
+    else:
+        try:
+            response = _response(_answer(request, path))
+        except Refused as refusal:
+            response = _refusal(refusal)
+        except BillingError as refusal:
+            response = _refusal(refused_by_the_ledger(refusal))
+        except Exception:
+            log.exception("The call %r failed", path[:100])
+            response = _refusal(Refused(UNEXPECTED))
+    _let_browsers_read(request, response)
+    return response
+
+
+def _answer(request: HttpRequest, path: str) -> Answer:
+    name = _name(request, path)
+    parameters = parameters_of(request)
+    now = timezone.now()
+    if name == AUTH:
+        return account.auth(parameters, now)
+    action = ACTIONS[name]
+    call = Call(_session(request, parameters), parameters, now)
+    wait = access.spend(
+        f"session:{call.session.pk}", per_minute=settings.API_REQUESTS_PER_MINUTE, now=now
+    )
+    if wait is not None:
+        raise too_many_requests(wait)
+    if action.permission is not None and not call.may(action.permission):
+        raise Refused(NOT_PERMITTED)
+    return action.run(call)
+
+
+def _name(request: HttpRequest, path: str) -> tuple[str, str]:
+    """Handler and action. Slashes too many, as of an address put together, do not matter."""
+    *words, action = [word for word in path.split("/") if word] or [""]
+    handler = "/".join(words)
+    if handler not in HANDLERS:
+        raise Refused(WRONG_HANDLER)
+    if (handler, action) != AUTH and (handler, action) not in ACTIONS:
+        raise Refused(WRONG_METHOD)
+    if request.method not in ("GET", "POST"):
+        raise Refused(WRONG_METHOD)
+    return handler, action
+
+
+def _session(request: HttpRequest, parameters: Parameters) -> ApiSession:
+    if in_header := IN_HEADER.fullmatch(request.headers.get("Authorization", "").strip()):
+        session_hash = in_header[1]
+    elif parameters.has("hash"):
+        session_hash = parameters.text("hash", longest=100)
+    else:
+        session_hash = ""
+    if not HASH.fullmatch(session_hash):
+        raise Refused(WRONG_HASH)
+    session = access.find_session(session_hash, timezone.now())
+    if session is None:
+        raise Refused(SESSION_ENDED)
+    return session
+
+
+def _response(content: Answer) -> HttpResponseBase:
+    if isinstance(content, HttpResponseBase):
+        return content
+    body = {"success": True} | content
+    if any(isinstance(each, Iterator) for each in body.values()):
+        return StreamingHttpResponse(in_json_by_parts(body), content_type="application/json")
+    return HttpResponse(in_json(body), content_type="application/json")
+
+
+def _refusal(refusal: Refused) -> HttpResponse:
+    body: dict[str, Any] = refusal.body
+    return HttpResponse(
+        in_json(body),
+        status=refusal.status,
+        content_type="application/json",
+        headers=dict(refusal.headers),
+    )
+
+
+# --- Browsers -----------------------------------------------------------------------------------
+
+
+def _let_browsers_read(request: HttpRequest, response: HttpResponseBase) -> None:
+    """Pages of the origins in API_CORS_ORIGINS may call from a browser; those of others may not.
+
+    There is nothing about credentials: the hash is a header or a parameter, never a cookie.
+    """
+    if not settings.API_CORS_ORIGINS:
+        return
+    patch_vary_headers(response, ["Origin"])
+    origin = request.headers.get("Origin", "")
+    if origin not in settings.API_CORS_ORIGINS:
+        return
+    response["Access-Control-Allow-Origin"] = origin
+    if request.method == "OPTIONS":
+        response["Access-Control-Allow-Methods"] = "GET, POST"
+        response["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-Request-Id"
+        response["Access-Control-Max-Age"] = "3600"
+    else:
+        response["Access-Control-Expose-Headers"] = "Content-Disposition, Retry-After, X-Request-Id"

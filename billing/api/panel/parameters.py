@@ -1,0 +1,270 @@
+"""The parameters of a call: how they come, and what each may be.
+
+They come as a JSON object, as form fields or in the address; what is in the body counts before
+what is in the address. A number, a truth value or an object in a form or an address is its text.
+Parameters that a call does not know are ignored, null is the same as absent, and every mistake is
+answered with the name of the parameter.
+"""
+
+import json
+import re
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
+from django.http import HttpRequest, UnreadablePostError
+from django.http.multipartparser import MultiPartParserError
+
+from billing.api.panel.errors import WRONG_FORMAT, Invalid, Refused
+from billing.money import ZERO
+
+MAX_ID: Final = 2**63 - 1  # of the database's bigint
+MAX_ROWS: Final = 2**31 - 1
+MAX_FIELDS: Final = 1_000
+
+WHOLE_NUMBER: Final = re.compile(r"-?[0-9]{1,30}")
+NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
+TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
+
+# The largest amount of the Panel API.
+MAX_AMOUNT: Final = Decimal("9999999999.9999")
+
+
+class Parameters:
+    """What a call was given, read by name and type. Raises Invalid for what is missing or wrong."""
+
+    def __init__(
+        self, typed: Mapping[str, Any], texts: Mapping[str, str] | None = None, within: str = ""
+    ) -> None:
+        """`typed` comes from JSON, `texts` from a form or an address; `within` is the object that
+        the parameters are in: its name comes before theirs."""
+        self._typed = typed
+        self._texts = texts or {}
+        self._within = within
+
+    def has(self, name: str) -> bool:
+        return self._find(name)[0] is not None
+
+    def wrong(self, name: str, error: str) -> Invalid:
+        return Invalid((f"{self._within}{name}", error))
+
+    def text(self, name: str, *, longest: int, shortest: int = 0) -> str:
+        value, _ = self._get(name)
+        if not isinstance(value, str):
+            raise self.wrong(name, "Should be a text")
+        if problem := unstorable(value):
+            raise self.wrong(name, problem)
+        if not shortest <= len(value) <= longest:
+            length = f"{shortest} to {longest}" if shortest else f"at most {longest}"
+            raise self.wrong(name, f"Should have {length} characters")
+        return value
+
+    def choice(self, name: str, choices: Collection[str]) -> str:
+        value, _ = self._get(name)
+        if not isinstance(value, str) or value not in choices:
+            raise self.wrong(name, f"Should be one of [{', '.join(choices)}]")
+        return value
+
+    def flag(self, name: str, *, default: bool | None = None) -> bool:
+        if default is not None and not self.has(name):
+            return default
+        value, _ = self._get(name)
+        if isinstance(value, str):
+            value = TRUTH.get(value.lower())
+        if not isinstance(value, bool):
+            raise self.wrong(name, "Should be true or false")
+        return value
+
+    def whole(
+        self, name: str, *, lowest: int = 1, highest: int = MAX_ID, default: int | None = None
+    ) -> int:
+        """A whole number, also one written as "12" or 12.0."""
+        if default is not None and not self.has(name):
+            return default
+        value, _ = self._get(name)
+        if isinstance(value, str) and WHOLE_NUMBER.fullmatch(value):
+            value = int(value)
+        elif isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) < 30:
+            value = int(value) if value == value.to_integral_value() else value
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.wrong(name, "Should be a whole number")
+        if not lowest <= value <= highest:
+            raise self.wrong(name, f"Should be from {lowest} to {highest}")
+        return value
+
+    def amount(self, name: str) -> Decimal:
+        """An amount of money, with four decimals; see `nearest_amount`."""
+        value, is_text = self._get(name)
+        if is_text and isinstance(value, str) and NUMBER.fullmatch(value):
+            value = to_decimal(value)
+        if isinstance(value, bool) or not isinstance(value, int | Decimal):
+            raise self.wrong(name, "Should be a number")
+        value = Decimal(value)
+        if not value.is_finite():
+            raise self.wrong(name, "Should be a number")
+        if not -MAX_AMOUNT <= value <= MAX_AMOUNT:
+            raise self.wrong(name, f"Should be from -{MAX_AMOUNT} to {MAX_AMOUNT}")
+        amount = nearest_amount(value)
+        if amount is None:
+            raise self.wrong(name, "Should have at most four decimals")
+        return amount
+
+    def moment(self, name: str) -> datetime:
+        value, _ = self._get(name)
+        if isinstance(value, str) and DATE_AND_TIME.fullmatch(value):
+            try:
+                return datetime.fromisoformat(value).replace(tzinfo=UTC)
+            except ValueError:
+                pass
+        raise self.wrong(name, "Should be a date and time like 2026-07-31 23:59:59")
+
+    def names(self, name: str, choices: Collection[str]) -> list[str]:
+        """A list of some of `choices`, in the order given; not an empty one."""
+        value, is_text = self._get(name)
+        if is_text:
+            value = self._json(name, value)
+        if not isinstance(value, list) or not value:
+            raise self.wrong(name, "Should be a list that is not empty")
+        for each in value:
+            if not isinstance(each, str) or each not in choices:
+                raise self.wrong(name, f"Should be some of [{', '.join(choices)}]")
+        return value
+
+    def within(self, name: str) -> "Parameters":
+        """The parameters that are in an object."""
+        value, is_text = self._get(name)
+        if is_text:
+            value = self._json(name, value)
+        if not isinstance(value, dict):
+            raise self.wrong(name, "Should be an object")
+        return Parameters(value, within=f"{self._within}{name}.")
+
+    def _json(self, name: str, text: str) -> Any:
+        try:
+            return read_json(text)
+        except (ValueError, RecursionError):
+            raise self.wrong(name, "Should be JSON") from None
+
+    def _get(self, name: str) -> tuple[Any, bool]:
+        value, is_text = self._find(name)
+        if value is None:
+            raise self.wrong(name, "Is required")
+        return value, is_text
+
+    def _find(self, name: str) -> tuple[Any, bool]:
+        """The value, and whether it is the text of one."""
+        if (value := self._typed.get(name)) is not None:
+            return value, False
+        return self._texts.get(name), True
+
+
+def unstorable(text: str) -> str | None:
+    """Why the database cannot hold a text, if it cannot."""
+    if "\0" in text:
+        return "Contains a null character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "Contains half a character"
+    return None
+
+
+# --- Amounts ------------------------------------------------------------------------------------
+
+# A computed binary float is off by some units of its 53rd bit, and where larger numbers were
+# subtracted by as much as those were.
+NOISE: Final = Decimal("1e-9")
+RELATIVE_NOISE: Final = Decimal("1e-15")
+
+
+def nearest_amount(number: Decimal) -> Decimal | None:
+    """The amount with four decimals that `number` stands for; None if it stands for none.
+
+    Programs of the Panel API reckon in binary floats, and send 0.30000000000000004 for 0.3 or
+    10.100000000000001 for 10.1. What has more than four decimals is the amount next to it if it
+    differs from it by no more than such reckoning does: a billionth, or for amounts beyond a
+    million 10⁻¹⁵ of the amount. What differs by more, like 0.00005 or 10.12345, was meant to have
+    those decimals; it is no amount, here as everywhere, and is not rounded in silence.
+    """
+    amount = number.quantize(ZERO, ROUND_HALF_UP)
+    if abs(number - amount) > max(NOISE, abs(amount) * RELATIVE_NOISE):
+        return None
+    return amount + ZERO  # adding zero turns "-0" into "0"
+
+
+def to_decimal(text: str) -> Decimal:
+    """The very number that a text says; NaN for one with an exponent beyond all bounds."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return Decimal("NaN")
+
+
+# --- Where they come from -----------------------------------------------------------------------
+
+
+def parameters_of(request: HttpRequest) -> Parameters:
+    """Raises Refused for what is neither JSON nor a form."""
+    texts = _form(request.META.get("QUERY_STRING", "").encode("latin-1"))
+    if request.method != "POST":
+        return Parameters({}, texts)
+    try:
+        content_type = request.content_type or ""
+        if content_type == "multipart/form-data":
+            return Parameters({}, texts | _multipart(request))
+        body = request.body
+    except (RequestDataTooBig, SuspiciousOperation, MultiPartParserError, UnreadablePostError):
+        raise Refused(WRONG_FORMAT) from None
+    # A curl without a header sends JSON as if it were a form.
+    if content_type.endswith("json") or body.lstrip()[:1] == b"{":
+        return Parameters(_json_object(body), texts)
+    return Parameters({}, texts | _form(body))
+
+
+def _form(encoded: bytes) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(
+            encoded.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
+        )
+    except ValueError:  # not UTF-8, or too many fields
+        raise Refused(WRONG_FORMAT) from None
+    return dict(pairs)
+
+
+def _multipart(request: HttpRequest) -> dict[str, str]:
+    fields = {name: str(value) for name, value in request.POST.items()}
+    # Django has put this in place of what was not UTF-8.
+    if any("\ufffd" in each for field in fields.items() for each in field):
+        raise Refused(WRONG_FORMAT)
+    return fields
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    if not body.strip():
+        return {}
+    try:
+        value = read_json(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        raise Refused(WRONG_FORMAT) from None
+    if not isinstance(value, dict):
+        raise Refused(WRONG_FORMAT)
+    return value
+
+
+def read_json(text: str) -> Any:
+    """Numbers are read to the last digit, NaN and Infinity too: to be refused by name."""
+    return _read_json(text)
+
+
+def _whole_or_decimal(text: str) -> int | Decimal:
+    # Python reads no whole number of thousands of digits.
+    return int(text) if len(text) <= 30 else to_decimal(text)
+
+
+_read_json: Final[Callable[[str], Any]] = json.JSONDecoder(
+    parse_float=to_decimal, parse_int=_whole_or_decimal, parse_constant=to_decimal
+).decode

@@ -1,0 +1,95 @@
+"""Calls about pricing plans, which are tariffs there."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from django.db.models import CharField, F, Func, QuerySet, Value
+from django.db.models.functions import Cast, Concat
+
+from billing.api.panel.calls import Call
+from billing.api.panel.errors import NOT_FOUND, Refused
+from billing.api.panel.parameters import MAX_ROWS
+from billing.models import Plan
+from billing.pricing import Cycle
+
+DEVICE_TYPE: Final = "tracker"
+DEVICE_TYPES: Final = ("tracker", "camera", "socket")
+# All plans are of one group and one type of device: ordered by these, they are as by their IDs.
+ORDERS: Final = {
+    "id": "pk",
+    "name": "name",
+    "device_type": "pk",
+    "group_id": "pk",
+    "price": "price",
+}
+
+
+def list_tariffs(call: Call) -> dict[str, Any]:
+    parameters = call.parameters
+    plans = Plan.objects.all()
+    if parameters.has("device_type"):
+        device_type = parameters.choice("device_type", DEVICE_TYPES)
+        plans = plans if device_type == DEVICE_TYPE else plans.none()
+    if parameters.has("filter"):
+        plans = _filtered(plans, parameters.text("filter", longest=200))
+    order = parameters.choice("order_by", ORDERS) if parameters.has("order_by") else "id"
+    descending = "" if parameters.flag("ascending", default=True) else "-"
+    offset = parameters.whole("offset", lowest=0, highest=MAX_ROWS, default=0)
+    limit = parameters.whole("limit", lowest=0, highest=MAX_ROWS, default=MAX_ROWS)
+    shown = plans.order_by(descending + ORDERS[order], f"{descending}pk")[offset : offset + limit]
+    return {
+        "list": list(_shown(shown)),
+        "wholesale_service_prices": {},  # nobody charges the dealer
+        "count": plans.count(),
+    }
+
+
+def read_tariff(call: Call) -> dict[str, Any]:
+    plans = Plan.objects.filter(pk=call.parameters.whole("tariff_id"))
+    for value in _shown(plans):
+        return {"value": value}
+    raise Refused(NOT_FOUND)
+
+
+def _filtered(plans: QuerySet[Plan], text: str) -> QuerySet[Plan]:
+    """Every word has to be found in ID, name, price or type of device."""
+    spaced = Value(" ")
+    price = Func(F("price"), function="trim_scale")
+    plans = plans.alias(
+        searched=Concat(
+            Cast("pk", CharField()),
+            spaced,
+            F("name"),
+            spaced,
+            Cast(price, CharField()),
+            spaced,
+            Value(DEVICE_TYPE),
+            output_field=CharField(),
+        )
+    )
+    for word in text.split():
+        plans = plans.filter(searched__icontains=word)
+    return plans
+
+
+def _shown(plans: QuerySet[Plan]) -> Iterator[dict[str, Any]]:
+    for plan in plans.prefetch_related("service_prices__service"):
+        yield {
+            "id": plan.pk,
+            "name": plan.name,
+            "group_id": 1,
+            "active": plan.is_active,
+            "type": "activeday" if plan.cycle == Cycle.ACTIVE_DAY else "monthly",
+            "cycle": plan.cycle,  # ours: there is more than these two
+            "price": plan.price,
+            "early_change_price": None,
+            "device_limit": MAX_ROWS,
+            "has_reports": True,
+            "store_period": "100y",
+            "proportional_charge": plan.proportional_charge,
+            "auto_prolong": True,
+            "features": [],
+            "map_filter": {"exclusion": True, "values": []},
+            "service_prices": {row.service.code: row.price for row in plan.service_prices.all()},
+            "device_type": DEVICE_TYPE,
+        }

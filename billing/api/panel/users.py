@@ -1,0 +1,490 @@
+"""Calls about users, the customers; and what of a user is called otherwise there."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from tempfile import TemporaryFile
+from typing import Any, Final, NamedTuple
+
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.db import IntegrityError, transaction
+from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+from django.http import FileResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+
+from billing import subscriptions
+from billing.api.history import note
+from billing.api.panel.answers import moment
+from billing.api.panel.calls import Call
+from billing.api.panel.errors import LOGIN_IN_USE, NOT_FOUND, Invalid, Refused
+from billing.api.panel.parameters import MAX_ID, MAX_ROWS, Parameters
+from billing.api.panel.transactions import DEALER_ID
+from billing.exports import Cell, TooManyRows, csv_table, write_xlsx_table
+from billing.models import Channel, Plan, Subscription, UserDefaults
+from users.models import User, validate_time_zone
+
+LONGEST_FILTER: Final = 200
+LONGEST_COMMENT: Final = 255
+FETCHED_TOGETHER: Final = 1_000
+SEES_MONEY: Final = "billing.view_balance"
+OF_MONEY: Final = frozenset({"balance", "bonus"})
+
+ORDERS: Final = {
+    "id": "pk",
+    "login": "email",
+    "last_name": "last_name",
+    "balance": "balance__real",
+    "bonus": "balance__bonus",
+    "phone": "phone",
+    "post_city": "city",
+}
+EXPORTED: Final = ("id", "login", "first_name", "middle_name", "last_name", "phone")
+
+
+# --- What a user is, field by field -------------------------------------------------------------
+
+NAME_CHARACTERS: Final = frozenset(" -'\".,:/")
+
+
+def not_a_name(value: str) -> str | None:
+    if all(each.isalnum() or each in NAME_CHARACTERS for each in value):
+        return None
+    return "Should have letters, digits, spaces and - ' \" . , : / only"
+
+
+def not_digits(value: str) -> str | None:
+    return None if not value or (value.isascii() and value.isdigit()) else "Should be digits only"
+
+
+def not_an_okpo_code(value: str) -> str | None:
+    return not_digits(value) or (None if len(value) in (0, 8, 10) else "Should have 8 or 10 digits")
+
+
+def not_printable(value: str) -> str | None:
+    return None if value.isprintable() else "Contains characters that cannot be seen"
+
+
+def not_an_email(value: str) -> str | None:
+    try:
+        validate_email(value)
+    except ValidationError:
+        return "Should be an e-mail address"
+    return None
+
+
+class Field(NamedTuple):
+    """A text of the profile: what it is called in the database, and what is wrong with a value."""
+
+    attribute: str
+    longest: int
+    wrong: Callable[[str], str | None] = not_a_name
+
+
+FIELDS: Final[Mapping[str, Field]] = {
+    "login": Field("email", 254, not_an_email),
+    "first_name": Field("first_name", 100),
+    "middle_name": Field("middle_name", 100),
+    "last_name": Field("last_name", 100),
+    "phone": Field("phone", 15, not_digits),
+    "post_country": Field("country", 100),
+    "post_index": Field("postal_code", 20, not_printable),
+    "post_region": Field("region", 100),
+    "post_city": Field("city", 100),
+    "post_street_address": Field("street_address", 200),
+    "registered_country": Field("registered_country", 100),
+    "registered_index": Field("registered_postal_code", 20, not_printable),
+    "registered_region": Field("registered_region", 100),
+    "registered_city": Field("registered_city", 100),
+    "registered_street_address": Field("registered_street_address", 200),
+    "legal_name": Field("legal_name", 255),
+    "tin": Field("tin", 255),
+    "iec": Field("iec", 255),
+    "state_reg_num": Field("state_reg_num", 15, not_digits),
+    "okpo_code": Field("okpo_code", 10, not_an_okpo_code),
+}
+_POST: Final = {name for name in FIELDS if name.startswith("post_")}
+_REGISTERED: Final = {name for name in FIELDS if name.startswith("registered_")}
+_NAMES: Final = {"login", "first_name", "middle_name", "last_name", "phone"}
+
+# Each legal type asks for more than the one before, and companies leave no address blank.
+REQUIRED: Final[Mapping[str, frozenset[str]]] = {
+    "individual": frozenset(_NAMES | _POST),
+    "sole_trader": frozenset(_NAMES | _POST | _REGISTERED | {"tin"}),
+    "legal_entity": frozenset(_NAMES | _POST | _REGISTERED | {"tin", "legal_name", "iec"}),
+}
+NOT_BLANK: Final[Mapping[str, frozenset[str]]] = {
+    "individual": frozenset(),
+    "sole_trader": frozenset(_POST | _REGISTERED),
+    "legal_entity": frozenset(_POST | _REGISTERED | {"legal_name"}),
+}
+# What history says has changed.
+LABELS: Final = {"email": "e-mail", "is_active": "active"}
+
+
+def shown_text(user: User, name: str) -> str:
+    value: str = getattr(user, FIELDS[name].attribute)
+    # The panel takes "+49 (176) 123", and Navixy's programs digits.
+    return "".join(filter(str.isdigit, value)) if name == "phone" else value
+
+
+# --- Reading ------------------------------------------------------------------------------------
+
+
+def list_users(call: Call) -> dict[str, Any]:
+    found, ids = _wanted(call)
+    rows = (_shown(user, with_money=call.may(SEES_MONEY)) for user in _in_order(ids))
+    # Some at once; very many as they are read, in constant memory.
+    return {"list": list(rows) if len(ids) <= FETCHED_TOGETHER else rows, "count": found.count()}
+
+
+def read_user(call: Call) -> dict[str, Any]:
+    user = call.customer()
+    [value] = _in_order([user.pk])
+    return {
+        "value": _shown(value, with_money=call.may(SEES_MONEY)),
+        "discount": None,
+        "default_tariff_id": _default_plan_id(call, user),
+        "block_parameters": None,
+        "dealer_mfa_settings": None,
+    }
+
+
+def _default_plan_id(call: Call, user: User) -> int | None:
+    """The user's own plan or, for want of one, the plan of new users."""
+    if not call.may("billing.view_subscription"):
+        return None
+    own = _own_subscription(user)
+    if own is not None:
+        return own.plan_id
+    return UserDefaults.objects.values_list("plan", flat=True).first()
+
+
+def _own_subscription(user: User) -> Subscription | None:
+    """Of the account as a whole."""
+    return Subscription.objects.live().filter(user=user, device="").first()
+
+
+def export_users(call: Call) -> HttpResponseBase:
+    parameters = call.parameters
+    kind = parameters.choice("format", ("csv", "xlsx")) if parameters.has("format") else "xlsx"
+    columns = parameters.names("columns", COLUMNS) if parameters.has("columns") else list(EXPORTED)
+    if OF_MONEY & set(columns):
+        call.needs(SEES_MONEY)
+    _, ids = _wanted(call)
+    rows = _exported(columns, ids)
+    name = f"users-{call.today}"
+    if kind == "csv":
+        lines = StreamingHttpResponse(
+            csv_table(columns, rows), content_type="text/csv; charset=utf-8"
+        )
+        lines["Content-Disposition"] = f'attachment; filename="{name}.csv"'
+        lines["Content-Encoding"] = "identity"  # compressing would hold lines back
+        return lines
+    workbook = TemporaryFile()  # noqa: SIM115 - the response closes it
+    try:
+        write_xlsx_table("Users", columns, rows, workbook)
+    except TooManyRows:
+        workbook.close()
+        raise parameters.wrong(
+            "format", "A spreadsheet cannot hold so many users: choose csv, or a filter"
+        ) from None
+    workbook.seek(0)
+    return FileResponse(workbook, as_attachment=True, filename=f"{name}.xlsx")
+
+
+def _exported(columns: Sequence[str], ids: Sequence[int]) -> Iterator[list[Cell]]:
+    for user in _in_order(ids):
+        shown = _shown(user, with_money=True)
+        yield [shown[column] for column in columns]
+
+
+def _wanted(call: Call) -> tuple[QuerySet[User], list[int]]:
+    """All users that are found, and the IDs of those to show, in order."""
+    parameters = call.parameters
+    found = User.objects.filter(is_staff=False)
+    if parameters.flag("hide_inactive", default=False):
+        found = found.filter(is_active=True)
+    if parameters.has("filter"):
+        found = _filtered(found, parameters.text("filter", longest=LONGEST_FILTER))
+    order = parameters.choice("order_by", ORDERS) if parameters.has("order_by") else "id"
+    if order in OF_MONEY:
+        call.needs(SEES_MONEY)
+    descending = "" if parameters.flag("ascending", default=True) else "-"
+    offset = parameters.whole("offset", lowest=0, highest=MAX_ROWS, default=0)
+    limit = parameters.whole("limit", lowest=0, highest=MAX_ROWS, default=MAX_ROWS)
+    ids = found.order_by(descending + ORDERS[order], f"{descending}pk").values_list("pk", flat=True)
+    return found, list(ids[offset : offset + limit])
+
+
+def _filtered(users: QuerySet[User], text: str) -> QuerySet[User]:
+    """Every word has to be found in some field; a number also finds the user with that ID."""
+    fields = [field.attribute for name, field in FIELDS.items() if name != "okpo_code"]
+    for word in text.split():
+        found = Q()
+        for field in fields:
+            found |= Q(**{f"{field}__icontains": word})
+        if word.isascii() and word.isdigit() and int(word) <= MAX_ID:
+            found |= Q(pk=int(word))
+        users = users.filter(found)
+    return users
+
+
+def _in_order(ids: Sequence[int]) -> Iterator[User]:
+    """The users with these IDs, with their balances and their devices counted."""
+    devices = (
+        Subscription.objects.live()
+        .filter(user=OuterRef("pk"))
+        .exclude(device="")
+        .order_by()
+        .values("user")
+        .values(count=Count("pk"))
+    )
+    for first in range(0, len(ids), FETCHED_TOGETHER):
+        together = ids[first : first + FETCHED_TOGETHER]
+        rows = User.objects.select_related("balance").annotate(
+            devices=Coalesce(Subquery(devices), 0)
+        )
+        by_id = rows.in_bulk(together)
+        yield from (by_id[user_id] for user_id in together)
+
+
+def _shown(user: User, *, with_money: bool) -> dict[str, Any]:
+    balance = user.balance if with_money else None
+    return {
+        "id": user.pk,
+        "dealer_id": DEALER_ID,
+        "activated": user.is_active,
+        # Nobody verifies addresses and numbers here.
+        "verified": user.is_active,
+        "phone_verified": False,
+        "legal_type": user.legal_type,
+        **{name: shown_text(user, name) for name in FIELDS},
+        **({"balance": balance.real, "bonus": balance.bonus} if balance else {}),
+        "trackers_count": getattr(user, "devices", 0),
+        "menu_preset_id": None,
+        "mfa_allowed": False,
+        "creation_date": moment(user.created_at),
+        "comment": user.comment,
+    }
+
+
+# All that a user has there.
+COLUMNS: Final = (
+    "id", "dealer_id", "activated", "verified", "phone_verified", "legal_type", *FIELDS,
+    "balance", "bonus", "trackers_count", "mfa_allowed", "creation_date", "comment",
+)  # fmt: skip
+
+
+# --- Writing ------------------------------------------------------------------------------------
+
+
+def create_user(call: Call) -> dict[str, Any]:
+    parameters = call.parameters
+    form = parameters.within("user")
+    fields: dict[str, Any] = {}
+    is_active = True
+    with all_mistakes() as mistakes:
+        with mistakes():
+            fields |= _profile(form, None)
+        with mistakes():
+            is_active = form.flag("activated", default=True)
+        with mistakes():
+            fields["time_zone"] = _time_zone(parameters)
+        with mistakes():
+            parameters.text("locale", longest=35, shortest=2)
+        with mistakes():
+            fields |= _comment(parameters, None)
+        with mistakes():
+            _refuse_discount(parameters)
+        with mistakes():
+            _check_password(parameters, User(**fields))
+    plan = _plan(parameters)
+    if plan is not None:
+        call.needs("billing.add_subscription")
+    with transaction.atomic():
+        user = User(**fields)
+        user.set_unusable_password()  # customers log in elsewhere
+        _save(user)
+        sentence = "Added by the Panel API."
+        if plan is not None:
+            # Before the welcome, which then finds a plan and leaves out the one for new users.
+            _subscribe(call, user, plan)
+            sentence += f" Subscribed the user to plan {plan}."
+        if not is_active:
+            # Only now: a plan can be given to active users alone, and waits from here on.
+            user.is_active = False
+            user.save(update_fields=["is_active"])
+        subscriptions.welcome(user, day=call.today, actor=call.operator, channel=Channel.API)
+        note(call.operator, user, sentence, is_new=True)
+    return {"id": user.pk}
+
+
+@transaction.atomic
+def update_user(call: Call) -> dict[str, Any]:
+    parameters = call.parameters
+    form = parameters.within("user")
+    found = call.customer("id", within=form)
+    user = User.objects.select_for_update(no_key=True).get(pk=found.pk)
+    fields: dict[str, Any] = {}
+    with all_mistakes() as mistakes:
+        with mistakes():
+            fields["is_active"] = form.flag("activated")
+        with mistakes():
+            fields |= _profile(form, user)
+        with mistakes():
+            fields |= _comment(parameters, user)
+        with mistakes():
+            _refuse_discount(parameters)
+    changed = [name for name, value in fields.items() if getattr(user, name) != value]
+    plan = _plan(parameters)
+    if plan is not None and plan.pk == _default_plan_id(call, user):
+        plan = None  # as user/read told it
+    was_active = user.is_active
+    if plan is not None and was_active:
+        _put_on_plan(call, user, plan)  # who is deactivated can be put on none
+    for name in changed:
+        setattr(user, name, fields[name])
+    _save(user, changed)
+    if plan is not None and not was_active:
+        _put_on_plan(call, user, plan)
+    if changed:
+        labels = [LABELS.get(name, name.replace("_", " ")) for name in changed]
+        note(call.operator, user, f"Changed by the Panel API: {', '.join(labels)}.")
+    return {}
+
+
+@contextmanager
+def all_mistakes() -> Iterator[Callable[[], Any]]:
+    """Collects what is wrong with several parameters, and tells all of it at the end."""
+    errors: list[tuple[str, str]] = []
+
+    @contextmanager
+    def noted() -> Iterator[None]:
+        try:
+            yield
+        except Invalid as mistake:
+            errors.extend(mistake.errors)
+
+    yield noted
+    if errors:
+        raise Invalid(*errors)
+
+
+def _profile(form: Parameters, present: User | None) -> dict[str, str]:
+    """The fields of a profile that are given, by their names in the database.
+
+    What a user has already can be sent back as it was read, also where the panel allowed more than
+    the Panel API does. Of `present`, what is not given and not required stays as it is.
+    """
+    legal_type = form.choice("legal_type", REQUIRED)
+    fields = {"legal_type": legal_type}
+    with all_mistakes() as mistakes:
+        for name, field in FIELDS.items():
+            with mistakes():
+                if not form.has(name) and name not in REQUIRED[legal_type]:
+                    continue
+                value = form.text(name, longest=10_000).strip()
+                if not value and name in NOT_BLANK[legal_type]:
+                    raise form.wrong(name, "Should not be blank")
+                if present is not None and value == shown_text(present, name):
+                    continue
+                if len(value) > field.longest:
+                    raise form.wrong(name, f"Should have at most {field.longest} characters")
+                if problem := field.wrong(value):
+                    raise form.wrong(name, problem)
+                fields[field.attribute] = value
+    return fields
+
+
+def _time_zone(parameters: Parameters) -> str:
+    name = parameters.text("time_zone", longest=64)
+    try:
+        validate_time_zone(name)
+    except ValidationError:
+        raise parameters.wrong("time_zone", "Should be a time zone like Europe/London") from None
+    return name
+
+
+def _comment(parameters: Parameters, present: User | None) -> dict[str, str]:
+    if not parameters.has("comment"):
+        return {}
+    comment = parameters.text("comment", longest=10_000)
+    is_kept = present is not None and comment == present.comment
+    if len(comment) > LONGEST_COMMENT and not is_kept:
+        raise parameters.wrong("comment", f"Should have at most {LONGEST_COMMENT} characters")
+    return {"comment": comment}
+
+
+def _refuse_discount(parameters: Parameters) -> None:
+    if parameters.has("discount"):
+        raise parameters.wrong("discount", "Discounts are not supported here")
+
+
+def _check_password(parameters: Parameters, user: User) -> None:
+    """It has to be a good one, although it is not kept: customers log in elsewhere."""
+    password = parameters.text("password", longest=1_000)
+    try:
+        validate_password(password, user)
+    except ValidationError as problem:
+        raise parameters.wrong("password", " ".join(problem.messages)) from None
+
+
+def _plan(parameters: Parameters) -> Plan | None:
+    if not parameters.has("default_tariff_id"):
+        return None
+    plan = Plan.objects.filter(pk=parameters.whole("default_tariff_id")).first()
+    if plan is None:
+        raise Refused(NOT_FOUND, ("default_tariff_id", "There is no such plan"))
+    return plan
+
+
+def _put_on_plan(call: Call, user: User, plan: Plan) -> None:
+    """Changes the plan of the account as a whole. What was paid stays paid, and counts first."""
+    present = _own_subscription(user)
+    if present is None:
+        call.needs("billing.add_subscription")
+        _subscribe(call, user, plan)
+        note(call.operator, user, f"Subscribed the user to plan {plan}, by the Panel API.")
+        return
+    if present.plan_id == plan.pk:
+        return
+    call.needs("billing.change_subscription")
+    subscriptions.change_plan(
+        present,
+        plan,
+        day=call.today,
+        pay_back=False,
+        charge_now=False,
+        actor=call.operator,
+        channel=Channel.API,
+    )
+    note(call.operator, user, f"Changed the user's own plan to {plan}, by the Panel API.")
+
+
+def _subscribe(call: Call, user: User, plan: Plan) -> None:
+    """Subscribes the account as a whole; if there is no money yet, it waits for it, suspended."""
+    subscriptions.start(
+        user, plan, day=call.today, wait_for_money=True, actor=call.operator, channel=Channel.API
+    )
+
+
+def _save(user: User, changed: Sequence[str] | None = None) -> None:
+    """Adds a user, or saves what has `changed`."""
+    if changed is None or "email" in changed:
+        user.email = User.objects.normalize_email(user.email)
+        if User.objects.with_email(user.email).exclude(pk=user.pk).exists():
+            raise Refused(LOGIN_IN_USE)
+    try:
+        with transaction.atomic():
+            user.save(update_fields=changed)
+    except IntegrityError as problem:
+        # Somebody else took the login since.
+        diagnostics = getattr(problem.__cause__, "diag", None)
+        if getattr(diagnostics, "constraint_name", "") != LOGIN_IS_UNIQUE:
+            raise
+        raise Refused(LOGIN_IN_USE) from None
+
+
+LOGIN_IS_UNIQUE: Final = "user_email_is_unique_without_regard_to_case"
