@@ -30,9 +30,16 @@ def may_manage_group(actor: User, group: Group) -> bool:
     return groups_given_by(actor).filter(pk=group.pk).exists()
 
 
-def may_manage_operator(actor: User, operator: User) -> bool:
+def operators_managed_by(actor: User) -> QuerySet[User]:
+    """The operators with no right beyond those of `actor`, who is one of them."""
+    operators = User.objects.filter(is_staff=True)
     if actor.is_superuser:
-        return True
-    if operator.is_superuser:
-        return False
-    return not permissions_of(operator).exclude(pk__in=permissions_of(actor).values("pk")).exists()
+        return operators
+    not_theirs = Permission.objects.exclude(pk__in=permissions_of(actor).values("pk"))
+    return operators.filter(is_superuser=False).exclude(
+        Q(user_permissions__in=not_theirs) | Q(groups__permissions__in=not_theirs)
+    )
+
+
+def may_manage_operator(actor: User, operator: User) -> bool:
+    return operators_managed_by(actor).filter(pk=operator.pk).exists()

@@ -3,6 +3,7 @@ imports all that registers something.
 """
 
 from billing.admin import (
+    api_keys,
     descriptions,
     jobs,
     plans,
@@ -14,6 +15,7 @@ from billing.admin import (
 )
 
 __all__ = [
+    "api_keys",
     "descriptions",
     "jobs",
     "plans",

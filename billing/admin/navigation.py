@@ -27,6 +27,7 @@ WITH_HISTORY = {
     "billing_plan": "Plan",
     "billing_service": "Service",
     "billing_userdefaults": "Defaults",
+    "billing_apikey": "API key",
 }
 
 # Group, entry, symbol, name of the address, permissions any of which opens it.
@@ -81,6 +82,13 @@ ENTRIES = [
         "format_list_bulleted",
         "billing_standarddescription_changelist",
         ("billing.view_standarddescription", "billing.change_standarddescription"),
+    ),
+    (
+        "Integrations",
+        "API keys",
+        "key",
+        "billing_apikey_changelist",
+        ("billing.view_apikey", "billing.change_apikey"),
     ),
     (
         "Administration",
@@ -152,7 +160,7 @@ def user_tabs(request: HttpRequest) -> list[dict[str, Any]]:
 
 
 def tabs(request: HttpRequest) -> list[dict[str, Any]]:
-    """A user's tabs or, on a page that sets prices, the page and its history."""
+    """A user's tabs or, on a page of what is configured, the page and its history."""
     here = request.resolver_match
     model, _, page = here.url_name.rpartition("_") if here and here.url_name else ("", "", "")
     if here is None or model not in WITH_HISTORY or page not in ("change", "history"):

@@ -18,6 +18,7 @@ EVERYTHING = [
     "Charging runs",
     "New users",
     "Standard descriptions",
+    "API keys",
     "Operators",
     "Groups",
 ]
@@ -67,6 +68,7 @@ def test_the_sidebar_marks_where_one_is() -> None:
         ("/admin/billing/subscription/", "Subscriptions"),
         ("/admin/billing/chargingrun/", "Charging runs"),
         ("/admin/billing/userdefaults/1/change/", "New users"),
+        ("/admin/billing/apikey/add/", "API keys"),
         ("/admin/", "Start page"),
     ):
         active = [name for name, is_here in sidebar_of(operator, address).items() if is_here]

@@ -57,6 +57,30 @@
         }
     };
 
+    /* A secret is copied with one click, and gone from the page once it is left: "back" shows none. */
+    const secrets = () => {
+        for (const button of document.querySelectorAll("[data-copy]")) {
+            const field = document.getElementById(button.dataset.copy);
+            const words = button.querySelector("[data-words]");
+            button.hidden = false;
+            button.addEventListener("click", async () => {
+                field.select();
+                let done = false;
+                try {
+                    await navigator.clipboard.writeText(field.value);
+                    done = true;
+                } catch {
+                    done = document.execCommand("copy"); // without HTTPS there is no clipboard
+                }
+                words.textContent = done ? "Copied" : "Press Ctrl+C";
+            });
+        }
+        for (const field of document.querySelectorAll("[data-secret]")) {
+            field.addEventListener("focus", () => field.select());
+            window.addEventListener("pagehide", () => { field.value = ""; });
+        }
+    };
+
     /* Charts, drawn by Unfold's Chart.js in the colours of the page. */
     const colour = (name) =>
         getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -183,6 +207,7 @@
         closeFilters();
         previewBalances();
         sendOnce();
+        secrets();
         drawCharts();
         document.getElementById("posted")?.scrollIntoView({ block: "nearest" });
     });

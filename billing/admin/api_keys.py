@@ -1,0 +1,360 @@
+"""API keys: what programs show to act for an operator. A key is shown once, by the answer to the
+form that adds it, and is neither kept nor passed on in any other way.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+
+from billing import access, reports
+from billing.access import KeyState
+from billing.admin.pages import PanelForm, midnight, page_context, row_or_404
+from billing.admin.transactions import DayField, cursor_of
+from billing.models import ApiKey
+from users.admin.groups import PermissionsField
+from users.admin.histories import AdminWithHistory
+from users.authority import operators_managed_by, permissions_of
+from users.models import Operator, User
+
+# After so long, a second key of the same name is not the first one sent twice.
+JUST_NOW: Final = timedelta(minutes=10)
+STATES: Final[dict[KeyState, str]] = {
+    "working": "Working",
+    "expired": "Expired",
+    "revoked": "Revoked",
+    "owner inactive": "Owner deactivated",
+}
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """A key as pages show it."""
+
+    key: ApiKey
+    state: KeyState
+
+    @property
+    def state_in_words(self) -> str:
+        return STATES[self.state]
+
+
+def report(key: ApiKey, now: datetime) -> KeyReport:
+    return KeyReport(key, access.state_of(key, now))
+
+
+class KeyFilters(PanelForm):
+    state = forms.ChoiceField(
+        required=False,
+        choices=[("", "All"), ("working", "Working"), ("other", "Not working")],
+    )
+    q = forms.CharField(label="Name, owner or beginning", required=False, max_length=200)
+
+    def listed(self, now: datetime) -> "QuerySet[ApiKey]":
+        """What the filters leave; a filter with a mistake is passed over."""
+        self.is_valid()
+        rows = ApiKey.objects.select_related("owner", "created_by")
+        state = self.cleaned_data.get("state")
+        if state == "working":
+            rows = rows.filter(pk__in=access.working_keys(now).values("pk"))
+        elif state == "other":
+            rows = rows.exclude(pk__in=access.working_keys(now).values("pk"))
+        for word in self.cleaned_data.get("q", "").split():
+            rows = rows.filter(
+                Q(name__icontains=word)
+                | Q(owner__email__icontains=word)
+                | Q(owner__first_name__icontains=word)
+                | Q(owner__last_name__icontains=word)
+                # Of a whole key that somebody pastes, too.
+                | Q(prefix=word[: access.PREFIX_LENGTH])
+            )
+        return rows
+
+
+class OwnerField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    def label_from_instance(self, obj: Any) -> str:
+        return f"{obj.person_name} · {obj.email}" if obj.person_name else obj.email
+
+
+class ApiKeyForm(PanelForm):
+    """Asks for a key. Nobody makes one for an operator who may do what they may not."""
+
+    name = forms.CharField(
+        max_length=60,
+        help_text="What uses it, like Payment gateway. No two working keys share one.",
+    )
+    owner = OwnerField(
+        queryset=User.objects.none(),
+        empty_label=None,
+        help_text="The key acts in this operator's name and may do what the operator may, now and "
+        "later. To choose from are those with no right beyond yours.",
+        error_messages={"invalid_choice": "Choose an active operator with no right beyond yours."},
+    )
+    is_read_only = forms.BooleanField(
+        label="Read only", required=False, help_text="May look, and change nothing."
+    )
+    lasts = forms.ChoiceField(
+        label="Expires",
+        choices=[
+            ("30", "In 30 days"),
+            ("90", "In 90 days"),
+            ("365", "In a year"),
+            ("day", "At the end of the day named beside"),
+            ("revoked", "Never: works until it is revoked"),
+        ],
+        initial="365",
+    )
+    last_day = DayField(label="Last day")
+    requests_per_minute = forms.IntegerField(
+        required=False,
+        min_value=0,
+        max_value=10**6,
+        widget=forms.TextInput({"inputmode": "numeric"}),
+    )
+
+    def __init__(self, actor: User, now: datetime, data: Any = None) -> None:
+        self.actor = actor
+        self.now = now
+        self.twin: ApiKey | None = None
+        super().__init__(data, initial={"owner": actor.pk})
+        owners = operators_managed_by(actor).filter(is_active=True)
+        self.fields["owner"].queryset = owners.order_by("email")  # type: ignore[attr-defined]
+        self.fields["last_day"].help_text = "Only to expire on a day of your choice."
+        usual = settings.API_REQUESTS_PER_MINUTE
+        self.fields["requests_per_minute"].help_text = (
+            f"Empty: as the installation is set, {f'{usual:,}' if usual else 'without limit'}. "
+            "0: no limit."
+        )
+
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"]
+        self.twin = access.working_keys(self.now).filter(name=name).order_by("-pk").first()
+        if self.twin:
+            raise forms.ValidationError("A working key has this name already. Choose another.")
+        return name
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        day = cleaned.get("last_day")
+        if cleaned.get("lasts") == "day":
+            if day is None and "last_day" not in self.errors:
+                self.add_error("last_day", "Say which day is the last.")
+            elif day and day < timezone.localdate(self.now):
+                self.add_error("last_day", "This day is over.")
+        elif day:
+            self.add_error(
+                "last_day", "For this day to count, choose “At the end of the day” as well."
+            )
+        return cleaned
+
+    @property
+    def was_sent_twice(self) -> bool:
+        """Whether this is likely the form that made a key already, sent once more."""
+        twin = self.twin
+        return (
+            twin is not None
+            and twin.created_by_id == self.actor.pk
+            and self.now - twin.created_at < JUST_NOW
+        )
+
+    def save(self) -> tuple[ApiKey, str]:
+        chosen = self.cleaned_data
+        return access.issue_key(
+            name=chosen["name"],
+            owner=chosen["owner"],
+            created_by=self.actor,
+            is_read_only=chosen["is_read_only"],
+            expires_at=self._expires_at(),
+            requests_per_minute=chosen["requests_per_minute"],
+        )
+
+    def _expires_at(self) -> datetime | None:
+        lasts = self.cleaned_data["lasts"]
+        if lasts == "revoked":
+            return None
+        if lasts == "day":
+            return midnight(self.cleaned_data["last_day"] + timedelta(days=1))
+        return self.now + timedelta(days=int(lasts))
+
+
+def in_words(key: ApiKey) -> Iterator[str]:
+    """What a key was made with, for its history."""
+    yield f"Name: “{key.name}”"
+    yield f"Begins with: {key.prefix}"
+    yield f"Owner: {key.owner} ({key.owner.email})"
+    yield f"Read only: {'yes' if key.is_read_only else 'no'}"
+    expires = key.expires_at
+    yield (
+        f"Expires: {timezone.localtime(expires):%Y-%m-%d %H:%M %Z}" if expires else "Expires: never"
+    )
+    if key.requests_per_minute is not None:
+        yield f"Requests per minute: {key.requests_per_minute or 'no limit'}"
+
+
+class Right(NamedTuple):
+    """What an operator may do with one kind of thing."""
+
+    subject: str
+    actions: str
+
+
+def rights_of(key: ApiKey) -> list[Right]:
+    """What the owner may do, as far as the key lets it."""
+    shown = PermissionsField(permissions_of(key.owner)).queryset
+    assert shown is not None  # noqa: S101 - for the type checker
+    if key.is_read_only:
+        shown = shown.filter(codename__startswith="view_")
+    actions: dict[str, list[str]] = {}
+    for permission in shown:
+        subject = str(permission.content_type.name)
+        actions.setdefault(subject[:1].upper() + subject[1:], []).append(
+            permission.codename.split("_")[0]
+        )
+    return [Right(subject, ", ".join(each)) for subject, each in sorted(actions.items())]
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(AdminWithHistory):
+    """Keys are added and revoked, and never edited or deleted."""
+
+    def get_urls(self) -> list[URLPattern]:
+        revoke = self.admin_site.admin_view(self.revoke_view)
+        return [
+            path("<str:key_id>/revoke/", revoke, name="billing_apikey_revoke"),
+            *super().get_urls(),
+        ]
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponseBase:
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        now = timezone.now()
+        form = KeyFilters(request.GET)
+        found = reports.page_by_id(form.listed(now), cursor_of(request))
+        context = page_context(request, self, title="API keys", user=None) | {
+            "form": form,
+            "page": found,
+            "rows": [report(key, now) for key in found.rows],
+            "has_conditions": any(form.cleaned_data.values()) or bool(form.errors),
+            "may_add": self.has_add_permission(request),
+        }
+        return TemplateResponse(request, "billing/api_keys.html", context)
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponseBase:
+        if object_id is None:
+            return self._add(request)
+        key = self._key(request, object_id)
+        context = page_context(request, self, title=f"{key}", user=None) | {
+            "original": key,
+            "report": report(key, timezone.now()),
+            "rights": rights_of(key),
+            "usual_requests": settings.API_REQUESTS_PER_MINUTE,
+            "may_revoke": self.has_change_permission(request) and key.revoked_at is None,
+        }
+        return TemplateResponse(request, "billing/api_key.html", context)
+
+    def _add(self, request: HttpRequest) -> HttpResponseBase:
+        """Asks for a key and, by the answer to the form itself, shows it: so it is in no address,
+        session or message, and no page that can be opened again.
+        """
+        actor = request.user
+        if not self.has_add_permission(request) or not isinstance(actor, User):
+            raise PermissionDenied
+        now = timezone.now()
+        if request.method != "POST":
+            return self._form(request, ApiKeyForm(actor, now))
+        with transaction.atomic():
+            # One after the other: the same form sent twice makes one key.
+            User.objects.select_for_update(no_key=True).get(pk=actor.pk)
+            form = ApiKeyForm(actor, now, request.POST)
+            if not form.is_valid():
+                return self._form(request, form)
+            key, secret = form.save()
+            self.log_addition(request, key, f"Added. {'; '.join(in_words(key))}.")
+            log_of_owner(actor, key, f"API key “{key}” ({key.prefix}…) was added.")
+        context = page_context(request, self, title="API key added", user=None) | {
+            "key": key,
+            "secret": secret,
+            "may_view": self.has_view_or_change_permission(request),
+        }
+        return TemplateResponse(request, "billing/api_key_added.html", context)
+
+    def _form(self, request: HttpRequest, form: ApiKeyForm) -> HttpResponseBase:
+        context = page_context(request, self, title="Add API key", user=None) | {
+            "form": form,
+            "may_view": self.has_view_or_change_permission(request),
+        }
+        return TemplateResponse(request, "billing/api_key_form.html", context)
+
+    def revoke_view(self, request: HttpRequest, key_id: str) -> HttpResponseBase:
+        """Asks whether a key is to end, and ends it. Whoever has the right may end any key: what
+        has leaked out does not wait for its owner.
+        """
+        actor = request.user
+        if not self.has_change_permission(request) or not isinstance(actor, User):
+            raise PermissionDenied
+        key = self._key(request, key_id)
+        address = reverse("admin:billing_apikey_change", args=[key.pk])
+        if key.revoked_at is not None:
+            self.message_user(request, "This key was revoked before.", messages.INFO)
+            return HttpResponseRedirect(address)
+        if request.method == "POST":
+            with transaction.atomic():
+                held = ApiKey.objects.select_for_update().get(pk=key.pk)
+                if held.revoked_at is None:
+                    access.revoke_key(key, by=actor, now=timezone.now())
+                    self.log_change(request, key, "Revoked.")
+                    log_of_owner(actor, key, f"API key “{key}” ({key.prefix}…) was revoked.")
+            self.message_user(
+                request,
+                format_html("“{}” is revoked: it works no more.", key.name),
+                messages.SUCCESS,
+            )
+            return HttpResponseRedirect(address)
+        context = page_context(request, self, title=f"Revoke {key}", user=None) | {
+            "original": key,
+            "report": report(key, timezone.now()),
+        }
+        return TemplateResponse(request, "billing/api_key_revoke.html", context)
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        self._key(request, object_id)
+        history: HttpResponse = super().history_view(request, object_id, extra_context)
+        return history
+
+    def _key(self, request: HttpRequest, key_id: object) -> ApiKey:
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        keys = ApiKey.objects.select_related("owner", "created_by", "revoked_by")
+        return row_or_404(keys, key_id)
+
+
+def log_of_owner(actor: User, key: ApiKey, sentence: str) -> None:
+    """Notes what became of a key in its owner's history, too."""
+    owner = Operator.objects.filter(pk=key.owner_id)
+    LogEntry.objects.log_actions(actor.pk, owner, CHANGE, sentence)

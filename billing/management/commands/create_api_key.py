@@ -1,0 +1,69 @@
+"""`manage.py create_api_key`: makes a key of the Billing API, and prints it: this once."""
+
+from argparse import ArgumentParser, ArgumentTypeError
+from datetime import timedelta
+from typing import Any, Final
+
+from django.contrib.admin.models import ADDITION, LogEntry
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
+from django.utils import timezone
+
+from billing import access
+from billing.models import ApiKey
+from users.models import User
+
+DAYS_MAX: Final = 36_500
+
+
+class Command(BaseCommand):
+    help = (
+        "Makes an API key for an operator and prints it, alone, on standard output. "
+        "It cannot be printed again. The panel lists and revokes keys under API keys."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--owner", required=True, metavar="EMAIL", help="the operator in whose name it acts"
+        )
+        parser.add_argument("--name", required=True, help="what uses it, for people")
+        parser.add_argument("--read-only", action="store_true", help="may look, and change nothing")
+        parser.add_argument(
+            "--expires", type=_days, metavar="DAYS", help="works so long [until it is revoked]"
+        )
+
+    def handle(
+        self, *, owner: str, name: str, read_only: bool, expires: int | None, **options: Any
+    ) -> None:
+        operator = User.objects.with_email(owner).filter(is_staff=True, is_active=True).first()
+        if operator is None:
+            raise CommandError(f"“{owner}” is the login of no active operator.")
+        name = name.strip()
+        try:
+            ApiKey._meta.get_field("name").clean(name, None)
+        except ValidationError as problem:
+            raise CommandError(f"--name: {' '.join(problem.messages)}") from None
+        with transaction.atomic():
+            key, secret = access.issue_key(
+                name=name,
+                owner=operator,
+                created_by=operator,
+                is_read_only=read_only,
+                expires_at=None if expires is None else timezone.now() + timedelta(days=expires),
+            )
+            LogEntry.objects.log_actions(
+                operator.pk,
+                [key],
+                ADDITION,
+                f"Added by manage.py create_api_key. Name: “{key.name}”; "
+                f"Begins with: {key.prefix}; Read only: {'yes' if read_only else 'no'}.",
+                single_object=True,
+            )
+        self.stdout.write(secret)
+
+
+def _days(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= DAYS_MAX:
+        raise ArgumentTypeError(f"“{text}” is not a whole number of days from 1 to {DAYS_MAX:,}")
+    return int(text)
