@@ -1,4 +1,4 @@
-"""Background jobs, done by `manage.py worker`: thin. They read the clock and call `charging`.
+"""Background jobs, done by `manage.py worker`: thin. They read the clock and call what does it.
 
 - `run_schedule` opens the charging run at 00:05 UTC, with a job for each of its batches.
 - `catch_up` does the same for a run that nobody was there to open, and for batches without a job;
@@ -7,9 +7,15 @@
 - `resume` charges one user, and resumes what can be paid now. A trigger on balances queues it with
   every refill of a user who has suspended subscriptions (migrations/sql/0007_resume.sql, which
   names this task and its argument).
-- `keep_house`, every minute, gives jobs of workers that died to others.
+- `send_webhooks` sends what waits for one endpoint. Triggers queue it with what there is to tell
+  (migrations/sql/0011_webhooks.sql, which names this task and its argument).
+- `sweep_webhooks`, every fifteen seconds, queues it for endpoints for which something is due: for
+  another attempt, or because nobody could queue it in time.
+- `keep_house`, every minute, gives jobs of workers that died to others; `tidy_up`, every hour,
+  removes what is long over.
 
-Every job may be done twice, or again from the middle: what is charged is not due any more.
+Every job may be done twice, or again from the middle: what is charged is not due any more, and
+what is told twice has the same ID.
 """
 
 import logging
@@ -24,7 +30,7 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 from procrastinate.manager import JobManager
 from procrastinate.retry import BaseRetryStrategy
 
-from billing import charging
+from billing import charging, webhooks
 from billing.models import ChargingBatch, ChargingRun
 
 log = logging.getLogger(__name__)
@@ -154,6 +160,31 @@ def resume(*, user_id: int, attempt: int = 1) -> None:
             pass  # by another refill
 
 
+# --- Webhooks -----------------------------------------------------------------------------------
+
+
+@app.task(name="billing.tasks.send_webhooks", queue="webhooks", pass_context=True)
+def send_webhooks(context: JobContext, *, endpoint_id: int) -> None:
+    """Sends for some seconds; if there is more, another job goes on, after those that wait.
+
+    What goes wrong here is no matter for a retry, which new events would have to wait for.
+    """
+    try:
+        if webhooks.send_due(endpoint_id, should_stop=context.should_abort, clock=timezone.now):
+            webhooks.wake(endpoint_id)
+    except DatabaseError as problem:
+        log.warning("Webhooks to endpoint %s go on in some seconds: %s", endpoint_id, problem)
+        if not connection.is_usable():
+            connection.close()
+
+
+@app.periodic(cron="* * * * * */15", queueing_lock="sweep_webhooks")  # the last are seconds
+@app.task(name="billing.tasks.sweep_webhooks", queue="schedule", priority=HOUSEKEEPING)
+def sweep_webhooks(timestamp: int) -> None:
+    for endpoint_id in webhooks.endpoints_to_wake(timezone.now()):
+        webhooks.wake(endpoint_id)
+
+
 # --- Housekeeping -------------------------------------------------------------------------------
 
 
@@ -171,6 +202,12 @@ async def keep_house(context: JobContext, timestamp: int) -> None:
         include_cancelled=True,
         include_aborted=True,
     )
+
+
+@app.periodic(cron="17 * * * *", queueing_lock="tidy_up")
+@app.task(name="billing.tasks.tidy_up", queue="schedule", pass_context=True)
+def tidy_up(context: JobContext, timestamp: int) -> None:
+    webhooks.delete_old(timezone.now(), should_stop=context.should_abort)
 
 
 async def _retry_stalled_jobs(manager: JobManager) -> None:

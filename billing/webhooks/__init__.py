@@ -1,0 +1,31 @@
+"""Tells other programs what happened, by HTTP: at least once, and in order for each user.
+
+What is to be told is noted by the database itself (migrations/sql/0011_webhooks.sql), with what it
+tells of. Here it is put into words and signed (`messages`), sent only where it may go (`network`),
+and its deliveries are kept (`sending`). docs/webhooks.md tells receivers all of it.
+"""
+
+from billing.webhooks.messages import body_of, new_secret, sign
+from billing.webhooks.network import Answer, check_url
+from billing.webhooks.sending import (
+    delete_old,
+    endpoints_to_wake,
+    send_again,
+    send_due,
+    send_test,
+    wake,
+)
+
+__all__ = [
+    "Answer",
+    "body_of",
+    "check_url",
+    "delete_old",
+    "endpoints_to_wake",
+    "new_secret",
+    "send_again",
+    "send_due",
+    "send_test",
+    "sign",
+    "wake",
+]
