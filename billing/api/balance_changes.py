@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from django.http import HttpRequest, HttpResponse
 from ninja import Header, Router
 from ninja.responses import Status
+from pydantic import Field
 
 from billing import ledger, wire
 from billing.api.keys import Needs, actor
@@ -26,7 +27,11 @@ from users.models import User
 
 router = Router(tags=["Balance changes"])
 
-KeyHeader = Annotated[IdempotencyKey | None, Header(alias="Idempotency-Key")]
+# Of a header nobody knows how other characters are written; see RFC 9110, 5.5.
+PLAIN = r"^[!-~]([ -~]*[!-~])?$"
+KeyHeader = Annotated[
+    Annotated[IdempotencyKey, Field(pattern=PLAIN)] | None, Header(alias="Idempotency-Key")
+]
 REPLAYED = "Idempotency-Replayed"
 POSTED = {
     200: TransactionOut,

@@ -15,6 +15,7 @@ from billing.errors import BillingError
 OWN: Final[Mapping[str, tuple[int, str]]] = {
     "malformed_json": (400, "The body is not valid JSON: {reason}."),
     "bad_request": (400, "The request cannot be understood."),
+    "too_many_parameters": (400, "An address has at most {limit} parameters."),
     "unauthenticated": (401, "Send a working API key: Authorization: Bearer <key>."),
     "forbidden": (403, "The key's owner lacks the permission {permission}."),
     "read_only_key": (403, "This key may only read."),

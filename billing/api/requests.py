@@ -2,10 +2,11 @@
 
 - An ID: in the answer's `X-Request-Id`, in the log, and in the metadata of each transaction that
   the call posts. A caller may bring its own, to follow a call through several programs.
-- A limit on the size of its body.
+- A limit on the size of its body, and on how many parameters its address may have.
 - A line in the log with both bodies, shortened, without anything secret.
 """
 
+import gzip
 import json
 import logging
 import re
@@ -15,7 +16,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from django.conf import settings
-from django.http import HttpRequest, JsonResponse
+from django.core.exceptions import TooManyFieldsSent
+from django.http import HttpRequest, JsonResponse, QueryDict
 from django.http.response import HttpResponseBase
 
 from billing import ledger
@@ -41,8 +43,10 @@ def api_requests(get_response: Handler) -> Handler:
             return get_response(request)
         request_id = _id_of(request)
         request.id = request_id  # type: ignore[attr-defined]
+        # Nothing here goes by cookies, so there is nothing that a browser could be made to forge.
+        request.csrf_processing_done = True  # type: ignore[attr-defined]
         started = time.monotonic()
-        refusal = _too_large(request)
+        refusal = _too_large(request) or _too_many_parameters(request)
         if refusal is not None:
             response = refusal
         else:
@@ -72,7 +76,7 @@ def _in_its_words(request: HttpRequest, response: HttpResponseBase) -> HttpRespo
     ):
         return response
     if response.status_code == 405:
-        allowed = response.get("Allow", "")
+        allowed = ", ".join(sorted(response.get("Allow", "").split(", ")))
         problem = Problem("method_not_allowed", method=request.method, allowed=allowed)
     elif response.status_code == 404:
         problem = Problem("not_found")
@@ -86,17 +90,31 @@ def _in_its_words(request: HttpRequest, response: HttpResponseBase) -> HttpRespo
 def _too_large(request: HttpRequest) -> HttpResponseBase | None:
     limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     length = request.META.get("CONTENT_LENGTH") or "0"
-    if length.isascii() and length.isdigit() and int(length) <= limit:
+    # One of thousands of digits is no number to Python; and not a body that we would take.
+    if length.isascii() and length.isdigit() and len(length) < 20 and int(length) <= limit:
         return None
     if request.path_info.startswith("/v2/"):
-        return JsonResponse(
-            {
-                "success": False,
-                "status": {"code": 5, "description": "Wrong request format: the body is too large"},
-            },
-            status=413,
-        )
+        return _wrong_format("the body is too large", status=413)
     return answer(request, Problem("too_large", limit=limit))
+
+
+def _too_many_parameters(request: HttpRequest) -> HttpResponseBase | None:
+    try:
+        # Addresses are UTF-8, whatever the body says of itself. Reads them, too.
+        request.encoding = settings.DEFAULT_CHARSET
+    except TooManyFieldsSent:
+        request.GET = QueryDict()  # for the log, which reads them again
+    else:
+        return None
+    limit = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
+    if request.path_info.startswith("/v2/"):
+        return _wrong_format("there are too many parameters", status=400)
+    return answer(request, Problem("too_many_parameters", limit=limit))
+
+
+def _wrong_format(reason: str, *, status: int) -> HttpResponseBase:
+    told = {"code": 5, "description": f"Wrong request format: {reason}"}
+    return JsonResponse({"success": False, "status": told}, status=status)
 
 
 # --- The log ------------------------------------------------------------------------------------
@@ -113,8 +131,13 @@ def _log(request: HttpRequest, response: HttpResponseBase, seconds: float) -> No
         round(seconds * 1000),
         getattr(key, "prefix", "-"),
         shown(_body_of_request(request), request.headers.get("Content-Type", "")),
-        shown(getattr(response, "content", b""), response.get("Content-Type", "")),
+        shown(_body_of_response(response), response.get("Content-Type", "")),
     )
+
+
+def _body_of_response(response: HttpResponseBase) -> bytes:
+    body: bytes = getattr(response, "content", b"")  # of one that is streamed: nothing
+    return gzip.decompress(body) if response.get("Content-Encoding") == "gzip" else body
 
 
 def _body_of_request(request: HttpRequest) -> bytes:
@@ -124,8 +147,9 @@ def _body_of_request(request: HttpRequest) -> bytes:
 
 def _without_secrets_in_query(request: HttpRequest) -> str:
     query = request.GET.copy()
-    for name in SECRET & set(query):
-        query[name] = HIDDEN
+    for name in query:
+        if name.lower() in SECRET:
+            query[name] = HIDDEN
     path = request.path_info.encode("unicode_escape").decode()
     return f"{path}?{query.urlencode()}" if query else path
 
@@ -134,7 +158,7 @@ def shown(body: bytes, content_type: str) -> str:
     """A body as the log has it: on one line, shortened, secrets replaced by stars."""
     if not body:
         return "-"
-    if "json" in content_type:
+    if "json" in content_type.lower():
         try:
             text = json.dumps(_hide(json.loads(body)), ensure_ascii=True)
         except (ValueError, RecursionError):

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import math
 from typing import Any, NoReturn, cast
 
 from django.http import Http404, HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
 from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 from ninja.parser import Parser
@@ -34,33 +36,70 @@ Reads users, balances and transactions, and changes balances, for programs.
 """
 
 
+MAX_DEPTH = 32  # of lists and objects in each other; pages and reports read metadata too
+
+
 class JSONParser(Parser):
-    """Takes JSON objects as RFC 8259 has them: no NaN, nothing else than JSON."""
+    """Takes JSON as RFC 8259 has it, in UTF-8: no NaN, no name twice; not nested without end."""
 
     def parse_body(self, request: HttpRequest) -> DictStrAny:
         if request.content_type != "application/json":
             raise Problem("unsupported_media_type")
+        if request.content_params.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):  # type: ignore[union-attr]
+            raise Problem("unsupported_media_type")
         try:
-            body = json.loads(request.body, parse_constant=_refuse_constant)
+            body = json.loads(
+                request.body.decode("utf-8-sig"),
+                parse_constant=_refuse_constant,
+                parse_float=_finite,
+                object_pairs_hook=_object,
+            )
         except RecursionError:
-            raise Problem("malformed_json", reason="it is nested too deeply") from None
+            raise Problem("malformed_json", reason=TOO_DEEP) from None
         except UnicodeDecodeError:
             raise Problem("malformed_json", reason="it is not UTF-8") from None
         except json.JSONDecodeError as problem:
             where = f"line {problem.lineno}, column {problem.colno}"
             raise Problem("malformed_json", reason=f"{problem.msg.lower()} ({where})") from None
         except ValueError as problem:
-            reason = str(problem) if isinstance(problem, _NoNumber) else "a number is too long"
+            reason = str(problem) if isinstance(problem, _NotTaken) else "a number is too long"
             raise Problem("malformed_json", reason=reason) from None
+        if _is_deeper(body, MAX_DEPTH):
+            raise Problem("malformed_json", reason=TOO_DEEP)
         return cast(DictStrAny, body)
 
 
-class _NoNumber(ValueError):
+TOO_DEEP = "it is nested too deeply"
+
+
+class _NotTaken(ValueError):
     pass
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise _NoNumber(f"it has no {name}")
+    raise _NotTaken(f"it has no {name}")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise _NotTaken("a number is too large")
+    return number
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(members)
+    if len(made) < len(members):
+        raise _NotTaken("an object has the same name twice")
+    return made
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects lie in each other more than so many levels deep."""
+    if not isinstance(value, dict | list):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return not levels or any(_is_deeper(each, levels - 1) for each in inside)
 
 
 api = NinjaAPI(
@@ -71,6 +110,7 @@ api = NinjaAPI(
     parser=JSONParser(),
     docs_url="/docs",
     openapi_url="/openapi.json",
+    docs_decorator=require_safe,
 )
 
 for router in (users.router, balance_changes.router):
@@ -94,7 +134,7 @@ def tell(request: HttpRequest, problem: Problem | BillingError) -> HttpResponse:
 
 @api.exception_handler(ValidationError)
 def tell_what_is_not_valid(request: HttpRequest, problem: ValidationError) -> HttpResponse:
-    errors = [_error(each) for each in problem.errors]
+    errors = [_error(each) for each in problem.errors[:MAX_ERRORS]]
     first = errors[0]
     return answer(
         request,
@@ -102,6 +142,7 @@ def tell_what_is_not_valid(request: HttpRequest, problem: ValidationError) -> Ht
     )
 
 
+MAX_ERRORS = 20  # told at once: an answer is not much longer than what it answers
 SENTENCES = {
     "extra_forbidden": "There is no such field",
     "missing": "This is missing",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router
@@ -162,5 +162,12 @@ def _save(user: User, fields: UserFields) -> list[str]:
             for field, reasons in problem.message_dict.items()
         ]
         raise Problem("invalid_request", reasons=errors[0]["reason"], errors=errors) from None
-    user.save()
+    try:
+        with transaction.atomic():
+            user.save()
+    except IntegrityError:
+        # Of two at once, the second finds the address taken only by now.
+        if not User.objects.with_email(user.email).exclude(pk=user.pk).exists():
+            raise
+        raise Problem("email_taken") from None
     return changed

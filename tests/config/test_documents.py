@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from billing.api.problems import OWN, STATUS_BY_CODE
 from billing.errors import BillingError
 from tests.config.processes import ROOT
 
@@ -67,7 +68,16 @@ def test_every_error_code_is_documented_and_the_other_way_round() -> None:
             yield from codes(error)
 
     listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
-    assert sorted(codes(BillingError)) == sorted(listed)
+    assert sorted([*codes(BillingError), *OWN]) == sorted(listed)
+
+
+def test_the_documented_statuses_of_refusals_are_those_of_the_api() -> None:
+    _, _, of_api = (ROOT / "docs" / "errors.md").read_text().partition("\n## In the REST API\n")
+    own = re.findall(r"^\| `(\w+)` \| (\d+) \|", of_api, re.MULTILINE)
+    assert {code: int(status) for code, status in own} == {k: v[0] for k, v in OWN.items()}
+    others = re.findall(r"^\| (\d+) \| (`.*`) \|", of_api, re.MULTILINE)
+    listed = {code: int(status) for status, codes in others for code in re.findall(r"\w+", codes)}
+    assert listed == STATUS_BY_CODE
 
 
 def test_every_link_of_the_documents_leads_somewhere() -> None:
