@@ -53,7 +53,7 @@ def posted(response: HttpResponse, transaction: Transaction) -> Status[Any]:
 
 
 @router.post(
-    "/users/{user_id}/balance-changes",
+    "/users/{int:user_id}/balance-changes",
     auth=Needs("billing.change_balance", writes=True),
     response=POSTED,
     summary="Change a user's balances",

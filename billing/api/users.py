@@ -120,7 +120,7 @@ def create_user(request: HttpRequest, new: UserIn, response: HttpResponse) -> St
 
 
 @router.get(
-    "/users/{user_id}",
+    "/users/{int:user_id}",
     auth=Needs("users.view_user"),
     response={200: UserOut, 404: ProblemOut},
     summary="Read a user",
@@ -130,7 +130,7 @@ def read_user(request: HttpRequest, user_id: PathId) -> dict[str, Any]:
 
 
 @router.patch(
-    "/users/{user_id}",
+    "/users/{int:user_id}",
     auth=Needs("users.change_user", writes=True),
     response={200: UserOut, 404: ProblemOut, 409: ProblemOut},
     summary="Update, activate or deactivate a user",
