@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "billing.access",
         "billing.ledger",
         "billing.reports",
+        "billing.sentences",
         "billing.verification",
         "billing.wire",
     ),

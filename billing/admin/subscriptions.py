@@ -1,6 +1,6 @@
 """The Subscriptions tab of a user, and its pages: to add one, to change its plan, to cancel it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -19,7 +19,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from unfold.admin import ModelAdmin
 
-from billing import ledger, subscriptions
+from billing import ledger, sentences, subscriptions
 from billing.admin.pages import PanelForm, page_context, utc_today
 from billing.admin.two_steps import Outcome, TwoStepForm, log, take_step
 from billing.errors import (
@@ -83,22 +83,6 @@ def _status_in_words(subscription: Subscription) -> str:
 
 def _device_in_words(device: str) -> str:
     return device or "None: the user's own pricing plan, for services that name no device"
-
-
-def _money_in_words(posted: Iterable[Transaction]) -> str:
-    """ "3.35 paid back, 8.7850 charged"."""
-    amounts = [row.amount for row in posted]
-    paid_back = sum((each for each in amounts if each > 0), ZERO)
-    charged = -sum((each for each in amounts if each < 0), ZERO)
-    parts = [f"{format_money(paid_back)} paid back"] if paid_back else []
-    parts += [f"{format_money(charged)} charged"] if charged else []
-    return ", ".join(parts) or "nothing charged"
-
-
-def _of_device(subscription: Subscription) -> str:
-    if subscription.device:
-        return f"the subscription of device {subscription.device}"
-    return "the user's own pricing plan"
 
 
 # --- The tab ------------------------------------------------------------------------------------
@@ -241,12 +225,9 @@ class SubscriptionForm(TwoStepForm):
         sentence: str,
     ) -> Outcome:
         subscription = self.subscription = changed.subscription
-        ending = _money_in_words(changed.posted)
-        if subscription.status == STATUS.SUSPENDED:
-            ending += ", suspended until there is money"
         if subscription.is_live:
             facts = [*facts, *self._how_it_goes_on(subscription)]
-        return Outcome(changed.posted, facts, f"{sentence}; {ending}.")
+        return Outcome(changed.posted, facts, sentence)
 
     def _how_it_goes_on(self, subscription: Subscription) -> list[tuple[str, str]]:
         paid = subscription.charged_through
@@ -319,12 +300,7 @@ class AddForm(SubscriptionForm):
             ("Device", _device_in_words(subscription.device)),
             ("Starts", f"{_day(self.today)}, today (UTC)"),
         ]
-        sentence = f"Subscribed {self._who(subscription.device)} to plan {subscription.plan}"
-        return self._outcome(changed, facts, sentence)
-
-    @staticmethod
-    def _who(device: str) -> str:
-        return f"device {device}" if device else "the user"
+        return self._outcome(changed, facts, sentences.subscribed(*changed))
 
 
 class ExistingForm(SubscriptionForm):
@@ -421,8 +397,7 @@ class ChangePlanForm(ExistingForm):
         ]
         if self.cleaned_data["charge_now"] and not self.cleaned_data["pay_back"]:
             facts += self._not_paid_back()
-        whose = f"of device {subscription.device} " if subscription.device else ""
-        sentence = f"Changed the plan {whose}from {old} to {subscription.plan}"
+        sentence = sentences.changed_plan(subscription, old, changed.posted)
         return self._outcome(changed, facts, sentence)
 
     def _uncharged_days(self, subscription: Subscription) -> list[tuple[str, str]]:
@@ -462,8 +437,7 @@ class CancelForm(ExistingForm):
         ]
         if not self.cleaned_data["pay_back"]:
             facts += self._not_paid_back()
-        sentence = f"Cancelled {_of_device(subscription)}, plan {subscription.plan}"
-        return self._outcome(changed, facts, sentence)
+        return self._outcome(changed, facts, sentences.cancelled(*changed))
 
 
 # --- Pages --------------------------------------------------------------------------------------

@@ -22,8 +22,12 @@ def from_text(text: str, length: int) -> list[int]:
         or len(place) != length
         or not all(type(each) is int and abs(each) < 2**63 for each in place)
     ):
-        reason = "This is no cursor that an answer gave."
-        raise Problem(
-            "invalid_request", reasons=reason, errors=[{"field": "cursor", "reason": reason}]
-        )
+        raise not_one()
     return place
+
+
+def not_one() -> Problem:
+    reason = "This is no cursor that an answer gave."
+    return Problem(
+        "invalid_request", reasons=reason, errors=[{"field": "cursor", "reason": reason}]
+    )

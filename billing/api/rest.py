@@ -7,13 +7,23 @@ from typing import Any, NoReturn, cast
 
 from django.http import Http404, HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
-from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
+from ninja.openapi.docs import Swagger
 from ninja.parser import Parser
 from ninja.types import DictStrAny
 
-from billing.api import balance_changes, users
+from billing.api import (
+    active_days,
+    balance_changes,
+    plans,
+    service_charges,
+    subscriptions,
+    thresholds,
+    transactions,
+    users,
+)
 from billing.api.keys import Needs
+from billing.api.openapi import DescribedAPI
 from billing.api.problems import Problem, answer
 from billing.errors import BillingError
 from billing.reports import TooSlow
@@ -102,18 +112,31 @@ def _is_deeper(value: Any, levels: int) -> bool:
     return not levels or any(_is_deeper(each, levels - 1) for each in inside)
 
 
-api = NinjaAPI(
+ROUTERS = (
+    users.router,
+    transactions.router,
+    balance_changes.router,
+    service_charges.router,
+    subscriptions.router,
+    active_days.router,
+    plans.router,
+    thresholds.router,
+)
+
+api = DescribedAPI(
     title="Billing API",
     version="1",
     description=DESCRIPTION,
     urls_namespace="api-v1",
     parser=JSONParser(),
+    # Keys stay in the page's memory, and nothing is asked of other hosts.
+    docs=Swagger({"validatorUrl": None, "docExpansion": "list", "defaultModelsExpandDepth": 0}),
     docs_url="/docs",
     openapi_url="/openapi.json",
     docs_decorator=require_safe,
 )
 
-for router in (users.router, balance_changes.router):
+for router in ROUTERS:
     api.add_router("", router)
     for path_view in router.path_operations.values():
         for operation in path_view.operations:

@@ -4,16 +4,29 @@ What is taken knows no fields but these. Of amounts and texts only the type is c
 they are money, and long enough, the ledger says, with its own codes.
 """
 
-from datetime import datetime
+import re
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
 from ninja import Schema
-from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictInt, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+)
 
-from billing.models import Channel, TransactionType
+from billing.models import Channel, Subscription, TransactionType
+from billing.pricing import Cycle
 
 MAX_ID = 2**63 - 1
 AMOUNT_PATTERN = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)$"
+# Pydantic would also take seconds since 1970, days for times, and times for days.
+DAY_PATTERN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+MOMENT_PATTERN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}.*")
 
 
 def _storable(text: str) -> str:
@@ -27,10 +40,25 @@ def _storable(text: str) -> str:
     return text
 
 
-def _with_zone(moment: datetime) -> datetime:
+def _like_a_day(text: object) -> object:
+    if not isinstance(text, str) or not DAY_PATTERN.fullmatch(text):
+        raise ValueError("Write a day as in 2026-11-22.")
+    return text
+
+
+def _like_a_moment(text: object) -> object:
+    if not isinstance(text, str) or not MOMENT_PATTERN.fullmatch(text):
+        raise ValueError("Write a time as in 2026-11-22T18:00:00Z.")
+    return text
+
+
+def _in_utc(moment: datetime) -> datetime:
     if moment.tzinfo is None:
         raise ValueError("Say the time zone, as in 2026-11-22T18:00:00Z.")
-    return moment
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("In UTC, this is no time of the years 1 to 9999.") from None
 
 
 Text = Annotated[str, StringConstraints(strict=True), AfterValidator(_storable)]
@@ -54,8 +82,22 @@ PathId = Annotated[int, Field(ge=1, le=MAX_ID)]
 Number = Annotated[StrictInt, Field(ge=0, le=MAX_ID)]
 Moment = Annotated[
     datetime,
-    AfterValidator(_with_zone),
+    BeforeValidator(_like_a_moment),
+    AfterValidator(_in_utc),
     Field(description="RFC 3339, with its time zone.", examples=["2026-11-22T18:00:00Z"]),
+]
+Day = Annotated[
+    date,
+    BeforeValidator(_like_a_day),
+    Field(description="A UTC day.", examples=["2026-11-22"]),
+]
+DayOut = Annotated[
+    str,
+    Field(
+        description="A UTC day.",
+        examples=["2026-11-22"],
+        json_schema_extra={"format": "date"},
+    ),
 ]
 MomentOut = Annotated[
     str,
@@ -78,6 +120,26 @@ Metadata = Annotated[
     dict[str, Any], Field(description="Your own data; kept and given back as it is.")
 ]
 Device = Annotated[Text, Field(max_length=100)]
+QuantityIn = Annotated[
+    str,
+    StringConstraints(strict=True, max_length=40),
+    Field(
+        description="A text, more than zero, with at most six decimals.",
+        examples=["10"],
+        json_schema_extra={"pattern": AMOUNT_PATTERN},
+    ),
+]
+ExpectedNumber = Annotated[
+    Number | None,
+    Field(
+        description="The number of the user's last transaction as you know it: the call is "
+        "refused if another came in since.",
+    ),
+]
+Limit = Annotated[int, Field(ge=1, le=200, description="How many at most.")]
+CursorIn = Annotated[
+    str | None, Field(max_length=200, description="The `next_cursor` of an earlier answer.")
+]
 
 
 class Taken(Schema):
@@ -233,3 +295,247 @@ class BatchResultOut(Schema):
 
 class BatchOut(Schema):
     results: list[BatchResultOut] = Field(description="In the order of the entries.")
+
+
+# --- Transactions -------------------------------------------------------------------------------
+
+
+class BalanceAtOut(BalanceOut):
+    """What a user has now, or had at a time, that very moment included."""
+
+    user_id: int
+    currency: str = Field(description="ISO 4217.", examples=["USD"])
+    at: MomentOut | None = Field(description="The time that was asked for; null: now.")
+
+
+class TransactionWithReversalOut(TransactionOut):
+    reversed_by: int | None = Field(
+        description="The number of the transaction that took it back, if one has by now."
+    )
+
+
+class TransactionPage(Schema):
+    transactions: list[TransactionOut]
+    has_more: bool = Field(description="Whether there are more beyond these now.")
+    next_cursor: str | None = Field(
+        description="To go on from. Newest first, null on the last page; oldest first, always "
+        "there: ask again with it later, and you get what has come in since."
+    )
+
+
+class PreviewedTransactionOut(Schema):
+    """What would be posted, as it would be now."""
+
+    number: int
+    type: TransactionType
+    subtype: str
+    description: str
+    device: str
+    amount: AmountOut
+    old_balance: AmountOut
+    new_balance: AmountOut
+    bonus_amount: AmountOut
+    old_bonus: AmountOut
+    new_bonus: AmountOut
+
+
+class ReversalIn(Taken):
+    description: Text = Field(
+        description="5 to 200 characters: why.", examples=["Charged for the wrong device"]
+    )
+    metadata: Metadata = Field(default_factory=dict)
+    expected_number: ExpectedNumber = None
+
+
+# --- Services and plans -------------------------------------------------------------------------
+
+
+class ServiceChargeIn(Taken):
+    """The use of a service."""
+
+    service: Annotated[Text, Field(max_length=100, description="Its code.")] = Field(
+        examples=["outgoing_sms"]
+    )
+    quantity: QuantityIn
+    device: Device = Field(
+        default="",
+        description="Its own plan sets the price or, without one, the user's own plan.",
+    )
+    description: Text = Field(
+        default="",
+        description="Up to 200 characters. Empty: made up from service, quantity, plan and device.",
+    )
+    metadata: Metadata = Field(default_factory=dict)
+    expected_number: ExpectedNumber = None
+
+
+class QuoteOut(Schema):
+    """What the use of a service would cost now, and who would pay it."""
+
+    service: str
+    quantity: str
+    unit: str = Field(description="What the quantity is of; may be empty.", examples=["MB"])
+    device: str
+    plan_id: int
+    plan: str
+    unit_price: AmountOut
+    cost: AmountOut
+    bonus_pays: AmountOut
+    real_pays: AmountOut
+    new_balance: AmountOut
+    new_bonus: AmountOut
+    description: str
+
+
+class ServiceOut(Schema):
+    """Something charged per use. Each plan has its own price for it."""
+
+    id: int
+    code: str
+    name: str
+    unit: str = Field(description="What a quantity is of; may be empty.")
+    is_active: bool = Field(description="Otherwise it is retired, and cannot be charged.")
+
+
+class ServicePage(Schema):
+    services: list[ServiceOut]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+
+
+class ServicePriceOut(Schema):
+    service: str = Field(description="Its code.")
+    name: str
+    unit: str
+    price: AmountOut = Field(description="Of one unit.")
+
+
+class PlanOut(Schema):
+    """A pricing plan. A service without a price is not available under it."""
+
+    id: int
+    name: str
+    cycle: Cycle
+    price: AmountOut
+    price_is_per: str = Field(examples=["month"])
+    proportional_charge: bool = Field(
+        description="Who starts within a month (or year) pays for its remaining days only."
+    )
+    is_active: bool = Field(description="Otherwise it is retired: nobody can subscribe any more.")
+    services: list[ServicePriceOut]
+
+
+class PlanPage(Schema):
+    plans: list[PlanOut]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+
+
+# --- Subscriptions ------------------------------------------------------------------------------
+
+
+class NextChargeOut(Schema):
+    day: DayOut | None = Field(
+        description="null: after the next active day or, if it is suspended, once it can be paid."
+    )
+    amount: AmountOut
+
+
+class SubscriptionOut(Schema):
+    """A user's use of a plan, for one device or, without one, for the account as a whole."""
+
+    id: int
+    user_id: int
+    plan_id: int
+    plan: str
+    device: str
+    status: Subscription.Status
+    started_on: DayOut
+    plan_since: DayOut
+    status_since: DayOut
+    charged_from: DayOut | None
+    charged_through: DayOut | None
+    paid: AmountOut = Field(description="For the days from charged_from to charged_through.")
+    charge_number: int | None = Field(
+        description="The user's transaction by which these days were paid."
+    )
+    next_charge: NextChargeOut | None = Field(
+        description="If all stays as it is; null: none, it is cancelled."
+    )
+
+
+class SubscriptionPage(Schema):
+    subscriptions: list[SubscriptionOut]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+
+
+class SubscriptionIn(Taken):
+    plan_id: Id
+    device: Device = Field(default="", description="Empty: the user's own pricing plan.")
+    wait_for_money: StrictBool = Field(
+        default=False,
+        description="If the first charge cannot be paid, start suspended until it can.",
+    )
+
+
+class PlanChangeIn(Taken):
+    plan_id: Id
+    pay_back: StrictBool = Field(
+        description="Return what was paid for today and later under the present plan."
+    )
+    charge_now: StrictBool = Field(
+        description="Charge the new plan from today on. Otherwise when what has been paid is used "
+        "up or, if that is paid back, on the new plan's next regular day."
+    )
+
+
+class CancellationIn(Taken):
+    pay_back: StrictBool = Field(description="Return what was paid for today and later.")
+
+
+class SubscriptionChangeOut(Schema):
+    """A subscription after an operation, and what was posted for it, in order."""
+
+    subscription: SubscriptionOut
+    transactions: list[TransactionOut]
+
+
+class SubscriptionPreviewOut(Schema):
+    """A subscription as it would be, and what would be posted for it. Nothing was."""
+
+    subscription: SubscriptionOut
+    transactions: list[PreviewedTransactionOut]
+
+
+class ActiveDayIn(Taken):
+    device: Device = Field(description="Empty: the account as a whole.", examples=["8617"])
+    day: Day
+
+
+class ActiveDayOut(Schema):
+    device: str
+    day: DayOut
+    subscription_id: int | None = Field(
+        description="That the day counts for: the device's own, else the account's."
+    )
+    is_charged: bool
+
+
+class ActiveDayPage(Schema):
+    active_days: list[ActiveDayOut]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+
+
+# --- Thresholds ---------------------------------------------------------------------------------
+
+
+class ThresholdIn(Taken):
+    amount: AmountIn | None = Field(
+        description="null: nobody is ever told.", examples=["10.00", None]
+    )
+
+
+class ThresholdOut(Schema):
+    """Below which real balance endpoints of webhooks are told of it (`balance.low`)."""
+
+    user_id: int
+    amount: AmountOut | None = Field(description="null: nobody is told.")
+    is_default: bool = Field(description="Whether it is the installation's, not the user's own.")

@@ -1,0 +1,95 @@
+"""Calls that tell on which days devices were active, for plans that are charged by it."""
+
+from datetime import date
+from typing import Any
+
+from django.http import HttpRequest
+from ninja import Query, Router
+from pydantic import Field
+
+from billing import subscriptions, wire
+from billing.api import cursors
+from billing.api.keys import Needs
+from billing.api.schemas import (
+    ActiveDayIn,
+    ActiveDayOut,
+    ActiveDayPage,
+    CursorIn,
+    Day,
+    Device,
+    Limit,
+    Parameters,
+    PathId,
+    ProblemOut,
+)
+from billing.api.today import utc_today
+from billing.api.users import customer, customer_id
+from billing.models import ActiveDay
+
+router = Router(tags=["Active days"])
+
+
+@router.put(
+    "/users/{int:user_id}/active-days",
+    auth=Needs("billing.change_subscription", writes=True),
+    response={200: ActiveDayOut, 404: ProblemOut},
+    summary="Record an active day of a device",
+    description="Today, or up to 31 days ago. Doing so again changes nothing. It is charged after "
+    "the day if the device's subscription or, without one, the user's own is by active day.",
+)
+def record_active_day(request: HttpRequest, user_id: PathId, active: ActiveDayIn) -> dict[str, Any]:
+    user = customer(request, user_id)
+    row = subscriptions.record_active_day(
+        user, device=active.device, day=active.day, today=utc_today()
+    )
+    return _shown(row)
+
+
+class ActiveDayFilters(Parameters):
+    device: Device = Field(description="Of just this device; empty: of the account as a whole.")
+    since: Day | None = Field(None, alias="from", description="From this day on, included.")
+    until: Day | None = Field(None, alias="to", description="Up to this day, included.")
+    limit: Limit = 50
+    cursor: CursorIn = None
+
+
+@router.get(
+    "/users/{int:user_id}/active-days",
+    auth=Needs("billing.view_subscription"),
+    response={200: ActiveDayPage, 404: ProblemOut},
+    summary="List the active days of a device, newest first",
+)
+def list_active_days(
+    request: HttpRequest, user_id: PathId, filters: Query[ActiveDayFilters]
+) -> dict[str, Any]:
+    rows = ActiveDay.objects.filter(user=customer_id(user_id), device=filters.device)
+    if filters.since is not None:
+        rows = rows.filter(day__gte=filters.since)
+    if filters.until is not None:
+        rows = rows.filter(day__lte=filters.until)
+    if filters.cursor is not None:
+        rows = rows.filter(day__lt=_day(filters.cursor))
+    found = list(rows.order_by("-day")[: filters.limit + 1])
+    page = found[: filters.limit]
+    has_more = len(found) > filters.limit
+    return {
+        "active_days": [_shown(row) for row in page],
+        "next_cursor": cursors.to_text(page[-1].day.toordinal()) if has_more else None,
+    }
+
+
+def _day(cursor: str) -> date:
+    [ordinal] = cursors.from_text(cursor, 1)
+    try:
+        return date.fromordinal(ordinal)
+    except (ValueError, OverflowError):
+        raise cursors.not_one() from None
+
+
+def _shown(row: ActiveDay) -> dict[str, Any]:
+    return {
+        "device": row.device,
+        "day": wire.day(row.day),
+        "subscription_id": row.subscription_id,
+        "is_charged": row.is_charged,
+    }

@@ -1,0 +1,81 @@
+"""Calls that charge the use of a service, or say first what it would cost."""
+
+from decimal import Decimal
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from ninja import Router
+from ninja.responses import Status
+
+from billing import ledger, wire
+from billing.api.balance_changes import POSTED, KeyHeader, posted
+from billing.api.keys import Needs, actor
+from billing.api.schemas import PathId, ProblemOut, QuoteOut, ServiceChargeIn
+from billing.api.users import customer_id
+from billing.models import Channel, Plan, Service, Transaction
+
+router = Router(tags=["Service charges"])
+
+
+@router.post(
+    "/users/{int:user_id}/service-charges",
+    auth=Needs("billing.change_balance", writes=True),
+    response=POSTED,
+    summary="Charge the use of a service",
+    description="Takes what it costs under the plan of the device or, if it has none, under the "
+    "user's own: from the bonus balance first, then from the real one; all of it, or nothing.",
+)
+def charge_service(
+    request: HttpRequest,
+    user_id: PathId,
+    charge: ServiceChargeIn,
+    response: HttpResponse,
+    idempotency_key: KeyHeader = None,
+) -> Status[Any]:
+    return posted(response, _charge(request, user_id, charge, idempotency_key))
+
+
+@router.post(
+    "/users/{int:user_id}/service-charges/quote",
+    auth=Needs("billing.change_balance"),
+    response={200: QuoteOut, 402: ProblemOut, 404: ProblemOut, 409: ProblemOut},
+    summary="Quote the use of a service",
+    description="Posts nothing, and answers what the charge would come to now. It is refused just "
+    "as the charge would be.",
+)
+def quote_service(request: HttpRequest, user_id: PathId, charge: ServiceChargeIn) -> dict[str, Any]:
+    with ledger.rehearsal():
+        return _quote(_charge(request, user_id, charge, None))
+
+
+def _charge(
+    request: HttpRequest, user_id: int, charge: ServiceChargeIn, key: str | None
+) -> Transaction:
+    return ledger.charge_service(
+        customer_id(user_id),
+        **charge.model_dump(),
+        idempotency_key=ledger.callers_key(key),
+        actor=actor(request),
+        channel=Channel.API,
+    )
+
+
+def _quote(row: Transaction) -> dict[str, Any]:
+    pricing = row.metadata[ledger.PRICING]
+    plan = Plan.objects.get(pk=pricing["plan"])
+    service = Service.objects.get(code=row.subtype)
+    return {
+        "service": service.code,
+        "quantity": pricing["quantity"],
+        "unit": service.unit,
+        "device": row.device,
+        "plan_id": plan.pk,
+        "plan": plan.name,
+        "unit_price": wire.amount(Decimal(pricing["price"])),
+        "cost": wire.amount(-(row.amount + row.bonus_amount)),
+        "bonus_pays": wire.amount(-row.bonus_amount),
+        "real_pays": wire.amount(-row.amount),
+        "new_balance": wire.amount(row.new_balance),
+        "new_bonus": wire.amount(row.new_bonus),
+        "description": row.description,
+    }

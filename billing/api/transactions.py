@@ -1,0 +1,230 @@
+"""Calls that read the ledger: transactions of one user and of all, and balances at any time.
+
+Pages follow the indexes; nothing is counted or skipped. Oldest first, a list can be followed: its
+cursor goes on from where everything has been seen (`reports.Stretch`).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from ninja import Query, Router
+from ninja.responses import Status
+from pydantic import Field
+
+from billing import ledger, reports, wire
+from billing.api import cursors
+from billing.api.balance_changes import POSTED, KeyHeader, posted
+from billing.api.keys import Needs, actor
+from billing.api.problems import Problem
+from billing.api.schemas import (
+    BalanceAtOut,
+    CursorIn,
+    Device,
+    Limit,
+    Moment,
+    Parameters,
+    PathId,
+    ProblemOut,
+    ReversalIn,
+    Text,
+    TransactionPage,
+    TransactionWithReversalOut,
+)
+from billing.api.users import customer_id
+from billing.errors import UnknownTransaction
+from billing.models import Channel, Transaction, TransactionType
+
+router = Router(tags=["Transactions"])
+
+SEARCH_SECONDS: Final = 10
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+INSTANT: Final = timedelta(microseconds=1)
+
+
+class TransactionFilters(Parameters):
+    since: Moment | None = Field(None, alias="from", description="From this time on, included.")
+    until: Moment | None = Field(None, alias="to", description="Up to this time, excluded.")
+    type: TransactionType | None = None
+    subtype: Text | None = Field(None, max_length=32, examples=["outgoing_sms"])
+    device: Device | None = Field(
+        None, description="Of just this device; empty: of those that concern no device."
+    )
+    direction: Literal["refills", "charges"] | None = Field(
+        None, description="What added to either balance, or what took from either."
+    )
+    order: Literal["newest", "oldest"] = Field(
+        "newest",
+        description="`oldest`: for programs that follow the list. Its cursor goes on later with "
+        "what has come in since, and nothing is missed.",
+    )
+    limit: Limit = 50
+    cursor: CursorIn = None
+
+    @property
+    def newest_first(self) -> bool:
+        return self.order == "newest"
+
+    def listing(self, user_id: int | None = None) -> reports.Listing:
+        if self.since and self.until and self.since > self.until:
+            reason = "It is later than “to”."
+            raise Problem(
+                "invalid_request",
+                reasons=f"from: {reason}",
+                errors=[{"field": "from", "reason": reason}],
+            )
+        return reports.Listing(
+            user_id=user_id,
+            since=self.since and max(self.since, EPOCH),
+            until=self.until and max(self.until, EPOCH),
+            type=self.type or "",
+            subtype=self.subtype or "",
+            exact_device=self.device,
+            direction=self.direction or "",
+        )
+
+
+@router.get(
+    "/users/{int:user_id}/transactions",
+    auth=Needs("billing.view_transaction"),
+    response={200: TransactionPage, 404: ProblemOut, 503: ProblemOut},
+    summary="List a user's transactions",
+    description="By number. However many there are, a page takes the same time.",
+)
+def list_transactions_of_user(
+    request: HttpRequest, user_id: PathId, filters: Query[TransactionFilters]
+) -> dict[str, Any]:
+    listing = filters.listing(customer_id(user_id))
+    beyond = None
+    if filters.cursor is not None:
+        [beyond] = cursors.from_text(filters.cursor, 1)
+    with _time_limit(listing):
+        stretch = reports.stretch_of_user(
+            listing, beyond=beyond, newest_first=filters.newest_first, limit=filters.limit
+        )
+    return _page(stretch, filters, None if stretch.end is None else cursors.to_text(stretch.end))
+
+
+@router.get(
+    "/transactions",
+    auth=Needs("billing.view_transaction"),
+    response={200: TransactionPage, 503: ProblemOut},
+    summary="List transactions of all users",
+    description="By date. Oldest first, a transaction appears once no earlier one can come in any "
+    "more: mostly at once, at the latest when those end that were being posted beside it.",
+)
+def list_transactions(request: HttpRequest, filters: Query[TransactionFilters]) -> dict[str, Any]:
+    listing = filters.listing()
+    beyond = None if filters.cursor is None else _place(filters.cursor)
+    with _time_limit(listing):
+        stretch = reports.stretch_of_all(
+            listing, beyond=beyond, newest_first=filters.newest_first, limit=filters.limit
+        )
+    return _page(stretch, filters, None if stretch.end is None else _cursor(stretch.end))
+
+
+@router.get(
+    "/users/{int:user_id}/transactions/{int:number}",
+    auth=Needs("billing.view_transaction"),
+    response={200: TransactionWithReversalOut, 404: ProblemOut},
+    summary="Read a transaction",
+)
+def read_transaction(request: HttpRequest, user_id: PathId, number: PathId) -> dict[str, Any]:
+    of_user = Transaction.objects.filter(user=customer_id(user_id))
+    row = of_user.filter(number=number).first()
+    if row is None:
+        raise UnknownTransaction(number=number)
+    reversal = of_user.filter(reverses=number).values_list("number", flat=True).first()
+    return {**wire.transaction(row), "reversed_by": reversal}
+
+
+@router.post(
+    "/users/{int:user_id}/transactions/{int:number}/reversal",
+    auth=Needs("billing.change_balance", writes=True),
+    response=POSTED,
+    summary="Reverse a transaction",
+    description="Takes it back by a further transaction: the same amounts with opposite signs. "
+    "Each can be reversed once; reversals cannot.",
+)
+def reverse_transaction(  # noqa: PLR0917 - the framework names them
+    request: HttpRequest,
+    user_id: PathId,
+    number: PathId,
+    reversal: ReversalIn,
+    response: HttpResponse,
+    idempotency_key: KeyHeader = None,
+) -> Status[Any]:
+    transaction = ledger.reverse(
+        customer_id(user_id),
+        number=number,
+        **reversal.model_dump(),
+        idempotency_key=ledger.callers_key(idempotency_key),
+        actor=actor(request),
+        channel=Channel.API,
+    )
+    return posted(response, transaction)
+
+
+class BalanceMoment(Parameters):
+    at: Moment | None = Field(None, description="As of this time, included. Without it: now.")
+
+
+@router.get(
+    "/users/{int:user_id}/balance",
+    auth=Needs("billing.view_balance"),
+    response={200: BalanceAtOut, 404: ProblemOut},
+    summary="Read a user's balances, now or as of a time",
+)
+def read_balance(
+    request: HttpRequest, user_id: PathId, moment: Query[BalanceMoment]
+) -> dict[str, Any]:
+    customer_id(user_id)
+    at = moment.at
+    had = ledger.balance(user_id) if at is None else ledger.balance_at(user_id, at)
+    return {
+        "user_id": user_id,
+        "currency": settings.BILLING_CURRENCY,
+        "at": at and wire.moment(at),
+        "real": wire.amount(had.real),
+        "bonus": wire.amount(had.bonus),
+        "number": had.number,
+    }
+
+
+# --- How it is done -----------------------------------------------------------------------------
+
+
+@contextmanager
+def _time_limit(listing: reports.Listing) -> Iterator[None]:
+    """Without filters, an index leads straight to the page."""
+    if listing.is_filtered:
+        with reports.time_limit(SEARCH_SECONDS):
+            yield
+    else:
+        yield
+
+
+def _page(
+    stretch: reports.Stretch[Any], filters: TransactionFilters, end: str | None
+) -> dict[str, Any]:
+    goes_on = stretch.has_more or not filters.newest_first
+    return {
+        "transactions": [wire.transaction(row) for row in stretch.rows],
+        "has_more": stretch.has_more,
+        "next_cursor": end if goes_on else None,
+    }
+
+
+def _cursor(place: reports.Place) -> str:
+    return cursors.to_text((place.created_at - EPOCH) // INSTANT, place.id)
+
+
+def _place(cursor: str) -> reports.Place:
+    instants, key = cursors.from_text(cursor, 2)
+    try:
+        return reports.Place(EPOCH + instants * INSTANT, key)
+    except OverflowError:
+        raise cursors.not_one() from None
