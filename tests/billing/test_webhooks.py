@@ -1,9 +1,12 @@
 """What is told to other programs: noted if and only if it happened, and for whom."""
 
 import json
+import re
+import time
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -23,6 +26,7 @@ from billing.models import (
     WebhookEndpoint,
     WebhookEvent,
 )
+from billing.webhooks import messages
 from tests.billing.histories import BY_PANEL, execute
 from tests.billing.test_tasks import COMMAND, NIGHT
 from tests.conftest import Connections
@@ -454,3 +458,82 @@ def test_the_sweep_runs_every_fifteen_seconds() -> None:
         start = schedule.croniter.get_next(ret_type=float, start_time=start)
         times.append(start - NIGHT.timestamp())
     assert times == [15, 30, 45, 60, 75]
+
+
+# --- docs/webhooks.md ---------------------------------------------------------------------------
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "webhooks.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+
+
+def test_every_event_is_documented() -> None:
+    listed = re.findall(r"^\| `([a-z.]+)` \|", DOCUMENT.read_text(), re.MULTILINE)
+    assert listed == EventType.values
+
+
+def shape(value: Any) -> Any:
+    """The names of a body's fields, and the form of what they hold."""
+    if isinstance(value, dict):
+        return {name: shape(each) for name, each in value.items()}
+    if isinstance(value, str):
+        return re.sub(r"\d+", "1", value) if re.match(r"-?\d", value) else "text"
+    return type(value)
+
+
+def test_the_bodies_in_the_document_are_like_those_that_are_sent(db: None) -> None:
+    endpoint_for(LOW, SUSPENDED)
+    LowBalanceThreshold.objects.create(amount=10)
+    user = user_with(20)
+    subscribed(user, PlanFactory(name="Business"), device="Truck 7")
+    ledger.change_balance(
+        user,
+        amount=-5,
+        description="Correction of a payment",
+        actor=None,
+        channel=Channel.API,
+    )
+    for batch in charging.open_run(NIGHT + timedelta(days=30), COMMAND).batches.all():
+        for _ in charging.charge_batch(batch):
+            pass
+    told = [json.loads(webhooks.body_of(event)) for event in WebhookEvent.objects.order_by("id")]
+    documented = [json.loads(block) for block in blocks("json")]
+    assert [each["type"] for each in told] == [LOW, SUSPENDED]
+    for sent, written in zip(told, documented, strict=True):
+        for body in (sent, written):
+            body["data"].get("transaction", {}).pop("digest", None)
+        assert shape(sent) == shape(written)
+
+
+def test_the_python_in_the_document_tells_what_is_from_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [source] = blocks("python")
+    names: dict[str, Any] = {}
+    exec(source, names)  # noqa: S102 - our own document
+    is_from_billing = names["is_from_billing"]
+    secret, body = webhooks.new_secret(), b'{"id":"evt_1"}'
+    now = int(time.time())
+    headers = messages.headers(secret, "evt_1", datetime.fromtimestamp(now, UTC), body)
+    assert is_from_billing(headers, body, secret)
+    assert is_from_billing(
+        headers | {"webhook-signature": f"v1,other {headers['webhook-signature']}"}, body, secret
+    )
+    assert not is_from_billing(headers, body + b" ", secret)
+    assert not is_from_billing(headers, body, webhooks.new_secret())
+    assert not is_from_billing(headers | {"webhook-id": "evt_2"}, body, secret)
+    monkeypatch.setattr(time, "time", lambda: now + 301)
+    assert not is_from_billing(headers, body, secret)
+
+
+def test_a_signature_is_that_of_the_specification() -> None:
+    """The example by which implementations of Standard Webhooks are tried."""
+    signature = webhooks.sign(
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        1614265330,
+        b'{"test": 2432232314}',
+    )
+    assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
