@@ -9,11 +9,11 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from billing import ledger, reports
+from billing.api import cursors
 from billing.models import Channel, Transaction
 from tests.api.rest.programs import Program, assert_problem, program_with
 from tests.billing.clock import database_clock_at
 from tests.billing.histories import user_with_history
-from tests.conftest import Connections
 from tests.factories import OperatorFactory, charge_cost, user_with
 from users.models import User
 
@@ -146,14 +146,15 @@ def test_a_follower_goes_on_from_where_nothing_was_left(program: Program, path: 
     assert [row["id"] for row in page["transactions"]] == posted[2:]
 
 
-def test_a_follower_of_nothing_yet_gets_what_comes(program: Program) -> None:
+@pytest.mark.parametrize("of", ["one", "all"])
+def test_a_follower_of_nothing_yet_gets_what_comes(program: Program, of: str) -> None:
     user = user_with()
-    for path in (f"/users/{user.pk}/transactions", "/transactions"):
-        page = listed(program, path, order="oldest")
-        assert page["transactions"] == []
-        posted = refill(user)
-        page = listed(program, path, order="oldest", cursor=page["next_cursor"])
-        assert [row["id"] for row in page["transactions"]] == [posted.pk]
+    path = f"/users/{user.pk}/transactions" if of == "one" else "/transactions"
+    page = listed(program, path, order="oldest")
+    assert page["transactions"] == []
+    posted = refill(user)
+    page = listed(program, path, order="oldest", cursor=page["next_cursor"])
+    assert [row["id"] for row in page["transactions"]] == [posted.pk]
 
 
 def test_a_follower_who_filters_is_led_past_what_does_not_fit(program: Program, path: str) -> None:
@@ -213,10 +214,8 @@ def test_what_is_no_filter_is_named(program: Program, path: str, query: str, fie
 
 
 def test_a_cursor_beyond_all_times_is_none(program: Program) -> None:
-    from billing.api.cursors import to_text
-
     for place in ((2**62, 1), (-(2**62), 1)):
-        response = program.get(f"/transactions?cursor={to_text(*place)}")
+        response = program.get(f"/transactions?cursor={cursors.to_text(*place)}")
         assert_problem(response, 422, "invalid_request")
 
 
@@ -253,9 +252,11 @@ def test_a_transaction_tells_by_which_it_was_taken_back(program: Program) -> Non
     assert (reversal["reverses"], reversal["reversed_by"]) == (3, None)
     response = program.get(f"/users/{user.pk}/transactions/8")
     assert_problem(response, 404, "unknown_transaction", number=8)
-    for number in (0, 2**63, "last"):
+    for number in (0, 2**63):
         response = program.get(f"/users/{user.pk}/transactions/{number}")
         assert_problem(response, 422, "invalid_request")
+    response = program.get(f"/users/{user.pk}/transactions/last")
+    assert_problem(response, 404, "not_found")
 
 
 def test_one_user_s_transaction_is_not_another_s(program: Program) -> None:
