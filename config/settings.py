@@ -134,6 +134,7 @@ MIDDLEWARE = [
 
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
+REQUEST_CLASS = "config.requests.Request"  # of whatever serves the application
 
 TEMPLATES = [
     {

@@ -3,8 +3,10 @@
 import os
 import sys
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
+from django.utils.module_loading import import_string
 
 os.environ.setdefault("ENVIRONMENT", "production")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -13,6 +15,7 @@ GUNICORN_APP_LOAD_ERROR = 4  # tells gunicorn's master to stop instead of starti
 
 try:
     application = get_wsgi_application()
+    application.request_class = import_string(settings.REQUEST_CLASS)
 except ImproperlyConfigured as problem:
     sys.stderr.write(f"Error: {problem}\n")
     sys.exit(GUNICORN_APP_LOAD_ERROR)

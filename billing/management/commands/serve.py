@@ -21,6 +21,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.wsgi import get_wsgi_application
 from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
+from django.utils.module_loading import import_string
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
@@ -145,6 +146,7 @@ class Panel(BaseApplication):
 
     def load(self) -> Any:
         application = get_wsgi_application()
+        application.request_class = import_string(settings.REQUEST_CLASS)
         gc.freeze()  # what is loaded stays: workers share it, and no end has to sweep it
         return application
 

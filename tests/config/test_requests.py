@@ -1,0 +1,41 @@
+"""Whatever a caller says of its body, there is a request, and an answer to it."""
+
+import http.client
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from django.test import RequestFactory
+
+from config.requests import Request
+from tests.config.processes import Serving
+
+
+@pytest.mark.parametrize("charset", ["rot13", "hex", "undefined", "utf-16", "no-such-charset"])
+def test_the_charset_of_a_body_is_not_that_of_its_address(charset: str) -> None:
+    content_type = f"application/json; charset={charset}"
+    made = RequestFactory().generic("POST", "/api/v1/users", b"{}")
+    made.environ |= {"CONTENT_TYPE": content_type, "QUERY_STRING": "search=%C3%A9"}
+    request = Request(made.environ)
+    assert request.GET["search"] == "é"
+    assert (request.content_type, request.content_params) == (
+        "application/json",
+        {"charset": charset},
+    )
+
+
+def test_the_server_answers_a_body_of_any_charset(data_dir: Path) -> None:
+    """By the production server: there is no middleware yet where a request is made."""
+    with (
+        Serving(data_dir) as panel,
+        closing(http.client.HTTPConnection("127.0.0.1", panel.port, timeout=30)) as connection,
+    ):
+        connection.request(
+            "POST",
+            "/api/v1/users?search=a",
+            b"{}",
+            {"Content-Type": "application/json; charset=rot13"},
+        )
+        response = connection.getresponse()
+        assert response.status == 401
+        assert response.headers["Content-Type"] == "application/problem+json"
