@@ -218,6 +218,14 @@ class UserOut(Schema):
     city: str
     street_address: str
     postal_code: str
+    iec: str = Field(description="Interbranch enterprise code.")
+    state_reg_num: str = Field(description="State registration number.")
+    okpo_code: str = Field(description="Of the classifier of enterprises and organizations.")
+    registered_country: str
+    registered_region: str
+    registered_city: str
+    registered_street_address: str
+    registered_postal_code: str
     time_zone: str
     comment: str
     is_active: bool
@@ -227,25 +235,37 @@ class UserOut(Schema):
     )
 
 
+# A field that may be left out, and is no null: `exclude_unset` tells it from one that is empty.
+NOT_GIVEN: Any = Field(default=None)
+
+
 class UserFields(Taken):
     """Fields of a user. What is not given stays as it is, or is empty for a new one."""
 
-    email: Annotated[Text, Field(max_length=254)] | None = None
-    first_name: Annotated[Text, Field(max_length=100)] | None = None
-    middle_name: Annotated[Text, Field(max_length=100)] | None = None
-    last_name: Annotated[Text, Field(max_length=100)] | None = None
-    phone: Annotated[Text, Field(max_length=30)] | None = None
-    legal_type: LegalType | None = None
-    legal_name: Annotated[Text, Field(max_length=200)] | None = None
-    tin: Annotated[Text, Field(max_length=30)] | None = None
-    country: Annotated[Text, Field(max_length=100)] | None = None
-    region: Annotated[Text, Field(max_length=100)] | None = None
-    city: Annotated[Text, Field(max_length=100)] | None = None
-    street_address: Annotated[Text, Field(max_length=200)] | None = None
-    postal_code: Annotated[Text, Field(max_length=20)] | None = None
-    time_zone: Annotated[Text, Field(max_length=64)] | None = None
-    comment: Annotated[Text, Field(max_length=10_000)] | None = None
-    is_active: StrictBool | None = None
+    email: Annotated[Text, Field(max_length=254)] = NOT_GIVEN
+    first_name: Annotated[Text, Field(max_length=100)] = NOT_GIVEN
+    middle_name: Annotated[Text, Field(max_length=100)] = NOT_GIVEN
+    last_name: Annotated[Text, Field(max_length=100)] = NOT_GIVEN
+    phone: Annotated[Text, Field(max_length=30)] = NOT_GIVEN
+    legal_type: LegalType = NOT_GIVEN
+    legal_name: Annotated[Text, Field(max_length=255)] = NOT_GIVEN
+    tin: Annotated[Text, Field(max_length=255)] = NOT_GIVEN
+    country: Annotated[Text, Field(max_length=100)] = NOT_GIVEN
+    region: Annotated[Text, Field(max_length=100)] = NOT_GIVEN
+    city: Annotated[Text, Field(max_length=100)] = NOT_GIVEN
+    street_address: Annotated[Text, Field(max_length=200)] = NOT_GIVEN
+    postal_code: Annotated[Text, Field(max_length=20)] = NOT_GIVEN
+    iec: Annotated[Text, Field(max_length=255)] = NOT_GIVEN
+    state_reg_num: Annotated[Text, Field(max_length=15)] = NOT_GIVEN
+    okpo_code: Annotated[Text, Field(max_length=10)] = NOT_GIVEN
+    registered_country: Annotated[Text, Field(max_length=100)] = NOT_GIVEN
+    registered_region: Annotated[Text, Field(max_length=100)] = NOT_GIVEN
+    registered_city: Annotated[Text, Field(max_length=100)] = NOT_GIVEN
+    registered_street_address: Annotated[Text, Field(max_length=200)] = NOT_GIVEN
+    registered_postal_code: Annotated[Text, Field(max_length=20)] = NOT_GIVEN
+    time_zone: Annotated[Text, Field(max_length=64)] = NOT_GIVEN
+    comment: Annotated[Text, Field(max_length=10_000)] = NOT_GIVEN
+    is_active: StrictBool = NOT_GIVEN
 
 
 class UserIn(UserFields):

@@ -148,7 +148,7 @@ def update_user(request: HttpRequest, user_id: PathId, changes: UserFields) -> d
 
 def _save(user: User, fields: UserFields) -> list[str]:
     """Stores what was given; answers the names of the fields that are another now."""
-    given = {k: v for k, v in fields.model_dump(exclude_unset=True).items() if v is not None}
+    given = fields.model_dump(exclude_unset=True)
     changed = [name for name, value in given.items() if getattr(user, name) != value]
     for name in changed:
         setattr(user, name, given[name])
