@@ -220,7 +220,7 @@ def _wanted(call: Call) -> tuple[QuerySet[User], list[int]]:
 
 def _filtered(users: QuerySet[User], text: str) -> QuerySet[User]:
     """Every word has to be found in some field; a number also finds the user with that ID."""
-    fields = [field.attribute for name, field in FIELDS.items() if name != "okpo_code"]
+    fields = [field.attribute for field in FIELDS.values()]
     for word in text.split():
         found = Q()
         for field in fields:
