@@ -6,22 +6,28 @@ from billing.admin import (
     api_keys,
     descriptions,
     jobs,
+    low_balance,
     plans,
     runs,
     services,
     subscription_list,
     transactions,
     users,
+    webhook_deliveries,
+    webhook_endpoints,
 )
 
 __all__ = [
     "api_keys",
     "descriptions",
     "jobs",
+    "low_balance",
     "plans",
     "runs",
     "services",
     "subscription_list",
     "transactions",
     "users",
+    "webhook_deliveries",
+    "webhook_endpoints",
 ]

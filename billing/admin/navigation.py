@@ -17,6 +17,7 @@ USER_PAGES = {
     "users_user_subscription_cancel": "Subscriptions",
     "users_user_change_balance": "",
     "users_user_charge_service": "",
+    "users_user_low_balance": "Profile",
     "users_user_history": "History",
     "billing_transaction_change": "Transactions",
     "billing_transaction_reverse": "Transactions",
@@ -28,6 +29,7 @@ WITH_HISTORY = {
     "billing_service": "Service",
     "billing_userdefaults": "Defaults",
     "billing_apikey": "API key",
+    "billing_webhookendpoint": "Endpoint",
 }
 
 # Group, entry, symbol, name of the address, permissions any of which opens it.
@@ -89,6 +91,27 @@ ENTRIES = [
         "key",
         "billing_apikey_changelist",
         ("billing.view_apikey", "billing.change_apikey"),
+    ),
+    (
+        "Integrations",
+        "Webhooks",
+        "webhook",
+        "billing_webhookendpoint_changelist",
+        ("billing.view_webhookendpoint", "billing.change_webhookendpoint"),
+    ),
+    (
+        "Integrations",
+        "Webhook deliveries",
+        "outbox",
+        "billing_webhookdelivery_changelist",
+        ("billing.view_webhookdelivery", "billing.change_webhookdelivery"),
+    ),
+    (
+        "Integrations",
+        "Low balance",
+        "notification_important",
+        "billing_lowbalancethreshold_changelist",
+        ("billing.view_lowbalancethreshold", "billing.change_lowbalancethreshold"),
     ),
     (
         "Administration",
@@ -163,16 +186,21 @@ def tabs(request: HttpRequest) -> list[dict[str, Any]]:
     """A user's tabs or, on a page of what is configured, the page and its history."""
     here = request.resolver_match
     model, _, page = here.url_name.rpartition("_") if here and here.url_name else ("", "", "")
-    if here is None or model not in WITH_HISTORY or page not in ("change", "history"):
+    pages = [("change", WITH_HISTORY.get(model, "")), ("history", "History")]
+    if model == "billing_webhookendpoint" and request.user.has_perm(
+        "billing.change_webhookendpoint"
+    ):
+        pages.insert(1, ("secret", "Secret"))
+    if here is None or model not in WITH_HISTORY or page not in dict(pages):
         return user_tabs(request)
-    object_id = here.kwargs["object_id"]
+    [object_id] = here.kwargs.values()
     items = [
         {
             "title": title,
             "link": reverse(f"admin:{model}_{name}", args=[object_id]),
             "active": page == name,
         }
-        for title, name in ((WITH_HISTORY[model], "change"), ("History", "history"))
+        for name, title in pages
     ]
     label = model.replace("_", ".")
     return [{"models": [label, {"name": label, "detail": True}], "items": items}]

@@ -9,6 +9,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from billing import reports
+from billing.admin import webhook_endpoints
 from billing.admin.pages import midnight
 from billing.money import ZERO
 
@@ -25,6 +26,10 @@ def start_page_context(request: HttpRequest, context: dict[str, Any]) -> dict[st
         context["holdings"] = reports.holdings()
     if request.user.has_perm("billing.view_transaction"):
         context |= _turnovers() | {"latest": reports.latest(10)}
+    if request.user.has_perm("billing.view_webhookendpoint"):
+        context["failing_endpoints"] = webhook_endpoints.failing(timezone.now())
+    if request.user.has_perm("billing.view_webhookdelivery"):
+        context["given_up"] = webhook_endpoints.given_up_lately(timezone.now())
     if request.user.has_perm("billing.view_chargingrun"):
         context |= _charging(timezone.now())
     return context

@@ -354,6 +354,7 @@ class TransactionAdmin(ModelAdmin):
             "next": siblings.filter(number=row.number + 1).first(),
             "digest": bytes(row.digest).hex(),
             "explanation": _explanation(row),
+            "request_id": _request_id(row),
             "metadata": json.dumps(row.metadata, indent=2, ensure_ascii=False, sort_keys=True),
             "can_reverse": request.user.has_perm("billing.change_balance")
             and reversal is None
@@ -430,6 +431,12 @@ def _explanation(row: Transaction) -> list[tuple[str, str]]:
         period = f"{format_period(first, last)} ({days} {'day' if days == 1 else 'days'}, UTC)"
         return [("Period", period), *_plan_of(row.metadata)]
     return []
+
+
+def _request_id(row: Transaction) -> str:
+    """The ID of the API's request that brought it, if one did."""
+    request_id = row.metadata.get(ledger.REQUEST_ID)
+    return request_id if isinstance(request_id, str) else ""
 
 
 def _plan_of(data: dict[str, Any]) -> list[tuple[str, str]]:

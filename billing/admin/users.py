@@ -20,6 +20,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 from billing import subscriptions
 from billing.admin.change_balance import change_balance
 from billing.admin.charge_service import charge_service
+from billing.admin.low_balance import Threshold, low_balance
 from billing.admin.navigation import header_actions
 from billing.admin.pages import utc_today
 from billing.admin.subscriptions import (
@@ -129,6 +130,7 @@ PAGES: Final = (
     ("subscriptions/<int:subscription_id>/cancel", cancel_subscription, "subscription_cancel"),
     ("change-balance", change_balance, "change_balance"),
     ("charge-service", charge_service, "charge_service"),
+    ("low-balance", low_balance, "low_balance"),
 )
 
 
@@ -240,6 +242,8 @@ class BillingUserAdmin(UserAdmin):
                     user=obj, status=Subscription.Status.SUSPENDED
                 )
                 context["suspended_count"] = suspended.count()
+            if request.user.has_perm("billing.view_lowbalancethreshold"):
+                context["threshold"] = Threshold.of(obj)
             context |= {
                 "actions_detail": header_actions(request, obj.pk),
                 "balance": obj.balance if sees_money(request) else None,

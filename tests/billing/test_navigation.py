@@ -19,6 +19,9 @@ EVERYTHING = [
     "New users",
     "Standard descriptions",
     "API keys",
+    "Webhooks",
+    "Webhook deliveries",
+    "Low balance",
     "Operators",
     "Groups",
 ]
@@ -40,7 +43,7 @@ def sidebar_of(operator: Operator, address: str = "/admin/my-time-zone/") -> dic
     [
         ("", EVERYTHING[:1]),
         ("Viewer", FOR_VIEWERS),
-        ("Billing operator", FOR_VIEWERS),
+        ("Billing operator", [*FOR_VIEWERS, "Low balance"]),
         ("Administrator", EVERYTHING),
     ],
 )
@@ -69,6 +72,9 @@ def test_the_sidebar_marks_where_one_is() -> None:
         ("/admin/billing/chargingrun/", "Charging runs"),
         ("/admin/billing/userdefaults/1/change/", "New users"),
         ("/admin/billing/apikey/add/", "API keys"),
+        ("/admin/billing/webhookendpoint/add/", "Webhooks"),
+        ("/admin/billing/webhookdelivery/?status=failed", "Webhook deliveries"),
+        ("/admin/billing/lowbalancethreshold/", "Low balance"),
         ("/admin/", "Start page"),
     ):
         active = [name for name, is_here in sidebar_of(operator, address).items() if is_here]
@@ -83,6 +89,7 @@ def test_the_sidebar_marks_where_one_is() -> None:
         ("subscriptions", ["Subscriptions"]),
         ("subscriptions/add", ["Subscriptions"]),
         ("charge-service", []),
+        ("low-balance", ["Profile"]),
         ("history", ["History"]),
         ("change-balance", []),
     ],

@@ -1,0 +1,246 @@
+"""Below which balance programs are told of it: by default, and of one user."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Self
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from unfold.admin import ModelAdmin
+
+from billing import ledger, reports
+from billing.admin.configuration import PriceField
+from billing.admin.pages import PanelForm, ReadOnlyAdmin, page_context, row_or_404
+from billing.admin.transactions import cursor_of
+from billing.admin.two_steps import log
+from billing.models import LowBalanceThreshold
+from billing.money import format_money
+from users.models import User
+
+CHANGES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What counts for a user, or by default: below `amount`, or never where there is none."""
+
+    amount: Decimal | None
+    is_own: bool
+
+    @classmethod
+    def by_default(cls) -> Self:
+        row = LowBalanceThreshold.objects.filter(user=None).first()
+        return cls(row.amount if row else None, is_own=False)
+
+    @classmethod
+    def of(cls, user: User) -> Self:
+        row = LowBalanceThreshold.objects.filter(user=user).first()
+        return cls(row.amount, is_own=True) if row else cls.by_default()
+
+    def __str__(self) -> str:
+        return "never" if self.amount is None else f"below {format_money(self.amount)}"
+
+    @property
+    def in_words(self) -> str:
+        return str(self) if self.is_own else f"{self}, by default"
+
+
+class DefaultForm(PanelForm):
+    """The threshold of all users who have none of their own."""
+
+    when = forms.ChoiceField(
+        label="Tell programs", choices=[("never", "Never"), ("amount", "Below an amount")]
+    )
+    amount = PriceField(
+        required=False,
+        negative="A threshold cannot be negative.",
+        help_text="Of the real balance; the bonus balance does not count.",
+        widget=forms.TextInput({"inputmode": "decimal", "class": "panel-input money"}),
+    )
+
+    def __init__(self, threshold: Threshold, data: Any = None) -> None:
+        super().__init__(
+            data, initial={"when": self.kind_of(threshold), "amount": threshold.amount}
+        )
+
+    @staticmethod
+    def kind_of(threshold: Threshold) -> str:
+        return "never" if threshold.amount is None else "amount"
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        if "amount" in self.errors or "when" not in cleaned:
+            return cleaned
+        amount = cleaned["amount"]
+        if cleaned["when"] != "amount":
+            # The amount that was there before need not be emptied by hand.
+            if amount is not None and amount != self.initial["amount"]:
+                self.add_error("amount", "For this amount to count, choose “Below an amount”.")
+            cleaned["amount"] = None
+        elif amount is None:
+            self.add_error("amount", "Say below which amount.")
+        elif not amount:
+            self.add_error("amount", "No balance is below zero. Choose “Never” instead.")
+        return cleaned
+
+    def save(self, user: User | None = None) -> None:
+        LowBalanceThreshold.objects.update_or_create(
+            user=user, defaults={"amount": self.cleaned_data["amount"]}
+        )
+
+
+class OwnForm(DefaultForm):
+    """The threshold of one user."""
+
+    def __init__(self, threshold: Threshold, data: Any = None) -> None:
+        super().__init__(threshold, data)
+        if not threshold.is_own:
+            self.initial["amount"] = None
+        self.fields["when"].choices = [  # type: ignore[attr-defined]
+            ("default", f"By default: {Threshold.by_default()}"),
+            ("amount", "Below an amount of the user's own"),
+            ("never", "Never"),
+        ]
+
+    @staticmethod
+    def kind_of(threshold: Threshold) -> str:
+        return DefaultForm.kind_of(threshold) if threshold.is_own else "default"
+
+    def save(self, user: User | None = None) -> None:
+        if self.cleaned_data["when"] == "default":
+            LowBalanceThreshold.objects.filter(user=user).delete()
+        else:
+            super().save(user)
+
+
+def _may_view(request: HttpRequest) -> bool:
+    may_view = request.user.has_perm("billing.view_lowbalancethreshold")
+    return may_view or _may_change(request)
+
+
+def _may_change(request: HttpRequest) -> bool:
+    return request.user.has_perm("billing.change_lowbalancethreshold")
+
+
+def low_balance(request: HttpRequest, user_id: int, model_admin: ModelAdmin) -> HttpResponseBase:
+    """When programs are told of one user's balance."""
+    actor = request.user
+    if not _may_view(request) or not isinstance(actor, User):
+        raise PermissionDenied
+    user = get_object_or_404(User, pk=user_id, is_staff=False)
+    threshold = Threshold.of(user)
+    form = OwnForm(threshold, request.POST if request.method == "POST" else None)
+    if request.method == "POST":
+        if not _may_change(request):
+            raise PermissionDenied
+        with transaction.atomic():
+            ledger.hold([user.pk])
+            before = Threshold.of(user)
+            if form.is_valid():
+                form.save(user)
+                after = Threshold.of(user)
+                if after != before:
+                    log(
+                        actor,
+                        user,
+                        f"Low balance: programs are told {after.in_words} "
+                        f"(before: {before.in_words}).",
+                    )
+                messages.success(request, f"Programs are told {after.in_words}.")
+                sees_profile = request.user.has_perm("users.view_user")
+                page = "users_user_change" if sees_profile else "users_user_low_balance"
+                return HttpResponseRedirect(reverse(f"admin:{page}", args=[user.pk]))
+    context = page_context(request, model_admin, title="Low balance", user=user) | {
+        "form": form,
+        "threshold": threshold,
+        "may_change": _may_change(request),
+        "balance": ledger.balance(user) if request.user.has_perm("billing.view_balance") else None,
+    }
+    return TemplateResponse(request, "billing/low_balance_of_user.html", context)
+
+
+@admin.register(LowBalanceThreshold)
+class LowBalanceThresholdAdmin(ReadOnlyAdmin):
+    """The default, and who has a threshold of their own."""
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _may_view(request)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponseBase:
+        actor = request.user
+        if not _may_view(request) or not isinstance(actor, User):
+            raise PermissionDenied
+        threshold = Threshold.by_default()
+        form = DefaultForm(threshold, request.POST if request.method == "POST" else None)
+        if request.method == "POST":
+            if not _may_change(request):
+                raise PermissionDenied
+            if form.is_valid():
+                self._save(actor, form)
+                after = Threshold.by_default()
+                self.message_user(
+                    request, f"By default, programs are told {after}.", messages.SUCCESS
+                )
+                return HttpResponseRedirect(request.path)
+        sees_users = request.user.has_perm("users.view_user")
+        own = LowBalanceThreshold.objects.exclude(user=None).select_related("user")
+        context = page_context(request, self, title="Low balance", user=None) | {
+            "form": form,
+            "threshold": threshold,
+            "may_change": _may_change(request),
+            "page": reports.page_by_id(own if sees_users else own.none(), cursor_of(request)),
+            "changes": self._changes(),
+        }
+        return TemplateResponse(request, "billing/low_balance.html", context)
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponseBase:
+        """Leads to where a threshold is set."""
+        if not _may_view(request):
+            raise PermissionDenied
+        row = row_or_404(LowBalanceThreshold.objects.all(), object_id)
+        if row.user_id is None:
+            return HttpResponseRedirect(reverse("admin:billing_lowbalancethreshold_changelist"))
+        return HttpResponseRedirect(reverse("admin:users_user_low_balance", args=[row.user_id]))
+
+    @staticmethod
+    @transaction.atomic
+    def _save(actor: User, form: DefaultForm) -> None:
+        row, _ = LowBalanceThreshold.objects.get_or_create(user=None)
+        row = LowBalanceThreshold.objects.select_for_update().get(pk=row.pk)
+        before = Threshold(row.amount, is_own=False)
+        form.save()
+        after = Threshold.by_default()
+        if after != before:
+            LogEntry.objects.log_actions(
+                actor.pk,
+                [row],
+                CHANGE,
+                f"By default, programs are told {after} (before: {before}).",
+                single_object=True,
+            )
+
+    @staticmethod
+    def _changes() -> list[LogEntry]:
+        """Who changed the default, and when, the latest first."""
+        row = LowBalanceThreshold.objects.filter(user=None).first()
+        entries = LogEntry.objects.filter(
+            content_type__app_label="billing",
+            content_type__model="lowbalancethreshold",
+            object_id=str(row.pk) if row else "",
+        )
+        return list(entries.select_related("user").order_by("-pk")[:CHANGES_SHOWN])

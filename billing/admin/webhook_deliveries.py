@@ -1,0 +1,154 @@
+"""The deliveries of webhooks: what was sent to whom, how that went, and sending it again."""
+
+import json
+from typing import Any, Final
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import OuterRef, QuerySet, Subquery
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+
+from billing import reports, webhooks
+from billing.admin.pages import PanelForm, ReadOnlyAdmin, page_context, row_or_404
+from billing.admin.transactions import SEARCH_MAX_SECONDS, cursor_of
+from billing.models import EventType, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from users.models import User
+
+Status = WebhookDelivery.Status
+ATTEMPTS_SHOWN: Final = 100
+
+
+def deliveries() -> QuerySet[WebhookDelivery]:
+    """Those of endpoints that are still there."""
+    return WebhookDelivery.objects.filter(endpoint_id__in=WebhookEndpoint.objects.values("pk"))
+
+
+class DeliveryFilters(PanelForm):
+    endpoint = forms.TypedChoiceField(required=False, coerce=int, empty_value=None)
+    status = forms.ChoiceField(required=False, choices=[("", "All"), *Status.choices])
+    event = forms.ChoiceField(required=False, choices=[("", "All events"), *EventType.choices])
+    user = forms.CharField(required=False, max_length=254)
+
+    def __init__(self, data: Any) -> None:
+        super().__init__(data)
+        endpoints = [(each.pk, f"{each}") for each in WebhookEndpoint.objects.only("name")]
+        self.fields["endpoint"].choices = [("", "All endpoints"), *endpoints]  # type: ignore[attr-defined]
+        self.fields["user"].widget.attrs |= {"placeholder": "ID or e-mail"}
+
+    def listed(self) -> QuerySet[WebhookDelivery]:
+        """What the filters leave; a filter with a mistake is passed over."""
+        self.is_valid()
+        chosen = self.cleaned_data
+        rows = deliveries()
+        if chosen.get("endpoint") is not None:
+            rows = rows.filter(endpoint=chosen["endpoint"])
+        if chosen.get("status"):
+            rows = rows.filter(status=chosen["status"])
+        if chosen.get("event"):
+            rows = rows.filter(event__type=chosen["event"])
+        if text := chosen.get("user"):
+            if text.isascii() and text.isdigit() and int(text) < 2**63:
+                rows = rows.filter(user_id=int(text))
+            else:
+                rows = rows.filter(user_id__in=User.objects.with_email(text).values("pk"))
+        return rows
+
+
+@admin.register(WebhookDelivery)
+class WebhookDeliveryAdmin(ReadOnlyAdmin):
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whether the operator may have something sent again; nothing else can be changed."""
+        return request.user.has_perm("billing.change_webhookdelivery")
+
+    def get_urls(self) -> list[URLPattern]:
+        again = self.admin_site.admin_view(self.send_again_view)
+        return [
+            path("<str:delivery_id>/again/", again, name="billing_webhookdelivery_again"),
+            *super().get_urls(),
+        ]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponseBase:
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        form = DeliveryFilters(request.GET)
+        latest = WebhookAttempt.objects.filter(delivery=OuterRef("pk")).order_by("-pk")
+        listed = form.listed().select_related("event__user", "endpoint")
+        listed = listed.annotate(last_problem=Subquery(latest.values("problem")[:1]))
+        context = page_context(request, self, title="Webhook deliveries", user=None)
+        found: reports.Page[WebhookDelivery]
+        try:
+            with reports.time_limit(SEARCH_MAX_SECONDS):
+                found = reports.page_by_id(listed, cursor_of(request))
+        except reports.TooSlow:
+            found = reports.Page([], has_newer=False, has_older=False)
+            context["is_too_slow"] = True
+        context |= {
+            "form": form,
+            "page": found,
+            "now": timezone.now(),
+            "has_conditions": any(form.cleaned_data.values()) or bool(form.errors),
+        }
+        return TemplateResponse(request, "billing/webhook_deliveries.html", context)
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponseBase:
+        """The page of one delivery: what is sent, and every attempt."""
+        delivery = self._delivery(request, object_id)
+        event = delivery.event
+        of_subscription = event.type.startswith("subscription.")
+        right = "billing.view_subscription" if of_subscription else "billing.view_transaction"
+        attempts = delivery.attempts.order_by("-pk")[: ATTEMPTS_SHOWN + 1]
+        title = f"Delivery {delivery.pk}"
+        context = page_context(request, self, title=title, user=None) | {
+            "original": delivery,
+            "event": event,
+            "body": _readable(webhooks.body_of(event)) if request.user.has_perm(right) else "",
+            "attempts": attempts[:ATTEMPTS_SHOWN],
+            "attempts_shown": ATTEMPTS_SHOWN,
+            "has_more_attempts": len(attempts) > ATTEMPTS_SHOWN,
+            "now": timezone.now(),
+            "may_send_again": self.has_change_permission(request),
+        }
+        return TemplateResponse(request, "billing/webhook_delivery.html", context)
+
+    def send_again_view(self, request: HttpRequest, delivery_id: str) -> HttpResponseBase:
+        actor = request.user
+        if not self.has_change_permission(request) or not isinstance(actor, User):
+            raise PermissionDenied
+        delivery = self._delivery(request, delivery_id)
+        if request.method == "POST":
+            with transaction.atomic():
+                webhooks.send_again(delivery)
+                LogEntry.objects.log_actions(
+                    actor.pk,
+                    [delivery.endpoint],
+                    CHANGE,
+                    f"Delivery {delivery.pk} ({delivery.event.get_type_display()}, "
+                    f"user {delivery.user_id}) is sent again.",
+                    single_object=True,
+                )
+            self.message_user(request, "It is sent again in a moment.", messages.SUCCESS)
+        address = reverse("admin:billing_webhookdelivery_change", args=[delivery.pk])
+        return HttpResponseRedirect(address)
+
+    def _delivery(self, request: HttpRequest, delivery_id: object) -> WebhookDelivery:
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        return row_or_404(deliveries().select_related("event__user", "endpoint"), delivery_id)
+
+
+def _readable(body: bytes) -> str:
+    return json.dumps(json.loads(body), indent=2, ensure_ascii=False)

@@ -1,0 +1,268 @@
+"""The endpoints of webhooks: where events go, how that goes, and the secrets that sign them."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Final
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminTextInputWidget
+
+from billing import reports, webhooks
+from billing.admin.configuration import ConfigurationAdmin, ConfigurationForm
+from billing.admin.pages import page_context, row_or_404
+from billing.admin.transactions import cursor_of
+from billing.models import EventType, WebhookDelivery, WebhookEndpoint
+from users.models import User
+
+Status = WebhookDelivery.Status
+
+COUNTED_MAX: Final = 1_000
+FIGURES_MAX_SECONDS: Final = 2
+# A receiver that was restarted is no news.
+FAILING_IS_NEWS_AFTER: Final = timedelta(minutes=5)
+GIVEN_UP_IS_NEWS_FOR: Final = timedelta(days=7)
+
+
+# --- How an endpoint does -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EndpointReport:
+    """An endpoint as pages show it. Counts end at COUNTED_MAX; None could not be told in time."""
+
+    endpoint: WebhookEndpoint
+    waiting: int | None
+    given_up: int | None
+    last_delivered_at: datetime | None
+
+    @property
+    def state(self) -> str:
+        if not self.endpoint.is_active:
+            return "inactive"
+        return "failing" if self.endpoint.failing_since else "active"
+
+    @property
+    def events(self) -> str:
+        return events_in_words(self.endpoint.events)
+
+    @property
+    def waiting_shown(self) -> str:
+        return _shown(self.waiting)
+
+    @property
+    def given_up_shown(self) -> str:
+        return _shown(self.given_up)
+
+
+def _shown(count: int | None) -> str:
+    if count is None:
+        return "many"
+    return f"{COUNTED_MAX:,}+" if count > COUNTED_MAX else f"{count:,}"
+
+
+def report(endpoint: WebhookEndpoint) -> EndpointReport:
+    deliveries = WebhookDelivery.objects.filter(endpoint=endpoint)
+    try:
+        with reports.time_limit(FIGURES_MAX_SECONDS):
+            waiting = deliveries.filter(status=Status.PENDING)[: COUNTED_MAX + 1].count()
+            given_up = deliveries.filter(status=Status.FAILED)[: COUNTED_MAX + 1].count()
+            # The latest that was sent: those sent again aside, the one with the highest ID.
+            delivered = deliveries.filter(status=Status.DELIVERED).order_by("-id")
+            last = delivered.values_list("finished_at", flat=True).first()
+    except reports.TooSlow:
+        return EndpointReport(endpoint, None, None, None)
+    return EndpointReport(endpoint, waiting, given_up, last)
+
+
+def events_in_words(codes: list[str]) -> str:
+    labels = dict(EventType.choices)
+    return ", ".join(str(labels.get(code, code)) for code in codes)
+
+
+def failing(now: datetime) -> QuerySet[WebhookEndpoint]:
+    """Those that nothing has got through to for some time."""
+    endpoints = WebhookEndpoint.objects.filter(is_active=True)
+    return endpoints.filter(failing_since__lte=now - FAILING_IS_NEWS_AFTER)
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    count: int
+
+    def __str__(self) -> str:
+        return _shown(self.count)
+
+
+def given_up_lately(now: datetime) -> GivenUp:
+    """How much was given up in the last days, as far as the start page counts."""
+    rows = WebhookDelivery.objects.filter(
+        endpoint_id__in=WebhookEndpoint.objects.values("pk"),
+        status=Status.FAILED,
+        finished_at__gt=now - GIVEN_UP_IS_NEWS_FOR,
+    )
+    return GivenUp(rows[: COUNTED_MAX + 1].count())
+
+
+# --- Pages --------------------------------------------------------------------------------------
+
+
+class WebhookEndpointForm(ConfigurationForm):
+    url = forms.URLField(
+        label="Address",
+        max_length=500,
+        assume_scheme="https",
+        widget=UnfoldAdminTextInputWidget({"inputmode": "url", "autocomplete": "off"}),
+        help_text="Events are sent here, by POST. https:// only, but for networks of your own.",
+    )
+    events = forms.MultipleChoiceField(
+        choices=EventType.choices,
+        widget=UnfoldAdminCheckboxSelectMultipleWidget,
+        error_messages={"required": "Choose at least one event."},
+        help_text="What this endpoint is told of, from now on.",
+    )
+
+    def clean_url(self) -> str:
+        url: str = self.cleaned_data["url"]
+        if not self.instance.pk or url != self.initial.get("url"):
+            webhooks.check_url(url)
+        return url
+
+    def clean_events(self) -> list[str]:
+        """In the order in which they are offered: another order is no change."""
+        return [code for code in EventType.values if code in self.cleaned_data["events"]]
+
+    def _shown(self, name: str, value: Any) -> str:
+        if isinstance(value, list):
+            return events_in_words(value) or "nothing"
+        return super()._shown(name, value)
+
+
+@admin.register(WebhookEndpoint)
+class WebhookEndpointAdmin(ConfigurationAdmin):
+    form = WebhookEndpointForm
+    change_form_template = "billing/webhook_endpoint.html"
+    fields = ["name", "url", "events", "is_active"]
+    readonly_preprocess_fields: ClassVar[dict[str, Any]] = {}
+
+    def get_urls(self) -> list[URLPattern]:
+        views = {"test": self.test_view, "secret": self.secret_view}
+        return [
+            *(
+                path(
+                    f"<str:endpoint_id>/{name}/",
+                    self.admin_site.admin_view(view),
+                    name=f"billing_webhookendpoint_{name}",
+                )
+                for name, view in views.items()
+            ),
+            *super().get_urls(),
+        ]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponseBase:
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        found = reports.page_by_id(WebhookEndpoint.objects.all(), cursor_of(request))
+        context = page_context(request, self, title="Webhooks", user=None) | {
+            "page": found,
+            "rows": [report(endpoint) for endpoint in found.rows],
+            "now": timezone.now(),
+            "may_add": self.has_add_permission(request),
+        }
+        return TemplateResponse(request, "billing/webhook_endpoints.html", context)
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        obj = kwargs.get("obj")
+        if obj is not None:
+            # A form that was refused has left in `obj` what was entered.
+            context["report"] = report(WebhookEndpoint.objects.get(pk=obj.pk))
+            context["now"] = timezone.now()
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
+        if not change:
+            obj.secret = webhooks.new_secret()
+        if {"url", "is_active"} & {*form.changed_data}:
+            obj.paused_until = None  # it may well take messages now
+        super().save_model(request, obj, form, change)
+        if change:
+            webhooks.wake(obj.pk)
+
+    def response_add(
+        self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
+    ) -> HttpResponse:
+        """Leads to the secret, which the receiver needs next."""
+        if not self.has_change_permission(request, obj):
+            response: HttpResponse = super().response_add(request, obj, post_url_continue)
+            return response
+        self.message_user(
+            request,
+            f"“{obj}” was added. What happens from now on is sent to it, signed with its secret.",
+            messages.SUCCESS,
+        )
+        return HttpResponseRedirect(self._address(obj, "secret"))
+
+    def test_view(self, request: HttpRequest, endpoint_id: str) -> HttpResponseBase:
+        """Sends a message that tells of nothing, and shows what came of it."""
+        endpoint = self._endpoint(request, endpoint_id)
+        if request.method != "POST":
+            return HttpResponseRedirect(self._address(endpoint, "change"))
+        answer = webhooks.send_test(endpoint)
+        if answer.is_delivered and endpoint.paused_until is not None:
+            WebhookEndpoint.objects.filter(pk=endpoint.pk).update(paused_until=None)
+            webhooks.wake(endpoint.pk)
+        context = page_context(request, self, title=f"Test of {endpoint}", user=None) | {
+            "original": endpoint,
+            "answer": answer,
+        }
+        return TemplateResponse(request, "billing/webhook_test.html", context)
+
+    def secret_view(self, request: HttpRequest, endpoint_id: str) -> HttpResponseBase:
+        """The secret, shown by an answer to a POST alone, so that it is in nobody's history of
+        pages; and a new one in its place.
+        """
+        endpoint = self._endpoint(request, endpoint_id)
+        wanted = request.POST.get("do", "") if request.method == "POST" else ""
+        if wanted == "renew":
+            with transaction.atomic():
+                endpoint = WebhookEndpoint.objects.select_for_update().get(pk=endpoint.pk)
+                endpoint.secret = webhooks.new_secret()
+                endpoint.save(update_fields=["secret"])
+                self.log_change(request, endpoint, "A new secret was made.")
+        elif wanted == "show":
+            self.log_change(request, endpoint, "The secret was shown.")
+        context = page_context(request, self, title=f"Secret of {endpoint}", user=None) | {
+            "original": endpoint,
+            "secret": endpoint.secret if wanted in ("show", "renew") else "",
+            "is_new": wanted == "renew",
+            "asks": wanted == "ask",
+        }
+        return TemplateResponse(request, "billing/webhook_secret.html", context)
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        row_or_404(WebhookEndpoint.objects.all(), object_id)
+        history: HttpResponse = super().history_view(request, object_id, extra_context)
+        return history
+
+    def _endpoint(self, request: HttpRequest, endpoint_id: str) -> WebhookEndpoint:
+        """For what takes the right to change it."""
+        if not self.has_change_permission(request) or not isinstance(request.user, User):
+            raise PermissionDenied
+        return row_or_404(WebhookEndpoint.objects.all(), endpoint_id)
+
+    @staticmethod
+    def _address(endpoint: WebhookEndpoint, page: str) -> str:
+        return reverse(f"admin:billing_webhookendpoint_{page}", args=[endpoint.pk])
