@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import quote
 
 from django.conf import settings
 from django.core.exceptions import TooManyFieldsSent
@@ -150,7 +151,7 @@ def _without_secrets_in_query(request: HttpRequest) -> str:
     for name in query:
         if name.lower() in SECRET:
             query[name] = HIDDEN
-    path = request.path_info.encode("unicode_escape").decode()
+    path = quote(request.path_info, errors="replace")  # of one word, whatever is in it
     return f"{path}?{query.urlencode()}" if query else path
 
 
@@ -164,7 +165,8 @@ def shown(body: bytes, content_type: str) -> str:
         except (ValueError, RecursionError):
             return f"({len(body)} bytes that are no JSON)"
     else:
-        return f"({len(body)} bytes, {content_type.split(';', maxsplit=1)[0][:40] or 'no type'})"
+        media_type = ascii(content_type.split(";", maxsplit=1)[0][:40])[1:-1]
+        return f"({len(body)} bytes, {media_type or 'no type'})"
     return text if len(text) <= BODY_LOGGED else f"{text[:BODY_LOGGED]}…"
 
 
