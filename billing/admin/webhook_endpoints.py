@@ -123,6 +123,7 @@ class WebhookEndpointForm(ConfigurationForm):
         help_text="Events are sent here, by POST. https:// only, but for networks of your own.",
     )
     events = forms.MultipleChoiceField(
+        label="Events",
         choices=EventType.choices,
         widget=UnfoldAdminCheckboxSelectMultipleWidget,
         error_messages={"required": "Choose at least one event."},
@@ -150,7 +151,9 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
     form = WebhookEndpointForm
     change_form_template = "billing/webhook_endpoint.html"
     fields = ["name", "url", "events", "is_active"]
-    readonly_preprocess_fields: ClassVar[dict[str, Any]] = {}
+    readonly_preprocess_fields: ClassVar[dict[str, Any]] = {
+        "events": lambda codes: events_in_words(codes.split(", "))
+    }
 
     def get_urls(self) -> list[URLPattern]:
         views = {"test": self.test_view, "secret": self.secret_view}
