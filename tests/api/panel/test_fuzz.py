@@ -45,7 +45,7 @@ VALUES = st.recursive(
 # Some of a request that would succeed, and anything in place of the rest.
 PARAMETERS = st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6)
 
-slowly = settings(max_examples=60, suppress_health_check=list(HealthCheck))
+slowly = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 
 
 def sound(program: Program, world: World) -> None:
