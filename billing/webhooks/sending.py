@@ -4,6 +4,9 @@ One job at a time sends to an endpoint, some users at once, one event of a user 
 The threads that send touch no database: the job's own thread reads what is due, and writes what
 came of it as it comes in. What was sent by a worker that is killed before that is sent again.
 
+That there is one, the job's own lock sees to. (A lock that the database keeps for as long as a job
+goes on would stop an endpoint for hours if the worker's machine vanished.)
+
 - Where an endpoint takes some events and refuses others, those that it refused wait for another
   attempt, ever longer (BACKOFF), and the later ones of the same user with them.
 - Where nothing gets through, the endpoint itself is paused, ever longer, up to PAUSE_MAX, after
@@ -14,7 +17,6 @@ came of it as it comes in. What was sent by a worker that is killed before that 
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -81,27 +83,24 @@ class Result:
 def send_due(endpoint_id: int, *, should_stop: Callable[[], bool], clock: Clock) -> bool:
     """Sends what is due to an endpoint, for some seconds. True: there is more to be done now."""
     end = time.monotonic() + WORK_SECONDS
-    with _alone_with(endpoint_id) as is_alone:
-        if not is_alone:
+    after = 0
+    while True:
+        endpoint = _ready(endpoint_id, clock())
+        if endpoint is None:
             return False
-        after = 0
-        while True:
-            endpoint = _ready(endpoint_id, clock())
-            if endpoint is None:
-                return False
-            if should_stop() or time.monotonic() > end:
-                return True
-            is_trial = endpoint.failures > 0
-            due = _due(endpoint, clock(), after)
-            if not due and not after:
-                return False
-            # The next users, round and round: nobody's many events keep others waiting.
-            users = {delivery.user_id for delivery in due}
-            after = max(users) if len(users) == USERS_AT_ONCE and not is_trial else 0
-            if due:
-                if is_trial:
-                    due = [min(_heads(due), key=attrgetter("attempt_count", "pk"))]
-                _send(endpoint, due, should_stop=should_stop, end=end, clock=clock)
+        if should_stop() or time.monotonic() > end:
+            return True
+        is_trial = endpoint.failures > 0
+        due = _due(endpoint, clock(), after)
+        if not due and not after:
+            return False
+        # The next users, round and round: nobody's many events keep others waiting.
+        users = {delivery.user_id for delivery in due}
+        after = max(users) if len(users) == USERS_AT_ONCE and not is_trial else 0
+        if is_trial:
+            due = [min(_heads(due), key=attrgetter("attempt_count", "pk"))]
+        if due:
+            _send(endpoint, due, should_stop=should_stop, end=end, clock=clock)
 
 
 def wake(endpoint_id: int) -> None:
@@ -125,21 +124,6 @@ def _is_ready(now: datetime) -> Q:
 
 def _ready(endpoint_id: int, now: datetime) -> WebhookEndpoint | None:
     return WebhookEndpoint.objects.filter(_is_ready(now), pk=endpoint_id, is_active=True).first()
-
-
-@contextmanager
-def _alone_with(endpoint_id: int) -> Iterator[bool]:
-    """Whether nobody else sends to this endpoint: a worker may be thought dead that is not."""
-    name = f"webhooks are sent:{endpoint_id}"
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [name])
-        [is_alone] = cursor.fetchone()
-    try:
-        yield is_alone
-    finally:
-        if is_alone and connection.is_usable():
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [name])
 
 
 # From one user to the next by the index: however much waits for a user, it costs one look.

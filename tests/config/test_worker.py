@@ -87,15 +87,16 @@ def running(data_dir: Path) -> Iterator[Path]:
 class Working:
     """`manage.py worker`, alone. Leaving kills it."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, **variables: str) -> None:
         self.data_dir = data_dir
+        self.variables = {"DATA_DIR": str(data_dir)} | variables
         self.output = data_dir.parent / f"worker-{id(self)}.txt"
 
     def __enter__(self) -> "Working":
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, ROOT / "manage.py", "worker"],
-                env=environment(DATA_DIR=str(self.data_dir)),
+                env=environment(**self.variables),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
