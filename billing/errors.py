@@ -17,6 +17,7 @@ class BillingError(Exception):
 
     code: ClassVar[str]
     sentence: ClassVar[str]
+    further_figures: ClassVar[tuple[str, ...]] = ()  # in `data`, besides those of the sentence
 
     def __init__(self, **data: Any) -> None:
         self.data: dict[str, Any] = data
@@ -33,6 +34,7 @@ class InvalidAmount(BillingError):
     """
 
     code = "invalid_amount"
+    further_figures = ("field", "reason")
     sentences: ClassVar[Mapping[str, str]] = {
         "not_a_number": "This is not a number: {value}.",
         "too_many_decimals": "An amount has at most four decimals: {value}.",
@@ -75,22 +77,24 @@ class InsufficientFunds(BillingError):
     """`needed` and `available` are amounts of `balance`: real, bonus, or any (both together)."""
 
     code = "insufficient_funds"
-    names: ClassVar[Mapping[str, str]] = {
-        "real": "on the balance",
-        "bonus": "on the bonus balance",
-        "any": "on both balances together",
+    further_figures = ("balance",)
+    sentences: ClassVar[Mapping[str, str]] = {
+        "real": "Not enough money on the balance: {needed} needed, {available} available.",
+        "bonus": "Not enough money on the bonus balance: {needed} needed, {available} available.",
+        "any": "Not enough money on both balances together: {needed} needed, "
+        "{available} available.",
     }
 
     def describe(self) -> str:
-        needed, available = (format_money(Decimal(self.data[k])) for k in ("needed", "available"))
-        where = self.names[self.data["balance"]]
-        return f"Not enough money {where}: {needed} needed, {available} available."
+        figures = {k: format_money(Decimal(self.data[k])) for k in ("needed", "available")}
+        return self.sentences[self.data["balance"]].format_map(figures)
 
 
 class BalanceOutOfRange(BillingError):
     """`balance` (real or bonus) would outgrow what the database can hold."""
 
     code = "balance_out_of_range"
+    further_figures = ("balance",)
     sentence = "The new balance would have more than 15 digits before the decimal point."
 
 
@@ -98,6 +102,7 @@ class BalanceMoved(BillingError):
     """The caller wanted the change only on the state that it saw (`expected_number`)."""
 
     code = "balance_moved"
+    further_figures = ("balance", "bonus")
     sentence = (
         "Another transaction came in meanwhile: the last one is number {number}, "
         "not {expected_number}."
@@ -125,6 +130,7 @@ class InvalidQuantity(BillingError):
     """`reason` is a key of `sentences`; `value` is what was given."""
 
     code = "invalid_quantity"
+    further_figures = ("reason",)
     sentences: ClassVar[Mapping[str, str]] = {
         "not_a_number": "This is not a quantity: {value}.",
         "too_many_decimals": "A quantity has at most six decimals: {value}.",
@@ -145,6 +151,7 @@ class NoPlan(BillingError):
     """Neither the `device` nor the user has a subscription, so there are no prices."""
 
     code = "no_plan"
+    further_figures = ("user_id", "device")
     sentence = "The user has no pricing plan, so services have no price."
 
 
@@ -175,6 +182,7 @@ class SamePlan(BillingError):
 
 class UserDeactivated(BillingError):
     code = "user_deactivated"
+    further_figures = ("user_id",)
     sentence = "The user is deactivated."
 
 
@@ -182,14 +190,20 @@ class SubscriptionExists(BillingError):
     """`device` has one already; for an empty one, the user's account has."""
 
     code = "subscription_exists"
+    further_figures = ("subscription",)
+    sentences: ClassVar[Mapping[str, str]] = {
+        "device": "Device {device} has a subscription already, to the plan {plan}.",
+        "user": "The user has a subscription already, to the plan {plan}.",
+    }
 
     def describe(self) -> str:
-        whose = f"Device {self.data['device']}" if self.data["device"] else "The user"
-        return f"{whose} has a subscription already, to the plan {self.data['plan']}."
+        whose = "device" if self.data["device"] else "user"
+        return self.sentences[whose].format_map(self.data)
 
 
 class SubscriptionSuspended(BillingError):
     code = "subscription_suspended"
+    further_figures = ("device",)
     sentence = (
         "The subscription to the plan {plan} is suspended until it is paid, "
         "and its services with it."

@@ -8,7 +8,6 @@ from typing import Any, NoReturn, cast
 from django.http import Http404, HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 from ninja.errors import HttpError, ValidationError
-from ninja.openapi.docs import Swagger
 from ninja.parser import Parser
 from ninja.types import DictStrAny
 
@@ -24,6 +23,7 @@ from billing.api import (
 )
 from billing.api.keys import Needs
 from billing.api.openapi import DescribedAPI
+from billing.api.pages import Documentation
 from billing.api.problems import Problem, answer
 from billing.errors import BillingError
 from billing.reports import TooSlow
@@ -40,7 +40,8 @@ Reads users, balances and transactions, and changes balances, for programs.
 - **Idempotency**: a call that posts takes the header `Idempotency-Key`. The first time it answers
   201; the same again 200, the same body, and `Idempotency-Replayed: true`; the same key with other
   content 409. Keys are a user's own: another user may have the same.
-- **Problems** are `application/problem+json` (RFC 9457), with a stable `code`.
+- **Problems** are `application/problem+json` (RFC 9457), with a stable `code`:
+  [what each means](/api/v1/problems).
 - **Request IDs**: each answer has `X-Request-Id`; so have, in their metadata, the transactions that
   the call posted.
 """
@@ -129,8 +130,7 @@ api = DescribedAPI(
     description=DESCRIPTION,
     urls_namespace="api-v1",
     parser=JSONParser(),
-    # Keys stay in the page's memory, and nothing is asked of other hosts.
-    docs=Swagger({"validatorUrl": None, "docExpansion": "list", "defaultModelsExpandDepth": 0}),
+    docs=Documentation(),
     docs_url="/docs",
     openapi_url="/openapi.json",
     docs_decorator=require_safe,

@@ -97,6 +97,15 @@ def test_what_is_posted_beside_a_longer_transaction_waits_for_it(committed_db: N
     assert follower.read() == [slow, quick.pk]
 
 
+def test_of_several_the_one_that_began_first_counts(committed_db: None) -> None:
+    first, second, third = UserFactory(), UserFactory(), UserFactory()
+    with other_session() as longest, other_session() as shorter:
+        post_in(longest, first)
+        refill(third)
+        post_in(shorter, second)
+        assert Follower().read() == []
+
+
 def test_what_was_posted_before_a_longer_transaction_began_does_not_wait(
     committed_db: None,
 ) -> None:
@@ -198,8 +207,8 @@ def test_a_prepared_transaction_is_waited_for(db: None) -> None:
             "current_database() AS database"
         )
         cursor.execute("SET LOCAL search_path = pg_temp, public, pg_catalog")
-    kept_clear = database_time() - reports.complete_until()
-    assert kept_clear >= timedelta(days=1) + reports.LONGEST_TRANSACTION
+    bound = reports.complete_until()
+    assert database_time() - bound >= timedelta(days=1) + reports.LONGEST_TRANSACTION
 
 
 def database_time() -> datetime:
