@@ -264,6 +264,17 @@ def test_transactions_are_not_added_removed_or_edited_by_djangos_pages(
 # --- One transaction ----------------------------------------------------------------------------
 
 
+def test_the_page_of_a_transaction_names_the_request_that_brought_it(panel: Client) -> None:
+    user = user_with(real=10)
+    assert "Request ID" not in panel.get(page_of(Transaction.objects.get(user=user))).text
+    with ledger.for_request("req_0123456789abcdef"):
+        row = ledger.change_balance(
+            user, amount=1, description="Paid by card", actor=None, channel=Channel.API
+        )
+    text = panel.get(page_of(row)).text
+    assert re.search(r"Request ID</th><td><code>req_0123456789abcdef</code>", text)
+
+
 def test_the_page_of_a_transaction_shows_everything_on_its_row(panel: Client) -> None:
     user = user_with(real=10, bonus=1)
     row = charge_cost(
