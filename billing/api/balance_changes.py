@@ -9,7 +9,7 @@ from pydantic import Field
 
 from billing import ledger, wire
 from billing.api.keys import Needs, actor
-from billing.api.problems import details
+from billing.api.problems import Problem, details
 from billing.api.schemas import (
     BalanceChangeIn,
     BatchEntryIn,
@@ -86,6 +86,10 @@ def change_balance(
     "that was refused. With `skip_refused`, what can be posted is posted.",
 )
 def change_balances(request: HttpRequest, batch: BatchIn) -> dict[str, Any]:
+    if "Idempotency-Key" in request.headers:
+        reason = "A batch has none; each of its entries has an idempotency_key of its own."
+        errors = [{"field": "Idempotency-Key", "reason": reason}]
+        raise Problem("invalid_request", reasons=reason, errors=errors)
     known = set(
         User.objects.filter(is_staff=False, pk__in={e.user_id for e in batch.entries}).values_list(
             "pk", flat=True
@@ -128,11 +132,14 @@ def _post(
         channel=Channel.API,
         skip_refused=skip_refused,
     )
-    return {place: _result(result) for (place, _), result in zip(entries, results, strict=True)}
+    return {
+        place: _result(result, place) for (place, _), result in zip(entries, results, strict=True)
+    }
 
 
-def _result(result: ledger.Result) -> dict[str, Any]:
+def _result(result: ledger.Result, place: int) -> dict[str, Any]:
     if result.refusal is not None:
+        result.refusal.data["entry"] = place
         return _refused(result.refusal)
     assert result.transaction is not None  # noqa: S101 - posted or replayed
     return {

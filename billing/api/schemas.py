@@ -6,7 +6,7 @@ they are money, and long enough, the ledger says, with its own codes.
 
 import re
 from datetime import UTC, date, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from ninja import Schema
 from pydantic import (
@@ -14,9 +14,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     StrictBool,
     StrictInt,
     StringConstraints,
+    model_validator,
 )
 
 from billing.models import Channel, Subscription, TransactionType
@@ -163,6 +165,12 @@ class ProblemOut(Schema):
     detail: str = Field(description="A sentence for people.")
     code: str = Field(description="Stable, for programs.")
     request_id: str | None = None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _run_root_validator(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Takes the problem as it is: by way of attributes, as others are, it lost its figures."""
+        return handler(values)
 
 
 class BalanceOut(Schema):
