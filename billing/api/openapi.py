@@ -12,10 +12,9 @@ from ninja.openapi.schema import OpenAPISchema
 from ninja.operation import Operation
 
 from billing.api.keys import Needs
+from billing.api.problems import Problem, details
+from billing.errors import BalanceMoved, BillingError, InsufficientFunds, UnknownUser
 
-PROBLEM: Final = {
-    "application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemOut"}}
-}
 # What any call can answer, and what one with a body can besides.
 ANY: Final = (400, 401, 403, 422, 429, 500)
 WITH_BODY: Final = (413, 415)
@@ -32,6 +31,25 @@ DESCRIPTIONS: Final = {
     429: "The key has spent its requests.",
     500: "Something went wrong here.",
     503: "The search takes too long.",
+}
+
+EXAMPLES: Final[dict[int, Problem | BillingError]] = {
+    400: Problem("bad_request"),
+    401: Problem("unauthenticated"),
+    402: InsufficientFunds(balance="real", needed="12.5500", available="10.0000"),
+    403: Problem("forbidden", permission="billing.change_balance"),
+    404: UnknownUser(user_id=4711),
+    409: BalanceMoved(number=18, expected_number=17, balance="10.0000", bonus="0.0000"),
+    413: Problem("too_large", limit=2_621_440),
+    415: Problem("unsupported_media_type"),
+    422: Problem(
+        "invalid_request",
+        reasons="amont: There is no such field.",
+        errors=[{"field": "amont", "reason": "There is no such field."}],
+    ),
+    429: Problem("too_many_requests", seconds=3),
+    500: Problem("internal_error"),
+    503: Problem("too_slow"),
 }
 
 REQUEST_ID: Final = {
@@ -120,6 +138,12 @@ def _complete(call: dict[str, Any], needs: Needs) -> None:
     }
 
 
+def _problem(status: int) -> dict[str, Any]:
+    """The schema of a problem, and one with this status as an example."""
+    example = details(EXAMPLES[status], request_id="0c826f30297b0d7b6494b2bb58f6dc34")
+    return {"schema": {"$ref": "#/components/schemas/ProblemOut"}, "example": example}
+
+
 def _complete_parameter(parameter: dict[str, Any]) -> None:
     """A parameter is left out, and never null; its examples stand with its schema."""
     parameter.pop("examples", None)
@@ -139,5 +163,5 @@ def _response(status: int, response: dict[str, Any], *, is_replay: bool) -> dict
         description = "Posted by an earlier call with the same key; the same answer."
     told = {"description": description, "headers": headers}
     if status >= 400:
-        return told | {"content": PROBLEM}
+        return told | {"content": {"application/problem+json": _problem(status)}}
     return cast(dict[str, Any], response | told)

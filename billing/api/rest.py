@@ -31,7 +31,8 @@ from billing.reports import TooSlow
 log = logging.getLogger("billing.api")
 
 DESCRIPTION = """
-Reads users, balances and transactions, and changes balances, for programs.
+For programs: users, their balances and every transaction; changes of balances, service charges,
+subscriptions and plans.
 
 - **Keys** are made in the panel, under API keys: `Authorization: Bearer <key>`. A key may do what
   its owner, an operator, may do; some may only read.
