@@ -5,6 +5,7 @@ That no page reports an error or breaks its Content-Security-Policy holds in eve
 
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,15 +15,22 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
+from billing import access, webhooks
 from billing.models import (
+    ApiKey,
     ChargingFailure,
     ChargingRun,
+    EventType,
+    LowBalanceThreshold,
     Plan,
     Service,
     StandardDescription,
     Subscription,
     Transaction,
     UserDefaults,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEndpoint,
 )
 from tests.billing.histories import user_with_history
 from tests.browser.conftest import PHONE, Windows
@@ -47,8 +55,9 @@ pytestmark = pytest.mark.browser
 NO_PAGES = {"logout", "jsi18n", "autocomplete", "view_on_site", "search"}
 # People are not deleted, and nothing is done to transactions and the like: such pages say so.
 REFUSED = re.compile(
-    r"/(user|operator|transaction|subscription|chargingrun|userdefaults)/\d+/delete/$"
-    r"|/(transaction|subscription|chargingrun)/(add/|\d+/history/)$|/userdefaults/add/$"
+    r"/(user|operator|transaction|subscription|chargingrun|userdefaults|apikey|webhookdelivery"
+    r"|lowbalancethreshold)/\d+/delete/$|/(transaction|subscription|chargingrun|webhookdelivery"
+    r"|lowbalancethreshold)/(add/|\d+/history/)$|/userdefaults/add/$"
 )
 
 
@@ -77,6 +86,28 @@ def subscribe(user: User) -> Subscription:
     return subscription
 
 
+def integrate(user: User, operator: User) -> WebhookDelivery:
+    """A key, a threshold, and an endpoint that refused an event; all with long names."""
+    name = "Fuhrparkverwaltung Oberschleißheim, Zahlungen und Mahnungen"
+    access.issue_key(name=name, owner=operator, created_by=operator)
+    LowBalanceThreshold.objects.create(user=user, amount="123456789012.3456")
+    url = f"https://webhooks.international-fleet-management.example/{'receive/' * 20}"
+    endpoint = WebhookEndpoint.objects.create(
+        name=name, url=url, secret=webhooks.new_secret(), events=EventType.values,
+        failures=3, failing_since=timezone.now() - timedelta(hours=1),
+    )  # fmt: skip
+    refill(user, real="1.5")
+    delivery = WebhookDelivery.objects.get(endpoint=endpoint)
+    WebhookAttempt.objects.create(
+        delivery=delivery, at=timezone.now(), milliseconds=10_000, status_code=503,
+        problem="It answered 503.", answer="<html>" + "unbroken" * 40,
+    )  # fmt: skip
+    WebhookDelivery.objects.filter(pk=delivery.pk).update(
+        status="failed", attempt_count=1, finished_at=timezone.now()
+    )
+    return delivery
+
+
 def addresses(user: User, operator: User) -> Sequence[str]:
     """Every page of the panel, as far as it has an address of its own."""
     transaction = Transaction.objects.filter(user=user).earliest("number")
@@ -92,6 +123,10 @@ def addresses(user: User, operator: User) -> Sequence[str]:
         "billing_chargingrun": ChargingRun.objects.earliest("pk").pk,
         "billing_userdefaults": UserDefaults.ONLY_ID,
         "auth_user": operator.pk,
+        "billing_apikey": ApiKey.objects.earliest("pk").pk,
+        "billing_webhookendpoint": WebhookEndpoint.objects.earliest("pk").pk,
+        "billing_webhookdelivery": WebhookDelivery.objects.earliest("pk").pk,
+        "billing_lowbalancethreshold": LowBalanceThreshold.objects.earliest("pk").pk,
     }
     found = []
     for pattern in admin.site.get_urls():
@@ -118,6 +153,7 @@ def test_no_page_scrolls_sideways_on_a_phone(
     stand_out(user)
     StandardDescription.objects.create(text="Paid in cash")
     subscribe(user)
+    integrate(user, operator)
     page = windows(operator, viewport=PHONE)
     walked = addresses(user, operator)
     assert change_balance(user) in walked
@@ -171,6 +207,7 @@ def test_money_is_readable_in_both_themes(
     plan = subscribe(user).plan
     Service.objects.filter(name="Outgoing SMS").update(is_active=False)
     run = ChargingRun.objects.get()
+    delivery = integrate(user, operator)
     page = windows(operator, color_scheme=theme)
     paths = [
         tab(user, "?posted=7"),
@@ -184,6 +221,13 @@ def test_money_is_readable_in_both_themes(
         "/admin/billing/subscription/",
         "/admin/billing/chargingrun/",
         f"/admin/billing/chargingrun/{run.pk}/change/",
+        "/admin/billing/apikey/",
+        "/admin/billing/webhookendpoint/",
+        f"/admin/billing/webhookendpoint/{delivery.endpoint_id}/change/",
+        "/admin/billing/webhookdelivery/",
+        f"/admin/billing/webhookdelivery/{delivery.pk}/change/",
+        "/admin/billing/lowbalancethreshold/",
+        f"/admin/users/user/{user.pk}/low-balance/",
     ]
     for path in paths:
         with subtests.test(path=path):
