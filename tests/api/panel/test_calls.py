@@ -269,6 +269,30 @@ def test_the_unexpected_is_logged_and_tells_nobody_anything(
     assert program.hash not in caplog.text
 
 
+# --- The log ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["post", "form", "get"])
+def test_the_log_has_every_call_and_no_secret(
+    program: Program, world: World, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    profile = {"passport": "C01X00T47"} | CALL["user/create"].parameters(world)["user"]
+    given = {"user": profile, "password": "hunter2-hunter2", "hash": program.hash}
+    with caplog.at_level(logging.INFO, logger="billing.api"):
+        if way == "post":
+            program("user/create", **given)
+        else:
+            getattr(program, way)("user/create", given)
+    assert "/v2/panel/user/create" in caplog.text
+    for secret in ("C01X00T47", "hunter2", program.hash):
+        assert secret not in caplog.text
+
+
+def test_an_address_with_too_many_parameters_is_refused(program: Program) -> None:
+    answer = program.get("user/list", {f"p{number}": "1" for number in range(2_000)})
+    assert (answer.code, answer.status) == (5, 400)
+
+
 # --- Documents ----------------------------------------------------------------------------------
 
 PAGE = ROOT / "docs" / "panel-api.md"
