@@ -150,7 +150,7 @@ def _without_secrets_in_query(request: HttpRequest) -> str:
     query = request.GET.copy()
     for name, value in query.items():
         # An object in an address, of the Panel API, may have a passport's number in it.
-        if name.lower() in SECRET or value.lstrip().startswith("{"):
+        if name.lower() in SECRET or str(value).lstrip().startswith("{"):
             query[name] = HIDDEN
     path = quote(request.path_info, errors="replace")  # of one word, whatever is in it
     return f"{path}?{query.urlencode()}" if query else path

@@ -7,6 +7,7 @@ read, who makes it, how often, may they, and then the call itself.
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from django.conf import settings
@@ -14,7 +15,6 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
-from django.views.decorators.csrf import csrf_exempt
 
 from billing import access
 from billing.api.panel import account, tariffs, transactions, users
@@ -61,7 +61,6 @@ ACTIONS: Final[Mapping[tuple[str, str], Action]] = {
 HANDLERS: Final = frozenset(handler for handler, _ in ACTIONS)
 
 
-@csrf_exempt  # a browser adds no session hash to what another site makes it send
 def answer(request: HttpRequest, path: str) -> HttpResponseBase:
     response: HttpResponseBase
     if request.method == "OPTIONS":
@@ -87,7 +86,7 @@ def _answer(request: HttpRequest, path: str) -> Answer:
     if name == AUTH:
         return account.auth(parameters, now)
     action = ACTIONS[name]
-    call = Call(_session(request, parameters), parameters, now)
+    call = Call(_session(request, parameters, now), parameters, now)
     wait = access.spend(
         f"session:{call.session.pk}", per_minute=settings.API_REQUESTS_PER_MINUTE, now=now
     )
@@ -111,7 +110,7 @@ def _name(request: HttpRequest, path: str) -> tuple[str, str]:
     return handler, action
 
 
-def _session(request: HttpRequest, parameters: Parameters) -> ApiSession:
+def _session(request: HttpRequest, parameters: Parameters, now: datetime) -> ApiSession:
     if in_header := IN_HEADER.fullmatch(request.headers.get("Authorization", "").strip()):
         session_hash = in_header[1]
     elif parameters.has("hash"):
@@ -120,7 +119,7 @@ def _session(request: HttpRequest, parameters: Parameters) -> ApiSession:
         session_hash = ""
     if not HASH.fullmatch(session_hash):
         raise Refused(WRONG_HASH)
-    session = access.find_session(session_hash, timezone.now())
+    session = access.find_session(session_hash, now)
     if session is None:
         raise Refused(SESSION_ENDED)
     return session
