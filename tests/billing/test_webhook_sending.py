@@ -453,6 +453,26 @@ def test_a_refusal_of_one_users_events_pauses_nobody(
     assert states(endpoint) == ["pending", "delivered"]
 
 
+def test_when_an_endpoint_is_back_what_it_refused_before_is_tried_too(
+    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock
+) -> None:
+    refused, other = user_with(), user_with()
+    post(refused)
+    post(other)
+    receiver.behave = is_for(refused, answers(400))
+    send(endpoint, clock)
+    waits = WebhookDelivery.objects.filter(user_id=refused.pk)
+    waits.update(next_attempt_at=NOON + timedelta(hours=8), refusal_count=8)
+    post(other)
+    receiver.behave = answers(503)
+    send(endpoint, clock)
+    receiver.behave = OK
+    clock.pass_(seconds=15)
+    send(endpoint, clock)
+    assert set(states(endpoint)) == {"delivered"}
+    assert waits.get().refusal_count == 0
+
+
 def test_refusing_everybody_is_being_out_of_order(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock
 ) -> None:
