@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from ninja import Query, Router
 from pydantic import Field
 
-from billing import subscriptions, wire
+from billing import ledger, subscriptions, wire
 from billing.api import cursors
 from billing.api.keys import Needs
 from billing.api.schemas import (
@@ -62,7 +62,8 @@ class ActiveDayFilters(Parameters):
 def list_active_days(
     request: HttpRequest, user_id: PathId, filters: Query[ActiveDayFilters]
 ) -> dict[str, Any]:
-    rows = ActiveDay.objects.filter(user=customer_id(user_id), device=filters.device)
+    device = ledger.checked_device(filters.device)
+    rows = ActiveDay.objects.filter(user=customer_id(user_id), device=device)
     if filters.since is not None:
         rows = rows.filter(day__gte=filters.since)
     if filters.until is not None:

@@ -65,7 +65,7 @@ def list_subscriptions(
     elif filters.status is not None:
         rows = rows.filter(status=filters.status)
     if filters.device is not None:
-        rows = rows.filter(device=filters.device)
+        rows = rows.filter(device=ledger.checked_device(filters.device))
     if filters.cursor is not None:
         [last] = cursors.from_text(filters.cursor, 1)
         rows = rows.filter(pk__lt=last)

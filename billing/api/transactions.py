@@ -82,7 +82,7 @@ class TransactionFilters(Parameters):
             until=self.until and max(self.until, EPOCH),
             type=self.type or "",
             subtype=self.subtype or "",
-            exact_device=self.device,
+            exact_device=None if self.device is None else ledger.checked_device(self.device),
             direction=self.direction or "",
         )
 

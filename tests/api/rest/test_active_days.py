@@ -92,6 +92,24 @@ def test_the_days_of_a_device_are_listed_newest_first(program: Program) -> None:
         assert_problem(response, 422, "invalid_request")
 
 
+def test_a_device_is_found_however_its_letters_are_put_together(program: Program) -> None:
+    user = user_with(real=10)
+    program.post(
+        f"/users/{user.pk}/subscriptions", {"plan_id": PlanFactory().pk, "device": "Caf\u00e9"}
+    )
+    put(program, user, device="Cafe\u0301", day=f"{TODAY}")
+    name = "%20Cafe%CC%81"
+    for call, of in (
+        ("active-days", "active_days"),
+        ("subscriptions", "subscriptions"),
+        ("transactions", "transactions"),
+    ):
+        response = program.get(f"/users/{user.pk}/{call}?device={name}")
+        assert len(response.json()[of]) == 1, call
+        unseen = program.get(f"/users/{user.pk}/{call}?device=a%E2%80%8Bb")
+        assert_problem(unseen, 422, "invalid_entry", field="device")
+
+
 def test_recording_takes_the_right_to_change_subscriptions(db: None) -> None:
     user = user_with()
     viewer = program_with("billing.view_subscription")
