@@ -390,11 +390,19 @@ def test_nobody_who_posts_waits_for_who_holds_jobs_or_endpoints(
 
 
 def test_nobody_who_posts_waits_for_another_who_posts(connections: Connections) -> None:
+    """Not even for the moment after which it would go on without a job, with a warning."""
     endpoint_for()
     first, second = user_with(), user_with()
     execute("DELETE FROM procrastinate_jobs")
-    hold_while(connections, lambda: change(first, 1), lambda: change(second, 1))
+    warnings: list[Any] = []
+
+    def post_and_listen() -> None:
+        connection.connection.add_notice_handler(warnings.append)
+        change(second, 1)
+
+    hold_while(connections, lambda: change(first, 1), post_and_listen)
     assert len(jobs()) == 1
+    assert [warning.message_primary for warning in warnings] == []
 
 
 def test_deleting_an_endpoint_refuses_nobodys_posting(connections: Connections) -> None:
