@@ -68,7 +68,9 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         again = self.admin_site.admin_view(self.send_again_view)
+        all_again = self.admin_site.admin_view(self.send_given_up_again_view)
         return [
+            path("given-up-again/", all_again, name="billing_webhookdelivery_given_up_again"),
             path("<str:delivery_id>/again/", again, name="billing_webhookdelivery_again"),
             *super().get_urls(),
         ]
@@ -94,6 +96,8 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin):
             "form": form,
             "page": found,
             "now": timezone.now(),
+            "may_send_given_up_again": self._shows_given_up(form)
+            and self.has_change_permission(request),
             "has_conditions": any(form.cleaned_data.values()) or bool(form.errors),
         }
         return TemplateResponse(request, "billing/webhook_deliveries.html", context)
@@ -143,6 +147,30 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin):
             self.message_user(request, "It is sent again in a moment.", messages.SUCCESS)
         address = reverse("admin:billing_webhookdelivery_change", args=[delivery.pk])
         return HttpResponseRedirect(address)
+
+    def send_given_up_again_view(self, request: HttpRequest) -> HttpResponseBase:
+        """Sends again all that was given up for one endpoint, which was out of reach for long."""
+        actor = request.user
+        if not self.has_change_permission(request) or not isinstance(actor, User):
+            raise PermissionDenied
+        endpoint = row_or_404(WebhookEndpoint.objects.all(), request.POST.get("endpoint", ""))
+        with transaction.atomic():
+            count = webhooks.send_given_up_again(endpoint)
+            sentence = f"{count:,} given up {'delivery is' if count == 1 else 'deliveries are'}"
+            sentence += " sent again."
+            if count:
+                LogEntry.objects.log_actions(
+                    actor.pk, [endpoint], CHANGE, sentence, single_object=True
+                )
+        self.message_user(request, sentence, messages.SUCCESS if count else messages.INFO)
+        address = reverse("admin:billing_webhookdelivery_changelist")
+        return HttpResponseRedirect(f"{address}?endpoint={endpoint.pk}")
+
+    @staticmethod
+    def _shows_given_up(form: DeliveryFilters) -> bool:
+        """Whether the list is that of what was given up for one endpoint, and nothing else."""
+        chosen = {name: value for name, value in form.cleaned_data.items() if value}
+        return set(chosen) == {"endpoint", "status"} and chosen["status"] == Status.FAILED
 
     def _delivery(self, request: HttpRequest, delivery_id: object) -> WebhookDelivery:
         if not self.has_view_or_change_permission(request):

@@ -12,6 +12,7 @@ from billing.webhooks.sending import (
     endpoints_to_wake,
     send_again,
     send_due,
+    send_given_up_again,
     send_test,
     wake,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "new_secret",
     "send_again",
     "send_due",
+    "send_given_up_again",
     "send_test",
     "sign",
     "wake",

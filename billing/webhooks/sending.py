@@ -67,6 +67,7 @@ POLL_SECONDS: Final = 0.1
 # Told to end, a job waits so long for answers that are on their way.
 LAST_ANSWERS_SECONDS: Final = 0.5
 ROWS_AT_ONCE: Final = 1_000
+AGAIN_AT_ONCE: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -440,6 +441,20 @@ def send_again(delivery: WebhookDelivery) -> None:
         )
         wake(delivery.endpoint_id)
     delivery.refresh_from_db()
+
+
+def send_given_up_again(endpoint: WebhookEndpoint) -> int:
+    """Puts back what was given up for an endpoint, the oldest first; answers how much: at most
+    AGAIN_AT_ONCE, so that nobody waits long.
+    """
+    with transaction.atomic():
+        given_up = WebhookDelivery.objects.filter(endpoint=endpoint, status=FAILED)
+        oldest = list(given_up.order_by("pk").values_list("pk", flat=True)[:AGAIN_AT_ONCE])
+        count = WebhookDelivery.objects.filter(pk__in=oldest, status=FAILED).update(
+            status=PENDING, next_attempt_at=None, finished_at=None
+        )
+        wake(endpoint.pk)
+    return count
 
 
 # --- What is long over --------------------------------------------------------------------------

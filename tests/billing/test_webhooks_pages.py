@@ -424,6 +424,44 @@ def test_a_delivery_is_sent_again_and_the_endpoints_history_says_so(panel: Clien
     )
 
 
+def test_all_that_was_given_up_for_an_endpoint_is_sent_again(
+    panel: Client, woken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("billing.webhooks.sending.wake", woken.append)
+    monkeypatch.setattr("billing.webhooks.sending.AGAIN_AT_ONCE", 2)
+    of, other = endpoint(), endpoint(name="ERP")
+    for _ in range(3):
+        user_with(real=5)
+    WebhookDelivery.objects.update(status=Status.FAILED, finished_at=NOW)
+    path, button = f"{DELIVERIES}given-up-again/", "Send all given up again"
+    assert button not in panel.get(DELIVERIES, {"status": "failed"}).text
+    assert button not in panel.get(DELIVERIES, {"endpoint": of.pk}).text
+    assert button in panel.get(DELIVERIES, {"endpoint": of.pk, "status": "failed"}).text
+    viewer = client_of(operator_with("billing.view_webhookdelivery"))
+    assert button not in viewer.get(DELIVERIES, {"endpoint": of.pk, "status": "failed"}).text
+    assert viewer.post(path, {"endpoint": of.pk}).status_code == 403
+
+    def states(each: WebhookEndpoint) -> list[str]:
+        rows = WebhookDelivery.objects.filter(endpoint=each).order_by("pk")
+        return [*rows.values_list("status", flat=True)]
+
+    assert "2 given up deliveries are sent again." in (
+        panel.post(path, {"endpoint": of.pk}, follow=True).text
+    )
+    assert states(of) == ["pending", "pending", "failed"]
+    panel.post(path, {"endpoint": of.pk})
+    panel.post(path, {"endpoint": of.pk})
+    assert (states(of), states(other)) == (["pending"] * 3, ["failed"] * 3)
+    assert history() == [
+        "2 given up deliveries are sent again.",
+        "1 given up delivery is sent again.",
+    ]
+    assert set(woken) == {of.pk}
+    for number in ("", "x", "0", "999999999"):
+        assert panel.post(path, {"endpoint": number}).status_code == 404
+    assert panel.get(path).status_code == 404
+
+
 @pytest.mark.parametrize(
     ("fields", "of", "shown"),
     [

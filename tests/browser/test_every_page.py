@@ -58,6 +58,7 @@ REFUSED = re.compile(
     r"/(user|operator|transaction|subscription|chargingrun|userdefaults|apikey|webhookdelivery"
     r"|lowbalancethreshold)/\d+/delete/$|/(transaction|subscription|chargingrun|webhookdelivery"
     r"|lowbalancethreshold)/(add/|\d+/history/)$|/userdefaults/add/$"
+    r"|/webhookdelivery/given-up-again/$"  # is sent a form
 )
 
 
