@@ -22,7 +22,8 @@ from users.models import User
 
 CHANGE = "user/transaction/change_balance"
 LIST = "user/transaction/list"
-EVER = {"from": "2026-01-01 00:00:00", "to": "2026-12-31 23:59:59"}
+NOW, DAYS = datetime.now(UTC), timedelta(days=30)
+EVER = {"from": f"{NOW - DAYS:%Y-%m-%d %H:%M:%S}", "to": f"{NOW + DAYS:%Y-%m-%d %H:%M:%S}"}
 
 
 def change(program: Program, world: World, **given: Any) -> Answer:
