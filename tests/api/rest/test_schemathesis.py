@@ -1,0 +1,91 @@
+"""`/api/v1/` does what it says of itself: Schemathesis makes requests of its description.
+
+Valid ones and invalid ones, by a key with every right, on a user with money, plans and
+subscriptions; each is undone. More of them: SCHEMATHESIS_EXAMPLES=500.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections, connection, transaction
+from schemathesis.config import SchemathesisConfig
+
+from billing.api.rest import api
+from config.requests import Request
+from tests.api.rest.programs import Program, program_of_administrator
+from tests.factories import PlanFactory, ServiceFactory, plan_with, subscribed, user_with
+
+EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "5"))
+
+
+handler = WSGIHandler()
+handler.request_class = Request
+
+
+def application(environ: dict[str, Any], start_response: Any) -> Any:
+    """As a server has it, to a client that takes no compressed answers: this one reads none."""
+    environ.pop("HTTP_ACCEPT_ENCODING", None)
+    return handler(environ, start_response)
+
+
+# What is well-formed may still be more than the balance, a plan that there is not, or no e-mail.
+REFUSED_BY_RULES = ["402", "422"]
+CONFIG = SchemathesisConfig.from_dict(
+    {
+        "seed": 1,
+        "generation": {"max-examples": EXAMPLES, "deterministic": True, "database": "none"},
+        "checks": {
+            "positive_data_acceptance": {
+                "expected-statuses": ["2xx", "401", "403", "404", "409", *REFUSED_BY_RULES]
+            }
+        },
+    }
+)
+schema = schemathesis.openapi.from_dict(dict(api.get_openapi_schema()), config=CONFIG)
+schema.app = application
+
+
+@schema.hook
+def map_path_parameters(context: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Most IDs that there could be are of nobody; these mostly are of somebody."""
+    return {
+        name: 1 + value % 3 if type(value) is int and value > 0 else value
+        for name, value in (parameters or {}).items()
+    }
+
+
+@pytest.fixture
+def connection_stays() -> Iterator[None]:
+    """As in Django's own test client: a request would end the test's transaction."""
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)
+    yield
+    for signal in (request_started, request_finished):
+        signal.connect(close_old_connections)
+
+
+@pytest.fixture
+def world(db: None, connection_stays: None) -> Program:
+    """Users, plans and subscriptions have the IDs 1 to 3, as the first of all have."""
+    with connection.cursor() as cursor:
+        for table in ("users_user", "billing_plan", "billing_subscription"):
+            cursor.execute("SELECT setval(pg_get_serial_sequence(%s, 'id'), 1, false)", [table])
+    users = [user_with(real="1000", bonus="50") for _ in range(3)]
+    sms = ServiceFactory(code="outgoing_sms")
+    plans = [plan_with({sms: "0.3"}), PlanFactory(), PlanFactory(is_active=False)]
+    for user in users:
+        subscription = subscribed(user, plans[0])
+    assert {users[-1].pk, plans[-1].pk, subscription.pk} == {3}
+    return program_of_administrator()
+
+
+@schema.parametrize()
+def test_the_api_does_what_it_says_of_itself(case: schemathesis.Case, world: Program) -> None:
+    with transaction.atomic():
+        case.call_and_validate(headers={"Authorization": f"Bearer {world.secret}"})
+        transaction.set_rollback(True)
