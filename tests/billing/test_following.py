@@ -257,6 +257,33 @@ def test_a_follower_misses_nothing_while_many_post(connections: Connections) -> 
     assert len(everything) > writers * rounds
 
 
+def test_a_follower_of_one_user_misses_nothing_while_many_post(connections: Connections) -> None:
+    user = UserFactory()
+    writers, rounds = 3, 15
+    seen: list[int] = []
+
+    def read(beyond: int) -> int:
+        stretch = reports.stretch_of_user(
+            Listing(user_id=user.pk), beyond=beyond, newest_first=False, limit=LIMIT
+        )
+        seen.extend(row.number for row in stretch.rows)
+        assert stretch.end is not None
+        return stretch.end
+
+    def work(place: int) -> None:
+        if place < writers:
+            for _ in range(rounds):
+                refill(user)
+            return
+        reached = 0
+        while reached < writers * rounds:
+            reached = read(reached)
+
+    for outcome in connections(writers + 1, work):
+        assert outcome.error is None, outcome.error
+    assert seen == list(range(1, writers * rounds + 1))
+
+
 def test_a_follower_who_filters_does_not_search_the_same_again(db: None) -> None:
     user = user_with(real=1)
     follower = Follower(type="reversal")
