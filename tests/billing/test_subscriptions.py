@@ -737,3 +737,15 @@ def test_what_comes_next_for_who_waits_is_what_it_would_cost_today() -> None:
     assert charge_on(APRIL_10, Terms("monthly", D("12.55"), True)).amount == D("8.7850")
     cancel(subscription, APRIL_10)
     assert subscriptions.upcoming(now(subscription), APRIL_10) is None
+
+
+def test_what_it_takes_to_resume_is_what_all_suspended_ones_cost_today() -> None:
+    user = user_with(real=10)
+    thrifty = PlanFactory(price="30", proportional_charge=True)
+    subscribed(user, PlanFactory(price="10"), day=date(2026, 4, 1))  # is paid, so not counted
+    for device in ("Truck 1", "Truck 2"):
+        subscribed(user, thrifty, device=device, day=date(2026, 4, 1))
+    subscribed(user, PlanFactory(price="7"), device="Truck 3", day=date(2026, 4, 1))
+    subscribed(user_with(), thrifty, day=date(2026, 4, 1))  # somebody else's
+    assert subscriptions.needed_to_resume(user, date(2026, 4, 16)) == (3, 2 * 15 + 7)
+    assert subscriptions.needed_to_resume(UserFactory(), date(2026, 4, 16)) == (0, 0)
