@@ -238,6 +238,10 @@ def test_amounts_are_answered_to_the_last_digit(amount: Decimal) -> None:
     assert "E" not in written
 
 
+def test_a_whole_amount_keeps_its_zeros() -> None:
+    assert in_json([Decimal("100"), Decimal("100.0000"), Decimal("1E+2")]) == "[100, 100, 100]"
+
+
 # --- Once ---------------------------------------------------------------------------------------
 
 

@@ -538,6 +538,16 @@ def test_a_plan_along_with_activating_and_deactivating(
     assert Subscription.objects.get(user=world.user).plan == world.plan
 
 
+def test_an_update_is_whole_or_not_at_all(program: Program, world: World) -> None:
+    User.objects.filter(pk=world.user.pk).update(is_active=False)
+    before = User.objects.values().get(pk=world.user.pk)
+    retired = PlanFactory(is_active=False)
+    answer = update(program, world.user, INDIVIDUAL, default_tariff_id=retired.pk)
+    assert (answer.code, list(answer.wrong)) == (7, ["default_tariff_id"])
+    assert User.objects.values().get(pk=world.user.pk) == before
+    assert history(world.user) == []
+
+
 def test_nobody_gets_rights_by_an_update(program: Program, world: World) -> None:
     crafted = {"is_staff": True, "is_superuser": True, "password": "x", "balance": 10**6}
     update(program, world.user, INDIVIDUAL | crafted, is_staff=True)
