@@ -1,0 +1,202 @@
+"""Every error code that there is, provoked over HTTP. A new one without an entry here is seen."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import pytest
+from django.db import connection
+from django.http import HttpResponse
+from django.utils import timezone
+
+from billing import errors, ledger
+from billing.api.problems import OWN, STATUS_BY_CODE
+from billing.models import Service
+from tests.api.rest.calls import REFILL, TEN_SMS, World, make_world
+from tests.api.rest.programs import Program, assert_problem, program_of_administrator, program_with
+from tests.factories import PlanFactory, ServiceFactory, UserFactory, subscribed
+
+
+class Scene(NamedTuple):
+    program: Program
+    world: World
+    patch: pytest.MonkeyPatch
+    settings: Any
+
+    @property
+    def user(self) -> str:
+        return f"/users/{self.world.user.pk}"
+
+    @property
+    def subscription(self) -> str:
+        return f"{self.user}/subscriptions/{self.world.subscription.pk}"
+
+    def post(self, path: str, body: Any, **options: Any) -> HttpResponse:
+        """`path` is of the user."""
+        return self.program.post(f"{self.user}{path}", body, **options)
+
+    def refill(self, **fields: Any) -> HttpResponse:
+        return self.post("/balance-changes", REFILL | fields)
+
+    def charge(self, **fields: Any) -> HttpResponse:
+        return self.post("/service-charges", TEN_SMS | fields)
+
+
+BOTH = {"pay_back": True, "charge_now": True}
+
+
+def conflict(scene: Scene) -> HttpResponse:
+    scene.post("/balance-changes", REFILL, key="17")
+    return scene.post("/balance-changes", REFILL | {"amount": "1"}, key="17")
+
+
+def reversed_twice(scene: Scene) -> HttpResponse:
+    scene.post("/transactions/1/reversal", {"description": "Wrong user"})
+    return scene.post("/transactions/1/reversal", {"description": "Wrong user"})
+
+
+def reversed_reversal(scene: Scene) -> HttpResponse:
+    number = scene.post("/transactions/1/reversal", {"description": "Wrong user"}).json()["number"]
+    return scene.post(f"/transactions/{number}/reversal", {"description": "Wrong user"})
+
+
+def without_plan(scene: Scene) -> HttpResponse:
+    return scene.program.post(f"/users/{UserFactory().pk}/service-charges", TEN_SMS)
+
+
+def of_retired_service(scene: Scene) -> HttpResponse:
+    Service.objects.update(is_active=False)
+    return scene.charge()
+
+
+def of_deactivated_user(scene: Scene) -> HttpResponse:
+    user = UserFactory(is_active=False)
+    body = {"plan_id": scene.world.other_plan.pk}
+    return scene.program.post(f"/users/{user.pk}/subscriptions", body)
+
+
+def of_suspended_subscription(scene: Scene) -> HttpResponse:
+    user = UserFactory()
+    subscribed(user, scene.world.subscription.plan)  # and there is no money
+    return scene.program.post(f"/users/{user.pk}/service-charges", TEN_SMS)
+
+
+def cancelled_twice(scene: Scene) -> HttpResponse:
+    scene.program.post(f"{scene.subscription}/cancel", {"pay_back": False})
+    return scene.program.post(f"{scene.subscription}/cancel", {"pay_back": False})
+
+
+def on_active_day(scene: Scene) -> HttpResponse:
+    tomorrow = (timezone.now() + timedelta(days=1)).date().isoformat()
+    body = {"device": "8617", "day": tomorrow}
+    return scene.program.call("PUT", f"{scene.user}/active-days", body)
+
+
+def started(scene: Scene, plan_id: int, **fields: Any) -> HttpResponse:
+    return scene.post("/subscriptions", {"plan_id": plan_id} | fields)
+
+
+def too_slow(scene: Scene) -> HttpResponse:
+    def sleep(execute: Any, sql: str, params: Any, many: Any, context: Any) -> Any:
+        if 'FROM "billing_transaction"' in sql:
+            return execute("SELECT pg_sleep(60)", None, many, context)
+        return execute(sql, params, many, context)
+
+    scene.patch.setattr("billing.api.transactions.SEARCH_SECONDS", 0.05)
+    with connection.execute_wrapper(sleep):
+        return scene.program.get("/transactions?device=8617")
+
+
+def failing(scene: Scene) -> HttpResponse:
+    scene.patch.setattr(ledger, "change_balance", lambda *args, **options: 1 / 0)
+    return scene.refill()
+
+
+def too_often(scene: Scene) -> HttpResponse:
+    program = program_of_administrator(requests_per_minute=1)
+    program.get("/users")
+    return program.get("/users")
+
+
+def with_limit(name: str, value: int, call: Callable[[Scene], HttpResponse]) -> Any:
+    def provoke(scene: Scene) -> HttpResponse:
+        setattr(scene.settings, name, value)
+        return call(scene)
+
+    return provoke
+
+
+PROVOKED: dict[str, Callable[[Scene], HttpResponse]] = {
+    # By the ledger
+    "invalid_amount": lambda scene: scene.refill(amount="five"),
+    "nothing_to_change": lambda scene: scene.refill(amount="0"),
+    "invalid_description": lambda scene: scene.refill(description="Four"),
+    "invalid_entry": lambda scene: scene.refill(description="Line\nbreak"),
+    "unknown_user": lambda scene: scene.program.get(f"/users/{2**63 - 1}"),
+    "unknown_transaction": lambda scene: scene.program.get(f"{scene.user}/transactions/999"),
+    "insufficient_funds": lambda scene: scene.refill(amount="-9999"),
+    "balance_out_of_range": lambda scene: scene.refill(amount="999999999999999"),
+    "balance_moved": lambda scene: scene.refill(expected_number=0),
+    "idempotency_conflict": conflict,
+    "already_reversed": reversed_twice,
+    "not_reversible": reversed_reversal,
+    "invalid_quantity": lambda scene: scene.charge(quantity="0"),
+    "invalid_day": on_active_day,
+    "no_plan": without_plan,
+    "unknown_service": lambda scene: scene.charge(service="teleport"),
+    "service_not_available": lambda scene: scene.charge(service=ServiceFactory().code),
+    "service_retired": of_retired_service,
+    "plan_retired": lambda scene: started(scene, PlanFactory(is_active=False).pk, device="8617"),
+    "same_plan": lambda scene: scene.program.post(
+        f"{scene.subscription}/change-plan", BOTH | {"plan_id": scene.world.subscription.plan_id}
+    ),
+    "user_deactivated": of_deactivated_user,
+    "subscription_exists": lambda scene: started(scene, scene.world.other_plan.pk),
+    "subscription_suspended": of_suspended_subscription,
+    "subscription_cancelled": cancelled_twice,
+    # By the interface itself
+    "malformed_json": lambda scene: scene.post("/balance-changes", b"{"),
+    "bad_request": lambda scene: scene.program.get("/users", Host="evil.example.com"),
+    "too_many_parameters": with_limit(
+        "DATA_UPLOAD_MAX_NUMBER_FIELDS", 1, lambda scene: scene.program.get("/users?a=1&b=2")
+    ),
+    "unauthenticated": lambda scene: scene.program.get("/users", Authorization=None),
+    "forbidden": lambda scene: program_with().get("/users"),
+    "read_only_key": lambda scene: program_of_administrator(is_read_only=True).post("/users", {}),
+    "not_found": lambda scene: scene.program.get("/nothing"),
+    "unknown_plan": lambda scene: started(scene, 2**63 - 1),
+    "unknown_subscription": lambda scene: scene.program.get(
+        f"/users/{UserFactory().pk}/subscriptions/{scene.world.subscription.pk}"
+    ),
+    "method_not_allowed": lambda scene: scene.program.call("DELETE", "/users"),
+    "email_taken": lambda scene: scene.program.post("/users", {"email": scene.world.user.email}),
+    "too_large": with_limit("DATA_UPLOAD_MAX_MEMORY_SIZE", 10, lambda scene: scene.refill()),
+    "unsupported_media_type": lambda scene: scene.post(
+        "/balance-changes", REFILL, content_type="text/plain"
+    ),
+    "invalid_request": lambda scene: scene.refill(ammount="5"),
+    "too_many_requests": too_often,
+    "too_slow": too_slow,
+    "internal_error": failing,
+}
+
+
+def family(kind: type[errors.BillingError]) -> set[str]:
+    return {each.code for each in kind.__subclasses__()}.union(
+        *(family(each) for each in kind.__subclasses__())
+    )
+
+
+def test_every_code_has_an_entry_here() -> None:
+    assert set(PROVOKED) == family(errors.BillingError) | set(OWN)
+
+
+@pytest.mark.parametrize("code", PROVOKED)
+def test_every_code_is_told_with_its_status(
+    db: None, code: str, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    scene = Scene(program_of_administrator(), make_world(), monkeypatch, settings)
+    status = OWN[code][0] if code in OWN else STATUS_BY_CODE.get(code, 422)
+    response = PROVOKED[code](scene)
+    problem = assert_problem(response, status, code)
+    assert "{" not in problem["detail"]
