@@ -152,11 +152,11 @@ def _save(user: User, fields: UserFields) -> list[str]:
     changed = [name for name, value in given.items() if getattr(user, name) != value]
     for name in changed:
         setattr(user, name, given[name])
-    if User.objects.with_email(user.email).exclude(pk=user.pk).exists():
-        raise Problem("email_taken")
     try:
         user.full_clean(exclude=["password"])
     except ValidationError as problem:
+        if User.objects.with_email(user.email).exclude(pk=user.pk).exists():
+            raise Problem("email_taken") from None
         errors = [
             {"field": field, "reason": " ".join(reasons)}
             for field, reasons in problem.message_dict.items()
