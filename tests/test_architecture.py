@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("billing.admin", "billing.api", "billing.management", "billing.tasks"),
     ("billing.templatetags",),
     ("billing.charging", "billing.exports", "billing.webhooks"),
-    ("billing.subscriptions",),
+    ("billing.subscriptions", "billing.thresholds"),
     (
         "billing.access",
         "billing.ledger",

@@ -1,8 +1,6 @@
 """Below which balance programs are told of it: by default, and of one user."""
 
-from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any, Self
+from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
@@ -15,41 +13,16 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from unfold.admin import ModelAdmin
 
-from billing import ledger, reports
+from billing import ledger, reports, thresholds
 from billing.admin.configuration import PriceField
 from billing.admin.pages import PanelForm, ReadOnlyAdmin, page_context, row_or_404
 from billing.admin.transactions import cursor_of
 from billing.admin.two_steps import log
 from billing.models import LowBalanceThreshold
-from billing.money import format_money
+from billing.thresholds import Threshold
 from users.models import User
 
 CHANGES_SHOWN = 20
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """What counts for a user, or by default: below `amount`, or never where there is none."""
-
-    amount: Decimal | None
-    is_own: bool
-
-    @classmethod
-    def by_default(cls) -> Self:
-        row = LowBalanceThreshold.objects.filter(user=None).first()
-        return cls(row.amount if row else None, is_own=False)
-
-    @classmethod
-    def of(cls, user: User) -> Self:
-        row = LowBalanceThreshold.objects.filter(user=user).first()
-        return cls(row.amount, is_own=True) if row else cls.by_default()
-
-    def __str__(self) -> str:
-        return "never" if self.amount is None else f"below {format_money(self.amount)}"
-
-    @property
-    def in_words(self) -> str:
-        return str(self) if self.is_own else f"{self}, by default"
 
 
 class DefaultForm(PanelForm):
@@ -90,11 +63,6 @@ class DefaultForm(PanelForm):
             self.add_error("amount", "No balance is below zero. Choose “Never” instead.")
         return cleaned
 
-    def save(self, user: User | None = None) -> None:
-        LowBalanceThreshold.objects.update_or_create(
-            user=user, defaults={"amount": self.cleaned_data["amount"]}
-        )
-
 
 class OwnForm(DefaultForm):
     """The threshold of one user."""
@@ -104,7 +72,7 @@ class OwnForm(DefaultForm):
         if not threshold.is_own:
             self.initial["amount"] = None
         self.fields["when"].choices = [  # type: ignore[attr-defined]
-            ("default", f"By default: {Threshold.by_default()}"),
+            ("default", f"By default: {thresholds.by_default()}"),
             ("amount", "Below an amount of the user's own"),
             ("never", "Never"),
         ]
@@ -113,11 +81,10 @@ class OwnForm(DefaultForm):
     def kind_of(threshold: Threshold) -> str:
         return DefaultForm.kind_of(threshold) if threshold.is_own else "default"
 
-    def save(self, user: User | None = None) -> None:
+    def save(self, user: User) -> thresholds.Change:
         if self.cleaned_data["when"] == "default":
-            LowBalanceThreshold.objects.filter(user=user).delete()
-        else:
-            super().save(user)
+            return thresholds.unset_own(user.pk)
+        return thresholds.set_own(user.pk, self.cleaned_data["amount"])
 
 
 def _may_view(request: HttpRequest) -> bool:
@@ -135,25 +102,17 @@ def low_balance(request: HttpRequest, user_id: int, model_admin: ModelAdmin) -> 
     if not _may_view(request) or not isinstance(actor, User):
         raise PermissionDenied
     user = get_object_or_404(User, pk=user_id, is_staff=False)
-    threshold = Threshold.of(user)
+    threshold = thresholds.of(user.pk)
     form = OwnForm(threshold, request.POST if request.method == "POST" else None)
     if request.method == "POST":
         if not _may_change(request):
             raise PermissionDenied
         with transaction.atomic():
-            ledger.hold([user.pk])
-            before = Threshold.of(user)
             if form.is_valid():
-                form.save(user)
-                after = Threshold.of(user)
-                if after != before:
-                    log(
-                        actor,
-                        user,
-                        f"Low balance: programs are told {after.in_words} "
-                        f"(before: {before.in_words}).",
-                    )
-                messages.success(request, f"Programs are told {after.in_words}.")
+                change = form.save(user)
+                if change.sentence:
+                    log(actor, user, change.sentence)
+                messages.success(request, f"Programs are told {change.after.in_words}.")
                 sees_profile = request.user.has_perm("users.view_user")
                 page = "users_user_change" if sees_profile else "users_user_low_balance"
                 return HttpResponseRedirect(reverse(f"admin:{page}", args=[user.pk]))
@@ -179,14 +138,14 @@ class LowBalanceThresholdAdmin(ReadOnlyAdmin):
         actor = request.user
         if not _may_view(request) or not isinstance(actor, User):
             raise PermissionDenied
-        threshold = Threshold.by_default()
+        threshold = thresholds.by_default()
         form = DefaultForm(threshold, request.POST if request.method == "POST" else None)
         if request.method == "POST":
             if not _may_change(request):
                 raise PermissionDenied
             if form.is_valid():
                 self._save(actor, form)
-                after = Threshold.by_default()
+                after = thresholds.by_default()
                 self.message_user(
                     request, f"By default, programs are told {after}.", messages.SUCCESS
                 )
@@ -223,8 +182,9 @@ class LowBalanceThresholdAdmin(ReadOnlyAdmin):
         row, _ = LowBalanceThreshold.objects.get_or_create(user=None)
         row = LowBalanceThreshold.objects.select_for_update().get(pk=row.pk)
         before = Threshold(row.amount, is_own=False)
-        form.save()
-        after = Threshold.by_default()
+        row.amount = form.cleaned_data["amount"]
+        row.save()
+        after = thresholds.by_default()
         if after != before:
             LogEntry.objects.log_actions(
                 actor.pk,

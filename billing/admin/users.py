@@ -17,10 +17,10 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from billing import subscriptions
+from billing import subscriptions, thresholds
 from billing.admin.change_balance import change_balance
 from billing.admin.charge_service import charge_service
-from billing.admin.low_balance import Threshold, low_balance
+from billing.admin.low_balance import low_balance
 from billing.admin.navigation import header_actions
 from billing.admin.pages import utc_today
 from billing.admin.subscriptions import (
@@ -243,7 +243,7 @@ class BillingUserAdmin(UserAdmin):
                 )
                 context["suspended_count"] = suspended.count()
             if request.user.has_perm("billing.view_lowbalancethreshold"):
-                context["threshold"] = Threshold.of(obj)
+                context["threshold"] = thresholds.of(obj.pk)
             context |= {
                 "actions_detail": header_actions(request, obj.pk),
                 "balance": obj.balance if sees_money(request) else None,

@@ -1,21 +1,19 @@
 """Calls about the real balance below which programs are told of it (the event `balance.low`)."""
 
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.db import transaction
 from django.http import HttpRequest
 from ninja import Router
 
-from billing import ledger, wire
+from billing import thresholds, wire
 from billing.api.history import note
 from billing.api.keys import Needs, actor
 from billing.api.schemas import PathId, ProblemOut, ThresholdIn, ThresholdOut
 from billing.api.users import customer, customer_id
 from billing.errors import InvalidAmount
-from billing.models import LowBalanceThreshold
-from billing.money import NotMoney, format_money, to_money
-from users.models import User
+from billing.money import NotMoney, to_money
 
 router = Router(tags=["Low balance thresholds"])
 
@@ -41,11 +39,8 @@ def read_threshold(request: HttpRequest, user_id: PathId) -> dict[str, Any]:
 def set_threshold(request: HttpRequest, user_id: PathId, new: ThresholdIn) -> dict[str, Any]:
     amount = None if new.amount is None else _amount(new.amount)
     with transaction.atomic():
-        user = _held(request, user_id)
-        before = _threshold(user.pk)
-        LowBalanceThreshold.objects.update_or_create(user=user, defaults={"amount": amount})
-        _note_change(request, user, before)
-    return _shown(user.pk)
+        _note(request, user_id, thresholds.set_own(customer_id(user_id), amount))
+    return _shown(user_id)
 
 
 @router.delete(
@@ -57,11 +52,8 @@ def set_threshold(request: HttpRequest, user_id: PathId, new: ThresholdIn) -> di
 )
 def unset_threshold(request: HttpRequest, user_id: PathId) -> dict[str, Any]:
     with transaction.atomic():
-        user = _held(request, user_id)
-        before = _threshold(user.pk)
-        LowBalanceThreshold.objects.filter(user=user).delete()
-        _note_change(request, user, before)
-    return _shown(user.pk)
+        _note(request, user_id, thresholds.unset_own(customer_id(user_id)))
+    return _shown(user_id)
 
 
 def _amount(text: str) -> Decimal:
@@ -74,43 +66,15 @@ def _amount(text: str) -> Decimal:
     return amount
 
 
-class Threshold(NamedTuple):
-    """What counts for a user. No amount: nobody is told."""
-
-    amount: Decimal | None
-    is_default: bool
-
-    def __str__(self) -> str:
-        told = "never" if self.amount is None else f"below {format_money(self.amount)}"
-        return f"{told}, by default" if self.is_default else told
-
-
-def _threshold(user_id: int) -> Threshold:
-    own = LowBalanceThreshold.objects.filter(user=user_id).first()
-    if own is not None:
-        return Threshold(own.amount, is_default=False)
-    default = LowBalanceThreshold.objects.filter(user=None).first()
-    return Threshold(default.amount if default else None, is_default=True)
-
-
-def _held(request: HttpRequest, user_id: int) -> User:
-    """The user, while nobody else can do anything to the user's money."""
-    user = customer(request, user_id)
-    ledger.hold([user.pk])
-    return user
-
-
-def _note_change(request: HttpRequest, user: User, before: Threshold) -> None:
-    after = _threshold(user.pk)
-    if after != before:
-        sentence = f"Low balance: programs are told {after} (before: {before}). By the API."
-        note(actor(request), user, sentence)
+def _note(request: HttpRequest, user_id: int, change: thresholds.Change) -> None:
+    if change.sentence:
+        note(actor(request), customer(request, user_id), f"{change.sentence} By the API.")
 
 
 def _shown(user_id: int) -> dict[str, Any]:
-    amount, is_default = _threshold(user_id)
+    amount, is_own = thresholds.of(user_id)
     return {
         "user_id": user_id,
         "amount": None if amount is None else wire.amount(amount),
-        "is_default": is_default,
+        "is_default": not is_own,
     }

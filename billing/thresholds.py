@@ -1,0 +1,69 @@
+"""Below which real balance programs are told of it: a user's own threshold, else the default.
+
+A trigger tells them (migrations/sql/0011_webhooks.sql), of a balance that falls below. Who sets a
+threshold holds the user's balance, so that what is posted meanwhile goes by the one or the other.
+"""
+
+from decimal import Decimal
+from typing import NamedTuple
+
+from django.db import transaction
+
+from billing import ledger
+from billing.models import LowBalanceThreshold
+from billing.money import format_money
+
+
+class Threshold(NamedTuple):
+    """Programs are told below `amount`; None: never."""
+
+    amount: Decimal | None
+    is_own: bool
+
+    def __str__(self) -> str:
+        return "never" if self.amount is None else f"below {format_money(self.amount)}"
+
+    @property
+    def in_words(self) -> str:
+        return str(self) if self.is_own else f"{self}, by default"
+
+
+class Change(NamedTuple):
+    before: Threshold
+    after: Threshold
+
+    @property
+    def sentence(self) -> str:
+        """For the user's history; empty if nothing is another now."""
+        if self.before == self.after:
+            return ""
+        before, after = self.before.in_words, self.after.in_words
+        return f"Low balance: programs are told {after} (before: {before})."
+
+
+def by_default() -> Threshold:
+    row = LowBalanceThreshold.objects.filter(user=None).first()
+    return Threshold(row.amount if row else None, is_own=False)
+
+
+def of(user_id: int) -> Threshold:
+    """What counts for a user."""
+    row = LowBalanceThreshold.objects.filter(user=user_id).first()
+    return Threshold(row.amount, is_own=True) if row else by_default()
+
+
+@transaction.atomic
+def set_own(user_id: int, amount: Decimal | None) -> Change:
+    ledger.hold([user_id])
+    before = of(user_id)
+    LowBalanceThreshold.objects.update_or_create(user_id=user_id, defaults={"amount": amount})
+    return Change(before, of(user_id))
+
+
+@transaction.atomic
+def unset_own(user_id: int) -> Change:
+    """Puts a user back on the default."""
+    ledger.hold([user_id])
+    before = of(user_id)
+    LowBalanceThreshold.objects.filter(user=user_id).delete()
+    return Change(before, of(user_id))
