@@ -82,6 +82,9 @@ UNREADABLE: Final = re.compile(
 UNSEEN: Final = re.compile(r"[\u00ad\u200b\u2060\ufeff]")
 CODE: Final = re.compile(r"[a-z][a-z0-9_]*")
 NULL_CHARACTER_IN_JSON: Final = re.compile(r"(?<!\\)(\\\\)*\\u0000")
+# Kept for ever, and read with each page of transactions.
+MAX_METADATA: Final = 16_384  # characters, as the database writes them
+EXPONENT_IN_JSON: Final = re.compile(r"[0-9]e[-+][0-9]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -455,16 +458,29 @@ def _charged_before(user: User | int, key: str | None, said: _Said) -> Transacti
     metadata = dict(earlier.metadata)
     metadata.pop(REQUEST_ID, None)
     pricing = metadata.pop(PRICING, None)
-    if said != _Said(
-        service=earlier.subtype if earlier.type == TransactionType.SERVICE else None,
-        device=earlier.device,
-        quantity=pricing.get("quantity") if isinstance(pricing, dict) else None,
-        metadata=metadata,
-        description=said.description and earlier.description,  # made up where none was said
+    if _told_apart(said) != _told_apart(
+        _Said(
+            service=earlier.subtype if earlier.type == TransactionType.SERVICE else None,
+            device=earlier.device,
+            quantity=pricing.get("quantity") if isinstance(pricing, dict) else None,
+            metadata=metadata,
+            description=said.description and earlier.description,  # made up where none was said
+        )
     ):
         raise IdempotencyConflict(number=earlier.number)
     earlier.replayed = True
     return earlier
+
+
+def _told_apart(value: Any) -> Any:
+    """The same, but to be compared as JSON is: to Python, true is 1, and false 0."""
+    if isinstance(value, bool):
+        return ("true" if value else "false",)
+    if isinstance(value, dict):
+        return {name: _told_apart(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_told_apart(each) for each in value]
+    return value
 
 
 def _own_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -659,7 +675,17 @@ def _json_object(name: str, value: object) -> Mapping[str, Any]:
         written = ""
     if not written.startswith("{") or NULL_CHARACTER_IN_JSON.search(written):
         raise InvalidEntry(field=name, reason="it must be a JSON object")
+    if _is_longer(written, MAX_METADATA):
+        raise InvalidEntry(field=name, reason=f"it has more than {MAX_METADATA:,} characters")
     return cast(Mapping[str, Any], value)
+
+
+def _is_longer(written: str, limit: int) -> bool:
+    """Whether JSON is longer than that; of 1e308, the database writes all 309 digits."""
+    if len(written) <= limit and EXPONENT_IN_JSON.search(written):
+        spelt_out = json.loads(written, parse_float=lambda number: f"{Decimal(number):f}")
+        written = _as_strict_json(spelt_out)
+    return len(written) > limit
 
 
 def _with_request(metadata: Mapping[str, Any]) -> Mapping[str, Any]:

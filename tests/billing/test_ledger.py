@@ -377,6 +377,31 @@ def test_metadata_may_not_be_endless() -> None:
             )
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"a": "x" * ledger.MAX_METADATA},
+        {"a": [1e308] * 60},  # which the database writes with 309 digits
+        {"a": [1e-300] * 60},
+        {str(number): number for number in range(2_000)},
+    ],
+)
+def test_metadata_that_every_page_would_have_to_carry_is_refused(metadata: dict[str, Any]) -> None:
+    with pytest.raises(errors.InvalidEntry, match=r"more than 16,384 characters") as refused:
+        ledger.change_balance(
+            UserFactory(), amount=1, description="Refill", metadata=metadata, **BY_PANEL
+        )
+    assert refused.value.data["field"] == "metadata"
+
+
+def test_the_longest_metadata_is_kept() -> None:
+    metadata = {"a": "x" * (ledger.MAX_METADATA - len('{"a": ""}'))}
+    posted = ledger.change_balance(
+        UserFactory(), amount=1, description="Refill", metadata=metadata, **BY_PANEL
+    )
+    assert posted.metadata == metadata
+
+
 @pytest.mark.parametrize("number", ["1", 1.0, True, 2**63, -(2**63) - 1])
 def test_numbers_of_transactions_are_whole_numbers(number: Any) -> None:
     user = user_with(real=5)

@@ -399,6 +399,17 @@ def test_a_repeated_call_finds_its_charge_whatever_numbers_its_metadata_has(
     assert (again, again.replayed) == (first, True)
 
 
+@pytest.mark.parametrize(("first", "second"), [(True, 1), (1, True), (False, 0), (0.0, False)])
+def test_in_metadata_true_is_not_one(customer: User, first: Any, second: Any) -> None:
+    charge(customer, metadata={"a": [{"b": first}]}, idempotency_key="k")
+    refuses(
+        customer,
+        errors.IdempotencyConflict,
+        metadata={"a": [{"b": second}]},
+        idempotency_key="k",
+    )
+
+
 @pytest.mark.parametrize(
     "other",
     [
