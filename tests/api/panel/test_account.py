@@ -139,6 +139,15 @@ def test_guessing_is_slowed_down_per_login(clerk: User) -> None:
     assert log_in("nobody@example.com", "wrong").code == 102
 
 
+def test_another_way_of_writing_a_login_begins_no_new_count(clerk: User) -> None:
+    User.objects.filter(pk=clerk.pk).update(email="admin@example.com")
+    written = "adm\u0130n@example.com"  # İ, which is two letters to Python, and to the database "i"
+    assert User.objects.with_email(written).get() == clerk
+    for _ in range(LOGINS_PER_MINUTE):
+        assert log_in("admin@example.com", "wrong").code == 102
+    assert log_in(written, "wrong").code == 15
+
+
 def test_logging_in_often_is_no_guessing(clerk: User) -> None:
     for _ in range(2 * LOGINS_PER_MINUTE):
         assert log_in().code is None
