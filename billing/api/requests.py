@@ -13,6 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -47,7 +48,7 @@ def api_requests(get_response: Handler) -> Handler:
         # Nothing here goes by cookies, so there is nothing that a browser could be made to forge.
         request.csrf_processing_done = True  # type: ignore[attr-defined]
         started = time.monotonic()
-        refusal = _too_large(request) or _too_many_parameters(request)
+        refusal = _broken_off(request) or _too_large(request) or _too_many_parameters(request)
         if refusal is not None:
             response = refusal
         else:
@@ -86,6 +87,25 @@ def _in_its_words(request: HttpRequest, response: HttpResponseBase) -> HttpRespo
     else:
         problem = Problem("internal_error")
     return answer(request, problem)
+
+
+def _broken_off(request: HttpRequest) -> HttpResponseBase | None:
+    """Reads a body that comes in chunks, as some libraries send all JSON. Django knows only bodies
+    whose length is told, and takes others for empty.
+    """
+    told = request.META
+    in_chunks = told.get("HTTP_TRANSFER_ENCODING", "").strip().lower() == "chunked"
+    if not in_chunks or told.get("CONTENT_LENGTH") or not told.get("wsgi.input_terminated"):
+        return None
+    try:
+        body = told["wsgi.input"].read(settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1)
+    except Exception:  # the web server's own; what is wrong is between it and the caller
+        if request.path_info.startswith("/v2/"):
+            return _wrong_format("the body breaks off", status=400)
+        return answer(request, Problem("bad_request"))
+    told["CONTENT_LENGTH"] = str(len(body))
+    request._stream = BytesIO(body)
+    return None
 
 
 def _too_large(request: HttpRequest) -> HttpResponseBase | None:
