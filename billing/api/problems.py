@@ -74,9 +74,9 @@ def details(
         "detail": str(error),
         "code": error.code,
     }
-    if request_id is not None:
-        told["request_id"] = request_id
-    return {k: v for k, v in error.data.items() if k != "reasons"} | told
+    figures = {k: v for k, v in error.data.items() if k != "reasons" and k not in told}
+    last = {} if request_id is None else {"request_id": request_id}
+    return told | figures | last
 
 
 def title_of(code: str) -> str:

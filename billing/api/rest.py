@@ -176,6 +176,21 @@ SENTENCES = {
     "list_type": "It must be a list",
     "dict_type": "It must be a JSON object",
     "model_attributes_type": "It must be a JSON object",
+    "int_parsing": "It must be a whole number",
+    "int_from_float": "It must be a whole number",
+    "bool_parsing": "It must be true or false",
+    "enum": "It must be {expected}",
+    "literal_error": "It must be {expected}",
+    "greater_than_equal": "It must be {ge} or more",
+    "less_than_equal": "It must be {le} or less",
+    "string_too_long": "It must have at most {max_length} characters",
+    "too_long": "It must have at most {max_length} characters",
+    "too_short": "It must not be empty",
+    "string_pattern_mismatch": "It must be of ASCII characters, and neither begin nor end with a "
+    "space",
+    "date_from_datetime_parsing": "There is no such day",
+    "datetime_from_date_parsing": "There is no such time",
+    "datetime_parsing": "There is no such time",
 }
 
 
@@ -185,7 +200,10 @@ def _error(error: dict[str, Any]) -> dict[str, str]:
     if error["loc"][0] == "body":
         place = place[1:]  # the name of the function's argument
     reason = str(error["msg"]).removeprefix("Value error, ")
-    reason = SENTENCES.get(error["type"], reason)
+    if error["type"] in SENTENCES:
+        reason = SENTENCES[error["type"]].format_map(error.get("ctx", {}))
+        if error.get("ctx", {}).get("field_type") == "List":
+            reason = reason.replace("characters", "entries")
     return {
         "field": ".".join(str(each)[:40] for each in place) or str(error["loc"][0]),
         "reason": reason if reason.endswith(".") else f"{reason}.",

@@ -69,15 +69,13 @@ AmountIn = Annotated[
     StringConstraints(strict=True, max_length=40),
     Field(
         description="A text, with at most four decimals.",
-        examples=["-25.50"],
+        examples=["25.50"],
         json_schema_extra={"pattern": AMOUNT_PATTERN},
     ),
 ]
 AmountOut = Annotated[
     str,
-    Field(
-        description="With four decimals.", examples=["-25.5000"], pattern=r"^-?[0-9]+\.[0-9]{4}$"
-    ),
+    Field(description="With four decimals.", examples=["25.5000"], pattern=r"^-?[0-9]+\.[0-9]{4}$"),
 ]
 Id = Annotated[StrictInt, Field(ge=1, le=MAX_ID)]
 PathId = Annotated[int, Field(ge=1, le=MAX_ID)]
@@ -148,6 +146,11 @@ class Taken(Schema):
     """A body: with these fields, and no others."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+def example(**fields: Any) -> ConfigDict:
+    """A whole body to begin with, on the page where calls are tried."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
 class Parameters(Schema):
@@ -250,6 +253,8 @@ NOT_GIVEN: Any = Field(default=None)
 class UserFields(Taken):
     """Fields of a user. What is not given stays as it is, or is empty for a new one."""
 
+    model_config = example(phone="+44 20 7946 0018", comment="Called on Monday.")
+
     email: Annotated[Text, Field(max_length=254)] = NOT_GIVEN
     first_name: Annotated[Text, Field(max_length=100)] = NOT_GIVEN
     middle_name: Annotated[Text, Field(max_length=100)] = NOT_GIVEN
@@ -277,6 +282,10 @@ class UserFields(Taken):
 
 
 class UserIn(UserFields):
+    model_config = example(
+        email="ada@example.net", first_name="Ada", last_name="Lovelace", phone="+44 20 7946 0018"
+    )
+
     email: Annotated[Text, Field(max_length=254)]
 
 
@@ -291,6 +300,10 @@ class UserPage(Schema):
 class BalanceChangeIn(Taken):
     """Amounts are added to the balances as they are signed; one of them may be left out."""
 
+    model_config = example(
+        description="Bank transfer 4711", amount="25.00", bonus_amount="5.00", metadata={}
+    )
+
     description: Text = Field(description="5 to 200 characters.", examples=["Bank transfer 4711"])
     amount: AmountIn = "0"
     bonus_amount: AmountIn = "0"
@@ -303,11 +316,33 @@ class BalanceChangeIn(Taken):
 
 
 class BatchEntryIn(BalanceChangeIn):
+    model_config = example(
+        user_id=7, description="Bank transfer 4711", amount="25.00", idempotency_key="transfer-4711"
+    )
+
     user_id: Id
     idempotency_key: IdempotencyKey | None = None
 
 
 class BatchIn(Taken):
+    model_config = example(
+        entries=[
+            {
+                "user_id": 7,
+                "description": "Bank transfer 4711",
+                "amount": "25.00",
+                "idempotency_key": "transfer-4711",
+            },
+            {
+                "user_id": 8,
+                "description": "Bank transfer 4712",
+                "amount": "10.00",
+                "idempotency_key": "transfer-4712",
+            },
+        ],
+        skip_refused=False,
+    )
+
     entries: list[BatchEntryIn] = Field(min_length=1, max_length=1000)
     skip_refused: StrictBool = Field(
         default=False,
@@ -368,6 +403,8 @@ class PreviewedTransactionOut(Schema):
 
 
 class ReversalIn(Taken):
+    model_config = example(description="Charged for the wrong device")
+
     description: Text = Field(
         description="5 to 200 characters: why.", examples=["Charged for the wrong device"]
     )
@@ -380,6 +417,8 @@ class ReversalIn(Taken):
 
 class ServiceChargeIn(Taken):
     """The use of a service."""
+
+    model_config = example(service="outgoing_sms", quantity="10")
 
     service: Annotated[Text, Field(max_length=100, description="Its code.")] = Field(
         examples=["outgoing_sms"]
@@ -496,6 +535,8 @@ class SubscriptionPage(Schema):
 
 
 class SubscriptionIn(Taken):
+    model_config = example(plan_id=2, device="8617", wait_for_money=False)
+
     plan_id: Id
     device: Device = Field(default="", description="Empty: the user's own pricing plan.")
     wait_for_money: StrictBool = Field(
@@ -505,6 +546,8 @@ class SubscriptionIn(Taken):
 
 
 class PlanChangeIn(Taken):
+    model_config = example(plan_id=3, pay_back=True, charge_now=True)
+
     plan_id: Id
     pay_back: StrictBool = Field(
         description="Return what was paid for today and later under the present plan."

@@ -1,6 +1,7 @@
 """How `/api/v1/` describes itself, to programs and to people."""
 
 import re
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -11,6 +12,7 @@ from billing.api.openapi import TAGS
 from billing.api.pages import kinds
 from billing.api.problems import OWN, STATUS_BY_CODE
 from billing.api.rest import ROUTERS
+from billing.api.schemas import Taken
 from billing.errors import ERRORS_BY_CODE
 from tests.test_architecture import ROOT
 
@@ -154,3 +156,21 @@ def test_the_pages_ask_nothing_of_other_hosts(db: None, client: Client, page: st
 def test_the_documentation_leads_to_the_problems(described: dict[str, Any], client: Client) -> None:
     assert "(/api/v1/problems)" in described["info"]["description"]
     assert '"validatorUrl": null' in client.get("/api/v1/docs").content.decode()
+
+
+def subclasses(model: type[Taken]) -> Iterator[type[Taken]]:
+    for each in model.__subclasses__():
+        yield from (each, *subclasses(each))
+
+
+@pytest.mark.parametrize("model", [*subclasses(Taken)], ids=lambda model: model.__name__)
+def test_what_the_page_fills_in_to_try_a_call_is_valid(model: type[Taken]) -> None:
+    schema = model.model_json_schema()  # as the page makes one up, where there is no whole example
+    told = schema.get("examples") or [
+        {
+            name: field["examples"][0] if "examples" in field else field.get("default", True)
+            for name, field in schema["properties"].items()
+        }
+    ]
+    for body in told:
+        model.model_validate(body)
