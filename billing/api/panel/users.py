@@ -1,7 +1,7 @@
 """Calls about users, the customers; and what of a user is called otherwise there."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from tempfile import TemporaryFile
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +13,7 @@ from django.db.models.functions import Coalesce
 from django.http import FileResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from billing import subscriptions
+from billing import reports, subscriptions
 from billing.api.history import note
 from billing.api.panel.answers import moment
 from billing.api.panel.calls import Call
@@ -25,6 +25,7 @@ from billing.models import Channel, Plan, Subscription, UserDefaults
 from users.models import User, validate_time_zone
 
 LONGEST_FILTER: Final = 200
+SEARCH_SECONDS: Final = 10
 LONGEST_COMMENT: Final = 255
 FETCHED_TOGETHER: Final = 1_000
 SEES_MONEY: Final = "billing.view_balance"
@@ -132,10 +133,12 @@ def shown_text(user: User, name: str) -> str:
 
 
 def list_users(call: Call) -> dict[str, Any]:
-    found, ids = _wanted(call)
+    with _in_time(call):
+        found, ids = _wanted(call)
+        count = found.count()
     rows = (_shown(user, with_money=call.may(SEES_MONEY)) for user in _in_order(ids))
     # Some at once; very many as they are read, in constant memory.
-    return {"list": list(rows) if len(ids) <= FETCHED_TOGETHER else rows, "count": found.count()}
+    return {"list": list(rows) if len(ids) <= FETCHED_TOGETHER else rows, "count": count}
 
 
 def read_user(call: Call) -> dict[str, Any]:
@@ -171,7 +174,8 @@ def export_users(call: Call) -> HttpResponseBase:
     columns = parameters.names("columns", COLUMNS) if parameters.has("columns") else list(EXPORTED)
     if OF_MONEY & set(columns):
         call.needs(SEES_MONEY)
-    _, ids = _wanted(call)
+    with _in_time(call):
+        _, ids = _wanted(call)
     rows = _exported(columns, ids)
     name = f"users-{call.today}"
     if kind == "csv":
@@ -197,6 +201,16 @@ def _exported(columns: Sequence[str], ids: Sequence[int]) -> Iterator[list[Cell]
     for user in _in_order(ids):
         shown = _shown(user, with_money=True)
         yield [shown[column] for column in columns]
+
+
+@contextmanager
+def _in_time(call: Call) -> Iterator[None]:
+    """For many words, all fields of all users have to be read, over and over."""
+    try:
+        with reports.time_limit(SEARCH_SECONDS) if call.parameters.has("filter") else nullcontext():
+            yield
+    except reports.TooSlow:
+        raise call.parameters.wrong("filter", "Takes too long to find: use fewer words") from None
 
 
 def _wanted(call: Call) -> tuple[QuerySet[User], list[int]]:

@@ -9,6 +9,7 @@ from zipfile import ZipFile
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.db import connection
 from django.utils import timezone
 
 from billing import ledger
@@ -210,6 +211,22 @@ def test_a_long_list_is_sent_as_it_is_read(
     assert streamed.response.streaming
     assert not at_once.response.streaming
     assert streamed.content == at_once.content
+
+
+@pytest.mark.parametrize("call", ["user/list", "user/export"])
+def test_a_search_that_takes_too_long_is_given_up(
+    program: Program, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def slowly(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if "LIKE" in sql:
+            return execute("SELECT pg_sleep(60)", None, many, context)
+        return execute(sql, params, many, context)
+
+    monkeypatch.setattr(panel_users, "SEARCH_SECONDS", 0.05)
+    with connection.execute_wrapper(slowly):
+        answer = program(call, filter="nobody")
+    assert (answer.code, answer.status) == (7, 400)
+    assert "too long" in answer.wrong["filter"]
 
 
 # --- Creating -----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
+from django.db import connection
 
 from billing import ledger
 from billing.models import Subscription, UserDefaults
@@ -139,6 +140,19 @@ def test_a_page_costs_the_same_number_of_queries_whatever_its_length(
     program.get("/users")  # notes the last use
     with django_assert_num_queries(3):  # the key, its limit, the page
         program.get(f"/users?limit={limit}")
+
+
+def test_a_search_that_takes_too_long_is_given_up(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if "LIKE" in sql:
+            return execute("SELECT pg_sleep(60)", None, many, context)
+        return execute(sql, params, many, context)
+
+    monkeypatch.setattr("billing.api.users.SEARCH_SECONDS", 0.05)
+    with connection.execute_wrapper(slowly):
+        assert_problem(program.get("/users?search=nobody"), 503, "too_slow")
 
 
 # --- Creating -----------------------------------------------------------------------------------
