@@ -232,6 +232,17 @@ def test_a_session_ends_with_its_operator(program: Program) -> None:
     assert program("user/list").code == 4
 
 
+def test_a_session_ends_with_its_password(clerk: User, program: Program) -> None:
+    sessions = [session_of(log_in()), session_of(log_in())]
+    clerk.first_name = "Cleo"
+    clerk.save()  # the same password once more
+    assert [each("account/get_permissions").code for each in sessions] == [None, None]
+    clerk.set_password("another, because somebody knew it")
+    clerk.save()
+    assert [each("account/get_permissions").code for each in sessions] == [4, 4]
+    assert program("account/get_permissions").code is None  # of somebody else
+
+
 # --- How often ----------------------------------------------------------------------------------
 
 
