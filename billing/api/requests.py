@@ -30,6 +30,7 @@ log = logging.getLogger("billing.api")
 FACES: Final = ("/api/", "/v2/")
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
 BODY_LOGGED: Final = 2_000  # characters
+BODY_READ_FOR_LOG: Final = 100_000  # bytes: looking for secrets in more takes longer than the call
 # What must not stand in a log, wherever in a body or an address it is.
 SECRET: Final = frozenset({"password", "hash", "secret", "token", "key", "passport"})
 HIDDEN: Final = "***"
@@ -180,7 +181,7 @@ def shown(body: bytes, content_type: str) -> str:
     """A body as the log has it: on one line, shortened, secrets replaced by stars."""
     if not body:
         return "-"
-    if "json" in content_type.lower():
+    if "json" in content_type.lower() and len(body) <= BODY_READ_FOR_LOG:
         try:
             text = json.dumps(_hide(json.loads(body)), ensure_ascii=True)
         except (ValueError, RecursionError):

@@ -591,6 +591,15 @@ def test_the_documentation_itself_is_not_logged(program: Program, lines: list[st
     assert all(len(line) < 3 * requests.BODY_LOGGED for line in lines)
 
 
+def test_very_long_bodies_are_not_searched_for_secrets(
+    program: Program, user: User, lines: list[str]
+) -> None:
+    body = json.dumps(REFILL | {"hash": "s3cret", "more": "x" * requests.BODY_READ_FOR_LOG})
+    refill(program, user, body.encode())
+    [line] = lines
+    assert f" request=({len(body)} bytes, application/json) " in line
+
+
 def test_long_bodies_are_shortened(program: Program, user: User, lines: list[str]) -> None:
     refill(program, user, REFILL | {"metadata": {"text": "x" * 10_000}})
     [line] = lines
