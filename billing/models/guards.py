@@ -13,9 +13,11 @@ are missing; their functions are in `migrations/sql/`. What breaks without each 
 | `keeps_its_cycle` | plans | what is paid was reckoned by another cycle than the plan has |
 | `billing_open_balance` | users | a user created with SQL has no balance |
 | `billing_resume_after_refill` | balances | what a refill could pay for waits for the next run |
+| `billing_tell_of_transactions` | transactions | webhooks tell of no transaction |
+| `billing_tell_of_subscription` | subscriptions | webhooks tell of no suspension |
 
-The last two are installed by migrations alone: one stands on the users' table, and `users` knows
-nothing of `billing`; the other guards nothing, but queues a job.
+The last four are installed by migrations alone: one stands on the users' table, and `users` knows
+nothing of `billing`; the others guard nothing, but queue jobs and note what is to be told.
 """
 
 from typing import Any

@@ -47,6 +47,8 @@ def test_the_triggers_are_described() -> None:
     assert first_cells("**Triggers**") == declared | {
         "billing_open_balance",
         "billing_resume_after_refill",
+        "billing_tell_of_transactions",
+        "billing_tell_of_subscription",
     }
 
 

@@ -70,7 +70,7 @@ def test_ten_messages_beyond_both_balances_are_refused(business: Plan) -> None:
     user = user_with(real="0.50", bonus="2.00")
     subscribed(user, business)
     figures = refuses(user, errors.InsufficientFunds)
-    assert figures == {"entry": 1, "balance": "any", "needed": "3.0000", "available": "2.5000"}
+    assert figures == {"balance": "any", "needed": "3.0000", "available": "2.5000"}
     assert ledger.balance(user) == (D("0.50"), 2, 1)
 
 
