@@ -11,8 +11,9 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 run: $(VENV)/installed
 	@exec $(PYTHON) manage.py serve
 
+# Two processes: much of a test is waiting. More would need more connections than PostgreSQL gives.
 test: $(VENV)/installed-dev
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest --numprocesses 2 $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(PYTHON) -m ruff check .
