@@ -15,8 +15,9 @@ are missing; their functions are in `migrations/sql/`. What breaks without each 
 | `billing_resume_after_refill` | balances | what a refill could pay for waits for the next run |
 | `billing_tell_of_transactions` | transactions | webhooks tell of no transaction |
 | `billing_tell_of_subscription` | subscriptions | webhooks tell of no suspension |
+| `billing_end_sessions` | users | logins to the Panel API outlive a change of password |
 
-The last four are installed by migrations alone: one stands on the users' table, and `users` knows
+The last five are installed by migrations alone: two stand on the users' table, and `users` knows
 nothing of `billing`; the others guard nothing, but queue jobs and note what is to be told.
 """
 

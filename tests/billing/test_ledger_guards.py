@@ -718,12 +718,13 @@ def test_every_guard_is_installed_and_armed() -> None:
         ("billing_balance", "billing_refuse_balance_removal"),
         ("billing_balance", "billing_check_balance"),
         ("users_user", "billing_open_balance"),
-        # test_plan_guards attacks these two; the last three guard nothing.
+        # test_plan_guards attacks these two; those after them guard no money.
         ("billing_plan", "billing_refuse_other_cycle"),
         ("billing_service", "billing_refuse_other_code"),
         ("billing_balance", "billing_resume_after_refill"),
         ("billing_transaction", "billing_tell_of_transactions"),
         ("billing_subscription", "billing_tell_of_subscription"),
+        ("users_user", "billing_end_sessions"),
     }
 
 

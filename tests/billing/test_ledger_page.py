@@ -49,6 +49,7 @@ def test_the_triggers_are_described() -> None:
         "billing_resume_after_refill",
         "billing_tell_of_transactions",
         "billing_tell_of_subscription",
+        "billing_end_sessions",
     }
 
 
