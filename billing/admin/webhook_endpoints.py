@@ -216,6 +216,16 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
         )
         return HttpResponseRedirect(self._address(obj, "secret"))
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """Deliveries go with their endpoint, by and by; the database knows no bond between them."""
+        shown, counts, lacking, protected = super().get_deleted_objects(objs, request)
+        for endpoint in objs:
+            shown.append("The record of what was sent to it, with all attempts")
+            found = report(endpoint)
+            if found.waiting is None or found.waiting:
+                shown.append(f"Events that wait, and will not be sent: {found.waiting_shown}")
+        return shown, counts, lacking, protected
+
     def test_view(self, request: HttpRequest, endpoint_id: str) -> HttpResponseBase:
         """Sends a message that tells of nothing, and shows what came of it."""
         endpoint = self._endpoint(request, endpoint_id)

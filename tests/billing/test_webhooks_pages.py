@@ -148,7 +148,13 @@ def test_another_name_leaves_a_pause_alone(panel: Client, woken: list[int]) -> N
 def test_an_endpoint_is_deleted_after_a_question(panel: Client) -> None:
     gone, stays = endpoint(), endpoint(name="ERP")
     of_gone, of_stays = delivery(gone), delivery(stays, UserFactory())
-    assert "Are you sure" in panel.get(page_of(gone, "delete")).text
+    asked = panel.get(page_of(gone, "delete")).text
+    assert "Are you sure" in asked
+    assert "Events that wait, and will not be sent: 1" in asked
+    WebhookDelivery.objects.filter(pk=of_gone.pk).update(status=Status.DELIVERED)
+    asked = panel.get(page_of(gone, "delete")).text
+    assert "The record of what was sent to it" in asked
+    assert "Events that wait" not in asked
     assert WebhookEndpoint.objects.count() == 2
     panel.post(page_of(gone, "delete"), {"post": "yes"})
     assert [*WebhookEndpoint.objects.all()] == [stays]
