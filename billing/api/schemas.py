@@ -569,10 +569,14 @@ class SubscriptionChangeOut(Schema):
     transactions: list[TransactionOut]
 
 
+class PreviewedSubscriptionOut(SubscriptionOut):
+    id: int | None = Field(description="null: it does not exist yet.")  # type: ignore[assignment]
+
+
 class SubscriptionPreviewOut(Schema):
     """A subscription as it would be, and what would be posted for it. Nothing was."""
 
-    subscription: SubscriptionOut
+    subscription: PreviewedSubscriptionOut
     transactions: list[PreviewedTransactionOut]
 
 

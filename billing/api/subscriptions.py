@@ -124,7 +124,9 @@ def preview_subscription(
     request: HttpRequest, user_id: PathId, new: SubscriptionIn
 ) -> dict[str, Any]:
     with ledger.rehearsal():
-        return _answer(_start(request, customer(request, user_id), new))
+        answer = _answer(_start(request, customer(request, user_id), new))
+    answer["subscription"]["id"] = None  # another one will have the ID that was rehearsed
+    return answer
 
 
 def _start(request: HttpRequest, user: User, new: SubscriptionIn) -> subscriptions.Changed:
