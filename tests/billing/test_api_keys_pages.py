@@ -86,6 +86,7 @@ def test_a_key_is_shown_once_and_stands_nowhere_else(
     assert access.find_key(secret, now) == key
     assert "no-store" in answer["Cache-Control"]
     assert "This is the only time that the key is shown." in answer.text
+    described = 'href="/api/v1/docs"'  
     # Neither the key nor its digest, on any page, in the history, the session, or a cookie.
     kept = [
         *(
