@@ -86,7 +86,8 @@ def test_a_key_is_shown_once_and_stands_nowhere_else(
     assert access.find_key(secret, now) == key
     assert "no-store" in answer["Cache-Control"]
     assert "This is the only time that the key is shown." in answer.text
-    described = 'href="/api/v1/docs"'  
+    for page in (answer, panel.get(page_of(key))):
+        assert 'href="/api/v1/docs"' in page.text
     # Neither the key nor its digest, on any page, in the history, the session, or a cookie.
     kept = [
         *(
