@@ -121,6 +121,21 @@ class AlreadyReversed(BillingError):
     sentence = "Transaction number {number} was reversed already, by number {reversed_by}."
 
 
+class AlreadyPaidBack(BillingError):
+    """`amount` of a subscription's charge was returned on a change of plan or a cancellation."""
+
+    code = "already_paid_back"
+    sentence = (
+        "{amount} of transaction number {number} was paid back already, by number {paid_back_by}; "
+        "reversed, that would be given twice."
+    )
+
+    def describe(self) -> str:
+        return self.sentence.format_map(
+            self.data | {"amount": format_money(Decimal(self.data["amount"]))}
+        )
+
+
 class NotReversible(BillingError):
     code = "not_reversible"
     sentence = "Transaction number {number} is a reversal itself; change the balance instead."

@@ -37,6 +37,7 @@ from unicodedata import normalize
 from django.db import DatabaseError, connection, transaction
 
 from billing.errors import (
+    AlreadyPaidBack,
     BillingError,
     IdempotencyConflict,
     InvalidAmount,
@@ -63,6 +64,7 @@ from billing.models import (
 from billing.money import ZERO, Amount, NotMoney, to_money
 from billing.pricing import format_quantity, service_cost, to_quantity
 from users.models import User
+from users.texts import UNREADABLE
 
 REFUSED_SQLSTATE: Final = "BL001"
 
@@ -73,11 +75,6 @@ OWN_KEYS: Final = re.compile(r"subscription:.*|registration", re.DOTALL)
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 MAX_WHOLE_NUMBER: Final = 2**63 - 1  # of the database's bigint
-# Control characters, line breaks, and those that turn the direction of what follows: they would
-# garble the figures beside a text on a page, and the lines of an export.
-UNREADABLE: Final = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]"
-)
 # What a device's name cannot have besides: pasted along unseen, it would make another device of it.
 UNSEEN: Final = re.compile(r"[\u00ad\u200b\u2060\ufeff]")
 CODE: Final = re.compile(r"[a-z][a-z0-9_]*")
@@ -274,18 +271,43 @@ def reverse(
     description: str,
     actor: User | None,
     channel: Channel,
+    although_paid_back: bool = False,
     **options: Any,
 ) -> Transaction:
     """Takes the user's transaction `number` back: the same amounts with the opposite signs.
 
     Raises AlreadyReversed the second time, NotReversible for a reversal, UnknownTransaction, and
-    InsufficientFunds if what was added is no longer there.
+    InsufficientFunds if what was added is no longer there. Raises AlreadyPaidBack for the charge
+    of a subscription of which a remainder was returned, unless `although_paid_back`.
     """
-    return _post_one(
-        reversal_entry(user, number=number, description=description, **options),
-        actor=actor,
-        channel=channel,
-    )
+    entry = reversal_entry(user, number=number, description=description, **options)
+    with transaction.atomic():
+        if not although_paid_back:
+            hold([entry.user_id])  # meanwhile nobody pays back
+            _refuse_what_was_paid_back(entry)
+        return _post_one(entry, actor=actor, channel=channel)
+
+
+def paid_back_of(charge: Transaction) -> list[Transaction]:
+    """What was paid back of this charge of a subscription, and is not taken back again."""
+    if charge.type != TransactionType.SUBSCRIPTION:
+        return []
+    later = Transaction.objects.filter(user=charge.user_id, number__gt=charge.number)
+    remainders = later.filter(type=charge.type, subtype="remainder").order_by("number")
+    taken_back = later.filter(reverses__isnull=False).values("reverses")
+    return list(remainders.filter(metadata__charge=charge.number).exclude(number__in=taken_back))
+
+
+def _refuse_what_was_paid_back(reversal: Entry) -> None:
+    """One that was reversed before is `billing_post`'s to answer: by its key, it is no mistake."""
+    number = _whole_number("reverses", reversal.reverses)
+    of_user = Transaction.objects.filter(user=reversal.user_id)
+    charge = of_user.filter(number=number).first() if number is not None else None
+    if charge is None or of_user.filter(reverses=number).exists():
+        return
+    if paid_back := paid_back_of(charge):
+        amount = sum((row.amount for row in paid_back), ZERO)
+        raise AlreadyPaidBack(number=number, amount=str(amount), paid_back_by=paid_back[-1].number)
 
 
 def post_batch(

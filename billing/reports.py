@@ -596,16 +596,6 @@ class SubscriptionListing:
         return rows
 
 
-def paid_back_of(charge: Transaction) -> list[Transaction]:
-    """What was paid back of this charge of a subscription, and is not taken back again."""
-    if charge.type != TransactionType.SUBSCRIPTION:
-        return []
-    later = Transaction.objects.filter(user=charge.user_id, number__gt=charge.number)
-    remainders = later.filter(type=charge.type, subtype="remainder").order_by("number")
-    taken_back = later.filter(reverses__isnull=False).values("reverses")
-    return list(remainders.filter(metadata__charge=charge.number).exclude(number__in=taken_back))
-
-
 def was_charged(service_code: str) -> bool:
     """Whether any user was ever charged for a service. May have to read all transactions."""
     return Transaction.objects.filter(type=TransactionType.SERVICE, subtype=service_code).exists()

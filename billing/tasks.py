@@ -19,6 +19,7 @@ what is told twice has the same ID.
 """
 
 import logging
+from contextlib import suppress
 from typing import Final
 
 from django.db import DatabaseError, connection, transaction
@@ -153,11 +154,8 @@ def resume(*, user_id: int, attempt: int = 1) -> None:
             queueing_lock=f"resume:{user_id}",
             task_kwargs={"user_id": user_id, "attempt": attempt + 1},
         )
-        try:
-            with transaction.atomic():
-                _defer([again.job])
-        except exceptions.AlreadyEnqueued:
-            pass  # by another refill
+        with suppress(exceptions.AlreadyEnqueued), transaction.atomic():
+            _defer([again.job])  # unless another refill did
 
 
 # --- Webhooks -----------------------------------------------------------------------------------
@@ -181,8 +179,18 @@ def send_webhooks(context: JobContext, *, endpoint_id: int) -> None:
 @app.periodic(cron="* * * * * */15", queueing_lock="sweep_webhooks")  # the last are seconds
 @app.task(name="billing.tasks.sweep_webhooks", queue="schedule", priority=HOUSEKEEPING)
 def sweep_webhooks(timestamp: int) -> None:
+    """Queues jobs that wait beside those of the triggers, and one after the other with them.
+
+    A trigger's job may be one that nobody sees yet, of a posting that is not committed for hours.
+    """
     for endpoint_id in webhooks.endpoints_to_wake(timezone.now()):
-        webhooks.wake(endpoint_id)
+        again = send_webhooks.configure(
+            lock=f"webhooks:{endpoint_id}",
+            queueing_lock=f"webhooks-swept:{endpoint_id}",
+            task_kwargs={"endpoint_id": endpoint_id},
+        )
+        with suppress(exceptions.AlreadyEnqueued), transaction.atomic():
+            _defer([again.job])
 
 
 # --- Housekeeping -------------------------------------------------------------------------------

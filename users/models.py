@@ -1,5 +1,6 @@
 """Who people are: the customers ("users") and the operators of the panel. Nothing of money."""
 
+from collections.abc import Collection
 from functools import cache
 from typing import Any, ClassVar
 from zoneinfo import available_timezones
@@ -10,6 +11,8 @@ from django.db import models
 from django.db.models import Value
 from django.db.models.functions import Lower
 from django.utils import timezone
+
+from users.texts import UNREADABLE
 
 
 @cache  # looking them up reads the disk
@@ -139,6 +142,18 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     def __str__(self) -> str:
         return self.get_full_name() or self.email
+
+    def clean_fields(self, exclude: Collection[str] | None = None) -> None:
+        super().clean_fields(exclude=exclude)
+        texts = [
+            field.name
+            for field in self._meta.concrete_fields
+            if isinstance(field, models.CharField) and field.name not in (exclude or ())
+        ]
+        garbled = [name for name in texts if UNREADABLE.search(getattr(self, name))]
+        if garbled:
+            unseen = "This contains characters that cannot be seen."
+            raise ValidationError(dict.fromkeys(garbled, unseen))
 
     def clean(self) -> None:
         super().clean()

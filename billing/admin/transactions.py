@@ -299,6 +299,7 @@ class ReversalForm(PanelForm):
             self.reversed_one.user_id,
             number=self.reversed_one.number,
             description=self.cleaned_data["description"],
+            although_paid_back=True,  # the page says what was
             idempotency_key=f"panel:{self.cleaned_data['key']}",
             actor=self.actor,
             channel=Channel.PANEL,
@@ -390,7 +391,7 @@ class TransactionAdmin(ModelAdmin):
             "form": form,
             "transaction": row,
             "refusal": refusal,
-            "paid_back": reports.paid_back_of(row),
+            "paid_back": ledger.paid_back_of(row),
             "balance": ledger.balance(row.user_id),
             "standard_descriptions": StandardDescription.objects.values_list("text", flat=True),
         }

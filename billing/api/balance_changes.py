@@ -8,8 +8,8 @@ from ninja.responses import Status
 from pydantic import Field
 
 from billing import ledger, wire
-from billing.api.keys import Needs, actor
-from billing.api.problems import Problem, details
+from billing.api.keys import IDEMPOTENCY_KEY, Needs, actor
+from billing.api.problems import details
 from billing.api.schemas import (
     BalanceChangeIn,
     BatchEntryIn,
@@ -30,7 +30,7 @@ router = Router(tags=["Balance changes"])
 # Of a header nobody knows how other characters are written; see RFC 9110, 5.5.
 PLAIN = r"^[!-~]([ -~]*[!-~])?$"
 KeyHeader = Annotated[
-    Annotated[IdempotencyKey, Field(pattern=PLAIN)] | None, Header(alias="Idempotency-Key")
+    Annotated[IdempotencyKey, Field(pattern=PLAIN)] | None, Header(alias=IDEMPOTENCY_KEY)
 ]
 REPLAYED = "Idempotency-Replayed"
 POSTED = {
@@ -86,10 +86,6 @@ def change_balance(
     "that was refused. With `skip_refused`, what can be posted is posted.",
 )
 def change_balances(request: HttpRequest, batch: BatchIn) -> dict[str, Any]:
-    if "Idempotency-Key" in request.headers:
-        reason = "A batch has none; each of its entries has an idempotency_key of its own."
-        errors = [{"field": "Idempotency-Key", "reason": reason}]
-        raise Problem("invalid_request", reasons=reason, errors=errors)
     known = set(
         User.objects.filter(is_staff=False, pk__in={e.user_id for e in batch.entries}).values_list(
             "pk", flat=True

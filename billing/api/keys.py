@@ -5,7 +5,7 @@ key's owner needs it; a key that may only read makes no call that writes.
 """
 
 import math
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from django.conf import settings
 from django.http import HttpRequest
@@ -17,12 +17,16 @@ from billing.api.problems import Problem
 from billing.models import ApiKey
 from users.models import User
 
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+NO_KEY: Final = "This call takes none: it is safe to repeat, or has keys in its body."
+
 
 class Needs(HttpBearer):
     """Admits a call by a working key, with `permission`, not too soon after others.
 
     `query` are the names that the address may have after its question mark; others are refused
-    as unknown fields of a body are. `rest.py` fills them in.
+    as unknown fields of a body are, and so is an `Idempotency-Key` where none is taken: whoever
+    sends one relies on it. `rest.py` fills both in.
     """
 
     def __init__(self, permission: str, *, writes: bool = False) -> None:
@@ -30,6 +34,7 @@ class Needs(HttpBearer):
         self.permission = permission
         self.writes = writes
         self.query: frozenset[str] = frozenset()
+        self.takes_key = False
 
     def __call__(self, request: HttpRequest) -> Any:
         found = super().__call__(request)
@@ -63,6 +68,9 @@ class Needs(HttpBearer):
             raise Problem(
                 "invalid_request", reasons=f"Unknown parameter: {unknown[0][:40]}.", errors=errors
             )
+        if self.writes and not self.takes_key and IDEMPOTENCY_KEY in request.headers:
+            errors = [{"field": IDEMPOTENCY_KEY, "reason": NO_KEY}]
+            raise Problem("invalid_request", reasons=f"{IDEMPOTENCY_KEY}: {NO_KEY}", errors=errors)
         return key
 
 

@@ -40,6 +40,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "idempotency_conflict": 409,
     "balance_moved": 409,
     "already_reversed": 409,
+    "already_paid_back": 409,
     "not_reversible": 409,
     "same_plan": 409,
     "subscription_exists": 409,

@@ -99,7 +99,7 @@ def _broken_off(request: HttpRequest) -> HttpResponseBase | None:
     if not in_chunks or told.get("CONTENT_LENGTH") or not told.get("wsgi.input_terminated"):
         return None
     try:
-        body = told["wsgi.input"].read(settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1)
+        body = told["wsgi.input"].read(_limit(request) + 1)
     except Exception:  # the web server's own; what is wrong is between it and the caller
         if request.path_info.startswith("/v2/"):
             return _wrong_format("the body breaks off", status=400)
@@ -109,8 +109,16 @@ def _broken_off(request: HttpRequest) -> HttpResponseBase | None:
     return None
 
 
+def _limit(request: HttpRequest) -> int:
+    """How many bytes a body has at most. What `/v2/` takes is one user or one change, and is read
+    before it is known who sends it.
+    """
+    most: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    return min(most, 256 * 1024) if request.path_info.startswith("/v2/") else most
+
+
 def _too_large(request: HttpRequest) -> HttpResponseBase | None:
-    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    limit = _limit(request)
     length = request.META.get("CONTENT_LENGTH") or "0"
     # One of thousands of digits is no number to Python; and not a body that we would take.
     if length.isascii() and length.isdigit() and len(length) < 20 and int(length) <= limit:

@@ -21,7 +21,7 @@ from billing.api import (
     transactions,
     users,
 )
-from billing.api.keys import Needs
+from billing.api.keys import IDEMPOTENCY_KEY, Needs
 from billing.api.openapi import DescribedAPI
 from billing.api.pages import Documentation
 from billing.api.problems import Problem, answer
@@ -48,6 +48,7 @@ subscriptions and plans.
 """
 
 
+MAX_MEMBERS = 1_000  # of one object: each that is not known would be told
 MAX_DEPTH = 32  # of lists and objects in each other; pages and reports read metadata too
 
 
@@ -100,6 +101,8 @@ def _finite(text: str) -> float:
 
 
 def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(members) > MAX_MEMBERS:
+        raise _NotTaken("an object has too many members")
     made = dict(members)
     if len(made) < len(members):
         raise _NotTaken("an object has the same name twice")
@@ -141,10 +144,14 @@ for router in ROUTERS:
     api.add_router("", router)
     for path_view in router.path_operations.values():
         for operation in path_view.operations:
-            query = [m for m in operation.models if m.__ninja_param_source__ == "query"]
+            taken: dict[str, set[str]] = {"query": set(), "header": set()}
+            for model in operation.models:
+                if model.__ninja_param_source__ in taken:
+                    taken[model.__ninja_param_source__] |= {*model.__ninja_flatten_map__}
             for needs in operation.auth_callbacks:
                 assert isinstance(needs, Needs)  # noqa: S101 - every call asks for a permission
-                needs.query = frozenset(name for m in query for name in m.__ninja_flatten_map__)
+                needs.query = frozenset(taken["query"])
+                needs.takes_key = IDEMPOTENCY_KEY in taken["header"]
 
 
 # --- What cannot be done ------------------------------------------------------------------------

@@ -324,6 +324,16 @@ class BatchEntryIn(BalanceChangeIn):
     idempotency_key: IdempotencyKey | None = None
 
 
+MAX_ENTRIES = 1000
+
+
+def _not_too_many(entries: Any) -> Any:
+    """Before each of hundreds of thousands is looked at."""
+    if isinstance(entries, list) and len(entries) > MAX_ENTRIES:
+        raise ValueError(f"It must have at most {MAX_ENTRIES} entries.")
+    return entries
+
+
 class BatchIn(Taken):
     model_config = example(
         entries=[
@@ -343,7 +353,9 @@ class BatchIn(Taken):
         skip_refused=False,
     )
 
-    entries: list[BatchEntryIn] = Field(min_length=1, max_length=1000)
+    entries: Annotated[list[BatchEntryIn], BeforeValidator(_not_too_many)] = Field(
+        min_length=1, max_length=MAX_ENTRIES
+    )
     skip_refused: StrictBool = Field(
         default=False,
         description="Post what can be posted. Otherwise all entries are posted, or none.",
@@ -407,6 +419,10 @@ class ReversalIn(Taken):
 
     description: Text = Field(
         description="5 to 200 characters: why.", examples=["Charged for the wrong device"]
+    )
+    although_paid_back: StrictBool = Field(
+        default=False,
+        description="Reverse the charge of a subscription although a part of it was paid back.",
     )
     metadata: Metadata = Field(default_factory=dict)
     expected_number: ExpectedNumber = None

@@ -14,6 +14,7 @@ goes on would stop an endpoint for hours if the worker's machine vanished.)
 - What is older than GIVE_UP_AFTER and fails once more is given up.
 """
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -84,7 +85,7 @@ class Result:
 def send_due(endpoint_id: int, *, should_stop: Callable[[], bool], clock: Clock) -> bool:
     """Sends what is due to an endpoint, for some seconds. True: there is more to be done now."""
     end = time.monotonic() + WORK_SECONDS
-    after = 0
+    after = _somewhere(endpoint_id, clock())
     while True:
         endpoint = _ready(endpoint_id, clock())
         if endpoint is None:
@@ -102,6 +103,18 @@ def send_due(endpoint_id: int, *, should_stop: Callable[[], bool], clock: Clock)
             due = [min(_heads(due), key=attrgetter("attempt_count", "pk"))]
         if due:
             _send(endpoint, due, should_stop=should_stop, end=end, clock=clock)
+
+
+def _somewhere(endpoint_id: int, now: datetime) -> int:
+    """A user to begin after, where more wait than are sent to at once. Always with the first, a job
+    that never gets to the last ones would leave them waiting while the first have something new.
+    """
+    endpoint = _ready(endpoint_id, now)
+    if endpoint is None or len(_due(endpoint, now, each=1)) < USERS_AT_ONCE:
+        return 0
+    waiting = WebhookDelivery.objects.filter(endpoint=endpoint_id, status=PENDING)
+    last = waiting.order_by("-user_id").values_list("user_id", flat=True).first()
+    return random.randrange(last or 1)  # noqa: S311 - no secret
 
 
 def wake(endpoint_id: int) -> None:

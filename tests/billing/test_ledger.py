@@ -835,6 +835,7 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
         "same_plan",
         "user_deactivated",
         "invalid_day",
+        "already_paid_back",
         "already_reversed",
         "balance_moved",
         "balance_out_of_range",
@@ -853,6 +854,7 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
 
 # Refused before anything is posted: see test_service_charges.py and test_subscriptions.py.
 OF_PLANS = {
+    "already_paid_back",
     "invalid_quantity",
     "unknown_service",
     "service_retired",

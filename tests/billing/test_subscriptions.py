@@ -381,6 +381,26 @@ def test_nothing_is_paid_back_twice() -> None:
     assert not cancel(subscription, APRIL_10 + DAY, pay_back=True).posted
 
 
+def test_a_charge_is_not_given_back_twice_by_a_remainder_and_a_reversal() -> None:
+    user = user_with(real=100)
+    subscription = subscribed(user, PlanFactory(price=30), day=date(2026, 4, 1))
+    said = {"number": 2, "description": "Charged in error", **BY_PANEL}
+    [remainder] = cancel(subscription, APRIL_10, pay_back=True).posted
+    with pytest.raises(
+        errors.AlreadyPaidBack, match=r"21\.00 .* number 2 .* by number 3"
+    ) as refused:
+        ledger.reverse(user, **said)
+    assert refused.value.data == {"number": 2, "amount": "21.0000", "paid_back_by": 3}
+    assert ledger.balance(user) == (91, 0, 3)
+
+    with ledger.rehearsal():  # meant so
+        assert ledger.reverse(user, **said, although_paid_back=True).amount == 30
+    ledger.reverse(user, number=remainder.number, description="Paid in error", **BY_PANEL)
+    reversal = ledger.reverse(user, **said, idempotency_key="k")
+    assert ledger.reverse(user, **said, idempotency_key="k").number == reversal.number
+    assert ledger.balance(user).real == 100
+
+
 def test_what_was_paid_under_an_earlier_plan_is_paid_back_in_its_name() -> None:
     user = user_with(real=100)
     subscription = subscribed(user, PlanFactory(name="First", price=30), day=date(2026, 4, 1))

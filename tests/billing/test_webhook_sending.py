@@ -206,6 +206,7 @@ def test_of_one_user_events_come_in_order_and_users_side_by_side(
 ) -> None:
     monkeypatch.setattr(sending, "USERS_AT_ONCE", 3)
     monkeypatch.setattr(sending, "EVENTS_PER_USER_AT_ONCE", 2)
+    monkeypatch.setattr("random.randrange", lambda stop: 0)  # with the first ones
     both_are_here = threading.Barrier(2)
 
     def wait_for_another_user(handler: Handler, message: Message) -> None:
@@ -224,6 +225,19 @@ def test_of_one_user_events_come_in_order_and_users_side_by_side(
         numbers = [message.number for message in receiver.messages if message.user == user.pk]
         assert numbers == [1, 2, 3, 4, 5]
     assert 2 <= receiver.at_once_max <= sending.THREADS
+
+
+def test_where_many_wait_a_job_begins_with_any_of_them(
+    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = [user_with() for _ in range(4)]
+    for user in users:
+        post(user)
+    monkeypatch.setattr(sending, "USERS_AT_ONCE", 1)
+    monkeypatch.setattr("random.randrange", lambda stop: users[1].pk)
+    assert not send(endpoint, clock)
+    served = [message.user for message in receiver.messages]
+    assert served == [users[place].pk for place in (2, 3, 0, 1)]
 
 
 def test_behind_a_failure_the_same_user_waits_and_others_go_on(

@@ -405,6 +405,24 @@ def test_nobody_who_posts_waits_for_another_who_posts(connections: Connections) 
     assert [warning.message_primary for warning in warnings] == []
 
 
+def test_a_posting_that_is_not_committed_for_hours_stops_no_endpoint(
+    connections: Connections,
+) -> None:
+    endpoint_for()
+    first, second = user_with(), user_with()
+    queued = []
+
+    def post_and_sweep() -> None:
+        change(second, 1)
+        for _ in range(2):
+            tasks.sweep_webhooks(0)
+        queued.extend(jobs())
+
+    hold_while(connections, lambda: change(first, 1), post_and_sweep)
+    assert len(queued) == 1
+    assert len(noted()) == 2
+
+
 def test_deleting_an_endpoint_refuses_nobodys_posting(connections: Connections) -> None:
     endpoint = endpoint_for()
     user = user_with()

@@ -88,7 +88,10 @@ def _answer(request: HttpRequest, path: str) -> Answer:
     action = ACTIONS[name]
     call = Call(_session(request, parameters, now), parameters, now)
     wait = access.spend(
-        f"session:{call.session.pk}", per_minute=settings.API_REQUESTS_PER_MINUTE, now=now
+        # Of all the operator's sessions together: another login is no further allowance.
+        f"operator:{call.operator.pk}",
+        per_minute=settings.API_REQUESTS_PER_MINUTE,
+        now=now,
     )
     if wait is not None:
         raise too_many_requests(wait)

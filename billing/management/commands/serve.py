@@ -134,6 +134,7 @@ class Panel(BaseApplication):
             "preload_app": True,
             "loglevel": "error",
             "graceful_timeout": 5,
+            "limit_request_line": 8190,  # the most there is: the Panel API takes users by GET
             "control_socket_disable": True,
             "when_ready": _end_when_terminal_closes,
             "worker_int": _ignore_further_signals,

@@ -243,6 +243,16 @@ def test_a_session_ends_with_its_password(clerk: User, program: Program) -> None
     assert program("account/get_permissions").code is None  # of somebody else
 
 
+# --- How much -----------------------------------------------------------------------------------
+
+
+def test_a_body_that_is_too_large_is_not_read_before_it_is_known_who_sends_it(
+    program: Program,
+) -> None:
+    refused = program("user/list", filter="x" * 256 * 1024)
+    assert (refused.status, refused.code) == (413, 5)
+
+
 # --- How often ----------------------------------------------------------------------------------
 
 
@@ -257,7 +267,9 @@ def test_calls_of_a_session_are_limited(
     refused = program("user/list")
     assert (refused.code, refused.status) == (15, 429)
     assert refused.response["Retry-After"] == "20"
-    assert Program(administrator)("user/list").code is None  # each session for itself
+    assert Program(administrator)("user/list").code == 15  # another session is no further allowance
+    other = Program(operator_with("users.view_user"))
+    assert other("user/list").code is None  # each operator for themselves
     monkeypatch.setattr(timezone, "now", lambda: now + timedelta(seconds=20))
     assert program("user/list").code is None
 

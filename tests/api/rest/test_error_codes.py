@@ -55,6 +55,16 @@ def reversed_twice(scene: Scene) -> HttpResponse:
     return scene.post("/transactions/1/reversal", {"description": "Wrong user"})
 
 
+def reversed_though_paid_back(scene: Scene) -> HttpResponse:
+    body = {"plan_id": scene.world.other_plan.pk, "device": "paid-back"}
+    subscription = scene.post("/subscriptions", body).json()
+    [charge] = subscription["transactions"]
+    its = f"{scene.user}/subscriptions/{subscription['subscription']['id']}"
+    scene.program.post(f"{its}/cancel", {"pay_back": True})
+    body = {"description": "Wrong device"}
+    return scene.post(f"/transactions/{charge['number']}/reversal", body)
+
+
 def reversed_reversal(scene: Scene) -> HttpResponse:
     number = scene.post("/transactions/1/reversal", {"description": "Wrong user"}).json()["number"]
     return scene.post(f"/transactions/{number}/reversal", {"description": "Wrong user"})
@@ -139,6 +149,7 @@ PROVOKED: dict[str, Callable[[Scene], HttpResponse]] = {
     "balance_moved": lambda scene: scene.refill(expected_number=0),
     "idempotency_conflict": conflict,
     "already_reversed": reversed_twice,
+    "already_paid_back": reversed_though_paid_back,
     "not_reversible": reversed_reversal,
     "invalid_quantity": lambda scene: scene.charge(quantity="0"),
     "invalid_day": on_active_day,

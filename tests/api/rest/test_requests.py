@@ -254,7 +254,7 @@ def test_unknown_fields_are_refused_by_name(program: Program, user: User) -> Non
 
 
 def test_a_thousand_mistakes_are_not_all_told(program: Program, user: User) -> None:
-    response = refill(program, user, REFILL | {f"field{i}": i for i in range(1000)})
+    response = refill(program, user, REFILL | {f"field{i}": i for i in range(900)})
     assert len(assert_problem(response, 422, "invalid_request")["errors"]) == 20
 
 
@@ -647,3 +647,14 @@ def test_the_log_can_be_turned_off(program: Program, caplog: pytest.LogCaptureFi
     caplog.set_level(logging.WARNING, "billing.api")
     program.get("/users")
     assert not [r for r in caplog.records if r.name == "billing.api"]
+
+
+def test_an_object_of_thousands_of_members_is_not_looked_through(program: Program) -> None:
+    body = {"email": "ada@example.net"} | {f"field{i}": i for i in range(1000)}
+    assert_problem(program.post("/users", body), 400, "malformed_json")
+
+
+@pytest.mark.parametrize("path", ["/users", "/balance-changes"])
+def test_a_key_is_refused_where_none_is_taken(program: Program, path: str) -> None:
+    [error] = assert_problem(program.post(path, {}, key="17"), 422, "invalid_request")["errors"]
+    assert error["field"] == "Idempotency-Key"

@@ -402,3 +402,14 @@ def test_a_refused_change_has_no_history(program: Program) -> None:
 def test_a_program_without_the_right_to_balances_creates_users_all_the_same(db: None) -> None:
     told = created(program_with("users.add_user"))
     assert told["balance"] is None
+
+
+@pytest.mark.parametrize("garbled", ["Ada\r\nX: y", "\u202eAda", "A\x07da"])
+def test_a_name_that_would_garble_what_stands_beside_it_is_refused(
+    program: Program, garbled: str
+) -> None:
+    user = UserFactory(first_name="Ada")
+    answer = program.call("PATCH", f"/users/{user.pk}", {"first_name": garbled})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert answer.json()["errors"][0]["field"] == "first_name"
+    assert program.call("PATCH", f"/users/{user.pk}", {"comment": "two\nlines"}).status_code == 200
