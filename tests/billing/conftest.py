@@ -1,10 +1,20 @@
-"""Who looks at the money pages."""
+"""Who looks at the money pages, and how long webhooks may take on a machine that stalls."""
 
 import pytest
 from django.test import Client
 
+from billing.webhooks import network, sending
+from tests.billing.receiver import PATIENCE_SECONDS
 from tests.factories import AdministratorFactory
 from users.models import User
+
+
+@pytest.fixture(autouse=True)
+def patience_with_receivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Receivers here answer at once, if the machine lets them. Tests of haste set their own."""
+    for limit in ("CONNECT_SECONDS", "ATTEMPT_SECONDS", "ANSWER_SECONDS"):
+        monkeypatch.setattr(network, limit, PATIENCE_SECONDS)
+    monkeypatch.setattr(sending, "WORK_SECONDS", PATIENCE_SECONDS)
 
 
 @pytest.fixture
