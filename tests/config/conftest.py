@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.config.processes import manage
+from tests.config.processes import manage, wait_for
 
 ONE_TRANSACTION = """
 from billing import ledger
@@ -35,4 +35,9 @@ def data_dir(prepared_data_dir: Path, tmp_path: Path) -> Iterator[Path]:
     copy.parent.mkdir()
     subprocess.run(["cp", "-a", prepared_data_dir, copy], check=True)  # with its owner
     yield copy
-    shutil.rmtree(copy)
+
+    def is_gone() -> bool:
+        shutil.rmtree(copy, ignore_errors=True)
+        return not copy.exists()
+
+    wait_for(is_gone)  # a server that was left without its panel may write there still

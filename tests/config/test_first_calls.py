@@ -48,6 +48,7 @@ def test_the_session_of_the_readme_works_when_pasted(data_dir: Path) -> None:
             timeout=PATIENCE_SECONDS,
             check=False,
         )
+        panel.press_ctrl_c()
     assert pasted.returncode == 0, pasted.stderr
     assert not pasted.stderr
     answers = [json.loads(line) for line in pasted.stdout.splitlines()]

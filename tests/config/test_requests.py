@@ -8,7 +8,7 @@ import pytest
 from django.test import RequestFactory
 
 from config.requests import Request
-from tests.config.processes import Serving
+from tests.config.processes import PATIENCE_SECONDS, Serving
 
 
 @pytest.mark.parametrize("charset", ["rot13", "hex", "undefined", "utf-16", "no-such-charset"])
@@ -28,7 +28,9 @@ def test_the_server_answers_a_body_of_any_charset(data_dir: Path) -> None:
     """By the production server: there is no middleware yet where a request is made."""
     with (
         Serving(data_dir) as panel,
-        closing(http.client.HTTPConnection("127.0.0.1", panel.port, timeout=30)) as connection,
+        closing(
+            http.client.HTTPConnection("127.0.0.1", panel.port, timeout=PATIENCE_SECONDS)
+        ) as connection,
     ):
         connection.request(
             "POST",
@@ -39,3 +41,4 @@ def test_the_server_answers_a_body_of_any_charset(data_dir: Path) -> None:
         response = connection.getresponse()
         assert response.status == 401
         assert response.headers["Content-Type"] == "application/problem+json"
+        panel.press_ctrl_c()
