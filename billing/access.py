@@ -60,6 +60,7 @@ def issue_key(
 # Each call looks a key up: what it does not need costs as much as the lookup itself.
 _ASKED_OF_A_KEY: Final = (
     *("name", "prefix", "is_read_only", "requests_per_minute", "last_used_at"),
+    *("expires_at", "revoked_at"),
     *(f"owner__{field}" for field in ("email", "is_active", "is_staff", "is_superuser")),
 )
 
@@ -76,8 +77,9 @@ def working_keys(now: datetime) -> QuerySet[ApiKey]:
 
 def find_key(secret: str, now: datetime) -> ApiKey | None:
     """The working key that `secret` is, with what a call asks of it and of its owner."""
-    found = working_keys(now).select_related("owner").only(*_ASKED_OF_A_KEY)
-    return next(iter(found.filter(hashed=hash_of(secret))), None)
+    found = ApiKey.objects.select_related("owner").only(*_ASKED_OF_A_KEY)
+    key = next(iter(found.filter(hashed=hash_of(secret))), None)
+    return key if key is not None and state_of(key, now) == "working" else None
 
 
 def state_of(key: ApiKey, now: datetime) -> KeyState:

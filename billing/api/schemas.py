@@ -6,19 +6,18 @@ they are money, and long enough, the ledger says, with its own codes.
 
 import re
 from datetime import UTC, date, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from ninja import Schema
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
     StrictBool,
     StrictInt,
     StringConstraints,
-    model_validator,
 )
 
 from billing.models import Channel, Subscription, TransactionType
@@ -157,7 +156,13 @@ class Parameters(Schema):
     """What may stand in an address after its question mark."""
 
 
-class ProblemOut(Schema):
+class Told(BaseModel):
+    """An answer. Calls make theirs as dictionaries: nothing is looked up on objects by its name, as
+    Ninja's own schemas do with each field of each row.
+    """
+
+
+class ProblemOut(Told):
     """RFC 9457 problem details, served as `application/problem+json`; figures besides."""
 
     model_config = ConfigDict(extra="allow")
@@ -169,14 +174,8 @@ class ProblemOut(Schema):
     code: str = Field(description="Stable, for programs.")
     request_id: str | None = None
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _run_root_validator(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Takes the problem as it is: by way of attributes, as others are, it lost its figures."""
-        return handler(values)
 
-
-class BalanceOut(Schema):
+class BalanceOut(Told):
     """What a user has, and the number of the user's last transaction by then."""
 
     real: AmountOut
@@ -184,7 +183,7 @@ class BalanceOut(Schema):
     number: int
 
 
-class TransactionOut(Schema):
+class TransactionOut(Told):
     """One operation on a user's two balances. It never changes."""
 
     id: int
@@ -214,7 +213,7 @@ class TransactionOut(Schema):
 LegalType = Literal["individual", "legal_entity", "sole_trader"]
 
 
-class UserOut(Schema):
+class UserOut(Told):
     id: int
     email: str
     first_name: str
@@ -289,7 +288,7 @@ class UserIn(UserFields):
     email: Annotated[Text, Field(max_length=254)]
 
 
-class UserPage(Schema):
+class UserPage(Told):
     users: list[UserOut]
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
 
@@ -362,13 +361,13 @@ class BatchIn(Taken):
     )
 
 
-class BatchResultOut(Schema):
+class BatchResultOut(Told):
     outcome: Literal["posted", "replayed", "refused"]
     transaction: TransactionOut | None
     problem: ProblemOut | None
 
 
-class BatchOut(Schema):
+class BatchOut(Told):
     results: list[BatchResultOut] = Field(description="In the order of the entries.")
 
 
@@ -389,7 +388,7 @@ class TransactionWithReversalOut(TransactionOut):
     )
 
 
-class TransactionPage(Schema):
+class TransactionPage(Told):
     transactions: list[TransactionOut]
     has_more: bool = Field(description="Whether there are more beyond these now.")
     next_cursor: str | None = Field(
@@ -398,7 +397,7 @@ class TransactionPage(Schema):
     )
 
 
-class PreviewedTransactionOut(Schema):
+class PreviewedTransactionOut(Told):
     """What would be posted, as it would be now."""
 
     number: int
@@ -452,7 +451,7 @@ class ServiceChargeIn(Taken):
     expected_number: ExpectedNumber = None
 
 
-class QuoteOut(Schema):
+class QuoteOut(Told):
     """What the use of a service would cost now, and who would pay it."""
 
     service: str
@@ -470,7 +469,7 @@ class QuoteOut(Schema):
     description: str
 
 
-class ServiceOut(Schema):
+class ServiceOut(Told):
     """Something charged per use. Each plan has its own price for it."""
 
     id: int
@@ -480,19 +479,19 @@ class ServiceOut(Schema):
     is_active: bool = Field(description="Otherwise it is retired, and cannot be charged.")
 
 
-class ServicePage(Schema):
+class ServicePage(Told):
     services: list[ServiceOut]
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
 
 
-class ServicePriceOut(Schema):
+class ServicePriceOut(Told):
     service: str = Field(description="Its code.")
     name: str
     unit: str
     price: AmountOut = Field(description="Of one unit.")
 
 
-class PlanOut(Schema):
+class PlanOut(Told):
     """A pricing plan. A service without a price is not available under it."""
 
     id: int
@@ -507,7 +506,7 @@ class PlanOut(Schema):
     services: list[ServicePriceOut]
 
 
-class PlanPage(Schema):
+class PlanPage(Told):
     plans: list[PlanOut]
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
 
@@ -515,14 +514,14 @@ class PlanPage(Schema):
 # --- Subscriptions ------------------------------------------------------------------------------
 
 
-class NextChargeOut(Schema):
+class NextChargeOut(Told):
     day: DayOut | None = Field(
         description="null: after the next active day or, if it is suspended, once it can be paid."
     )
     amount: AmountOut
 
 
-class SubscriptionOut(Schema):
+class SubscriptionOut(Told):
     """A user's use of a plan, for one device or, without one, for the account as a whole."""
 
     id: int
@@ -545,7 +544,7 @@ class SubscriptionOut(Schema):
     )
 
 
-class SubscriptionPage(Schema):
+class SubscriptionPage(Told):
     subscriptions: list[SubscriptionOut]
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
 
@@ -578,7 +577,7 @@ class CancellationIn(Taken):
     pay_back: StrictBool = Field(description="Return what was paid for today and later.")
 
 
-class SubscriptionChangeOut(Schema):
+class SubscriptionChangeOut(Told):
     """A subscription after an operation, and what was posted for it, in order."""
 
     subscription: SubscriptionOut
@@ -589,7 +588,7 @@ class PreviewedSubscriptionOut(SubscriptionOut):
     id: int | None = Field(description="null: it does not exist yet.")  # type: ignore[assignment]
 
 
-class SubscriptionPreviewOut(Schema):
+class SubscriptionPreviewOut(Told):
     """A subscription as it would be, and what would be posted for it. Nothing was."""
 
     subscription: PreviewedSubscriptionOut
@@ -601,7 +600,7 @@ class ActiveDayIn(Taken):
     day: Day
 
 
-class ActiveDayOut(Schema):
+class ActiveDayOut(Told):
     device: str
     day: DayOut
     subscription_id: int | None = Field(
@@ -610,7 +609,7 @@ class ActiveDayOut(Schema):
     is_charged: bool
 
 
-class ActiveDayPage(Schema):
+class ActiveDayPage(Told):
     active_days: list[ActiveDayOut]
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
 
@@ -624,7 +623,7 @@ class ThresholdIn(Taken):
     )
 
 
-class ThresholdOut(Schema):
+class ThresholdOut(Told):
     """Below which real balance endpoints of webhooks are told of it (`balance.low`)."""
 
     user_id: int

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median, quantiles
+from tempfile import TemporaryFile
 from threading import Barrier, Thread
 from time import perf_counter
 from typing import Any, Final
@@ -74,30 +75,33 @@ def served() -> Iterator[Server]:
     _, key = access.issue_key(name="Benchmark", owner=owner, created_by=owner)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "gunicorn", "config.wsgi", "--bind", f"127.0.0.1:{port}"),
-            *("--workers", "2", "--worker-class", "gthread", "--threads", "4"),
-            *("--keep-alive", "60", "--no-control-socket", "--log-level", "warning"),
-        ],
-        cwd=ROOT,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": os.environ.get("HOME", "/"),
-            "ENVIRONMENT": "production",
-            "SECRET_KEY": "of the benchmark alone, which serves nobody",
-            "DATABASE_URL": _address_of_database(),
-            "SECURE_SSL_REDIRECT": "false",
-            "API_REQUESTS_PER_MINUTE": "1000000",  # counted, and never reached
-            "LOG_API_CALLS": "false",
-        },
-    )
-    try:
-        _wait_for(port, process)
-        yield Server(port, key)
-    finally:
-        process.terminate()
-        process.wait(30)
+    with TemporaryFile() as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "gunicorn", "config.wsgi", "--bind", f"127.0.0.1:{port}"),
+                *("--workers", "2", "--worker-class", "gthread", "--threads", "4"),
+                *("--keep-alive", "60", "--no-control-socket", "--log-level", "warning"),
+            ],
+            cwd=ROOT,
+            stderr=log,  # a line for each call, as in production
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": os.environ.get("HOME", "/"),
+                "ENVIRONMENT": "production",
+                "SECRET_KEY": "of the benchmark alone, which serves nobody",
+                "DATABASE_URL": _address_of_database(),
+                "SECURE_SSL_REDIRECT": "false",
+                "API_REQUESTS_PER_MINUTE": "1000000",  # counted, and never reached
+            },
+        )
+        try:
+            if not _answers(port, process):
+                log.seek(0)
+                raise SystemExit(f"The server did not start:\n{log.read().decode()}")
+            yield Server(port, key)
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
 def _address_of_database() -> str:
@@ -107,7 +111,7 @@ def _address_of_database() -> str:
     return f"postgres://{user}:{password}@/{quote(place['dbname'])}?{urlencode(options)}"
 
 
-def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
+def _answers(port: int, process: "subprocess.Popen[bytes]") -> bool:
     end = time.monotonic() + STARTS_SECONDS
     while time.monotonic() < end and process.poll() is None:
         try:
@@ -115,8 +119,8 @@ def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
         except OSError:
             time.sleep(0.1)
         else:
-            return
-    raise SystemExit("The server did not start.")
+            return True
+    return False
 
 
 def measure_http(user_ids: Sequence[int], *, rounds: int, calls: int) -> Iterator[Line]:
