@@ -83,7 +83,7 @@ def find_key(secret: str, now: datetime) -> ApiKey | None:
 
 
 def state_of(key: ApiKey, now: datetime) -> KeyState:
-    """Why a key does not work, or that it does: it is one of `working_keys` then."""
+    """Why a key does not work, or that it does. `working_keys` asks the database the same."""
     if key.revoked_at is not None:
         return "revoked"
     if key.expires_at is not None and key.expires_at <= now:

@@ -64,7 +64,7 @@ from billing.models import (
 from billing.money import ZERO, Amount, NotMoney, to_money
 from billing.pricing import format_quantity, service_cost, to_quantity
 from users.models import User
-from users.texts import UNREADABLE
+from users.texts import UNREADABLE, unstorable
 
 REFUSED_SQLSTATE: Final = "BL001"
 
@@ -627,13 +627,14 @@ def _user_id(user: User | int) -> int:
 
 
 def _positive(value: Amount) -> Decimal:
-    amount = _amount("amount", value)
+    amount = checked_amount("amount", value)
     if amount <= 0:
         raise InvalidAmount(field="amount", reason="wrong_sign", value=str(amount))
     return amount
 
 
-def _amount(name: str, value: Amount) -> Decimal:
+def checked_amount(name: str, value: Amount) -> Decimal:
+    """An amount of money with four decimals. Raises InvalidAmount for what is none."""
     if value is ZERO:
         return ZERO  # as one of the two amounts mostly is
     try:
@@ -660,12 +661,8 @@ def _text(name: str, value: object, max_length: int) -> str:
         raise InvalidEntry(field=name, reason="it must be a text")
     if value.isprintable() and len(value) <= max_length:
         return value  # as most are: nothing of what follows can be wrong with it
-    if "\0" in value:
-        raise InvalidEntry(field=name, reason="it contains a null character")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InvalidEntry(field=name, reason="it contains half a character") from None
+    if problem := unstorable(value):
+        raise InvalidEntry(field=name, reason=f"it {problem}")
     if UNREADABLE.search(value):
         raise InvalidEntry(field=name, reason="it contains characters that cannot be seen")
     if len(value) > max_length:
@@ -732,8 +729,8 @@ def _as_json(entry: Entry) -> dict[str, Any]:
         # Too long or too short a description is refused by the database, with its own code.
         "description": _text("description", entry.description, 10_000),
         "device": _text("device", entry.device, 100),
-        "amount": str(_amount("amount", entry.amount)),
-        "bonus_amount": str(_amount("bonus_amount", entry.bonus_amount)),
+        "amount": str(checked_amount("amount", entry.amount)),
+        "bonus_amount": str(checked_amount("bonus_amount", entry.bonus_amount)),
         "reverses": _whole_number("reverses", entry.reverses),
         "metadata": _with_request(_json_object("metadata", entry.metadata)),
         "idempotency_key": None if key is None else _text("idempotency_key", key, 100),

@@ -585,7 +585,7 @@ class SubscriptionListing:
         if self.cycle:
             rows = rows.filter(plan__cycle=self.cycle)
         if self.status == "live":
-            rows = rows.exclude(status=Subscription.Status.CANCELLED)
+            rows = rows.live()
         elif self.status:
             rows = rows.filter(status=self.status)
         for word in self.text.split():

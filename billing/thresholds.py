@@ -10,8 +10,9 @@ from typing import NamedTuple
 from django.db import transaction
 
 from billing import ledger
+from billing.errors import InvalidAmount
 from billing.models import LowBalanceThreshold
-from billing.money import format_money
+from billing.money import Amount, format_money
 
 
 class Threshold(NamedTuple):
@@ -53,10 +54,12 @@ def of(user_id: int) -> Threshold:
 
 
 @transaction.atomic
-def set_own(user_id: int, amount: Decimal | None) -> Change:
+def set_own(user_id: int, amount: Amount | None) -> Change:
+    """None: never. Raises InvalidAmount for what is no amount, or is negative."""
+    checked = None if amount is None else _checked(amount)
     ledger.hold([user_id])
     before = of(user_id)
-    LowBalanceThreshold.objects.update_or_create(user_id=user_id, defaults={"amount": amount})
+    LowBalanceThreshold.objects.update_or_create(user_id=user_id, defaults={"amount": checked})
     return Change(before, of(user_id))
 
 
@@ -67,3 +70,10 @@ def unset_own(user_id: int) -> Change:
     before = of(user_id)
     LowBalanceThreshold.objects.filter(user=user_id).delete()
     return Change(before, of(user_id))
+
+
+def _checked(value: Amount) -> Decimal:
+    amount = ledger.checked_amount("amount", value)
+    if amount < 0:
+        raise InvalidAmount(field="amount", reason="wrong_sign", value=str(amount))
+    return amount

@@ -1,4 +1,4 @@
-"""Texts that people read, in the panel and in files."""
+"""Texts: what people cannot read, and what the database cannot hold."""
 
 import re
 from typing import Final
@@ -8,3 +8,14 @@ from typing import Final
 UNREADABLE: Final = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 )
+
+
+def unstorable(text: str) -> str | None:
+    """Why the database cannot hold a text, if it cannot: what it does, without a subject."""
+    if "\0" in text:
+        return "contains a null character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "contains half a character"
+    return None

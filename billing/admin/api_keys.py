@@ -94,7 +94,7 @@ class ApiKeyForm(PanelForm):
 
     name = forms.CharField(
         max_length=60,
-        help_text="What uses it, like Payment gateway. No two working keys share one.",
+        help_text="What uses it, like Payment gateway. Not the name of another working key.",
     )
     owner = OwnerField(
         queryset=User.objects.none(),

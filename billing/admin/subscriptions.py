@@ -133,7 +133,7 @@ def user_subscriptions(
     today = utc_today()
     balance = ledger.balance(user)
     mine = Subscription.objects.filter(user=user)
-    live = mine.exclude(status=STATUS.CANCELLED)
+    live = mine.live()
     suspended_count, needed = subscriptions.needed_to_resume(user, today)
     live_count = live.count()
 

@@ -182,7 +182,7 @@ SENTENCES = {
     "bool_type": "It must be true or false",
     "list_type": "It must be a list",
     "dict_type": "It must be a JSON object",
-    "model_attributes_type": "It must be a JSON object",
+    "model_type": "It must be a JSON object",
     "int_parsing": "It must be a whole number",
     "int_from_float": "It must be a whole number",
     "bool_parsing": "It must be true or false",

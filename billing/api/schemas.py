@@ -22,6 +22,7 @@ from pydantic import (
 
 from billing.models import Channel, Subscription, TransactionType
 from billing.pricing import Cycle
+from users.texts import unstorable
 
 MAX_ID = 2**63 - 1
 AMOUNT_PATTERN = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)$"
@@ -31,13 +32,8 @@ MOMENT_PATTERN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[
 
 
 def _storable(text: str) -> str:
-    """PostgreSQL's texts hold no null characters, and nobody's hold half a character."""
-    if "\0" in text:
-        raise ValueError("It contains a null character.")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("It contains half a character.") from None
+    if problem := unstorable(text):
+        raise ValueError(f"It {problem}.")
     return text
 
 
@@ -141,7 +137,7 @@ CursorIn = Annotated[
 ]
 
 
-class Taken(Schema):
+class Taken(BaseModel):
     """A body: with these fields, and no others."""
 
     model_config = ConfigDict(extra="forbid")

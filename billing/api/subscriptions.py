@@ -61,7 +61,7 @@ def list_subscriptions(
 ) -> dict[str, Any]:
     rows = Subscription.objects.filter(user=customer_id(user_id)).select_related("plan")
     if filters.status == "live":
-        rows = rows.exclude(status=Subscription.Status.CANCELLED)
+        rows = rows.live()
     elif filters.status is not None:
         rows = rows.filter(status=filters.status)
     if filters.device is not None:

@@ -1,6 +1,5 @@
 """Calls about the real balance below which programs are told of it (the event `balance.low`)."""
 
-from decimal import Decimal
 from typing import Any
 
 from django.db import transaction
@@ -12,8 +11,6 @@ from billing.api.history import note
 from billing.api.keys import Needs, actor
 from billing.api.schemas import PathId, ProblemOut, ThresholdIn, ThresholdOut
 from billing.api.users import customer, customer_id
-from billing.errors import InvalidAmount
-from billing.money import NotMoney, to_money
 
 router = Router(tags=["Low balance thresholds"])
 
@@ -37,9 +34,8 @@ def read_threshold(request: HttpRequest, user_id: PathId) -> dict[str, Any]:
     summary="Set a user's own low balance threshold",
 )
 def set_threshold(request: HttpRequest, user_id: PathId, new: ThresholdIn) -> dict[str, Any]:
-    amount = None if new.amount is None else _amount(new.amount)
     with transaction.atomic():
-        _note(request, user_id, thresholds.set_own(customer_id(user_id), amount))
+        _note(request, user_id, thresholds.set_own(customer_id(user_id), new.amount))
     return _shown(user_id)
 
 
@@ -54,16 +50,6 @@ def unset_threshold(request: HttpRequest, user_id: PathId) -> dict[str, Any]:
     with transaction.atomic():
         _note(request, user_id, thresholds.unset_own(customer_id(user_id)))
     return _shown(user_id)
-
-
-def _amount(text: str) -> Decimal:
-    try:
-        amount = to_money(text)
-    except NotMoney as problem:
-        raise InvalidAmount(field="amount", reason=problem.reason, value=text) from None
-    if amount < 0:
-        raise InvalidAmount(field="amount", reason="wrong_sign", value=text)
-    return amount
 
 
 def _note(request: HttpRequest, user_id: int, change: thresholds.Change) -> None:

@@ -17,6 +17,8 @@ from billing.api.history import note
 from billing.api.keys import Needs, actor, may
 from billing.api.problems import Problem
 from billing.api.schemas import (
+    CursorIn,
+    Limit,
     Parameters,
     PathId,
     ProblemOut,
@@ -45,8 +47,8 @@ class UserFilters(Parameters):
         description="Words, all of which stand in the name, e-mail, phone or ID.",
     )
     is_active: bool | None = None
-    limit: int = Field(50, ge=1, le=200)
-    cursor: str | None = Field(None, max_length=200)
+    limit: Limit = 50
+    cursor: CursorIn = None
 
 
 def customers(request: HttpRequest) -> QuerySet[User]:

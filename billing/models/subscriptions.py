@@ -1,7 +1,7 @@
 """Who uses which plan, and how far it is paid."""
 
 from datetime import date
-from typing import ClassVar
+from typing import Self
 
 from django.conf import settings
 from django.db import models
@@ -12,8 +12,9 @@ from billing.models.plans import Plan
 from billing.pricing import Charge, Cycle
 
 
-class SubscriptionManager(models.Manager["Subscription"]):
-    def live(self) -> "models.QuerySet[Subscription]":
+class SubscriptionQuerySet(models.QuerySet["Subscription"]):
+    def live(self) -> Self:
+        """The active and the suspended ones."""
         return self.exclude(status=Subscription.Status.CANCELLED)
 
 
@@ -66,7 +67,7 @@ class Subscription(models.Model):
         "something happens.",
     )
 
-    objects: ClassVar[SubscriptionManager] = SubscriptionManager()
+    objects = SubscriptionQuerySet.as_manager()
 
     class Meta:
         default_permissions = ("view", "add", "change")

@@ -7,7 +7,6 @@ the environment is used. TLS checks the certificate against the name as ever.
 """
 
 import logging
-import re
 import socket
 import ssl
 import threading
@@ -25,6 +24,8 @@ import certifi
 import httpcore
 from django.conf import settings
 from django.core.exceptions import ValidationError
+
+from users.texts import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,6 @@ IPV6_UNICAST: Final = IPv6Network("2000::/3")
 # Addresses that carry an IPv4 address, which is where they lead.
 IPV6_TO_IPV4: Final = IPv6Network("2002::/16")
 IPV4_BY_NAT64: Final = IPv6Network("64:ff9b::/96")
-
-UNREADABLE: Final = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
 class NotAllowed(Exception):
@@ -404,4 +403,4 @@ def _in_words(error: Exception) -> str:
 
 def _readable(beginning: bytes) -> str:
     text = beginning.decode(errors="replace")
-    return UNREADABLE.sub(" ", text).strip()[:ANSWER_LENGTH]
+    return " ".join(UNREADABLE.sub(" ", text).split())[:ANSWER_LENGTH]

@@ -68,9 +68,11 @@ def test_the_state_shown_is_whether_it_works(
     key, secret = access.issue_key(name="X", owner=owner, created_by=owner, **fields)
     assert access.state_of(key, NOW) == state
     assert (access.find_key(secret, NOW) == key) == (state == "working")
+    assert (key in access.working_keys(NOW)) == (state == "working")
     access.revoke_key(key, by=owner, now=NOW)
     assert access.state_of(key, NOW) == "revoked"
     assert access.find_key(secret, NOW) is None
+    assert key not in access.working_keys(NOW)
 
 
 # --- Adding -------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from django.http.multipartparser import MultiPartParserError
 
 from billing.api.panel.errors import WRONG_FORMAT, Invalid, Refused
 from billing.money import ZERO
+from users.texts import unstorable
 
 MAX_ID: Final = 2**63 - 1  # of the database's bigint
 MAX_ROWS: Final = 2**31 - 1
@@ -57,7 +58,7 @@ class Parameters:
         if not isinstance(value, str):
             raise self.wrong(name, "Should be a text")
         if problem := unstorable(value):
-            raise self.wrong(name, problem)
+            raise self.wrong(name, problem.capitalize())
         if not shortest <= len(value) <= longest:
             length = f"{shortest} to {longest}" if shortest else f"at most {longest}"
             raise self.wrong(name, f"Should have {length} characters")
@@ -160,17 +161,6 @@ class Parameters:
         if (value := self._typed.get(name)) is not None:
             return value, False
         return self._texts.get(name), True
-
-
-def unstorable(text: str) -> str | None:
-    """Why the database cannot hold a text, if it cannot."""
-    if "\0" in text:
-        return "Contains a null character"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "Contains half a character"
-    return None
 
 
 # --- Amounts ------------------------------------------------------------------------------------
