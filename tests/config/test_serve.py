@@ -5,8 +5,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
+import pytest
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+
+from billing.management.commands.serve import WebWorker
 from tests.config.processes import (
     PATIENCE_SECONDS,
     ROOT,
@@ -46,6 +53,37 @@ def test_whatever_is_killed_the_panel_comes_back_with_its_data(data_dir: Path) -
         assert panel.press_ctrl_c() == 0
         assert "Traceback" not in panel.said
         assert not is_running(database)
+
+
+def test_a_web_worker_that_has_only_just_started_hears_that_it_shall_end(data_dir: Path) -> None:
+    with Serving(data_dir) as panel:
+        for _ in range(5):
+            known = panel.workers
+            os.kill(known[0], signal.SIGKILL)
+            # Without a pause between looks: it is about what comes before the worker's handlers.
+            end = time.monotonic() + PATIENCE_SECONDS
+            while not (new := set(panel.workers) - set(known)):
+                assert time.monotonic() < end
+            started = new.pop()
+            os.kill(started, signal.SIGTERM)
+            wait_for(lambda pid=started: pid not in panel.workers)
+        wait_for(lambda: panel.health() == 200)
+
+
+def test_a_web_worker_ends_also_while_it_hands_out_a_request() -> None:
+    worker = WebWorker(0, os.getpid(), [], None, 0, Config(), Logger(Config()))
+    worker.tpool = worker.get_thread_pool()
+
+    def end() -> None:
+        with pytest.raises(SystemExit):
+            worker.handle_quit(signal.SIGQUIT, None)
+
+    ending = threading.Thread(target=end, daemon=True)
+    with worker.tpool._shutdown_lock:  # as the pool holds it when it is given something to do
+        ending.start()
+        ending.join(PATIENCE_SECONDS)
+        assert not ending.is_alive()
+    worker.tmp.close()
 
 
 def test_everything_killed_at_once_is_found_and_taken_over(data_dir: Path) -> None:

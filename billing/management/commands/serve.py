@@ -24,6 +24,8 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils.module_loading import import_string
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
+from gunicorn.workers.gthread import ThreadWorker
 
 from billing.management.demo.people import PASSWORD
 from users.models import User
@@ -32,6 +34,7 @@ HOST: Final = "127.0.0.1"
 BACKLOG: Final = 512
 DEMO_LOGIN: Final = "operator@example.com"
 ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TO_WORKERS: Final = (*ENDINGS, signal.SIGQUIT)  # sent by a terminal, or by gunicorn
 WORKER_ENDS_SECONDS: Final = 10  # what a job does until its next commit takes less
 WORKER_PAUSE_MIN_SECONDS: Final = 1.0
 WORKER_PAUSE_MAX_SECONDS: Final = 60.0
@@ -128,7 +131,7 @@ class Panel(BaseApplication):
     def load_config(self) -> None:
         for name, value in {
             "bind": f"fd://{self.listener.detach()}",
-            "worker_class": "gthread",
+            "worker_class": WebWorker,
             "workers": 2,
             "threads": 4,
             "preload_app": True,
@@ -152,12 +155,39 @@ class Panel(BaseApplication):
         return application
 
 
+class WebWorker(ThreadWorker):
+    """gunicorn's worker with threads, which ends whenever it is told to."""
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_WORKERS)
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """Ends the process, as every worker does.
+
+        ThreadWorker shuts its pool down first, for which it takes a lock that the thread may hold
+        already where the signal found it: handing out a request, or ending on the same Ctrl-C that
+        the arbiter passes on a moment later. The interpreter ends the pool's threads by itself.
+        """
+        Worker.handle_quit(self, sig, frame)
+
+
 class PanelArbiter(Arbiter):
     """gunicorn's own process, which looks after its web workers, and after one for jobs."""
 
     def __init__(self, panel: Panel) -> None:
         super().__init__(panel)
         self.jobs = JobWorker()
+
+    def spawn_worker(self) -> int:
+        """Keeps signals back from the new process until it has handlers of its own.
+
+        Until then it has this one's, which put a signal into a queue that nobody reads there.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, TO_WORKERS)
+        pid = int(super().spawn_worker())  # the worker itself does not come back
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_WORKERS)
+        return pid
 
     def manage_workers(self) -> None:
         super().manage_workers()  # every second, and whenever a child ends
@@ -219,5 +249,5 @@ def _ignore_further_signals(process: object = None) -> None:
 
     Not with SIG_IGN: Python complains of a signal that came just before that was set.
     """
-    for number in (*ENDINGS, signal.SIGQUIT):
+    for number in TO_WORKERS:
         signal.signal(number, lambda *_: None)
