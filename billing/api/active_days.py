@@ -75,12 +75,14 @@ def list_active_days(
     has_more = len(found) > filters.limit
     return {
         "active_days": [_shown(row) for row in page],
-        "next_cursor": cursors.to_text(page[-1].day.toordinal()) if has_more else None,
+        "next_cursor": cursors.to_text("active days", page[-1].day.toordinal())
+        if has_more
+        else None,
     }
 
 
 def _day(cursor: str) -> date:
-    [ordinal] = cursors.from_text(cursor, 1)
+    [ordinal] = cursors.from_text("active days", cursor, 1)
     try:
         return date.fromordinal(ordinal)
     except (ValueError, OverflowError):

@@ -33,12 +33,13 @@ class OfferFilters(Parameters):
     def page_of[Row: (Plan, Service)](self, rows: QuerySet[Row]) -> tuple[list[Row], str | None]:
         if self.is_active is not None:
             rows = rows.filter(is_active=self.is_active)
+        of = str(rows.model._meta.model_name)
         if self.cursor is not None:
-            [last] = cursors.from_text(self.cursor, 1)
+            [last] = cursors.from_text(of, self.cursor, 1)
             rows = rows.filter(pk__gt=last)
         found = list(rows.order_by("pk")[: self.limit + 1])
         page = found[: self.limit]
-        return page, cursors.to_text(page[-1].pk) if len(found) > self.limit else None
+        return page, cursors.to_text(of, page[-1].pk) if len(found) > self.limit else None
 
 
 @router.get(

@@ -67,13 +67,14 @@ def list_subscriptions(
     if filters.device is not None:
         rows = rows.filter(device=ledger.checked_device(filters.device))
     if filters.cursor is not None:
-        [last] = cursors.from_text(filters.cursor, 1)
+        [last] = cursors.from_text("subscriptions", filters.cursor, 1)
         rows = rows.filter(pk__lt=last)
     found = list(rows.order_by("-pk")[: filters.limit + 1])
     page, today = found[: filters.limit], utc_today()
+    has_more = len(found) > filters.limit
     return {
         "subscriptions": [shown(row, today) for row in page],
-        "next_cursor": cursors.to_text(page[-1].pk) if len(found) > filters.limit else None,
+        "next_cursor": cursors.to_text("subscriptions", page[-1].pk) if has_more else None,
     }
 
 

@@ -98,14 +98,16 @@ def list_transactions_of_user(
     request: HttpRequest, user_id: PathId, filters: Query[TransactionFilters]
 ) -> dict[str, Any]:
     listing = filters.listing(customer_id(user_id))
+    of = f"transactions of {user_id}, {filters.order} first"
     beyond = None
     if filters.cursor is not None:
-        [beyond] = cursors.from_text(filters.cursor, 1)
+        [beyond] = cursors.from_text(of, filters.cursor, 1)
     with _time_limit(listing):
         stretch = reports.stretch_of_user(
             listing, beyond=beyond, newest_first=filters.newest_first, limit=filters.limit
         )
-    return _page(stretch, filters, None if stretch.end is None else cursors.to_text(stretch.end))
+    end = None if stretch.end is None else cursors.to_text(of, stretch.end)
+    return _page(stretch, filters, end)
 
 
 @router.get(
@@ -118,12 +120,13 @@ def list_transactions_of_user(
 )
 def list_transactions(request: HttpRequest, filters: Query[TransactionFilters]) -> dict[str, Any]:
     listing = filters.listing()
-    beyond = None if filters.cursor is None else _place(filters.cursor)
+    of = f"transactions, {filters.order} first"
+    beyond = None if filters.cursor is None else _place(of, filters.cursor)
     with _time_limit(listing):
         stretch = reports.stretch_of_all(
             listing, beyond=beyond, newest_first=filters.newest_first, limit=filters.limit
         )
-    return _page(stretch, filters, None if stretch.end is None else _cursor(stretch.end))
+    return _page(stretch, filters, None if stretch.end is None else _cursor(of, stretch.end))
 
 
 @router.get(
@@ -218,12 +221,12 @@ def _page(
     }
 
 
-def _cursor(place: reports.Place) -> str:
-    return cursors.to_text((place.created_at - EPOCH) // INSTANT, place.id)
+def _cursor(of: str, place: reports.Place) -> str:
+    return cursors.to_text(of, (place.created_at - EPOCH) // INSTANT, place.id)
 
 
-def _place(cursor: str) -> reports.Place:
-    instants, key = cursors.from_text(cursor, 2)
+def _place(of: str, cursor: str) -> reports.Place:
+    instants, key = cursors.from_text(of, cursor, 2)
     try:
         return reports.Place(EPOCH + instants * INSTANT, key)
     except OverflowError:

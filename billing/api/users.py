@@ -98,15 +98,16 @@ def list_users(request: HttpRequest, filters: Query[UserFilters]) -> dict[str, A
     if filters.is_active is not None:
         rows = rows.filter(is_active=filters.is_active)
     if filters.cursor is not None:
-        [last] = cursors.from_text(filters.cursor, 1)
+        [last] = cursors.from_text("users", filters.cursor, 1)
         rows = rows.filter(pk__lt=last)
     # Words that are rare are looked for in all users.
     with reports.time_limit(SEARCH_SECONDS) if filters.search else nullcontext():
         found = list(rows.order_by("-pk")[: filters.limit + 1])
     page = found[: filters.limit]
+    has_more = len(found) > filters.limit
     return {
         "users": [shown(request, user) for user in page],
-        "next_cursor": cursors.to_text(page[-1].pk) if len(found) > filters.limit else None,
+        "next_cursor": cursors.to_text("users", page[-1].pk) if has_more else None,
     }
 
 

@@ -440,11 +440,15 @@ def test_every_other_method_is_told_which_there_are(
         "cursor=%ff",
         "cursor=MQ",
         "cursor=W10",
-        "cursor=W3RydWVd",  # [true]
-        "cursor=WzEuNV0",  # [1.5]
-        "cursor=WyIxIl0",  # ["1"]
-        "cursor=WzEsMl0",  # [1, 2]
-        "cursor=Wzk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5XQ",
+        "cursor=WzFd",  # [1]
+        "cursor=WyJ1c2VycyJd",  # ["users"]
+        "cursor=WyJ1c2VycyIsIHRydWVd",  # ["users", true]
+        "cursor=WyJ1c2VycyIsIDEuNV0",  # ["users", 1.5]
+        "cursor=WyJ1c2VycyIsICIxIl0",  # ["users", "1"]
+        "cursor=WyJ1c2VycyIsIDEsIDJd",  # ["users", 1, 2]
+        "cursor=WyJ1c2VycyIsIDk5OTk5OTk5OTk5OTk5OTk5OTld",  # ["users", 9999999999999999999]
+        "cursor=W1sidXNlcnMiXSwgMV0",  # [["users"], 1]
+        "cursor=WyJwbGFuIiwgMV0",  # ["plan", 1]
         "cursor=" + "A" * 201,
     ],
 )

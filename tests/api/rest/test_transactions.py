@@ -215,8 +215,27 @@ def test_what_is_no_filter_is_named(program: Program, path: str, query: str, fie
 
 def test_a_cursor_beyond_all_times_is_none(program: Program) -> None:
     for place in ((2**62, 1), (-(2**62), 1)):
-        response = program.get(f"/transactions?cursor={cursors.to_text(*place)}")
+        cursor = cursors.to_text("transactions, newest first", *place)
+        response = program.get(f"/transactions?cursor={cursor}")
         assert_problem(response, 422, "invalid_request")
+
+
+def test_a_cursor_leads_on_in_its_own_list_only(program: Program) -> None:
+    """In another it would leave rows out, or bring some twice, without a word."""
+    one, other = user_with_history(), user_with_history(email="other@example.com")
+    lists = [
+        f"{path}?limit=1&order={order}"
+        for path in ("/transactions", *(f"/users/{pk}/transactions" for pk in (one.pk, other.pk)))
+        for order in ("newest", "oldest")
+    ]
+    gave = {each: program.get(each).json()["next_cursor"] for each in lists}
+    for each in lists:
+        for giver, cursor in gave.items():
+            response = program.get(f"{each}&cursor={cursor}")
+            if giver == each:
+                assert response.status_code == 200
+            else:
+                assert_problem(response, 422, "invalid_request")
 
 
 @pytest.mark.parametrize("call", ["transactions", "transactions/1", "balance"])
