@@ -34,16 +34,23 @@ def manage(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
     )
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+def reserved_port() -> socket.socket:
+    """Keeps a port for whoever listens on it by its number: nobody is given it by chance."""
+    reservation = socket.socket()
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the listener will
+    reservation.bind(("127.0.0.1", 0))
+    return reservation
+
+
+# What reading about a process says that ends meanwhile: before the file is opened, or after.
+GONE = (FileNotFoundError, ProcessLookupError)
 
 
 def is_running(pid: int) -> bool:
     """Whether the process is there and not merely waiting to be collected."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except GONE:
         return False
     return state != "Z"
 
@@ -51,7 +58,7 @@ def is_running(pid: int) -> bool:
 def _does_jobs(pid: int) -> bool:
     try:
         return b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except FileNotFoundError:
+    except GONE:
         return False
 
 
@@ -60,7 +67,8 @@ class Serving:
 
     def __init__(self, data_dir: Path, **variables: str) -> None:
         self.data_dir = data_dir
-        self.port = free_port()
+        self.reservation = reserved_port()
+        self.port = int(self.reservation.getsockname()[1])
         self.output = data_dir.parent / f"serve-{self.port}.txt"
         self.variables = {"DATA_DIR": str(data_dir), "PORT": str(self.port)} | variables
 
@@ -86,6 +94,7 @@ class Serving:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        self.reservation.close()
 
     @property
     def said(self) -> str:
