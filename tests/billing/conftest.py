@@ -12,7 +12,8 @@ from users.models import User
 @pytest.fixture(autouse=True)
 def patience_with_receivers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Receivers here answer at once, if the machine lets them. Tests of haste set their own."""
-    for limit in ("CONNECT_SECONDS", "ATTEMPT_SECONDS", "ANSWER_SECONDS"):
+    limits = ("CONNECT_SECONDS", "ATTEMPT_SECONDS", "ANSWER_SECONDS", "KEEP_ALIVE_SECONDS")
+    for limit in limits:
         monkeypatch.setattr(network, limit, PATIENCE_SECONDS)
     monkeypatch.setattr(sending, "WORK_SECONDS", PATIENCE_SECONDS)
 

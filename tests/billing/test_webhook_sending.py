@@ -1,7 +1,9 @@
 """Webhooks on their way: to a real receiver, which takes them, fails, hangs and comes back."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from typing import Any
@@ -164,13 +166,13 @@ def test_a_receiver_may_close_a_connection_that_it_has_kept(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock
 ) -> None:
     """Also without saying so, just when the next event is on its way."""
-    seen: list[int] = []
+    seen: list[Handler] = []  # kept, or the next connection's could be where this one's was
 
     def once_per_connection(handler: Handler, message: Message) -> None:
-        if id(handler) in seen:
+        if handler in seen:
             behaviour.resets(handler, message)
         else:
-            seen.append(id(handler))
+            seen.append(handler)
             OK(handler, message)
 
     user = user_with()
@@ -284,10 +286,27 @@ def test_more_than_fits_into_one_job_is_left_to_the_next(
 # --- Failures -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "ATTEMPT_SECONDS", 0.3)
-    monkeypatch.setattr(network, "ANSWER_SECONDS", 0.3)
+@contextmanager
+def impatience(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whoever sends gives up soon after the message is there; on its way, it may take its time."""
+    behave, is_there, read = receiver.behave, threading.Event(), network._Stream.read
+
+    def take(handler: Handler, message: Message) -> None:
+        is_there.set()
+        behave(handler, message)
+
+    def read_impatiently(stream: Any, *arguments: Any, **options: Any) -> bytes:
+        is_there.wait(behaviour.PATIENCE_SECONDS)
+        network._attempt.deadline = min(network._attempt.deadline, time.monotonic() + 0.3)
+        return read(stream, *arguments, **options)
+
+    receiver.behave = take
+    with monkeypatch.context() as patched:
+        patched.setattr(network._Stream, "read", read_impatiently)
+        yield
+
+
+NO_ANSWER = f"No answer within {behaviour.PATIENCE_SECONDS} seconds."
 
 
 @pytest.mark.parametrize(
@@ -300,8 +319,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
             302,
             "It answered 302; redirects are not followed.",
         ),
-        (behaviour.hangs, None, "No answer within 0 seconds."),
-        (behaviour.drips, None, "No answer within 0 seconds."),
+        (behaviour.hangs, None, NO_ANSWER),
+        (behaviour.drips, None, NO_ANSWER),
         (behaviour.resets, None, "The connection broke off: "),
         (behaviour.talks_nonsense, None, "The connection broke off: "),
     ],
@@ -311,14 +330,15 @@ def test_a_failure_is_noted_and_comes_again(  # noqa: PLR0917 - fixtures are nam
     endpoint: WebhookEndpoint,
     receiver: Receiver,
     clock: Clock,
-    impatient: None,
+    monkeypatch: pytest.MonkeyPatch,
     behave: Any,
     status_code: int | None,
     problem: str,
 ) -> None:
     post(user_with())
     receiver.behave = behave
-    send(endpoint, clock)
+    with impatience(receiver, monkeypatch) if problem == NO_ANSWER else nullcontext():
+        send(endpoint, clock)
     attempt = WebhookAttempt.objects.get()
     assert attempt.status_code == status_code
     assert attempt.problem.startswith(problem)
@@ -333,8 +353,9 @@ def test_a_failure_is_noted_and_comes_again(  # noqa: PLR0917 - fixtures are nam
 
 
 def test_whoever_takes_it_has_it_however_long_the_answer_takes(
-    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, impatient: None
+    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(network, "ANSWER_SECONDS", 0.3)
     post(user_with())
     receiver.behave = behaviour.answers_and_drips
     send(endpoint, clock)
@@ -529,8 +550,9 @@ def test_an_endpoint_that_was_out_of_reach_for_days_leaves_no_heap_behind(
 
 
 def test_a_receiver_that_hangs_costs_a_job_no_more_than_one_attempt_of_each_thread(
-    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, impatient: None
+    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(network, "ATTEMPT_SECONDS", 0.3)
     for _ in range(5 * sending.THREADS):
         post(user_with())
     receiver.behave = behaviour.hangs
