@@ -361,9 +361,9 @@ def hold_while(
             with transaction.atomic():
                 hold()
                 held.set()
-                assert done.wait(20), "the other waited"
+                assert done.wait(60), "the other waited"
         else:
-            assert held.wait(20)
+            assert held.wait(60)
             meanwhile()
             done.set()
 

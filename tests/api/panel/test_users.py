@@ -520,9 +520,11 @@ def other_plan(db: None) -> Plan:
 
 
 def test_another_plan_counts_from_the_next_charge_on(
-    program: Program, world: World, other_plan: Plan
+    program: Program, world: World, other_plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subscription = subscribed(world.user, world.plan, day=timezone.now().date())
+    now = timezone.now()
+    monkeypatch.setattr(timezone, "now", lambda: now)  # or the next charge might be due by then
+    subscription = subscribed(world.user, world.plan, day=now.date())
     had = ledger.balance(world.user)
     assert update(program, world.user, INDIVIDUAL, default_tariff_id=other_plan.pk).code is None
     subscription.refresh_from_db()

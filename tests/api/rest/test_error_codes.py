@@ -1,13 +1,12 @@
 """Every error code that there is, provoked over HTTP. A new one without an entry here is seen."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date
 from typing import Any, NamedTuple
 
 import pytest
 from django.db import connection
 from django.http import HttpResponse
-from django.utils import timezone
 
 from billing import errors, ledger
 from billing.api.problems import OWN, STATUS_BY_CODE
@@ -97,8 +96,8 @@ def cancelled_twice(scene: Scene) -> HttpResponse:
 
 
 def on_active_day(scene: Scene) -> HttpResponse:
-    tomorrow = (timezone.now() + timedelta(days=1)).date().isoformat()
-    body = {"device": "8617", "day": tomorrow}
+    scene.patch.setattr("billing.api.active_days.utc_today", lambda: date(2026, 4, 10))
+    body = {"device": "8617", "day": "2026-04-11"}
     return scene.program.call("PUT", f"{scene.user}/active-days", body)
 
 
