@@ -329,6 +329,8 @@ def complete_until() -> datetime:
     - A T without a beginning in the list had not begun when its entry was read. But where the list
       hides it, because T is of another role (and this one not of pg_read_all_stats), or because
       the server does not track activities, it is taken to have begun LONGEST_TRANSACTION ago.
+    - Autovacuum, whose workers are listed to anybody as of no role, takes IDs too, for transactions
+      that began long before; it writes no row of the ledger.
     - A prepared transaction (PREPARE TRANSACTION) leaves the list for that of prepared ones, which
       is therefore read after it. When it began is not known there; it is taken to have been
       prepared within LONGEST_TRANSACTION.
@@ -347,7 +349,7 @@ def complete_until() -> datetime:
             ))
             FROM pg_stat_activity
             WHERE datname = current_database() AND backend_xid IS NOT NULL
-                AND pid <> pg_backend_pid()
+                AND pid <> pg_backend_pid() AND usesysid IS NOT NULL
             """,
             [LONGEST_TRANSACTION.total_seconds()],
         )
