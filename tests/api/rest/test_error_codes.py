@@ -1,12 +1,13 @@
 """Every error code that there is, provoked over HTTP. A new one without an entry here is seen."""
 
 from collections.abc import Callable
-from datetime import date
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import pytest
 from django.db import connection
 from django.http import HttpResponse
+from django.utils import timezone
 
 from billing import errors, ledger
 from billing.api.problems import OWN, STATUS_BY_CODE
@@ -96,8 +97,8 @@ def cancelled_twice(scene: Scene) -> HttpResponse:
 
 
 def on_active_day(scene: Scene) -> HttpResponse:
-    scene.patch.setattr("billing.api.active_days.utc_today", lambda: date(2026, 4, 10))
-    body = {"device": "8617", "day": "2026-04-11"}
+    tomorrow = (timezone.now() + timedelta(days=1)).date().isoformat()
+    body = {"device": "8617", "day": tomorrow}
     return scene.program.call("PUT", f"{scene.user}/active-days", body)
 
 
@@ -205,6 +206,8 @@ def test_every_code_has_an_entry_here() -> None:
 def test_every_code_is_told_with_its_status(
     db: None, code: str, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
+    now = timezone.now()
+    monkeypatch.setattr(timezone, "now", lambda: now)  # tomorrow stays so, a paid month lasts
     scene = Scene(program_of_administrator(), make_world(), monkeypatch, settings)
     status = OWN[code][0] if code in OWN else STATUS_BY_CODE.get(code, 422)
     response = PROVOKED[code](scene)
