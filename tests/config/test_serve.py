@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,21 @@ def assert_ledger_is_whole(data_dir: Path) -> None:
     assert "1 transaction" in proof.stdout
 
 
+def is_followed(killed: int, data_dir: Path) -> bool:
+    """Whether another server has come; until then one that was killed may answer a last time."""
+    with suppress(FileNotFoundError, ValueError):  # while its file is replaced
+        return postmaster(data_dir) != killed
+    return False
+
+
 def test_whatever_is_killed_the_panel_comes_back_with_its_data(data_dir: Path) -> None:
     with Serving(data_dir) as panel:
         os.kill(panel.workers[0], signal.SIGKILL)
         wait_for(lambda: panel.health() == 200)
 
-        os.kill(panel.postmaster, signal.SIGKILL)
+        killed = panel.postmaster
+        os.kill(killed, signal.SIGKILL)
+        wait_for(lambda: is_followed(killed, data_dir))
         wait_for(lambda: panel.health() == 200)
 
         worker, children, database = panel.wait_for_job_worker(), panel.children, panel.postmaster
@@ -52,12 +62,14 @@ def test_whatever_is_killed_the_panel_comes_back_with_its_data(data_dir: Path) -
         database = panel.postmaster
         assert panel.press_ctrl_c() == 0
         assert "Traceback" not in panel.said
-        assert not is_running(database)
+        wait_for(lambda: not is_running(database))
 
 
 def test_a_web_worker_that_has_only_just_started_hears_that_it_shall_end(data_dir: Path) -> None:
     with Serving(data_dir) as panel:
+        panel.wait_for_job_worker()  # which looks like a web worker until it is its own program
         for _ in range(5):
+            wait_for(lambda: len(panel.workers) == 2)  # one that was ended is followed by another
             known = panel.workers
             os.kill(known[0], signal.SIGKILL)
             # Without a pause between looks: it is about what comes before the worker's handlers.
@@ -88,13 +100,17 @@ def test_a_web_worker_ends_also_while_it_hands_out_a_request() -> None:
 
 def test_everything_killed_at_once_is_found_and_taken_over(data_dir: Path) -> None:
     with Serving(data_dir) as panel:
-        database = panel.postmaster
-        os.kill(panel.wait_for_job_worker(), signal.SIGKILL)
+        database, worker = panel.postmaster, panel.wait_for_job_worker()
+        children = panel.children
+        # Stopped first: it would see its panel die, and its panel start another in its place.
+        os.kill(worker, signal.SIGSTOP)
         os.killpg(panel.process.pid, signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
         panel.process.wait()
+        wait_for(lambda: not any(map(is_running, children)))  # until then they use the database
     assert is_running(database)  # nobody was left to stop it
     assert_ledger_is_whole(data_dir)
-    assert not is_running(database)
+    wait_for(lambda: not is_running(database))
 
 
 def test_a_postmaster_pid_that_another_program_has_by_now_is_no_obstacle(data_dir: Path) -> None:

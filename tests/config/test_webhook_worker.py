@@ -87,12 +87,13 @@ def test_what_a_killed_worker_had_sent_without_noting_it_is_sent_again(
 ) -> None:
     change(running, POST)
     change(running, POST)
-    with connected(running) as holder, working(running) as killed, holder.transaction():
+    with connected(running) as holder, holder.transaction():
         # It can read what is due, but not write what came of it.
         holder.execute("SELECT FROM billing_webhookdelivery FOR UPDATE")
-        wait_for(lambda: len(receiver.messages) == 2)
-        killed.process.kill()
-        killed.process.wait()
+        with working(running) as killed:
+            wait_for(lambda: len(receiver.messages) == 2)
+            killed.process.kill()
+            killed.process.wait()
     assert answer(running, LEFT) == 2
     for statement in LET_OTHERS_KNOW_THAT_IT_DIED:
         change(running, statement)

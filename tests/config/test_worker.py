@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ CHARGED = """
 SELECT count(DISTINCT user_id) FROM billing_transaction WHERE channel = 'charging'
 """
 UNDER_WAY = "SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing'"
+BATCHES_UNDER_WAY = f"{UNDER_WAY} AND task_name = 'billing.tasks.charge_batch'"
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def change(data_dir: Path, sql: str) -> None:
 
 
 def wait_until_charged(data_dir: Path) -> None:
-    finished = "SELECT finished_at IS NOT NULL FROM billing_chargingrun"
+    finished = "SELECT bool_and(finished_at IS NOT NULL) FROM billing_chargingrun"
     wait_for(lambda: bool(answer(data_dir, finished)))
 
 
@@ -151,12 +152,22 @@ def wait_until_nobody_is_suspended(data_dir: Path) -> None:
 
 
 def assert_everybody_is_charged_once(data_dir: Path) -> None:
+    """A fee for each day from the first to the run's, with one run for each 00:05 UTC.
+
+    That is four fees and one run, unless a day ends, or the hour of a run comes, meanwhile.
+    """
+    days = (
+        "SELECT (SELECT max(at AT TIME ZONE 'UTC')::date FROM billing_chargingrun) "
+        "- min(started_on) + 1 FROM billing_subscription"
+    )
     fees = "SELECT array_agg(fees) FROM ({}) f".format(
         "SELECT count(*) AS fees FROM billing_transaction WHERE type = 'main_charge' "
         "GROUP BY user_id"
     )
-    assert answer(data_dir, fees) == [4] * 7
-    assert answer(data_dir, "SELECT count(*) FROM billing_chargingrun") == 1
+    assert answer(data_dir, fees) == [answer(data_dir, days)] * 7
+    scheduled = "(at AT TIME ZONE 'UTC' - interval '5 minutes')::date"
+    again = f"SELECT count(*) - count(DISTINCT {scheduled}) FROM billing_chargingrun"
+    assert answer(data_dir, again) == 0
 
 
 def test_beside_the_panel_a_worker_charges_what_is_due_and_resumes_after_a_refill(
@@ -174,13 +185,15 @@ def test_beside_the_panel_a_worker_charges_what_is_due_and_resumes_after_a_refil
         worker, database = panel.wait_for_job_worker(), panel.postmaster
         assert panel.press_ctrl_c() == 0
         assert not is_running(worker)
-        assert not is_running(database)
+        wait_for(lambda: not is_running(database))
     lines = panel.said.splitlines()
     assert [line.partition(" ")[0] for line in lines] == ["The", "Nobody"], panel.said
 
 
 def test_two_workers_open_one_run_between_them(data_dir: Path) -> None:
     with Working(data_dir) as first, Working(data_dir) as second:
+        # One may have charged everybody before the other has begun to listen to signals.
+        wait_for(lambda: answer(data_dir, "SELECT count(*) FROM procrastinate_workers") == 2)
         wait_until_charged(data_dir)
         assert_everybody_is_charged_once(data_dir)
         assert [first.end(), second.end(signal.SIGINT)] == [0, 0]
@@ -190,13 +203,14 @@ def test_two_workers_open_one_run_between_them(data_dir: Path) -> None:
 
 def test_what_a_killed_worker_had_begun_another_finishes(running: Path) -> None:
     # One user is held, so the batch cannot end, while the others are charged.
-    with connected(running) as holder, Working(running) as killed:
+    with connected(running) as holder:
         with holder.transaction():
             holder.execute(HOLD_ONE)
-            wait_for(lambda: answer(running, CHARGED) == 6)
-            killed.process.kill()
-            killed.process.wait()
-        assert answer(running, UNDER_WAY) == 1
+            with Working(running) as killed:
+                wait_for(lambda: answer(running, CHARGED) == 6)
+                killed.process.kill()
+                killed.process.wait()
+        assert answer(running, BATCHES_UNDER_WAY) == 1
     # As if it had been killed half an hour ago, and nobody had kept house since.
     change(running, "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '30 min'")
     change(running, "DELETE FROM procrastinate_periodic_defers")
@@ -210,9 +224,11 @@ def test_what_a_killed_worker_had_begun_another_finishes(running: Path) -> None:
 
 
 def test_a_worker_that_is_told_to_end_leaves_its_batch_to_another(running: Path) -> None:
-    with connected(running) as holder, Working(running) as first:
+    first = Working(running)
+    with connected(running) as holder, ExitStack() as stack:
         with holder.transaction():
             holder.execute(HOLD_ONE)
+            stack.enter_context(first)
             wait_for(lambda: answer(running, CHARGED) == 6)
             first.process.terminate()
         assert first.process.wait(PATIENCE_SECONDS) == 0
