@@ -146,7 +146,7 @@ class ActiveDay(models.Model):
         null=True,
         blank=True,
         related_name="active_days",
-        db_index=False,  # only those not charged yet are ever looked for
+        db_index=False,  # see the index below
         help_text="That the day counts for: the device's own, else the account's.",
     )
     is_charged = models.BooleanField("charged", default=False, db_default=False)
@@ -155,10 +155,8 @@ class ActiveDay(models.Model):
         default_permissions = ("view",)
         indexes = [
             models.Index(
-                fields=["subscription", "day"],
-                condition=Q(is_charged=False),
-                name="active_days_to_charge",
-            )
+                fields=["subscription", "is_charged", "day"], name="active_days_to_charge"
+            ),
         ]
         constraints = [
             models.UniqueConstraint(

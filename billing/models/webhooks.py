@@ -130,6 +130,7 @@ class WebhookDelivery(models.Model):
                 name="deliveries_to_send_by_user",
             ),
             models.Index(fields=["endpoint", "id"], name="deliveries_of_an_endpoint"),
+            models.Index(fields=["user_id", "id"], name="deliveries_of_a_user"),
             models.Index(
                 fields=["endpoint", "id"],
                 condition=Q(status="failed"),
