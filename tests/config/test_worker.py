@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,14 @@ SELECT count(DISTINCT user_id) FROM billing_transaction WHERE channel = 'chargin
 """
 UNDER_WAY = "SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing'"
 BATCHES_UNDER_WAY = f"{UNDER_WAY} AND task_name = 'billing.tasks.charge_batch'"
+CATCH_UP = """
+INSERT INTO procrastinate_jobs (queue_name, task_name, args)
+VALUES ('schedule', 'billing.tasks.catch_up', '{"timestamp": 0}')
+"""
+WAITS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE wait_event_type = 'Lock' AND query LIKE '%billing_chargingrun%'
+"""
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +251,12 @@ def test_a_worker_that_is_told_to_end_leaves_its_batch_to_another(running: Path)
 def test_a_worker_outlives_its_database(data_dir: Path) -> None:
     with Working(data_dir) as worker:
         wait_until_charged(data_dir)
-        os.kill(postmaster(data_dir), signal.SIGKILL)
+        with suppress(psycopg.OperationalError), connected(data_dir) as holder:
+            # In the middle of a job, which cannot end while this is held.
+            holder.execute("BEGIN; LOCK TABLE billing_chargingrun IN ACCESS EXCLUSIVE MODE")
+            change(data_dir, CATCH_UP)
+            wait_for(lambda: bool(answer(data_dir, WAITS)))
+            os.kill(postmaster(data_dir), signal.SIGKILL)
         wait_for(lambda: answer(data_dir, "SELECT 1") == 1)
         change(data_dir, REFILL)
         wait_until_nobody_is_suspended(data_dir)

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandParser
-from django.db import DatabaseError, connection, connections
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, connections
 from procrastinate import exceptions
 from procrastinate.contrib.django import app, connector_params
 from procrastinate.psycopg_connector import PsycopgConnector
@@ -30,6 +30,7 @@ SETTLED_SECONDS: Final = 60.0
 PARENT_CHECK_SECONDS: Final = 1.0
 CONNECTIONS_MAX: Final = 4  # for its own queries; each running job has another one
 CONNECTION_TIMEOUT_SECONDS: Final = 5.0
+SERVER_ENDS: Final = "57P"  # how the states begin with which a server says that it ends or starts
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +126,17 @@ class Command(BaseCommand):
 def _is_no_trouble_with_the_connection(record: logging.LogRecord) -> bool:
     """That is said in one sentence, when the worker starts over."""
     error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, OperationalError | InterfaceError) and _is_lost_connection(error):
+        record.exc_info = None  # which job it ended is told, but not how
+        return True
     from_pool = record.name == "psycopg.pool" and record.levelno < logging.ERROR
     return not (from_pool or isinstance(error, exceptions.ConnectorException))
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    """Whether the driver found the server gone, or the server said that it goes."""
+    state = getattr(error.__cause__, "sqlstate", None)
+    return state is None or state.startswith(SERVER_ENDS)
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
