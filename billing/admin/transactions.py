@@ -11,6 +11,7 @@ from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import transaction
 from django.http import (
     FileResponse,
     Http404,
@@ -18,6 +19,7 @@ from django.http import (
     HttpResponse,
     HttpResponseBase,
     HttpResponseRedirect,
+    QueryDict,
     StreamingHttpResponse,
 )
 from django.shortcuts import get_object_or_404
@@ -277,7 +279,11 @@ def user_transactions(
 
 
 class ReversalForm(PanelForm):
-    """Asks why a transaction is taken back, and takes it back."""
+    """Asks why a transaction is taken back, and takes it back.
+
+    `paid_back` is what the page showed to have been paid back of it, by numbers. If that is not how
+    things are any more, what is paid back now counts as unseen.
+    """
 
     description = forms.CharField(
         label="Transaction description",
@@ -287,23 +293,39 @@ class ReversalForm(PanelForm):
         widget=forms.TextInput({"list": "standard-descriptions"}),
     )
     key = forms.CharField(widget=forms.HiddenInput, max_length=64)
+    paid_back = forms.CharField(widget=forms.HiddenInput, required=False)
 
-    def __init__(self, reversed_one: Transaction, actor: User, data: Any = None) -> None:
+    def __init__(self, reversed_one: Transaction, actor: User, data: QueryDict | None) -> None:
         self.reversed_one = reversed_one
         self.actor = actor
         super().__init__(data, initial={"key": confirmation_key()})
 
+    @transaction.atomic
     def save(self) -> Transaction:
         """Raises BillingError as `ledger.reverse` does."""
+        ledger.hold([self.reversed_one.user_id])  # until it is posted, nobody pays back
+        now = numbers_of(ledger.paid_back_of(self.reversed_one))
         return ledger.reverse(
             self.reversed_one.user_id,
             number=self.reversed_one.number,
             description=self.cleaned_data["description"],
-            although_paid_back=True,  # the page says what was
+            although_paid_back=self.cleaned_data["paid_back"] == now,
             idempotency_key=f"panel:{self.cleaned_data['key']}",
             actor=self.actor,
             channel=Channel.PANEL,
         )
+
+    def show(self, paid_back: list[Transaction]) -> None:
+        """What the page shows with the form goes along with it, also where it is shown again."""
+        shown = numbers_of(paid_back)
+        self.initial["paid_back"] = shown
+        if self.is_bound:
+            self.data = cast(QueryDict, self.data).copy()
+            self.data["paid_back"] = shown
+
+
+def numbers_of(transactions: list[Transaction]) -> str:
+    return " ".join(str(each.number) for each in transactions)
 
 
 @admin.register(Transaction)
@@ -387,11 +409,13 @@ class TransactionAdmin(ModelAdmin):
             reversal = Transaction.objects.filter(user=row.user_id, reverses=row.number).first()
             if reversal:
                 refusal = AlreadyReversed(number=row.number, reversed_by=reversal.number)
+        paid_back = ledger.paid_back_of(row)
+        form.show(paid_back)
         context = page_context(request, self, title="Reverse", user=row.user) | {
             "form": form,
             "transaction": row,
             "refusal": refusal,
-            "paid_back": ledger.paid_back_of(row),
+            "paid_back": paid_back,
             "balance": ledger.balance(row.user_id),
             "standard_descriptions": StandardDescription.objects.values_list("text", flat=True),
         }

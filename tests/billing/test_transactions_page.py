@@ -5,11 +5,12 @@ import io
 import re
 import zipfile
 from datetime import UTC, date, datetime, timedelta
+from threading import Event
 from typing import Any
 
 import pytest
 from django.core.cache import cache
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 from django.urls import reverse
 from hypothesis import given
@@ -18,7 +19,10 @@ from hypothesis import strategies as st
 from billing import ledger, reports, subscriptions
 from billing.models import Channel, Transaction
 from tests.billing.clock import database_clock_at
+from tests.billing.test_charging_races import until_somebody_waits_for_this
+from tests.conftest import Connections
 from tests.factories import (
+    AdministratorFactory,
     OperatorFactory,
     PlanFactory,
     UserFactory,
@@ -470,3 +474,79 @@ def test_who_reverses_a_charge_sees_what_was_paid_back_of_it(panel: Client) -> N
     assert "of this charge back" not in panel.get(page_of(other, "reverse")).content.decode()
     ledger.reverse(user, number=remainder.number, description="Paid in error", **said)
     assert "of this charge back" not in panel.get(page_of(first, "reverse")).content.decode()
+
+
+def unseen_remainder(panel: Client) -> tuple[User, Transaction, dict[str, str]]:
+    """A charge of 30, the form of its Reverse page as filled in, and 21 of it paid back since."""
+    user = user_with(real=100)
+    it = subscribed(user, PlanFactory(price=30), day=date(2026, 4, 1))
+    charge = Transaction.objects.get(user=user, number=2)
+    seen = sent_from(panel.get(page_of(charge, "reverse")))
+    subscriptions.cancel(
+        it, day=date(2026, 4, 10), pay_back=True, actor=None, channel=Channel.PANEL
+    )
+    return user, charge, seen | {"description": "Charged in error"}
+
+
+def sent_from(page: Any) -> dict[str, str]:
+    """What a page's form sends as it is."""
+    return {field.name: field.value() or "" for field in page.context["form"]}
+
+
+def test_what_is_paid_back_while_the_page_is_open_is_not_given_twice_unseen(panel: Client) -> None:
+    user, charge, seen = unseen_remainder(panel)
+    page = panel.post(page_of(charge, "reverse"), seen)
+    assert ledger.balance(user) == (91, 0, 3)
+    text = page.content.decode()
+    assert "Nothing was posted. 21.00 of transaction number 2 was paid back already, by" in text
+    assert "No. 3</a> paid 21.00 of this charge back already." in text
+    shown_again = sent_from(page)
+    assert shown_again["description"] == "Charged in error"
+
+    assert panel.post(page_of(charge, "reverse"), shown_again)["Location"] == tab(user, "?posted=4")
+    assert ledger.balance(user).real == 121  # meant so
+
+
+def test_what_a_mistake_in_the_form_brings_along_counts_as_seen(panel: Client) -> None:
+    user, charge, seen = unseen_remainder(panel)
+    page = panel.post(page_of(charge, "reverse"), seen | {"description": "Oops"})
+    assert "No. 3</a> paid 21.00 of this charge back already." in page.content.decode()
+    again = sent_from(page) | {"description": "Charged in error"}
+    assert panel.post(page_of(charge, "reverse"), again).status_code == 302
+    assert ledger.balance(user).real == 121
+
+
+def test_what_was_paid_back_and_taken_back_again_stands_in_no_reversals_way(panel: Client) -> None:
+    user, charge, _ = unseen_remainder(panel)
+    seen = sent_from(panel.get(page_of(charge, "reverse")))
+    ledger.reverse(user, number=3, description="Paid in error", **BY_API)
+    seen |= {"description": "Charged in error"}
+    assert panel.post(page_of(charge, "reverse"), seen).status_code == 302
+    assert ledger.balance(user).real == 100
+
+
+def test_what_is_paid_back_while_the_form_is_on_its_way_is_not_given_twice_unseen(
+    connections: Connections,
+) -> None:
+    user = user_with(real=100)
+    it = subscribed(user, PlanFactory(price=30), day=date(2026, 4, 1))
+    charge = Transaction.objects.get(user=user, number=2)
+    clients = client_of(AdministratorFactory())
+    seen = sent_from(clients.get(page_of(charge, "reverse")))
+    paid_back = Event()
+
+    def work(place: int) -> Any:
+        if place:
+            paid_back.wait()
+            return clients.post(
+                page_of(charge, "reverse"), seen | {"description": "Charged in error"}
+            )
+        with transaction.atomic():
+            subscriptions.cancel(it, day=date(2026, 4, 10), pay_back=True, **BY_API)
+            paid_back.set()
+            return until_somebody_waits_for_this()
+
+    _, reversal = connections(2, work)
+    assert reversal.error is None
+    assert "was paid back already" in reversal.result.content.decode()
+    assert ledger.balance(user) == (91, 0, 3)
