@@ -12,10 +12,11 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from io import BytesIO
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from django.conf import settings
 from django.core.exceptions import TooManyFieldsSent
@@ -23,7 +24,9 @@ from django.http import HttpRequest, JsonResponse, QueryDict
 from django.http.response import HttpResponseBase
 
 from billing import ledger
+from billing.access import KEY_BEGINS
 from billing.api.problems import Problem, answer
+from billing.webhooks.messages import SECRET_BEGINS
 
 log = logging.getLogger("billing.api")
 
@@ -31,8 +34,17 @@ FACES: Final = ("/api/", "/v2/")
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
 BODY_LOGGED: Final = 2_000  # characters
 BODY_READ_FOR_LOG: Final = 100_000  # bytes: looking for secrets in more takes longer than the call
-# What must not stand in a log, wherever in a body or an address it is.
-SECRET: Final = frozenset({"password", "hash", "secret", "token", "key", "passport"})
+# What must not stand in a log, wherever in a body or an address it is: what has a name like these;
+SECRET_NAME: Final = re.compile(
+    r"pass|pwd|secret|token|key|hash|auth|credential|session", re.IGNORECASE
+)
+# what looks like a key or a webhook's secret, by more of it than the panel shows (the latter is
+# base64, of which an address makes a plus a space); and what looks like a session's hash.
+OWN_SECRET: Final = re.compile(rf"{KEY_BEGINS}[\w-]{{7,}}|{SECRET_BEGINS}[\w+/= -]{{7,}}", re.ASCII)
+SESSION_HASH: Final = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{32}(?![0-9a-fA-F])")
+SHORTEST_SECRET: Final = len(KEY_BEGINS) + 7
+# By these a call is found again, and many of them have 32 hexadecimal digits, too.
+NEEDED: Final = frozenset({"idempotency_key", ledger.REQUEST_ID})
 HIDDEN: Final = "***"
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
@@ -156,7 +168,7 @@ def _log(request: HttpRequest, response: HttpResponseBase, seconds: float) -> No
         "%s %s %s %s %dms key=%s request=%s response=%s",
         request.id,  # type: ignore[attr-defined]
         request.method,
-        _without_secrets_in_query(request),
+        _address(request),
         response.status_code,
         round(seconds * 1000),
         getattr(key, "prefix", "-"),
@@ -175,14 +187,26 @@ def _body_of_request(request: HttpRequest) -> bytes:
     return getattr(request, "_body", b"")
 
 
-def _without_secrets_in_query(request: HttpRequest) -> str:
-    query = request.GET.copy()
-    for name, value in query.items():
-        # An object in an address, of the Panel API, may have a passport's number in it.
-        if name.lower() in SECRET or str(value).lstrip().startswith("{"):
-            query[name] = HIDDEN
-    path = quote(request.path_info, errors="replace")  # of one word, whatever is in it
-    return f"{path}?{query.urlencode()}" if query else path
+def _address(request: HttpRequest) -> str:
+    """Path and query, of one word, whatever is in them."""
+    path = quote(_without_secrets(request.path_info), safe="/*", errors="replace")
+    pairs = [(name, value) for name, values in request.GET.lists() for value in values]
+    return f"{path}?{_form(pairs)}" if pairs else path
+
+
+def _form(pairs: Iterable[tuple[str, str]]) -> str:
+    shown = [(_without_secrets(name), _parameter(name, value)) for name, value in pairs]
+    return urlencode(shown, safe="*", errors="replace")
+
+
+def _parameter(name: str, value: str) -> str:
+    """An object in a form or an address, of the Panel API, is its JSON text."""
+    if "{" in value:
+        try:
+            value = json.dumps(_hide(json.loads(value)))
+        except (ValueError, RecursionError):
+            return HIDDEN
+    return str(_hide(value, name))
 
 
 def shown(body: bytes, content_type: str) -> str:
@@ -200,9 +224,27 @@ def shown(body: bytes, content_type: str) -> str:
     return text if len(text) <= BODY_LOGGED else f"{text[:BODY_LOGGED]}…"
 
 
-def _hide(value: Any) -> Any:
+def _hide(value: Any, name: str = "") -> Any:
+    """The same without what is secret; `name` is what it is called where it stands."""
+    if name in NEEDED and isinstance(value, str):
+        return OWN_SECRET.sub(HIDDEN, value)
+    if _is_secret(name):
+        return HIDDEN
+    if isinstance(value, str):
+        return _without_secrets(value)
     if isinstance(value, dict):
-        return {k: HIDDEN if k.lower() in SECRET else _hide(v) for k, v in value.items()}
+        return {_without_secrets(k): _hide(each, k) for k, each in value.items()}
     if isinstance(value, list):
         return [_hide(each) for each in value]
     return value
+
+
+@lru_cache(maxsize=1024)  # the same names come with each call
+def _is_secret(name: str) -> bool:
+    return SECRET_NAME.search(name) is not None
+
+
+def _without_secrets(text: str) -> str:
+    if len(text) < SHORTEST_SECRET:
+        return text
+    return SESSION_HASH.sub(HIDDEN, OWN_SECRET.sub(HIDDEN, text))

@@ -14,10 +14,13 @@ from urllib.parse import quote
 import pytest
 from django.http import HttpResponse
 from django.test import Client
+from django.utils import timezone
 
-from billing import ledger
+from billing import access, ledger
 from billing.api import requests
+from billing.api.rest import api
 from billing.models import Transaction
+from billing.webhooks.messages import new_secret
 from tests.api.rest.calls import REFILL, operations
 from tests.api.rest.programs import BASE, Program, assert_problem
 from tests.factories import UserFactory
@@ -611,20 +614,82 @@ def test_long_bodies_are_shortened(program: Program, user: User, lines: list[str
     assert line.count("…") == 2
 
 
+SECRET_NAMES = (
+    *("password", "hash", "secret", "token", "key", "Password", "HASH", "Password ", "pass"),
+    *("access_token", "api_key", "client_secret", "new_password", "apiKey", "X-Auth", "session_id"),
+)
+
+
 def test_no_secret_is_logged(program: Program, user: User, lines: list[str]) -> None:
-    hidden = ("password", "hash", "secret", "token", "key", "Password", "HASH")
-    metadata = dict.fromkeys(hidden, "s3cr3t")
+    metadata = dict.fromkeys(SECRET_NAMES, "s3cr3t")
     nested = {"deep": [{"deeper": metadata}], "idempotency_key": "seen-1"}
     refill(program, user, REFILL | {"metadata": metadata | nested}, key="seen-2")
-    for name in hidden:
+    refill(program, user, REFILL | metadata)
+    for name in map(quote, SECRET_NAMES):
         program.get(f"/users?{name}=s3cr3t")
-        program.get(f"/users?{name}=s3cr3t&{name}=s3cr3t")
+        program.get(f"/users?{name}=s3cr3t&{name}=shown")
         program.client.get(f"/v2/panel/user/list?{name}=s3cr3t")
     text = "\n".join(lines)
-    assert text.count("\n") == 3 * len(hidden)
+    assert text.count("\n") == 1 + 3 * len(SECRET_NAMES)
     assert "s3cr3t" not in text
+    assert "shown" not in text
     assert "seen-1" in text
     assert "seen-2" in text
+
+
+@pytest.mark.parametrize(
+    "query", ['user={"pass": "s3cr3t"}&user=1', 'user={"pass": "s3cr3t"', 'a=[{"token": "s3cr3t"}]']
+)
+def test_no_object_in_an_address_tells_its_secrets(
+    program: Program, lines: list[str], query: str
+) -> None:
+    program.client.get(f"/v2/panel/user/list?{quote(query, safe='=&')}")
+    [line] = lines
+    assert "/v2/panel/user/list?" in line
+    assert "***" in line
+    assert "s3cr3t" not in line
+
+
+def test_our_own_secrets_are_not_logged_wherever_they_stand(
+    program: Program, user: User, lines: list[str]
+) -> None:
+    session_hash = access.open_session(program.owner, timezone.now())
+    endpoints = new_secret().replace("/", "+")
+    for secret in (program.secret, endpoints, session_hash, session_hash.upper()):
+        for text in (secret, f'é"{secret}"', f"Bearer {secret}, as sent"):
+            refill(program, user, REFILL | {"metadata": {"note": [text]}})
+            refill(program, user, REFILL | {text[:100]: "5"})
+            program.get(f"/users?search={quote(text)}")
+            program.get(f"/users?{quote(text)}=1")
+            program.get(f"/{quote(text)}")
+        program.get(f"/users?search={secret}")  # in which a plus is a space
+    written = list(lines)
+    assert len(written) == 4 * (3 * 5 + 1)
+    for line in written:
+        assert "***" in line
+        for secret in (program.secret, endpoints, session_hash):
+            assert secret[-12:].lower() not in line.lower()
+
+
+def test_by_keys_and_request_ids_calls_are_found_again(
+    program: Program, user: User, lines: list[str]
+) -> None:
+    response = refill(program, user, key="0123456789abcdef" * 2)
+    body = {"entries": [REFILL | {"user_id": user.pk, "idempotency_key": program.secret}]}
+    program.post("/balance-changes", body)
+    first, second = lines
+    assert '"idempotency_key": "0123456789abcdef0123456789abcdef"' in first
+    assert f'"request_id": "{response["X-Request-Id"]}"' in first
+    assert f'"digest": "{response.json()["digest"]}"' in first
+    assert program.secret not in second
+
+
+def test_nothing_else_of_our_answers_is_taken_for_a_secret() -> None:
+    schemas = api.get_openapi_schema()["components"]["schemas"].values()
+    names = {name for schema in schemas for name in schema.get("properties", ())}
+    assert "new_balance" in names
+    hidden = {name for name in names if requests.SECRET_NAME.search(name)}
+    assert hidden == {"idempotency_key"} < requests.NEEDED
 
 
 @pytest.mark.parametrize(
