@@ -50,7 +50,9 @@ def chromium() -> Iterator[Browser]:
         with sync_playwright() as playwright:
             expect.set_options(timeout=PATIENCE_MILLISECONDS)
             # Its sandbox cannot be used by root, nor in most containers.
-            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+            browser = playwright.chromium.launch(
+                executable_path=path, args=["--no-sandbox"], timeout=PATIENCE_MILLISECONDS
+            )
             yield browser
             browser.close()
 

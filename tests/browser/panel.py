@@ -28,6 +28,7 @@ def amount(text: str) -> Decimal:
 
 def transactions(page: Page) -> list[dict[str, str]]:
     """The rows of the list, each cell under its column's heading; symbols are left out."""
+    page.wait_for_load_state()  # a list can be seen before the last of it has come
     return page.locator("table.panel-table").evaluate(
         """table => {
             const text = (cell) => {
@@ -53,6 +54,7 @@ def numbers(page: Page) -> list[int]:
 
 def totals(page: Page) -> dict[str, tuple[Decimal, Decimal]]:
     """The table above the list: balance and bonus, under the name of each line."""
+    page.wait_for_load_state()
     lines = page.locator("table.panel-totals tr:has(th[scope=row])")
     return {
         line.locator("th").inner_text(): (
@@ -75,8 +77,12 @@ def notice(page: Page) -> Locator:
 
 
 def scrolls_sideways(page: Page) -> bool:
+    page.wait_for_load_state()
+    # Until its font is there, a symbol is as wide as its name.
     return page.evaluate(
-        "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+        """() => document.fonts.ready.then(() =>
+            document.documentElement.scrollWidth > document.documentElement.clientWidth
+        )"""
     )
 
 

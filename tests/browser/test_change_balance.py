@@ -32,8 +32,8 @@ def posted(user: User) -> int:
     return Transaction.objects.filter(user=user).count()
 
 
-def after_the_change(page: Page, field: str) -> str:
-    return page.locator(f"[data-after={field}]").inner_text().removeprefix("After the change: ")
+def expect_after_the_change(page: Page, field: str, amount: str) -> None:
+    expect(page.locator(f"[data-after={field}]")).to_have_text(f"After the change: {amount}")
 
 
 def test_the_page_says_whose_balance_it_is(
@@ -56,14 +56,14 @@ def test_the_resulting_balances_are_shown_while_typing(
     expect(page.locator("[data-after=amount]")).to_be_hidden()
     real, bonus = page.get_by_label("Balance changes"), page.get_by_label("Bonus changes")
     real.press_sequentially("-25.5")
-    assert after_the_change(page, "amount") == "74.50"
+    expect_after_the_change(page, "amount", "74.50")
     real.fill("1 000.0001")
-    assert after_the_change(page, "amount") == "1,100.0001"
+    expect_after_the_change(page, "amount", "1,100.0001")
     real.fill("-100.01")
-    assert after_the_change(page, "amount") == "−0.01"
+    expect_after_the_change(page, "amount", "−0.01")
     expect(page.locator("[data-after=amount]")).to_have_class(re.compile("negative"))
     bonus.fill("+5")
-    assert after_the_change(page, "bonus_amount") == "25.00"
+    expect_after_the_change(page, "bonus_amount", "25.00")
     bonus.fill("five")
     expect(page.locator("[data-after=bonus_amount]")).to_be_hidden()
 
@@ -168,7 +168,7 @@ def test_a_change_is_posted_only_on_the_balances_that_the_operator_saw(
     assert posted(customer) == 2
     expect(first.locator(".panel-card .figure")).to_contain_text(["70.00", "20.00"])
     expect(first.get_by_label("Transaction description")).to_have_value("Paid at the desk")
-    assert after_the_change(first, "amount") == "80.00"
+    expect_after_the_change(first, "amount", "80.00")
 
     confirm(first)
     expect(notice(first)).to_contain_text("Balance 70.00 → 80.00 USD.")

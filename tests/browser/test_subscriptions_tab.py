@@ -1,9 +1,10 @@
 """The Subscriptions tab with its two-step pages, and Charge service, as operators use them."""
 
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date
 
 import pytest
+from django.utils import timezone
 from playwright.sync_api import Page, expect
 
 from billing import ledger
@@ -18,6 +19,13 @@ from users.models import User
 pytestmark = pytest.mark.browser
 
 SIZES = pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+
+
+@pytest.fixture(autouse=True)
+def one_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No day begins while a test goes on: subscriptions go by UTC, wherever the operator is."""
+    now = timezone.now()
+    monkeypatch.setattr(timezone, "now", lambda: now)
 
 
 @pytest.fixture
@@ -43,11 +51,13 @@ def tab(user: User) -> str:
 
 
 def today() -> date:
-    return datetime.now(UTC).date()
+    return timezone.now().astimezone(UTC).date()
 
 
 def press(page: Page, name: str) -> None:
-    page.get_by_role("button", name=name, exact=True).click()
+    """Presses a button, and waits for the page that it leads to."""
+    with page.expect_navigation():
+        page.get_by_role("button", name=name, exact=True).click()
 
 
 def choose_plan(page: Page, name: str) -> None:
@@ -297,7 +307,8 @@ def test_everything_is_readable_in_both_themes(
         assert [each for each in contrasts if each[1] < 4.5] == []
 
     assert_readable()
-    page.locator("tr", has_text="8617").get_by_role("link", name="Change plan").click()
+    with page.expect_navigation():
+        page.locator("tr", has_text="8617").get_by_role("link", name="Change plan").click()
     assert_readable()
     choose_plan(page, "Business")
     press(page, "Preview")
