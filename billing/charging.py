@@ -11,12 +11,11 @@ The time is an argument; no function here reads a clock.
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from itertools import batched, groupby
-from operator import attrgetter
+from itertools import batched
 from typing import Final
 
 from django.db import connection, transaction
@@ -292,23 +291,42 @@ def _charge_together(
     plans = Plan.objects.in_bulk({subscription.plan_id for subscription in due})
     for subscription in due:
         subscription.plan = plans[subscription.plan_id]
-    active_days = subscriptions.unpaid_active_days(due)
+    missed = {
+        each.user_id
+        for each in due
+        if each.status == Subscription.Status.SUSPENDED and each.due_on and each.due_on < day
+    }
     deactivated = set(
         User.objects.filter(pk__in=balances, is_active=False).values_list("pk", flat=True)
     )
-    steps: list[Step] = []
-    for user_id, of_user in groupby(due, key=attrgetter("user_id")):
-        steps += subscriptions.settle(
-            of_user,
-            through=day,
-            real=balances[user_id].real,
-            active_days=active_days,
-            can_pay=user_id not in deactivated,
-            retry=retry,
-        )
-    posted = subscriptions.post(steps, actor=None, channel=Channel.CHARGING, in_full=is_rehearsal)
-    subscriptions.store(due)
+    steps, posted = subscriptions.bring_up(
+        due,
+        through=day,
+        real={user_id: balance.real for user_id, balance in balances.items()},
+        cannot_pay=deactivated,
+        refilled_on=None if retry else _refilled_on(missed),
+        retry=retry,
+        actor=None,
+        channel=Channel.CHARGING,
+        in_full=is_rehearsal,
+    )
     return set(balances), Done(figures_of(steps), steps, posted, len(due))
+
+
+def _refilled_on(user_ids: Collection[int]) -> dict[int, date]:
+    """The last day on which the real balance of each of these users went up, if it ever did."""
+    if not user_ids:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT users.id, (refill.created_at AT TIME ZONE 'UTC')::date"
+            "  FROM unnest(%s::bigint[]) AS users (id), LATERAL ("
+            "    SELECT created_at FROM billing_transaction"
+            "     WHERE user_id = users.id AND amount > 0 ORDER BY number DESC LIMIT 1"
+            "  ) refill",
+            [list(user_ids)],
+        )
+        return dict(cursor.fetchall())
 
 
 def figures_of(steps: Sequence[Step]) -> Figures:

@@ -15,11 +15,12 @@ Common to all that write:
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
+from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple
 
@@ -75,14 +76,15 @@ def start(
 ) -> Changed:
     """Subscribes `user`, or one device of the user's, to `plan` from `day` on, and charges it.
 
-    Raises InsufficientFunds if the first charge cannot be paid; with `wait_for_money` the
-    subscription is suspended instead, until it can. Raises PlanRetired, SubscriptionExists and
-    UserDeactivated.
+    Raises InsufficientFunds if the first charge cannot be paid, and UserDeactivated; with
+    `wait_for_money` the subscription is suspended instead, until it can be paid and the user is
+    active. Raises PlanRetired and SubscriptionExists.
     """
     ledger.hold([user.pk])
     plan = _offered(plan)
     device = ledger.checked_device(device)
-    if not User.objects.filter(pk=user.pk, is_active=True).exists():
+    can_pay = User.objects.filter(pk=user.pk, is_active=True).exists()
+    if not can_pay and not wait_for_money:
         raise UserDeactivated(user_id=user.pk)
     existing = Subscription.objects.live().filter(user=user, device=device).first()
     if existing is not None:
@@ -90,12 +92,15 @@ def start(
     subscription = Subscription.objects.create(
         user=user, plan=plan, device=device, started_on=day, plan_since=day, status_since=day
     )
-    try:
-        posted = _charge(subscription, day, actor=actor, channel=channel)
-    except InsufficientFunds:
-        if not wait_for_money:
-            raise
-        posted = []
+    posted: list[Transaction] = []
+    if can_pay:
+        try:
+            posted = _charge(subscription, day, actor=actor, channel=channel)
+        except InsufficientFunds:
+            if not wait_for_money:
+                raise
+            can_pay = False
+    if not can_pay:
         await_money(subscription, day)
     store([subscription])
     return Changed(subscription, posted)
@@ -220,7 +225,7 @@ def welcome(user: User, *, day: date, actor: User | None, channel: Channel) -> N
                 channel=channel,
             )
     if defaults.plan is not None:
-        with suppress(SubscriptionExists, PlanRetired, UserDeactivated):
+        with suppress(SubscriptionExists, PlanRetired):
             start(user, defaults.plan, day=day, actor=actor, channel=channel, wait_for_money=True)
 
 
@@ -283,17 +288,23 @@ def settle(
     real: Decimal,
     active_days: Mapping[int, Sequence[date]],
     can_pay: bool = True,
+    refilled_on: date | None = None,
     retry: bool = False,
+    one_change_each: bool = False,
 ) -> list[Step]:
     """Everything that falls due for one user up to `through`, day by day, the oldest first.
 
     Pure: it changes the given subscriptions in memory only. `real` is the user's real balance,
     which pays for what comes first; on the same day, what is active before what is suspended.
     `active_days` are the days not charged yet, in order, by subscription. Someone who cannot pay
-    (`can_pay`: a deactivated user) is charged nothing and owes nothing. With `retry` suspended
-    subscriptions are tried on `through` also where they were tried already.
+    (`can_pay`: a deactivated user) is charged nothing and owes nothing.
 
-    Settling up to one day and then up to a later one comes to the same as doing both at once.
+    Who is suspended is not tried for days before `refilled_on`, the last on which the balance went
+    up: nothing is owed for them. With `retry` it is tried on `through` and no other day, also where
+    it was tried on that day already.
+
+    Settling up to one day and then up to a later one comes to the same as doing both at once. With
+    `one_change_each` it ends where a subscription whose status has changed falls due once more.
     """
     queue: list[tuple[date, bool, int, Subscription, list[date]]] = []
 
@@ -303,13 +314,20 @@ def settle(
             heapq.heappush(queue, (day, is_suspended, subscription.pk, subscription, days))
 
     for subscription in subscriptions:
-        due_on = subscription.due_on
-        if retry and subscription.status == SUSPENDED and due_on is not None:
-            due_on = min(due_on, through)
-        enqueue(due_on, subscription, list(active_days.get(subscription.pk, ())))
+        if subscription.status == SUSPENDED and subscription.due_on is not None:
+            if retry:
+                subscription.due_on = through
+            elif refilled_on is not None:
+                subscription.due_on = max(subscription.due_on, min(refilled_on, through))
+        days = list(active_days.get(subscription.pk, ()))
+        enqueue(subscription.due_on, subscription, days)
     steps: list[Step] = []
+    changed: set[int] = set()
     while queue:
         day, _, _, subscription, days = heapq.heappop(queue)
+        if one_change_each and subscription.pk in changed:
+            break
+        status = subscription.status
         if subscription.is_by_active_day:
             step = _step_by_active_day(subscription, day, days, real if can_pay else None)
         else:
@@ -318,6 +336,8 @@ def settle(
             steps.append(step)
             if step.charge is not None:
                 real -= step.charge.amount
+        if subscription.status != status:
+            changed.add(subscription.pk)
         enqueue(subscription.due_on, subscription, days)
     return steps
 
@@ -500,6 +520,52 @@ def unpaid_active_days(subscriptions: Iterable[Subscription]) -> dict[int, list[
     return days
 
 
+def bring_up(
+    due: Sequence[Subscription],
+    *,
+    through: date,
+    real: Mapping[int, Decimal],
+    cannot_pay: Container[int] = (),
+    refilled_on: Mapping[int, date] | None = None,
+    retry: bool = False,
+    actor: User | None,
+    channel: Channel,
+    in_full: bool = True,
+) -> tuple[list[Step], list[Transaction]]:
+    """Settles, posts and stores what falls due up to `through`, of users whose balances are held.
+
+    `due` are in the order of their users; what else is given by user is as for `settle`, and the
+    transactions that it answers are as from `post`. Each change of a status is stored before the
+    next one of the same subscription, so that programs are told of each.
+    """
+    left = dict(real)
+    steps: list[Step] = []
+    posted: list[Transaction] = []
+    while due:
+        active_days = unpaid_active_days(due)
+        in_turn: list[Step] = []
+        for user_id, of_user in groupby(due, key=attrgetter("user_id")):
+            in_turn += settle(
+                of_user,
+                through=through,
+                real=left[user_id],
+                active_days=active_days,
+                can_pay=user_id not in cannot_pay,
+                refilled_on=refilled_on.get(user_id) if refilled_on else None,
+                retry=retry,
+                one_change_each=True,
+            )
+        posted += post(in_turn, actor=actor, channel=channel, in_full=in_full)
+        store(due)
+        for step in in_turn:
+            if step.charge is not None:
+                left[step.subscription.user_id] -= step.charge.amount
+        steps += in_turn
+        due = [each for each in due if each.due_on is not None and each.due_on <= through]
+        refilled_on, retry = None, False  # they are about who was suspended at the beginning
+    return steps, posted
+
+
 def post(
     steps: Iterable[Step], *, actor: User | None, channel: Channel, in_full: bool = True
 ) -> list[Transaction]:
@@ -629,14 +695,16 @@ def _uncharged(subscription: Subscription) -> list[date]:
 def _settled(
     subscription: Subscription, through: date, *, actor: User | None, channel: Channel
 ) -> list[Transaction]:
-    steps = settle(
+    user = subscription.user
+    _, posted = bring_up(
         [subscription],
         through=through,
-        real=ledger.balance(subscription.user_id).real,
-        active_days=unpaid_active_days([subscription]),
-        can_pay=subscription.user.is_active,
+        real={user.pk: ledger.balance(user).real},
+        cannot_pay=() if user.is_active else {user.pk},
+        actor=actor,
+        channel=channel,
     )
-    return post(steps, actor=actor, channel=channel)
+    return posted
 
 
 def _charge(

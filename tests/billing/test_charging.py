@@ -25,8 +25,11 @@ from billing.models import (
     Plan,
     Subscription,
     Transaction,
+    WebhookEndpoint,
+    WebhookEvent,
 )
 from billing.pricing import Cycle
+from tests.billing.clock import database_clock_at
 from tests.billing.histories import BY_PANEL, execute, judge
 from tests.factories import PlanFactory, UserFactory, subscribed, user_with
 from users.models import User
@@ -91,7 +94,8 @@ class Scenario:
             for n, (cycle, price, proportional) in enumerate(self.plans)
         ]
         for real, bonus, is_active, its in self.users:
-            user = user_with(real=real, bonus=bonus)
+            with database_clock_at(at(JANUARY_1)):
+                user = user_with(real=real, bonus=bonus)
             self.made.append(user)
             for place, (plan, start, active_days) in enumerate(its):
                 device = f"Device {place}" if place else ""
@@ -372,16 +376,78 @@ def test_without_money_a_subscription_waits_and_resumes_as_of_the_day_of_money()
 
 
 def test_a_missed_stretch_is_settled_day_by_day_with_the_money_of_now() -> None:
-    """By then the balance had been empty; nobody knows on which day it was filled."""
+    """By then the balance had been empty; nobody asks on which day it was filled."""
     user = user_with(real=10)
     subscribed(user, PlanFactory(price=10), day=date(2026, 3, 1))
     refill(user, 15)
     assert figures(run(date(2026, 5, 10))) == (1, 1, 0, 0, 0, 10)
     assert periods(user)[1:] == [("2026-04-01", "2026-04-30", -10)]
-    refill(user, 10)
-    # So too here: from the day after the last run on.
-    assert figures(run(date(2026, 5, 20))) == (1, 0, 1, 0, 0, 10)
-    assert periods(user)[2:] == [("2026-05-11", "2026-05-31", -10)]
+
+
+def test_who_was_suspended_owes_nothing_for_days_before_the_refill() -> None:
+    with database_clock_at(datetime(2026, 5, 1, tzinfo=UTC)):
+        user = user_with(real=1)
+        plan = PlanFactory(price=31, cycle=Cycle.EVERY_DAY)
+        daily = subscribed(user, plan, day=date(2026, 5, 1))
+    run(date(2026, 5, 2))
+    assert now(daily).status == "suspended"
+    with database_clock_at(datetime(2026, 5, 15, 23, tzinfo=UTC)):
+        refill(user, 10)
+    with database_clock_at(datetime(2026, 5, 16, tzinfo=UTC)):
+        ledger.change_balance(user, amount=-1, description="A correction", **BY_PANEL)
+    # Nothing ran in between: neither a run, nor the job that a refill is followed by.
+    assert figures(run(date(2026, 5, 17))) == (3, 0, 1, 0, 0, 3)
+    assert [first for first, *_ in periods(user)] == [
+        "2026-05-01", "2026-05-15", "2026-05-16", "2026-05-17",
+    ]  # fmt: skip
+    assert now(daily).status_since == date(2026, 5, 15)
+
+
+def test_who_was_suspended_and_never_had_money_owes_nothing() -> None:
+    free = subscribed(UserFactory(), PlanFactory(price=10), day=date(2026, 5, 1))
+    assert free.status == "suspended"
+    Plan.objects.update(price=0)
+    assert figures(run(date(2026, 5, 20))) == (0, 0, 1, 0, 0, 0)
+    assert ledger.balance(free.user).number == 0
+
+
+@pytest.mark.parametrize("cycle", Cycle)
+def test_a_resumption_after_days_without_runs_is_of_its_own_day(cycle: Cycle) -> None:
+    user = UserFactory()
+    plan = PlanFactory(price=31, cycle=cycle, proportional_charge=True)
+    subscription = subscribed(user, plan, day=date(2026, 5, 1))
+    if cycle == Cycle.ACTIVE_DAY:
+        Subscription.objects.update(
+            status="suspended", status_since=date(2026, 5, 1), due_on=date(2026, 5, 2)
+        )
+        day = date(2026, 5, 10)  # of the suspension
+        subscriptions.record_active_day(user, device="", day=day, today=day)
+    refill(user, 1000)
+    charging.resume(user.pk, at(date(2026, 5, 20)))
+    resumed = now(subscription)
+    assert (resumed.status, resumed.status_since) == ("active", date(2026, 5, 20))
+    first = [] if cycle == Cycle.ACTIVE_DAY else ["2026-05-20"]
+    assert [first for first, *_ in periods(user)] == first
+
+
+def test_programs_are_told_of_each_suspension_that_a_run_catches_up_with() -> None:
+    WebhookEndpoint.objects.create(
+        name="Platform",
+        url="https://example.com/hook",
+        events=["subscription.suspended", "subscription.resumed"],
+    )
+    user = user_with(real=50)
+    plan = PlanFactory(price=30, proportional_charge=True)
+    subscription = subscribed(user, plan, day=date(2026, 10, 1))
+    # 20 are left: too little for November, enough for its days from the 11th on.
+    assert figures(run(date(2026, 11, 20))) == (1, 1, 1, 0, 0, 20)
+    told = WebhookEvent.objects.order_by("id").values_list("type", "data")
+    said = [(kind, data["subscription"]["status_since"]) for kind, data in told]
+    assert said == [
+        ("subscription.suspended", "2026-11-01"),
+        ("subscription.resumed", "2026-11-11"),
+    ]
+    assert now(subscription).charged_through == date(2026, 11, 30)
 
 
 def test_who_waits_does_not_overtake_who_has_paid_so_far() -> None:
