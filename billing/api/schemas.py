@@ -552,7 +552,8 @@ class SubscriptionIn(Taken):
     device: Device = Field(default="", description="Empty: the user's own pricing plan.")
     wait_for_money: StrictBool = Field(
         default=False,
-        description="If the first charge cannot be paid, start suspended until it can.",
+        description="If the first charge cannot be paid, or the user is deactivated, start "
+        "suspended until that changes.",
     )
 
 

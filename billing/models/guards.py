@@ -13,11 +13,12 @@ are missing; their functions are in `migrations/sql/`. What breaks without each 
 | `keeps_its_cycle` | plans | what is paid was reckoned by another cycle than the plan has |
 | `billing_open_balance` | users | a user created with SQL has no balance |
 | `billing_resume_after_refill` | balances | what a refill could pay for waits for the next run |
+| `billing_resume_after_activation` | users | subscriptions of an activated user wait for it |
 | `billing_tell_of_transactions` | transactions | webhooks tell of no transaction |
 | `billing_tell_of_subscription` | subscriptions | webhooks tell of no suspension |
 | `billing_end_sessions` | users | logins to the Panel API outlive a change of password |
 
-The last five are installed by migrations alone: two stand on the users' table, and `users` knows
+The last six are installed by migrations alone: three stand on the users' table, and `users` knows
 nothing of `billing`; the others guard nothing, but queue jobs and note what is to be told.
 """
 

@@ -723,6 +723,7 @@ def test_every_guard_is_installed_and_armed() -> None:
         ("billing_plan", "billing_refuse_other_cycle"),
         ("billing_service", "billing_refuse_other_code"),
         ("billing_balance", "billing_resume_after_refill"),
+        ("users_user", "billing_resume_after_activation"),
         ("billing_transaction", "billing_tell_of_transactions"),
         ("billing_subscription", "billing_tell_of_subscription"),
         ("users_user", "billing_end_sessions"),

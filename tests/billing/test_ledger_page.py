@@ -47,6 +47,7 @@ def test_the_triggers_are_described() -> None:
     assert first_cells("**Triggers**") == declared | {
         "billing_open_balance",
         "billing_resume_after_refill",
+        "billing_resume_after_activation",
         "billing_tell_of_transactions",
         "billing_tell_of_subscription",
         "billing_end_sessions",

@@ -178,11 +178,16 @@ def test_the_price_is_that_of_now_not_that_which_the_caller_knows() -> None:
     assert posted(user)[0][1] == -20
 
 
-def test_a_deactivated_user_is_refused() -> None:
+def test_a_deactivated_user_is_refused_or_waits() -> None:
     user = user_with(real=100)
     User.objects.filter(pk=user.pk).update(is_active=False)
     with pytest.raises(errors.UserDeactivated):
-        subscriptions.start(user, PlanFactory(), day=APRIL_10, wait_for_money=True, **BY_PANEL)
+        subscriptions.start(user, PlanFactory(), day=APRIL_10, **BY_PANEL)
+    waiting, posted = subscriptions.start(
+        user, PlanFactory(), day=APRIL_10, wait_for_money=True, **BY_PANEL
+    )
+    assert (waiting.status, waiting.due_on, posted) == ("suspended", APRIL_10 + DAY, [])
+    assert ledger.balance(user).real == 100
 
 
 def test_a_device_has_one_live_subscription_and_so_has_the_account() -> None:
@@ -695,7 +700,8 @@ def test_a_retired_plan_and_a_deactivated_user_keep_nobody_from_registering() ->
     Plan.objects.update(is_active=True)
     inactive = UserFactory(is_active=False)
     subscriptions.welcome(inactive, day=APRIL_10, **BY_PANEL)
-    assert not Subscription.objects.exists()
+    assert inactive.subscriptions.get().status == "suspended", "it goes on with the user"
+    assert not user.subscriptions.exists()
 
 
 # --- What comes next ----------------------------------------------------------------------------

@@ -771,12 +771,12 @@ def test_nothing_is_given_or_told_where_the_defaults_say_nothing(
     assert len(sentences(user)) == 1
 
 
-def test_a_deactivated_user_gets_no_plan(panel: Client, business: Plan) -> None:
+def test_a_user_who_is_not_active_yet_gets_a_plan_that_waits(panel: Client, business: Plan) -> None:
     defaults(bonus="5", plan=business)
     created(panel, is_active="")
     user = User.objects.get(email="new@example.com")
     assert ledger.balance(user).bonus == 5
-    assert not Subscription.objects.exists()
+    assert Subscription.objects.get(user=user).status == "suspended"
 
 
 def test_only_creating_gives(panel: Client, customer: User, business: Plan) -> None:

@@ -258,6 +258,27 @@ def test_a_refill_resumes_what_was_suspended(work: Callable[[], None], at_night:
     assert not queued("resume")
 
 
+def test_activation_resumes_what_was_suspended_meanwhile(
+    work: Callable[[], None], at_night: None
+) -> None:
+    subscription = suspended()
+    everybody = User.objects.filter(pk=subscription.user_id)
+    everybody.update(is_active=False)
+    refill(subscription.user)
+    work()
+    subscription.refresh_from_db()
+    assert subscription.status == "suspended"
+    assert not queued("resume")
+    everybody.update(comment="Not active yet")
+    assert not queued("resume")
+    everybody.update(is_active=True)
+    work()
+    subscription.refresh_from_db()
+    assert subscription.status == "active"
+    everybody.update(is_active=True)
+    assert not queued("resume")
+
+
 def test_a_hundred_refills_make_one_job(db: None) -> None:
     subscription = suspended()
     for _ in range(100):

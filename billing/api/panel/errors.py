@@ -16,7 +16,6 @@ from billing.errors import (
     NothingToChange,
     PlanRetired,
     UnknownUser,
-    UserDeactivated,
 )
 
 WRONG_HASH: Final = 3
@@ -106,7 +105,6 @@ _PARAMETERS: Final[Mapping[type[BillingError], str]] = {
     InvalidDescription: "text",
     IdempotencyConflict: "idempotency_key",
     PlanRetired: "default_tariff_id",
-    UserDeactivated: "default_tariff_id",
 }
 # The ledger's names of fields, where they are others here.
 _NAMES: Final[Mapping[str, str]] = {"description": "text", "bonus_amount": "amount"}

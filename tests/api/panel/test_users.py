@@ -547,10 +547,10 @@ def test_a_plan_along_with_activating_and_deactivating(
 ) -> None:
     User.objects.filter(pk=world.user.pk).update(is_active=False)
     asleep = INDIVIDUAL | {"activated": False}
-    refused = update(program, world.user, asleep, default_tariff_id=other_plan.pk)
-    assert (refused.code, list(refused.wrong)) == (7, ["default_tariff_id"])
+    assert update(program, world.user, asleep, default_tariff_id=other_plan.pk).code is None
+    given = Subscription.objects.get(user=world.user)
+    assert (given.plan, given.status) == (other_plan, "suspended")
     assert update(program, world.user, INDIVIDUAL, default_tariff_id=other_plan.pk).code is None
-    assert Subscription.objects.get(user=world.user).plan == other_plan
     answer = update(program, world.user, asleep, default_tariff_id=world.plan.pk)
     assert answer.code is None
     assert Subscription.objects.get(user=world.user).plan == world.plan
