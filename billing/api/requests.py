@@ -3,7 +3,7 @@
 - An ID: in the answer's `X-Request-Id`, in the log, and in the metadata of each transaction that
   the call posts. A caller may bring its own, to follow a call through several programs.
 - A limit on the size of its body, and on how many parameters its address may have.
-- A line in the log with both bodies, shortened, without anything secret.
+- A line in the log with both bodies, by their beginning, without anything secret.
 """
 
 import gzip
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from django.conf import settings
 from django.core.exceptions import TooManyFieldsSent
@@ -33,7 +33,9 @@ log = logging.getLogger("billing.api")
 FACES: Final = ("/api/", "/v2/")
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
 BODY_LOGGED: Final = 2_000  # characters
-BODY_READ_FOR_LOG: Final = 100_000  # bytes: looking for secrets in more takes longer than the call
+BODY_READ_FOR_LOG: Final = 4_000  # bytes: looking for secrets takes time
+# Of JSON, what says how its beginning can be closed; also a text within which that breaks off.
+JSON_PART: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{},]', re.DOTALL)
 # What must not stand in a log, wherever in a body or an address it is: what has a name like these;
 SECRET_NAME: Final = re.compile(
     r"pass|pwd|secret|token|key|hash|auth|credential|session", re.IGNORECASE
@@ -79,7 +81,8 @@ def api_requests(get_response: Handler) -> Handler:
 
 def _id_of(request: HttpRequest) -> str:
     brought = request.headers.get("X-Request-Id", "")
-    return brought if REQUEST_ID.fullmatch(brought) else secrets.token_hex(16)
+    is_one = REQUEST_ID.fullmatch(brought) and not OWN_SECRET.search(brought)
+    return brought if is_one else secrets.token_hex(16)
 
 
 def _in_its_words(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
@@ -172,56 +175,89 @@ def _log(request: HttpRequest, response: HttpResponseBase, seconds: float) -> No
         response.status_code,
         round(seconds * 1000),
         getattr(key, "prefix", "-"),
-        shown(_body_of_request(request), request.headers.get("Content-Type", "")),
-        shown(_body_of_response(response), response.get("Content-Type", "")),
+        _sent(request),
+        _answered(response),
     )
 
 
-def _body_of_response(response: HttpResponseBase) -> bytes:
-    body: bytes = getattr(response, "content", b"")  # of one that is streamed: nothing
-    return gzip.decompress(body) if response.get("Content-Encoding") == "gzip" else body
-
-
-def _body_of_request(request: HttpRequest) -> bytes:
+def _sent(request: HttpRequest) -> str:
     # Read already, or not at all: reading it for the log could fail, or wait.
-    return getattr(request, "_body", b"")
+    if request.content_type == "multipart/form-data" and hasattr(request, "_post"):
+        return _shortened(_form(_pairs(request.POST)))
+    return shown(getattr(request, "_body", b""), request.headers.get("Content-Type", ""))
+
+
+def _answered(response: HttpResponseBase) -> str:
+    if response.streaming:
+        return "(streamed)"
+    body: bytes = getattr(response, "content", b"")
+    if response.get("Content-Encoding") == "gzip":
+        body = gzip.decompress(body)
+    return shown(body, response.get("Content-Type", ""))
 
 
 def _address(request: HttpRequest) -> str:
     """Path and query, of one word, whatever is in them."""
     path = quote(_without_secrets(request.path_info), safe="/*", errors="replace")
-    pairs = [(name, value) for name, values in request.GET.lists() for value in values]
-    return f"{path}?{_form(pairs)}" if pairs else path
+    return f"{path}?{_form(_pairs(request.GET))}" if request.GET else path
+
+
+def _pairs(query: QueryDict) -> list[tuple[str, str]]:
+    return [(name, value) for name, values in query.lists() for value in values]
 
 
 def _form(pairs: Iterable[tuple[str, str]]) -> str:
-    shown = [(_without_secrets(name), _parameter(name, value)) for name, value in pairs]
+    shown = [(_parameter(name), _parameter(value, name)) for name, value in pairs]
     return urlencode(shown, safe="*", errors="replace")
 
 
-def _parameter(name: str, value: str) -> str:
+def _parameter(text: str, name: str = "") -> str:
     """An object in a form or an address, of the Panel API, is its JSON text."""
-    if "{" in value:
+    if "{" in text:
         try:
-            value = json.dumps(_hide(json.loads(value)))
+            text = json.dumps(_hide(json.loads(text)))
         except (ValueError, RecursionError):
             return HIDDEN
-    return str(_hide(value, name))
+    return str(_hide(text, name))
 
 
 def shown(body: bytes, content_type: str) -> str:
-    """A body as the log has it: on one line, shortened, secrets replaced by stars."""
+    """A body as the log has it: on one line, by its beginning, secrets replaced by stars."""
+    media_type = content_type.split(";", maxsplit=1)[0].strip().lower()
+    beginning = body[:BODY_READ_FOR_LOG].decode(errors="replace").lstrip("\ufeff \t\r\n\v\f")
+    is_whole = len(body) <= BODY_READ_FOR_LOG
     if not body:
         return "-"
-    if "json" in content_type.lower() and len(body) <= BODY_READ_FOR_LOG:
+    # What begins like an object is JSON whatever it is called: a form, by a curl without a header.
+    if "json" in media_type or beginning.startswith("{"):
         try:
-            text = json.dumps(_hide(json.loads(body)), ensure_ascii=True)
+            found = json.loads(body if is_whole else _closed(beginning))
+            return _shortened(json.dumps(_hide(found), ensure_ascii=True), is_whole=is_whole)
         except (ValueError, RecursionError):
             return f"({len(body)} bytes that are no JSON)"
-    else:
-        media_type = ascii(content_type.split(";", maxsplit=1)[0][:40])[1:-1]
-        return f"({len(body)} bytes, {media_type or 'no type'})"
-    return text if len(text) <= BODY_LOGGED else f"{text[:BODY_LOGGED]}…"
+    if media_type in ("", "application/x-www-form-urlencoded"):
+        fields = beginning if is_whole else beginning.rpartition("&")[0]
+        return _shortened(_form(parse_qsl(fields, keep_blank_values=True)), is_whole=is_whole)
+    return f"({len(body)} bytes, {ascii(media_type[:40])[1:-1]})"
+
+
+def _closed(beginning: str) -> str:
+    """The beginning of a JSON text as a text of its own: up to its last whole value."""
+    brackets = ""  # that close what is open
+    end, closing = 0, ""
+    for part in JSON_PART.finditer(beginning):
+        if part[0] in ("{", "["):
+            brackets = ("}" if part[0] == "{" else "]") + brackets
+            end, closing = part.end(), brackets
+        elif part[0] == ",":
+            end, closing = part.start(), brackets
+        elif part[0] in ("}", "]"):
+            brackets = brackets[1:]
+    return beginning[:end] + closing
+
+
+def _shortened(text: str, *, is_whole: bool = True) -> str:
+    return text if is_whole and len(text) <= BODY_LOGGED else f"{text[:BODY_LOGGED]}…"
 
 
 def _hide(value: Any, name: str = "") -> Any:

@@ -6,17 +6,19 @@ import re
 from typing import Any
 
 import pytest
+from django.test.client import encode_multipart
 
 from billing.api.panel import dispatch
 from billing.api.panel.errors import MEANINGS
 from billing.models import Transaction
 from tests.api.panel.calls import CALL, CALLS, PanelCall, World
-from tests.api.panel.client import BASE, Program
+from tests.api.panel.client import BASE, Program, as_form
 from tests.config.processes import ROOT
 from tests.operators import operator_with
 from users.models import User
 
 CHANGE = "user/transaction/change_balance"
+MULTIPART = "multipart/form-data"
 
 every_call = pytest.mark.parametrize("call", CALLS, ids=str)
 
@@ -286,6 +288,23 @@ def test_the_log_has_every_call_and_no_secret(
     assert "/v2/panel/user/create" in caplog.text
     for secret in ("C01X00T47", "hunter2", program.hash):
         assert secret not in caplog.text
+
+
+@pytest.mark.parametrize("content_type", ["", "application/x-www-form-urlencoded", MULTIPART])
+def test_the_log_has_what_a_form_said(
+    db: None, caplog: pytest.LogCaptureFixture, content_type: str
+) -> None:
+    fields = {"login": "ada@example.net", "password": "hunter2", "filter": '{"pass": "hunter2"}'}
+    body: Any = as_form(fields)
+    if content_type == MULTIPART:
+        body = encode_multipart("x", fields)
+        content_type = f"{MULTIPART}; boundary=x"
+    with caplog.at_level(logging.INFO, logger="billing.api"):
+        Program().post("account/auth", body, content_type)
+    [record] = [each for each in caplog.records if each.name == "billing.api"]
+    assert " request=login=ada%40example.net&password=***&filter=%7B" in record.getMessage()
+    assert "***%22%7D response={" in record.getMessage()
+    assert "hunter2" not in record.getMessage()
 
 
 def test_an_address_with_too_many_parameters_is_refused(program: Program) -> None:

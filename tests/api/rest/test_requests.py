@@ -15,6 +15,8 @@ import pytest
 from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
+from hypothesis import given
+from hypothesis import strategies as st
 
 from billing import access, ledger
 from billing.api import requests
@@ -72,6 +74,7 @@ def test_a_caller_may_bring_an_id(program: Program, user: User, brought: str) ->
         "<script>1",
         "a,bbbbbbbb",
         '"quoted-id"',
+        "bill_" + "x" * 43,
     ],
 )
 def test_an_id_that_could_do_harm_is_replaced(program: Program, user: User, brought: str) -> None:
@@ -598,13 +601,66 @@ def test_the_documentation_itself_is_not_logged(program: Program, lines: list[st
     assert all(len(line) < 3 * requests.BODY_LOGGED for line in lines)
 
 
-def test_very_long_bodies_are_not_searched_for_secrets(
+def test_very_long_bodies_are_logged_by_their_beginning(
     program: Program, user: User, lines: list[str]
 ) -> None:
-    body = json.dumps(REFILL | {"hash": "s3cret", "more": "x" * requests.BODY_READ_FOR_LOG})
-    refill(program, user, body.encode())
+    entries = [REFILL | {"user_id": user.pk, "idempotency_key": f"{i}"} for i in range(999)]
+    response = program.post("/balance-changes", {"entries": entries})
+    assert len(response.content) > 100_000
     [line] = lines
-    assert f" request=({len(body)} bytes, application/json) " in line
+    assert len(line) < 2 * requests.BODY_LOGGED + 500
+    assert f' request={{"entries": [{json.dumps(entries[0])}, ' in line
+    assert ' response={"results": [{"outcome": "posted", "transaction": {"id": ' in line
+    assert line.endswith("…")
+
+
+LONG = "x" * 2 * requests.BODY_READ_FOR_LOG
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        ('{"a": [{"b": 1}, {"token": "s", "c": "LONG"}]}', '{"a": [{"b": 1}, {"token": "***"}]}'),
+        ('{"a": {"token": "LONG", "b": 1}, "c": 2}', '{"a": {}}'),
+        ('{"token": ["a", "b", "LONG"], "c": 2}', '{"token": "***"}'),
+        ('{"a": "\\"}, [,{", "b": {"c": "d,\\",LONG"}}', '{"a": "\\"}, [,{", "b": {}}'),
+        ('{"a": "\\\\", "b": "\\LONG"}', '{"a": "\\\\"}'),
+        ('{"a": [[1, 2], [3, 4], LONG', '{"a": [[1, 2], [3, 4]]}'),
+        ('{"a" 1, "b": "LONG"}', "({} bytes that are no JSON)"),
+        ('"LONG"', "({} bytes that are no JSON)"),
+        ("a=1&token=s&b=2&c=LONG", "a=1&token=***&b=2"),
+        ("token=LONG", ""),
+    ],
+)
+def test_a_long_body_is_cut_where_no_secret_is_cut(body: str, shown: str) -> None:
+    is_form = "=" in body
+    sent = body.replace("LONG", LONG).encode()
+    text = requests.shown(sent, "" if is_form else "application/json")
+    assert text == (shown.format(len(sent)) if shown.startswith("(") else f"{shown}…")
+
+
+@given(
+    st.recursive(
+        st.text('a,\\"[]{}é'),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text('a"{,'), inner),
+    ),
+    st.data(),
+)
+def test_json_is_closed_wherever_it_breaks_off(value: Any, data: Any) -> None:
+    text = json.dumps({"all": value}, ensure_ascii=False)
+    json.loads(requests._closed(text[: data.draw(st.integers(1, len(text)))]))
+
+
+@pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
+def test_json_of_another_type_is_logged_as_json(
+    program: Program, user: User, lines: list[str], content_type: str
+) -> None:
+    body = REFILL | {"description": "Fish & chips", "token": "s3cr3t"}
+    for before in ("", " " * 1000, "\ufeff", "\f"):
+        refill(program, user, f"{before}{json.dumps(body)}".encode(), content_type=content_type)
+    first, *others = lines
+    assert f" request={json.dumps(body | {'token': '***'})} " in first
+    assert not [line for line in (first, *others) if "s3cr3t" in line]
 
 
 def test_long_bodies_are_shortened(program: Program, user: User, lines: list[str]) -> None:
@@ -638,7 +694,14 @@ def test_no_secret_is_logged(program: Program, user: User, lines: list[str]) -> 
 
 
 @pytest.mark.parametrize(
-    "query", ['user={"pass": "s3cr3t"}&user=1', 'user={"pass": "s3cr3t"', 'a=[{"token": "s3cr3t"}]']
+    "query",
+    [
+        'user={"pass": "s3cr3t"}&user=1',
+        'user={"pass": "s3cr3t"',
+        'a=[{"token": "s3cr3t"}]',
+        '{"token": "s3cr3t"}=1',
+        '{"token": "s3cr3t"',
+    ],
 )
 def test_no_object_in_an_address_tells_its_secrets(
     program: Program, lines: list[str], query: str
