@@ -196,10 +196,10 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
         if not change:
             obj.secret = webhooks.new_secret()
-        if {"url", "is_active"} & {*form.changed_data}:
-            obj.paused_until = None  # it may well take messages now
         super().save_model(request, obj, form, change)
         if change:
+            if {"url", "is_active"} & {*form.changed_data}:
+                webhooks.start_anew(obj)
             webhooks.wake(obj.pk)
 
     def response_add(

@@ -14,6 +14,7 @@ from billing.webhooks.sending import (
     send_due,
     send_given_up_again,
     send_test,
+    start_anew,
     wake,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "send_given_up_again",
     "send_test",
     "sign",
+    "start_anew",
     "wake",
 ]

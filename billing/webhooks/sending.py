@@ -11,7 +11,9 @@ goes on would stop an endpoint for hours if the worker's machine vanished.)
   attempt, ever longer (BACKOFF), and the later ones of the same user with them.
 - Where nothing gets through, the endpoint itself is paused, ever longer, up to PAUSE_MAX, after
   which a single event tries it. With the first that gets through everything goes on at once.
-- What is older than GIVE_UP_AFTER and fails once more is given up.
+- What is older than GIVE_UP_AFTER and is refused once more is given up; where nothing gets through,
+  when that has gone on for so long.
+- An endpoint with another address, or switched off or on, starts anew, as if it had never failed.
 """
 
 import random
@@ -57,6 +59,8 @@ BACKOFF: Final = (
 GIVE_UP_AFTER: Final = timedelta(days=3)
 PAUSE_MIN: Final = timedelta(seconds=15)
 PAUSE_MAX: Final = timedelta(minutes=5)
+# As many attempts as there are pauses in that time.
+TRIED_FOR_LONG: Final = GIVE_UP_AFTER // PAUSE_MAX
 KEPT_FOR: Final = timedelta(days=30)
 
 # A job begins no attempt after this; it leaves the worker to other jobs, and queues itself again.
@@ -354,9 +358,18 @@ def _keep_delivered(endpoint: WebhookEndpoint, results: Sequence[Result]) -> Non
 def _note_recovery(endpoint: WebhookEndpoint) -> None:
     """Whatever waited for the endpoint need not wait any more."""
     _set_failing(endpoint, 0, None, None)
-    WebhookDelivery.objects.filter(
+    _wait_no_more(_put_off(endpoint))
+
+
+def _put_off(endpoint: WebhookEndpoint) -> "QuerySet[WebhookDelivery]":
+    """What waits for a time of its own: at most one event of each user."""
+    return WebhookDelivery.objects.filter(
         endpoint=endpoint, status=PENDING, next_attempt_at__isnull=False
-    ).update(next_attempt_at=None, refusal_count=0)
+    )
+
+
+def _wait_no_more(deliveries: "QuerySet[WebhookDelivery]") -> None:
+    deliveries.update(next_attempt_at=None, refusal_count=0)
 
 
 def _keep_failed(
@@ -373,7 +386,11 @@ def _keep_failed(
         for result in results:
             delivery = result.delivery
             delivery.attempt_count += 1
-            if delivery.event.created_at <= now - GIVE_UP_AFTER:
+            is_old = delivery.event.created_at <= now - GIVE_UP_AFTER
+            # It may have grown old while nothing could be sent. Where the endpoint is to blame, how
+            # long that has been is what counts (see below).
+            is_refused = not (is_down or result.answer.is_out_of_reach)
+            if is_old and (is_refused or _was_tried_for_long(delivery)):
                 delivery.status, delivery.finished_at = FAILED, now
                 delivery.next_attempt_at = None
             elif not is_down:
@@ -390,6 +407,11 @@ def _keep_failed(
             _pause(endpoint, now)
     if is_down and endpoint.failing_since and endpoint.failing_since <= now - GIVE_UP_AFTER:
         _give_up_what_is_old(endpoint, now)
+
+
+def _was_tried_for_long(delivery: WebhookDelivery) -> bool:
+    """Of an event at which the receiver itself breaks down, while it takes others now and then."""
+    return delivery.attempt_count >= TRIED_FOR_LONG or delivery.refusal_count >= len(BACKOFF)
 
 
 def _keep_attempts(results: Sequence[Result]) -> None:
@@ -421,10 +443,10 @@ def _pause(endpoint: WebhookEndpoint, now: datetime) -> None:
 def _set_failing(
     endpoint: WebhookEndpoint, failures: int, until: datetime | None, since: datetime | None
 ) -> None:
+    # Unless it has started anew meanwhile.
+    known = WebhookEndpoint.objects.filter(pk=endpoint.pk, failing_since=endpoint.failing_since)
+    known.update(failures=failures, paused_until=until, failing_since=since)
     endpoint.failures, endpoint.paused_until, endpoint.failing_since = failures, until, since
-    WebhookEndpoint.objects.filter(pk=endpoint.pk).update(
-        failures=failures, paused_until=until, failing_since=since
-    )
 
 
 def _give_up_what_is_old(endpoint: WebhookEndpoint, now: datetime) -> None:
@@ -441,6 +463,13 @@ def _give_up_what_is_old(endpoint: WebhookEndpoint, now: datetime) -> None:
 
 
 # --- What operators do --------------------------------------------------------------------------
+
+
+def start_anew(endpoint: WebhookEndpoint) -> None:
+    """After it got another address, or was switched off or on: how it did before says nothing."""
+    with transaction.atomic():
+        _set_failing(endpoint, 0, None, None)
+        _wait_no_more(_put_off(endpoint))
 
 
 def send_again(delivery: WebhookDelivery) -> None:

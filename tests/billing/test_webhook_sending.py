@@ -549,6 +549,81 @@ def test_an_endpoint_that_was_out_of_reach_for_days_leaves_no_heap_behind(
     assert states(endpoint) == ["failed", "failed", "failed", "pending"]
 
 
+def test_what_waited_for_an_endpoint_that_was_switched_off_for_days_is_not_given_up_at_once(
+    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock
+) -> None:
+    for _ in range(2 * sending.THREADS):
+        post(user_with())
+    receiver.behave = answers(503)
+    send(endpoint, clock)
+    endpoint.refresh_from_db()
+    assert endpoint.failing_since == NOON
+    clock.pass_(days=4)  # it is not active
+    webhooks.start_anew(endpoint)
+    for _ in range(5):
+        send(endpoint, clock)
+        assert set(states(endpoint)) == {"pending"}
+        clock.pass_(minutes=5)
+    clock.pass_(days=3)
+    send(endpoint, clock)
+    assert set(states(endpoint)) == {"failed"}, "three days from then on"
+
+
+def test_an_event_at_which_the_receiver_breaks_down_is_given_up_too(
+    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it never is among others that get through."""
+    monkeypatch.setattr(sending, "TRIED_FOR_LONG", 3)
+    fatal, other = user_with(), user_with()
+    post(fatal)
+    receiver.behave = is_for(fatal, answers(502))
+    clock.pass_(days=3)
+    for _ in range(2):
+        send(endpoint, clock)
+        clock.pass_(minutes=5)
+        post(other)
+        send(endpoint, clock)
+        clock.pass_(minutes=5)
+    assert states(endpoint) == ["failed", "delivered", "delivered"]
+
+
+def test_what_waited_for_days_is_not_given_up_because_the_receiver_cannot_take_all_at_once(
+    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock
+) -> None:
+    too_much = user_with()
+    post(too_much)
+    post(user_with())
+    receiver.behave = is_for(too_much, answers(429))
+    clock.pass_(days=4)
+    for _ in sending.BACKOFF:
+        send(endpoint, clock)
+        assert states(endpoint) == ["pending", "delivered"]
+        clock.pass_(hours=8)
+        WebhookDelivery.objects.filter(status="delivered").update(status="pending")
+    send(endpoint, clock)
+    assert states(endpoint) == ["failed", "delivered"]
+
+
+def test_an_attempt_under_way_while_an_endpoint_starts_anew_brings_nothing_back(
+    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_attempts = sending._keep_attempts
+
+    def start_anew_and_keep(results: Any) -> None:
+        webhooks.start_anew(WebhookEndpoint.objects.get(pk=endpoint.pk))
+        keep_attempts(results)
+
+    post(user_with())
+    receiver.behave = answers(503)
+    send(endpoint, clock)
+    clock.pass_(days=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(sending, "_keep_attempts", start_anew_and_keep)
+        send(endpoint, clock)
+    endpoint.refresh_from_db()
+    assert (endpoint.failures, endpoint.failing_since) == (1, clock.now), "what it did since"
+
+
 def test_a_receiver_that_hangs_costs_a_job_no_more_than_one_attempt_of_each_thread(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,7 +128,7 @@ def test_what_is_changed_is_noted_and_tried_at_once(panel: Client, woken: list[i
     assert (changed.url, changed.events, changed.secret) == (
         f"{ADDRESS}2", ["balance.low"], secret
     )  # fmt: skip
-    assert (changed.paused_until, changed.failures) == (None, 7)
+    assert (changed.failures, changed.failing_since, changed.paused_until) == (0, None, None)
     assert woken == [changed.pk]
     assert history() == [
         f"Address changed from “{ADDRESS}” to “{ADDRESS}2”; "
@@ -143,6 +143,23 @@ def test_another_name_leaves_a_pause_alone(panel: Client, woken: list[int]) -> N
     panel.post(page_of(renamed), filled_in(name="ERP", seen=form["seen"].value()))
     renamed.refresh_from_db()
     assert (renamed.name, renamed.paused_until) == ("ERP", until)
+    assert (renamed.failures, renamed.failing_since) == (7, NOW)
+
+
+def test_switched_off_and_on_an_endpoint_starts_anew(panel: Client, woken: list[int]) -> None:
+    switched = endpoint(failures=1, failing_since=NOW, paused_until=NOW + timedelta(days=999))
+    refused = delivery(switched, next_attempt_at=NOW + timedelta(days=999), refusal_count=8)
+    for is_active in ({}, {"is_active": "on"}):
+        form = panel.get(page_of(switched)).context["adminform"].form
+        sent = filled_in(seen=form["seen"].value())
+        del sent["is_active"]
+        assert panel.post(page_of(switched), sent | is_active).status_code == 302
+        switched.refresh_from_db()
+        assert switched.is_active == bool(is_active)
+        assert (switched.failures, switched.failing_since, switched.paused_until) == (0, None, None)
+    refused.refresh_from_db()
+    assert (refused.next_attempt_at, refused.refusal_count) == (None, 0)
+    assert woken == [switched.pk] * 2
 
 
 def test_an_endpoint_is_deleted_after_a_question(panel: Client) -> None:
