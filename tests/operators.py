@@ -1,5 +1,7 @@
 """Operators with just the rights that a test is about."""
 
+from typing import Any
+
 from django.contrib.auth.models import Group, Permission
 from django.test import Client
 
@@ -25,3 +27,13 @@ def client_of(operator: User) -> Client:
     client = Client()
     client.force_login(operator)
     return client
+
+
+def sent_by(answer: Any) -> dict[str, Any]:
+    """What the form on a page of people would send if nothing is changed."""
+    values = {each.html_name: each.value() for each in answer.context["adminform"].form}
+    return {
+        name: "on" if value is True else value
+        for name, value in values.items()
+        if value not in (None, False)
+    }

@@ -1,10 +1,12 @@
 """The forms about people: who they are, how operators log in, and in which time zone they read."""
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.conf import settings
+from django.http import QueryDict
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.forms import AuthenticationForm, UserCreationForm
@@ -72,9 +74,84 @@ class UniqueEmailMixin:
 
 
 class PersonForm(UniqueEmailMixin, forms.ModelForm):  # type: ignore[type-arg]
-    """A customer or an operator; which fields it has is the admin class's business."""
+    """A customer or an operator; which fields it has is the admin class's business.
+
+    It changes what was changed on the page, and nothing else. `seen` is what the page showed: what
+    somebody else has changed since stays as it is now, unless it was changed on the page, too. Then
+    the form says so, and is to be sent once more.
+    """
 
     time_zone = TimeZoneField()
+    seen = forms.CharField(widget=forms.HiddenInput, required=False)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.changed_by_both: list[str] = []
+        if self.instance.pk:
+            now = {
+                name: _comparable(field.prepare_value(self.initial.get(name)))
+                for name, field in self.fields.items()
+                if name != "seen"
+            }
+            self.initial["seen"] = json.dumps(now)
+            if self.is_bound:
+                self._go_on_from(now)
+
+    def _go_on_from(self, now: dict[str, Any]) -> None:
+        """Makes of what was sent what the page would send if it had been opened now."""
+        data = cast(QueryDict, self.data).copy()
+        seen = _read(data.get(self.add_prefix("seen"), ""))
+        for name, value in now.items():
+            if seen.get(name, value) == value:
+                continue
+            field, key = self.fields[name], self.add_prefix(name)
+            entered = _comparable(field.widget.value_from_datadict(data, self.files, key))
+            if entered == seen[name]:
+                stored = field.prepare_value(self.initial.get(name))
+                data.setlist(key, [str(each) for each in _as_list(stored)])
+            elif entered != value:
+                self.changed_by_both.append(name)
+        data[self.add_prefix("seen")] = self.initial["seen"]
+        self.data = data
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        for name in self.changed_by_both:
+            self.add_error(
+                name,
+                f"Nothing was saved: since you opened the page, this was changed to "
+                f"{self._in_words(name)}. Save once more to put what you entered in its place.",
+            )
+        return cleaned
+
+    def _in_words(self, name: str) -> str:
+        """What is stored now."""
+        field, value = self.fields[name], self.initial.get(name)
+        if isinstance(field, forms.ModelMultipleChoiceField):
+            return ", ".join(map(field.label_from_instance, value or ())) or "nothing"
+        if isinstance(field, forms.ChoiceField):
+            value = dict(field.choices).get(value, value)  # type: ignore[arg-type]
+        return f"“{value}”" if value else "nothing"
+
+
+def _comparable(value: Any) -> Any:
+    """A value as it is compared and goes along with a page, however it is written."""
+    if isinstance(value, list):
+        return sorted(str(each) for each in value)
+    return value.replace("\r\n", "\n").strip() if isinstance(value, str) else value
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _read(seen: str) -> dict[str, Any]:
+    """What a page showed, by the names of fields; nothing for what is not of a page."""
+    try:
+        values = json.loads(seen)
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 class NewOperatorForm(UniqueEmailMixin, UserCreationForm):

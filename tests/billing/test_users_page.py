@@ -15,7 +15,7 @@ from tests.factories import (
     subscribed,
     user_with,
 )
-from tests.operators import client_of, operator_with, permission
+from tests.operators import client_of, operator_with, permission, sent_by
 from users.models import User
 
 pytestmark = pytest.mark.django_db
@@ -279,6 +279,47 @@ def test_an_address_that_somebody_has_is_a_message_at_the_field(ada: User) -> No
     answer = client.post(page(other), filled_in(other, email="ADA@Lovelace.example"))
     assert "email" in answer.context["adminform"].form.errors
     assert client.post(page(ada), filled_in(ada, email="ADA@lovelace.example")).status_code == 302
+
+
+def test_what_somebody_else_changes_meanwhile_is_not_undone(ada: User) -> None:
+    client = client_of(operator_with(*MAY_EDIT))
+    ada.comment = "First line\nSecond line"  # as a program writes it, and no browser
+    ada.save()
+    opened = sent_by(client.get(page(ada)))
+    User.objects.filter(pk=ada.pk).update(is_active=False, phone="", comment="Called back")
+    assert client.post(page(ada), opened | {"city": "London"}).status_code == 302
+    ada.refresh_from_db()
+    assert (ada.is_active, ada.phone, ada.comment) == (False, "", "Called back")
+    assert ada.city == "London"
+    assert [each.get_change_message() for each in LogEntry.objects.all()] == ["Changed City."]
+
+
+def test_what_two_change_at_once_is_asked_about_and_nothing_typed_is_lost(ada: User) -> None:
+    client = client_of(operator_with(*MAY_EDIT))
+    opened = sent_by(client.get(page(ada))) | {"phone": "+49 30 1", "city": "London"}
+    User.objects.filter(pk=ada.pk).update(is_active=False, phone="+31 20 2", city="London")
+    answer = client.post(page(ada), opened)
+    assert answer.context["adminform"].form.errors == {
+        "phone": [
+            "Nothing was saved: since you opened the page, this was changed to “+31 20 2”. "
+            "Save once more to put what you entered in its place."
+        ]
+    }
+    ada.refresh_from_db()
+    assert (ada.phone, ada.is_active) == ("+31 20 2", False)
+    shown_again = sent_by(answer)
+    assert shown_again["phone"] == "+49 30 1"
+    assert "is_active" not in shown_again
+    assert client.post(page(ada), shown_again).status_code == 302
+    ada.refresh_from_db()
+    assert (ada.phone, ada.city, ada.is_active) == ("+49 30 1", "London", False)
+
+
+def test_a_page_that_does_not_say_what_it_showed_is_saved_as_it_is(ada: User) -> None:
+    client = client_of(operator_with(*MAY_EDIT))
+    for seen in ("x", "[]", "{}", "[" * 5000, '{"city": ["1"]}'):
+        answer = client.post(page(ada), filled_in(ada, city="London", seen=seen))
+        assert answer.status_code in (200, 302)
 
 
 def test_a_legal_entity_needs_its_name_and_fields_without_scripts_are_all_there() -> None:

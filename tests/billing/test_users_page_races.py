@@ -1,13 +1,15 @@
 """Two operators at the same user, or the same address, at the same moment."""
 
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
+from tests.billing.test_charging_races import until_somebody_waits_for_this
+from tests.conftest import Connections
 from tests.factories import UserFactory
-from tests.operators import client_of, operator_with
+from tests.operators import client_of, operator_with, sent_by
 from users.models import User
 
 
@@ -39,3 +41,25 @@ def test_of_two_who_take_the_same_address_at_once_the_second_gets_the_forms_mess
         "email": ["Another user has this e-mail address already."]
     }
     assert User.objects.filter(is_staff=False).count() == 1
+
+
+def test_who_is_deactivated_while_a_page_is_saved_stays_so(connections: Connections) -> None:
+    user = UserFactory()
+    client = client_of(operator_with("users.view_user", "users.change_user"))
+    page = f"/admin/users/user/{user.pk}/change/"
+    opened = sent_by(client.get(page)) | {"comment": "Called"}
+    deactivated = Event()
+
+    def work(place: int) -> Any:
+        if place:
+            deactivated.wait()
+            return client.post(page, opened)
+        with transaction.atomic():
+            User.objects.filter(pk=user.pk).update(is_active=False)
+            deactivated.set()
+            return until_somebody_waits_for_this()
+
+    _, saved = connections(2, work)
+    assert saved.error is None
+    user.refresh_from_db()
+    assert (user.comment, user.is_active) == ("Called", False)

@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import Group, Permission
 
 from tests.factories import PASSWORD, AdministratorFactory, OperatorFactory, UserFactory
-from tests.operators import client_of, operator_with, permission
+from tests.operators import client_of, operator_with, permission, sent_by
 from users.models import Operator, User
 
 pytestmark = pytest.mark.django_db
@@ -99,6 +99,35 @@ def test_a_superuser_gives_any_right() -> None:
     other.refresh_from_db()
     assert other.is_superuser
     assert other.user_permissions.count() == 1
+
+
+def test_what_is_taken_from_an_operator_meanwhile_is_not_given_back() -> None:
+    other = operator_with("users.view_user", group="Administrator")
+    client = client_of(AdministratorFactory())
+    opened = sent_by(client.get(page(other)))
+    other.groups.set([group("Viewer")])
+    other.user_permissions.clear()
+    User.objects.filter(pk=other.pk).update(is_active=False)
+    assert client.post(page(other), opened | {"comment": "On leave"}).status_code == 302
+    other = Operator.objects.get(pk=other.pk)
+    assert other.comment == "On leave"
+    assert not other.is_active
+    assert not other.user_permissions.exists()
+    assert list(other.groups.all()) == [group("Viewer")]
+
+
+def test_of_groups_that_two_change_at_once_the_second_is_told_which_they_are() -> None:
+    other = operator_with(group="Administrator")
+    client = client_of(AdministratorFactory())
+    mine = {"groups": [str(group("Billing operator").pk)]}
+    opened = sent_by(client.get(page(other))) | mine
+    other.groups.set([group("Viewer")])
+    answer = client.post(page(other), opened)
+    [why] = answer.context["adminform"].form.errors["groups"]
+    assert "this was changed to Viewer." in why
+    assert list(other.groups.all()) == [group("Viewer")]
+    assert client.post(page(other), sent_by(answer)).status_code == 302
+    assert list(other.groups.all()) == [group("Billing operator")]
 
 
 # --- Attempts to rise ---------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from django.contrib import messages
 from django.contrib.admin import ShowFacets
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.formats import date_format
@@ -48,6 +48,7 @@ class PeopleAdmin(AdminWithHistory):
     """People are deactivated, never deleted: history hangs on them."""
 
     form = PersonForm
+    change_form_before_template = "users/seen.html"
     ordering = ["-created_at", "-pk"]
     show_full_result_count = False
     show_facets = ShowFacets.NEVER  # counting each choice would read the whole table each time
@@ -60,6 +61,16 @@ class PeopleAdmin(AdminWithHistory):
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         return False
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Any:
+        """The person; while a form is saved, held, so that nobody changes them in between."""
+        person = super().get_object(request, object_id, from_field)
+        if person is not None and request.method == "POST" and connection.in_atomic_block:
+            rows = self.model._default_manager.select_for_update(no_key=True)
+            return rows.filter(pk=person.pk).first()
+        return person
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
