@@ -81,9 +81,9 @@ def change_balance(
     auth=Needs("billing.change_balance", writes=True),
     response={200: BatchOut, 402: ProblemOut, 404: ProblemOut, 409: ProblemOut, 422: ProblemOut},
     summary="Change balances of many users",
-    description="Up to 1,000 changes, in this order, each with an idempotency key of its own if it "
-    "has one. All are posted, or none: the problem's `entry` is then the place, from 1, of the one "
-    "that was refused. With `skip_refused`, what can be posted is posted.",
+    description="Up to 1,000 changes, those of one user in this order, each with an idempotency "
+    "key of its own if it has one. All are posted, or none: the problem's `entry` is then the "
+    "place, from 1, of one that was refused. With `skip_refused`, what can be posted is posted.",
 )
 def change_balances(request: HttpRequest, batch: BatchIn) -> dict[str, Any]:
     known = set(

@@ -268,7 +268,7 @@ def test_a_change_is_made_only_on_what_the_caller_saw(program: Program, user: Us
 # --- Batches ------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_posted_in_its_order(program: Program) -> None:
+def test_each_users_changes_of_a_batch_are_posted_in_their_order(program: Program) -> None:
     one, other = user_with(real=1), UserFactory()
     response = batch(
         program, entry(other, "5"), entry(one, "-1"), entry(other, "-5"), entry(one, "2")
@@ -321,7 +321,7 @@ def test_a_batch_is_posted_whole_or_not_at_all(
     assert Transaction.objects.count() == 2
 
 
-def test_of_many_refusals_the_first_is_told_or_each_at_its_place(program: Program) -> None:
+def test_of_many_refusals_one_is_told_or_each_at_its_place(program: Program) -> None:
     """Refused at three places: here, on the way to the database, and there."""
     user = UserFactory()
     entries = [
@@ -350,6 +350,13 @@ def test_of_many_refusals_the_first_is_told_or_each_at_its_place(program: Progra
     whole = batch(program, *entries)
     assert whole.json()["entry"] in (2, 3, 4)
     assert ledger.balance(user) == (1, 0, 3)
+
+
+def test_of_several_users_refusals_that_of_the_lowest_id_is_told(program: Program) -> None:
+    """Users are taken in the order of their IDs, so that batches do not wait for each other."""
+    low, high = sorted((UserFactory().pk, UserFactory().pk))
+    refused = batch(program, entry(high, "-1"), entry(low, "-1"), entry(low, "-2"))
+    assert_problem(refused, 402, "insufficient_funds", entry=2)
 
 
 def test_a_batch_of_refusals_alone_posts_nothing(program: Program) -> None:
