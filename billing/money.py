@@ -19,7 +19,7 @@ Amount = Decimal | int | str
 
 
 class NotMoney(ValueError):
-    """`reason` is one of: not_a_number, too_many_decimals, out_of_range."""
+    """`reason` is one of: not_a_number, too_many_decimals, out_of_range, wrong_sign."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -34,19 +34,24 @@ def to_money(value: Amount) -> Decimal:
     """
     if type(value) is Decimal and value.same_quantum(ZERO) and -MAX_MONEY <= value <= MAX_MONEY:
         return value + ZERO  # as what was computed mostly is; the rest would say the same
+    return to_number(value, decimals=DECIMALS, largest=MAX_MONEY) + ZERO  # "-0" becomes "0"
+
+
+def to_number(value: Amount, *, decimals: int, largest: Decimal) -> Decimal:
+    """The same for numbers that are no money: with so many decimals, up to `largest` either way."""
     if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
         raise NotMoney("not_a_number")
     if isinstance(value, str) and not PLAIN_NUMBER.fullmatch(value):
         raise NotMoney("not_a_number")  # Decimal would take "1_000", " 1 " and "١"
-    amount = Decimal(value)
-    exponent = amount.as_tuple().exponent
+    number = Decimal(value)
+    exponent = number.as_tuple().exponent
     if not isinstance(exponent, int):  # NaN or an infinity
         raise NotMoney("not_a_number")
-    if exponent < -DECIMALS:
-        raise NotMoney("too_many_decimals")
-    if not -MAX_MONEY <= amount <= MAX_MONEY:  # abs() would round first, or overflow
+    if not -largest <= number <= largest:  # abs() would round first, or overflow
         raise NotMoney("out_of_range")
-    return amount.quantize(ZERO) + ZERO  # adding zero turns "-0" into "0"
+    if exponent < -decimals:
+        raise NotMoney("too_many_decimals")
+    return number.quantize(Decimal(1).scaleb(-decimals))
 
 
 def format_money(amount: Decimal, *, signed: bool = False) -> str:

@@ -10,7 +10,6 @@ The rules are section 6 of the design, the worked examples its table:
 """
 
 import calendar
-import re
 from datetime import date, timedelta
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 from functools import lru_cache
@@ -18,13 +17,11 @@ from typing import Final, NamedTuple
 
 from django.db import models
 
-from billing.money import DIGITS, MAX_MONEY, ZERO, Amount, NotMoney
+from billing.money import DIGITS, MAX_MONEY, ZERO, Amount, NotMoney, to_number
 
 QUANTITY_DECIMALS: Final = 6
 QUANTITY_DIGITS: Final = 18
 MAX_QUANTITY: Final = Decimal("999999999999.999999")
-SMALLEST_QUANTITY: Final = Decimal(1).scaleb(-QUANTITY_DECIMALS)
-PLAIN_QUANTITY: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 
 
 class Cycle(models.TextChoices):
@@ -116,21 +113,10 @@ def to_quantity(value: Amount) -> Decimal:
 
     Raises NotMoney as `money.to_money` does, and with reason `wrong_sign` for zero or less.
     """
-    if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
-        raise NotMoney("not_a_number")
-    if isinstance(value, str) and not PLAIN_QUANTITY.fullmatch(value):
-        raise NotMoney("not_a_number")
-    quantity = Decimal(value)
-    exponent = quantity.as_tuple().exponent
-    if not isinstance(exponent, int):  # NaN or an infinity
-        raise NotMoney("not_a_number")
+    quantity = to_number(value, decimals=QUANTITY_DECIMALS, largest=MAX_QUANTITY)
     if quantity <= 0:
         raise NotMoney("wrong_sign")
-    if quantity > MAX_QUANTITY:
-        raise NotMoney("out_of_range")
-    if exponent < -QUANTITY_DECIMALS:
-        raise NotMoney("too_many_decimals")
-    return quantity.quantize(SMALLEST_QUANTITY)
+    return quantity
 
 
 def format_quantity(quantity: Decimal) -> str:
