@@ -8,9 +8,11 @@ That there is one, the job's own lock sees to. (A lock that the database keeps f
 goes on would stop an endpoint for hours if the worker's machine vanished.)
 
 - Where an endpoint takes some events and refuses others, those that it refused wait for another
-  attempt, ever longer (BACKOFF), and the later ones of the same user with them.
+  attempt, ever longer (BACKOFF), and the later ones of the same user with them. So do those whose
+  answer says that it is they who are refused (`Answer.is_refusal`), however many they are.
 - Where nothing gets through, the endpoint itself is paused, ever longer, up to PAUSE_MAX, after
-  which a single event tries it. With the first that gets through everything goes on at once.
+  which a single event tries it. With the first that gets through everything goes on at once, but
+  for what was refused.
 - What is older than GIVE_UP_AFTER and is refused once more is given up; where nothing gets through,
   when that has gone on for so long.
 - An endpoint with another address, or switched off or on, starts anew, as if it had never failed.
@@ -28,7 +30,7 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from django.db import connection, transaction
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery
 from django.utils import timezone
 
 from billing.models import (
@@ -39,7 +41,7 @@ from billing.models import (
     WebhookEvent,
 )
 from billing.webhooks import messages
-from billing.webhooks.network import Answer, Line
+from billing.webhooks.network import OUT_OF_REACH, Answer, Line
 
 Clock = Callable[[], datetime]
 
@@ -356,9 +358,11 @@ def _keep_delivered(endpoint: WebhookEndpoint, results: Sequence[Result]) -> Non
 
 
 def _note_recovery(endpoint: WebhookEndpoint) -> None:
-    """Whatever waited for the endpoint need not wait any more."""
+    """Whatever waited for the endpoint need not wait any more. What it refused does."""
     _set_failing(endpoint, 0, None, None)
-    _wait_no_more(_put_off(endpoint))
+    latest = WebhookAttempt.objects.filter(delivery=OuterRef("pk")).order_by("-pk")
+    put_off = _put_off(endpoint).annotate(answered=Subquery(latest.values("status_code")[:1]))
+    _wait_no_more(put_off.filter(Q(answered=None) | Q(answered__in=OUT_OF_REACH)))
 
 
 def _put_off(endpoint: WebhookEndpoint) -> "QuerySet[WebhookDelivery]":
@@ -375,12 +379,7 @@ def _wait_no_more(deliveries: "QuerySet[WebhookDelivery]") -> None:
 def _keep_failed(
     endpoint: WebhookEndpoint, results: Sequence[Result], *, got_through: bool, now: datetime
 ) -> None:
-    users = {result.delivery.user_id for result in results}
-    is_down = not got_through and (
-        endpoint.failures > 0
-        or len(users) > 1
-        or any(result.answer.is_out_of_reach for result in results)
-    )
+    is_down = not got_through and _is_out_of_order(endpoint, results)
     with transaction.atomic():
         changed = []
         for result in results:
@@ -405,8 +404,20 @@ def _keep_failed(
         _keep_attempts(results)
         if is_down:
             _pause(endpoint, now)
+        elif endpoint.failures:
+            _note_recovery(endpoint)  # it refused one, so it is there
     if is_down and endpoint.failing_since and endpoint.failing_since <= now - GIVE_UP_AFTER:
         _give_up_what_is_old(endpoint, now)
+
+
+def _is_out_of_order(endpoint: WebhookEndpoint, results: Sequence[Result]) -> bool:
+    """Whether the endpoint is to blame for these, where nothing else got through."""
+    users = {result.delivery.user_id for result in results if not result.answer.is_refusal}
+    return (
+        len(users) > 1
+        or (endpoint.failures > 0 and len(users) > 0)
+        or any(result.answer.is_out_of_reach for result in results)
+    )
 
 
 def _was_tried_for_long(delivery: WebhookDelivery) -> bool:

@@ -488,35 +488,86 @@ def test_a_refusal_of_one_users_events_pauses_nobody(
     assert states(endpoint) == ["pending", "delivered"]
 
 
-def test_when_an_endpoint_is_back_what_it_refused_before_is_tried_too(
-    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock
+@pytest.mark.parametrize("status_code", [400, 404, 500])
+def test_when_an_endpoint_is_back_what_could_not_be_sent_is_tried_and_what_it_refused_waits(
+    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, status_code: int
 ) -> None:
-    refused, other = user_with(), user_with()
-    post(refused)
-    post(other)
-    receiver.behave = is_for(refused, answers(400))
+    refused, unlucky, other = user_with(), user_with(), user_with()
+    for each in (refused, unlucky, other):
+        post(each)
+    receiver.behave = is_for(refused, answers(status_code), is_for(unlucky, answers(503)))
     send(endpoint, clock)
-    waits = WebhookDelivery.objects.filter(user_id=refused.pk)
-    waits.update(next_attempt_at=NOON + timedelta(hours=8), refusal_count=8)
+    wait = {"next_attempt_at": NOON + timedelta(hours=8), "refusal_count": 8}
+    WebhookDelivery.objects.filter(status="pending").update(**wait)
     post(other)
     receiver.behave = answers(503)
     send(endpoint, clock)
     receiver.behave = OK
     clock.pass_(seconds=15)
     send(endpoint, clock)
-    assert set(states(endpoint)) == {"delivered"}
-    assert waits.get().refusal_count == 0
+    assert states(endpoint) == ["pending", "delivered", "delivered", "delivered"]
+    waits = WebhookDelivery.objects.get(user_id=refused.pk)
+    assert (waits.next_attempt_at, waits.refusal_count) == tuple(wait.values())
 
 
+@pytest.mark.parametrize("status_code", [302, 401, 403, 404, 405, 407, 408, 410, 500])
 def test_refusing_everybody_is_being_out_of_order(
-    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock
+    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, status_code: int
 ) -> None:
     post(user_with())
     post(user_with())
-    receiver.behave = answers(500)
+    receiver.behave = answers(status_code)
     send(endpoint, clock)
     endpoint.refresh_from_db()
     assert endpoint.paused_until == NOON + timedelta(seconds=15)
+
+
+@pytest.mark.parametrize("status_code", [400, 409, 413, 422])
+def test_a_refusal_of_the_events_of_some_users_holds_up_nobody_else(
+    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, status_code: int
+) -> None:
+    refused = [user_with(), user_with()]
+    for each in refused * 2:
+        post(each)
+
+    def refuse(handler: Handler, message: Message) -> None:
+        is_refused = message.user in [each.pk for each in refused]
+        answers(status_code if is_refused else 204)(handler, message)
+
+    receiver.behave = refuse
+    waiting = WebhookDelivery.objects.filter(user_id__in=[each.pk for each in refused])
+    for wait in sending.BACKOFF[:4]:
+        send(endpoint, clock)
+        assert [each.next_attempt_at for each in waiting.order_by("id")] == [
+            *[clock.now + wait] * 2,
+            *[None] * 2,
+        ]
+        post(healthy := user_with())
+        send(endpoint, clock)
+        assert receiver.messages[-1].user == healthy.pk
+        endpoint.refresh_from_db()
+        assert (endpoint.failures, endpoint.paused_until) == (0, None)
+        clock.pass_(seconds=int(wait.total_seconds()))
+    assert len(receiver.messages) == 3 * 4
+
+
+def test_an_endpoint_that_refuses_an_event_is_back(
+    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock
+) -> None:
+    refused = user_with()
+    for each in (refused, user_with(), user_with()):
+        post(each)
+    receiver.behave = answers(503)
+    send(endpoint, clock)
+    WebhookDelivery.objects.exclude(user_id=refused.pk).update(attempt_count=2)  # tried later
+    receiver.behave = is_for(refused, answers(400))
+    clock.pass_(seconds=15)
+    send(endpoint, clock)
+    assert states(endpoint) == ["pending", "delivered", "delivered"]
+    endpoint.refresh_from_db()
+    assert (endpoint.failures, endpoint.paused_until, endpoint.failing_since) == (0, None, None)
+    waits = WebhookDelivery.objects.get(user_id=refused.pk)
+    assert (waits.next_attempt_at, waits.refusal_count) == (clock.now + sending.BACKOFF[0], 1)
 
 
 def test_a_trial_takes_who_was_tried_least(
