@@ -26,6 +26,7 @@ from billing.models import (
     TransactionType,
 )
 from billing.money import ZERO
+from users.ids import id_in
 
 PAGE_SIZE: Final = 50
 CHART_POINTS: Final = 120
@@ -592,8 +593,8 @@ class SubscriptionListing:
             rows = rows.filter(status=self.status)
         for word in self.text.split():
             found = Q(device__icontains=word) | Q(user__email__icontains=word)
-            if word.isascii() and word.isdigit() and int(word) < 2**63:
-                found |= Q(user=int(word))
+            if (user_id := id_in(word)) is not None:
+                found |= Q(user=user_id)
             rows = rows.filter(found)
         return rows
 

@@ -15,6 +15,7 @@ from unfold.admin import ModelAdmin
 
 from billing.errors import InvalidAmount
 from billing.money import ZERO, NotMoney, to_money
+from users.ids import id_in
 from users.models import User
 
 # Spaces between thousands, as the amounts of many countries are written.
@@ -77,10 +78,10 @@ def typed_amount(text: str) -> Decimal:
 
 def row_or_404[Row: Model](rows: QuerySet[Row], object_id: object) -> Row:
     """The row with an ID from an address, which may be anything."""
-    text = str(object_id)
-    if not (text.isascii() and text.isdigit() and int(text) < 2**63):
+    row_id = id_in(str(object_id))
+    if row_id is None:
         raise Http404
-    return get_object_or_404(rows, pk=int(text))
+    return get_object_or_404(rows, pk=row_id)
 
 
 class ReadOnlyAdmin(ModelAdmin):

@@ -34,6 +34,7 @@ from billing.errors import (
 from billing.models import Channel, Plan, Subscription, Transaction
 from billing.money import ZERO, format_money
 from billing.pricing import Cycle, format_period, remainder
+from users.ids import id_in
 from users.models import User
 
 PER_PAGE: Final = 50
@@ -172,8 +173,8 @@ def user_subscriptions(
 
 def _changed(request: HttpRequest, mine: QuerySet[Subscription]) -> Subscription | None:
     """The subscription that something was just done to."""
-    key = request.GET.get("changed", "")
-    return mine.filter(pk=int(key)).first() if key.isascii() and key.isdigit() else None
+    key = id_in(request.GET.get("changed", ""))
+    return None if key is None else mine.filter(pk=key).first()
 
 
 def _page_of(changed: Subscription | None, listed: QuerySet[Subscription]) -> int:

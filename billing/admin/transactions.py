@@ -29,7 +29,13 @@ from django.utils import timezone
 from unfold.admin import ModelAdmin
 
 from billing import ledger, reports
-from billing.admin.pages import PanelForm, confirmation_key, midnight, page_context
+from billing.admin.pages import (
+    PanelForm,
+    confirmation_key,
+    midnight,
+    page_context,
+    row_or_404,
+)
 from billing.errors import AlreadyReversed, BillingError
 from billing.exports import TooManyRows, csv_lines, write_xlsx
 from billing.models import (
@@ -424,13 +430,7 @@ class TransactionAdmin(ModelAdmin):
     def _row(self, request: HttpRequest, transaction_id: object) -> Transaction:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        try:
-            key = int(str(transaction_id))
-        except ValueError:
-            raise Http404 from None
-        if key >= 2**63:
-            raise Http404
-        return get_object_or_404(Transaction.objects.select_related("user", "actor"), pk=key)
+        return row_or_404(Transaction.objects.select_related("user", "actor"), transaction_id)
 
 
 def _explanation(row: Transaction) -> list[tuple[str, str]]:

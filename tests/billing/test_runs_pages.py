@@ -234,7 +234,10 @@ def test_failures_are_shown_page_by_page(panel: Client, monkeypatch: pytest.Monk
     assert [failure.problem for failure in second.context["page"].rows] == ["Problem 0"]
 
 
-@pytest.mark.parametrize("number", ["0", "99999999999999999999", "x", "1_0", "+1"])
+@pytest.mark.parametrize(
+    "number",
+    ["0", "99999999999999999999", "x", "1_0", "+1", pytest.param("9" * 5000, id="5000 digits")],
+)
 def test_a_run_that_does_not_exist_is_not_found(panel: Client, number: str) -> None:
     assert panel.get(f"{RUNS}{number}/change/").status_code == 404
 

@@ -303,7 +303,10 @@ def test_the_page_of_a_transaction_shows_everything_on_its_row(panel: Client) ->
     assert page_of(Transaction.objects.get(user=user, number=1)) in page
 
 
-@pytest.mark.parametrize("key", ["0", "999999", "x", "1.5", str(2**63), "%00"])
+@pytest.mark.parametrize(
+    "key",
+    ["0", "999999", "x", "1.5", str(2**63), "%00", pytest.param("9" * 5000, id="5000 digits")],
+)
 def test_there_is_no_page_of_no_transaction(panel: Client, key: str) -> None:
     assert panel.get(f"/admin/billing/transaction/{key}/change/").status_code == 404
 
