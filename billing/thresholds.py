@@ -1,7 +1,8 @@
 """Below which real balance programs are told of it: a user's own threshold, else the default.
 
 A trigger tells them (migrations/sql/0011_webhooks.sql), of a balance that falls below. Who sets a
-threshold holds the user's balance, so that what is posted meanwhile goes by the one or the other.
+user's own threshold holds the user's balance, so that what is posted meanwhile goes by the one or
+the other. The default holds nobody up: what is posted while it is set may go by either.
 """
 
 from decimal import Decimal
@@ -42,6 +43,16 @@ class Change(NamedTuple):
         return f"Low balance: programs are told {after} (before: {before})."
 
 
+class DefaultChange(Change):
+    """Of the threshold that counts for all users who have none of their own."""
+
+    @property
+    def sentence(self) -> str:
+        if self.before == self.after:
+            return ""
+        return f"By default, programs are told {self.after} (before: {self.before})."
+
+
 def by_default() -> Threshold:
     row = LowBalanceThreshold.objects.filter(user=None).first()
     return Threshold(row.amount if row else None, is_own=False)
@@ -51,6 +62,17 @@ def of(user_id: int) -> Threshold:
     """What counts for a user."""
     row = LowBalanceThreshold.objects.filter(user=user_id).first()
     return Threshold(row.amount, is_own=True) if row else by_default()
+
+
+@transaction.atomic
+def set_default(amount: Amount | None) -> DefaultChange:
+    """None: never. Raises InvalidAmount for what is no amount, or is negative."""
+    checked = None if amount is None else _checked(amount)
+    row, _ = LowBalanceThreshold.objects.get_or_create(user=None)
+    LowBalanceThreshold.objects.select_for_update().get(pk=row.pk)  # one after the other
+    before = by_default()
+    LowBalanceThreshold.objects.filter(pk=row.pk).update(amount=checked)
+    return DefaultChange(before, by_default())
 
 
 @transaction.atomic

@@ -144,10 +144,12 @@ class LowBalanceThresholdAdmin(ReadOnlyAdmin):
             if not _may_change(request):
                 raise PermissionDenied
             if form.is_valid():
-                self._save(actor, form)
-                after = thresholds.by_default()
+                with transaction.atomic():
+                    change = thresholds.set_default(form.cleaned_data["amount"])
+                    if change.sentence:
+                        self._log(actor, change.sentence)
                 self.message_user(
-                    request, f"By default, programs are told {after}.", messages.SUCCESS
+                    request, f"By default, programs are told {change.after}.", messages.SUCCESS
                 )
                 return HttpResponseRedirect(request.path)
         sees_users = request.user.has_perm("users.view_user")
@@ -177,22 +179,9 @@ class LowBalanceThresholdAdmin(ReadOnlyAdmin):
         return HttpResponseRedirect(reverse("admin:users_user_low_balance", args=[row.user_id]))
 
     @staticmethod
-    @transaction.atomic
-    def _save(actor: User, form: DefaultForm) -> None:
-        row, _ = LowBalanceThreshold.objects.get_or_create(user=None)
-        row = LowBalanceThreshold.objects.select_for_update().get(pk=row.pk)
-        before = Threshold(row.amount, is_own=False)
-        row.amount = form.cleaned_data["amount"]
-        row.save()
-        after = thresholds.by_default()
-        if after != before:
-            LogEntry.objects.log_actions(
-                actor.pk,
-                [row],
-                CHANGE,
-                f"By default, programs are told {after} (before: {before}).",
-                single_object=True,
-            )
+    def _log(actor: User, sentence: str) -> None:
+        default = LowBalanceThreshold.objects.filter(user=None)
+        LogEntry.objects.log_actions(actor.pk, default, CHANGE, sentence)
 
     @staticmethod
     def _changes() -> list[LogEntry]:

@@ -7,7 +7,9 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 
 from billing import ledger
+from billing.errors import InvalidAmount
 from billing.models import Channel, EventType, LowBalanceThreshold, WebhookEndpoint, WebhookEvent
+from billing.thresholds import by_default, set_default
 from tests.factories import OperatorFactory, UserFactory, user_with
 from tests.operators import client_of, operator_with
 from users.models import User
@@ -45,6 +47,20 @@ def test_the_default_is_set_and_says_who_changed_it(panel: Client) -> None:
     ]
     shown = panel.get(DEFAULT).text
     assert all(each in shown for each in history())
+
+
+@pytest.mark.parametrize("amount", ["-0.01", "NaN", "0.00001", "1e15"])
+def test_a_default_that_is_no_amount_is_refused_whoever_sets_it(db: None, amount: str) -> None:
+    set_default("5")
+    with pytest.raises(InvalidAmount):
+        set_default(amount)
+    assert thresholds() == {None: 5}
+
+
+def test_setting_the_default_says_what_is_another_now(db: None) -> None:
+    assert set_default("5").sentence == "By default, programs are told below 5.00 (before: never)."
+    assert set_default("5.00").sentence == ""
+    assert set_default(None).after == by_default()
 
 
 def test_a_user_has_a_threshold_of_their_own_or_none(panel: Client) -> None:
