@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
-from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import FileResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -18,13 +18,13 @@ from billing.api.history import note
 from billing.api.panel.answers import moment
 from billing.api.panel.calls import Call
 from billing.api.panel.errors import LOGIN_IN_USE, NOT_FOUND, Invalid, Refused
-from billing.api.panel.parameters import MAX_ID, MAX_ROWS, Parameters
+from billing.api.panel.parameters import MAX_ROWS, Parameters
 from billing.api.panel.transactions import DEALER_ID
 from billing.exports import Cell, TooManyRows, csv_table, write_xlsx_table
 from billing.models import Channel, Plan, Subscription, UserDefaults
 from users.models import User, validate_time_zone
+from users.search import LONGEST_SEARCH, search
 
-LONGEST_FILTER: Final = 200
 SEARCH_SECONDS: Final = 10
 LONGEST_COMMENT: Final = 255
 FETCHED_TOGETHER: Final = 1_000
@@ -220,7 +220,8 @@ def _wanted(call: Call) -> tuple[QuerySet[User], list[int]]:
     if parameters.flag("hide_inactive", default=False):
         found = found.filter(is_active=True)
     if parameters.has("filter"):
-        found = _filtered(found, parameters.text("filter", longest=LONGEST_FILTER))
+        words = parameters.text("filter", longest=LONGEST_SEARCH)
+        found = search(found, words, [field.attribute for field in FIELDS.values()])
     order = parameters.choice("order_by", ORDERS) if parameters.has("order_by") else "id"
     if order in OF_MONEY:
         call.needs(SEES_MONEY)
@@ -229,19 +230,6 @@ def _wanted(call: Call) -> tuple[QuerySet[User], list[int]]:
     limit = parameters.whole("limit", lowest=0, highest=MAX_ROWS, default=MAX_ROWS)
     ids = found.order_by(descending + ORDERS[order], f"{descending}pk").values_list("pk", flat=True)
     return found, list(ids[offset : offset + limit])
-
-
-def _filtered(users: QuerySet[User], text: str) -> QuerySet[User]:
-    """Every word has to be found in some field; a number also finds the user with that ID."""
-    fields = [field.attribute for field in FIELDS.values()]
-    for word in text.split():
-        found = Q()
-        for field in fields:
-            found |= Q(**{f"{field}__icontains": word})
-        if word.isascii() and word.isdigit() and int(word) <= MAX_ID:
-            found |= Q(pk=int(word))
-        users = users.filter(found)
-    return users
 
 
 def _in_order(ids: Sequence[int]) -> Iterator[User]:
