@@ -276,7 +276,10 @@ def test_a_key_is_neither_edited_nor_deleted(panel: Client, administrator: User)
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("number", ["0", "99999999999999999999", "x", "1_0", "+1"])
+@pytest.mark.parametrize(
+    "number",
+    ["0", "99999999999999999999", "x", "1_0", "+1", pytest.param("9" * 5000, id="5000 digits")],
+)
 def test_a_key_that_does_not_exist_is_not_found(panel: Client, number: str) -> None:
     for action in ("change", "history", "revoke"):
         assert panel.get(f"{KEYS}{number}/{action}/").status_code == 404
@@ -333,7 +336,7 @@ def test_keys_are_found_by_state_name_owner_and_beginning(
     panel: Client, administrator: User
 ) -> None:
     owner = OperatorFactory(email="olga@example.com", first_name="Olga")
-    gateway, secret = access.issue_key(name="Gateway", owner=owner, created_by=owner)
+    gateway, _ = access.issue_key(name="Gateway", owner=owner, created_by=owner)
     crm = key_of(administrator, name="CRM")
     access.revoke_key(crm, by=administrator, now=timezone.now())
 
@@ -343,10 +346,20 @@ def test_keys_are_found_by_state_name_owner_and_beginning(
     assert found("") == [crm, gateway]
     assert found("state=working") == [gateway]
     assert found("state=other") == [crm]
-    assert found("q=gate") == found("q=olga") == found(f"q={secret}") == [gateway]
+    assert found("q=gate") == found("q=olga") == found(f"q={gateway.prefix}") == [gateway]
     assert found("state=working&q=crm") == []
     assert found("state=nonsense") == [crm, gateway]
     assert found("q=%00") == [crm, gateway]
+
+
+@pytest.mark.django_db
+def test_a_whole_key_is_searched_for_by_nobody(panel: Client, administrator: User) -> None:
+    """What the browser does about it, tests/browser/ shows."""
+    _, secret = access.issue_key(name="Gateway", owner=administrator, created_by=administrator)
+    form = panel.get(f"{KEYS}?q=Gateway+{secret}").context["form"]
+    assert form.errors["q"] == [
+        "Of a key, only the first 11 characters. This one was sent: if it works, revoke it."
+    ]
 
 
 @pytest.mark.django_db
