@@ -8,9 +8,9 @@ from django.core.cache import cache
 from django.http import HttpRequest
 from django.utils import timezone
 
-from billing import reports
-from billing.admin import webhook_endpoints
+from billing import reports, webhooks
 from billing.admin.pages import midnight
+from billing.admin.webhook_endpoints import counted
 from billing.money import ZERO
 
 DAYS: Final = 30
@@ -27,9 +27,9 @@ def start_page_context(request: HttpRequest, context: dict[str, Any]) -> dict[st
     if request.user.has_perm("billing.view_transaction"):
         context |= _turnovers() | {"latest": reports.latest(10)}
     if request.user.has_perm("billing.view_webhookendpoint"):
-        context["failing_endpoints"] = webhook_endpoints.failing(timezone.now())
+        context["failing_endpoints"] = webhooks.failing(timezone.now())
     if request.user.has_perm("billing.view_webhookdelivery"):
-        context["given_up"] = webhook_endpoints.given_up_lately(timezone.now())
+        context["given_up"] = counted(webhooks.given_up_lately(timezone.now()))
     if request.user.has_perm("billing.view_chargingrun"):
         context |= _charging(timezone.now())
     return context

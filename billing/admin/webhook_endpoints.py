@@ -1,7 +1,7 @@
 """The endpoints of webhooks: where events go, how that goes, and the secrets that sign them."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, ClassVar, Final
 
 from django import forms
@@ -26,9 +26,6 @@ Status = WebhookDelivery.Status
 
 COUNTED_MAX: Final = 1_000
 FIGURES_MAX_SECONDS: Final = 2
-# A receiver that was restarted is no news.
-FAILING_IS_NEWS_AFTER: Final = timedelta(minutes=5)
-GIVEN_UP_IS_NEWS_FOR: Final = timedelta(days=7)
 
 
 # --- How an endpoint does -----------------------------------------------------------------------
@@ -87,28 +84,18 @@ def events_in_words(codes: list[str]) -> str:
     return ", ".join(str(labels.get(code, code)) for code in codes)
 
 
-def failing(now: datetime) -> QuerySet[WebhookEndpoint]:
-    """Those that nothing has got through to for some time."""
-    endpoints = WebhookEndpoint.objects.filter(is_active=True)
-    return endpoints.filter(failing_since__lte=now - FAILING_IS_NEWS_AFTER)
-
-
 @dataclass(frozen=True)
-class GivenUp:
+class Counted:
+    """How many there are, as far as pages count."""
+
     count: int
 
     def __str__(self) -> str:
         return _shown(self.count)
 
 
-def given_up_lately(now: datetime) -> GivenUp:
-    """How much was given up in the last days, as far as the start page counts."""
-    rows = WebhookDelivery.objects.filter(
-        endpoint_id__in=WebhookEndpoint.objects.values("pk"),
-        status=Status.FAILED,
-        finished_at__gt=now - GIVEN_UP_IS_NEWS_FOR,
-    )
-    return GivenUp(rows[: COUNTED_MAX + 1].count())
+def counted(rows: QuerySet[WebhookDelivery]) -> Counted:
+    return Counted(rows[: COUNTED_MAX + 1].count())
 
 
 # --- Pages --------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 What is to be told is noted by the database itself (migrations/sql/0011_webhooks.sql), with what it
 tells of. Here it is put into words and signed (`messages`), sent only where it may go (`network`),
-and its deliveries are kept (`sending`). docs/webhooks.md tells receivers all of it.
+and its deliveries are kept (`sending`); how that goes is told to operators (`watching`).
+docs/webhooks.md tells receivers all of it.
 """
 
 from billing.webhooks.messages import body_of, new_secret, sign
@@ -17,6 +18,7 @@ from billing.webhooks.sending import (
     start_anew,
     wake,
 )
+from billing.webhooks.watching import failing, given_up_lately
 
 __all__ = [
     "Answer",
@@ -24,6 +26,8 @@ __all__ = [
     "check_url",
     "delete_old",
     "endpoints_to_wake",
+    "failing",
+    "given_up_lately",
     "new_secret",
     "send_again",
     "send_due",
