@@ -1,4 +1,4 @@
-"""Who may use the Billing API, and how often: keys, sessions and what they spend.
+"""Who may use the Billing API, and how often: keys, sessions, what they spend, and logins.
 
 A key or a session is looked up by its SHA-256, which is all that is kept of it. Both are long and
 random, so nobody finds one by trying, and a slow hash, as passwords need, would protect nothing.
@@ -180,3 +180,27 @@ def forgive(bearer: str) -> None:
 def forget_allowances(now: datetime) -> None:
     """Removes what is spent no more."""
     ApiAllowance.objects.filter(spent_until__lte=now).delete()
+
+
+# --- Logins -------------------------------------------------------------------------------------
+
+# Of failed ones, at all doors together; one that succeeds begins the count anew.
+LOGINS_PER_MINUTE: Final = 10
+
+
+def spend_login(login: str, *, now: datetime) -> timedelta | None:
+    """Spends one attempt to log in, before the password is looked at. Answers as `spend` does."""
+    return spend(_bearer_of(login), per_minute=LOGINS_PER_MINUTE, now=now)
+
+
+def forgive_login(login: str) -> None:
+    """Begins the count anew: in the end, the login succeeded."""
+    forgive(_bearer_of(login))
+
+
+def _bearer_of(login: str) -> str:
+    """Whose failed logins are counted: the user's, whichever way of writing the login finds it. The
+    database may take "İ" for "i", which would be a new count for each such letter.
+    """
+    user_id = User.objects.with_email(login).values_list("pk", flat=True).first()
+    return f"login:{hash_of(login.casefold()) if user_id is None else user_id}"

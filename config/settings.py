@@ -357,7 +357,6 @@ UNFOLD = {
             "950": "oklch(28.2% .091 267.935)",
         },
     },
-    "LOGIN": {"form": "users.forms.LoginForm"},
     "ACCOUNT": {"navigation": "billing.admin.navigation.account_links"},
     "SITE_VIEWS": [
         ("my-time-zone/", "my_time_zone", "users.admin.my_time_zone.MyTimeZoneView"),

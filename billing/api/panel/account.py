@@ -17,8 +17,6 @@ from billing.api.panel.errors import (
 from billing.api.panel.parameters import Parameters
 from users.models import User
 
-# Of failed ones; one that succeeds begins the count anew.
-LOGINS_PER_MINUTE: Final = 10
 LONGEST_PASSWORD: Final = 1_000
 
 # What an operator's permissions are called there.
@@ -43,25 +41,16 @@ PERMISSIONS: Final[Mapping[str, Mapping[str, str]]] = {
 def auth(parameters: Parameters, now: datetime) -> dict[str, Any]:
     login = parameters.text("login", longest=254)
     password = parameters.text("password", longest=LONGEST_PASSWORD)
-    bearer = _bearer(login)
-    wait = access.spend(bearer, per_minute=LOGINS_PER_MINUTE, now=now)
+    wait = access.spend_login(login, now=now)
     if wait is not None:
         raise too_many_requests(wait)
     operator = _operator(login, password)
     if operator is None:
         raise Refused(WRONG_LOGIN)
-    access.forgive(bearer)
+    access.forgive_login(login)
     if not operator.is_active:
         raise Refused(ACCESS_DENIED)
     return {"hash": access.open_session(operator, now), "permissions": permissions(operator)}
-
-
-def _bearer(login: str) -> str:
-    """Whose failed logins are counted: the user's, whichever way of writing the login finds it. The
-    database may take "İ" for "i", which would be a new count for each such letter.
-    """
-    user_id = User.objects.with_email(login).values_list("pk", flat=True).first()
-    return f"login:{access.hash_of(login.casefold()) if user_id is None else user_id}"
 
 
 def _operator(login: str, password: str) -> User | None:
