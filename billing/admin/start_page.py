@@ -28,6 +28,7 @@ def start_page_context(request: HttpRequest, context: dict[str, Any]) -> dict[st
         context |= _turnovers() | {"latest": reports.latest(10)}
     if request.user.has_perm("billing.view_webhookendpoint"):
         context["failing_endpoints"] = webhooks.failing(timezone.now())
+        context["unsent_since"] = webhooks.unsent_since(timezone.now())
     if request.user.has_perm("billing.view_webhookdelivery"):
         context["given_up"] = counted(webhooks.given_up_lately(timezone.now()))
     if request.user.has_perm("billing.view_chargingrun"):

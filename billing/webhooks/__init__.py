@@ -18,7 +18,7 @@ from billing.webhooks.sending import (
     start_anew,
     wake,
 )
-from billing.webhooks.watching import failing, given_up_lately
+from billing.webhooks.watching import failing, given_up_lately, unsent_since
 
 __all__ = [
     "Answer",
@@ -35,5 +35,6 @@ __all__ = [
     "send_test",
     "sign",
     "start_anew",
+    "unsent_since",
     "wake",
 ]

@@ -131,10 +131,15 @@ def wake(endpoint_id: int) -> None:
 
 def endpoints_to_wake(now: datetime) -> list[int]:
     """Those for which something is due."""
+    return [delivery.endpoint_id for delivery in next_due(now, users=1)]
+
+
+def next_due(now: datetime, *, users: int) -> list[WebhookDelivery]:
+    """What is to be sent next, of some users of each endpoint."""
     return [
-        endpoint.pk
+        delivery
         for endpoint in WebhookEndpoint.objects.filter(_is_ready(now), is_active=True)
-        if _due(endpoint, now, users=1, each=1)
+        for delivery in _due(endpoint, now, users=users, each=1)
     ]
 
 

@@ -5,11 +5,15 @@ from typing import Final
 
 from django.db.models import QuerySet
 
-from billing.models import WebhookDelivery, WebhookEndpoint
+from billing.models import WebhookAttempt, WebhookDelivery, WebhookEndpoint, WebhookEvent
+from billing.webhooks.sending import next_due
 
 # A receiver that was restarted is no news.
 FAILING_IS_NEWS_AFTER: Final = timedelta(minutes=5)
 GIVEN_UP_IS_NEWS_FOR: Final = timedelta(days=7)
+# Where cron starts workers, up to some minutes pass before anything is sent.
+WAITING_IS_NEWS_AFTER: Final = timedelta(minutes=15)
+WAITING_LOOKED_AT: Final = 1_000
 
 
 def failing(now: datetime) -> QuerySet[WebhookEndpoint]:
@@ -24,3 +28,20 @@ def given_up_lately(now: datetime) -> QuerySet[WebhookDelivery]:
         status=WebhookDelivery.Status.FAILED,
         finished_at__gt=now - GIVEN_UP_IS_NEWS_FOR,
     )
+
+
+def unsent_since(now: datetime) -> datetime | None:
+    """Since when what could be sent has been waiting, where nobody sends anything.
+
+    While something is sent, what waits for its turn is no news.
+    """
+    lately = now - WAITING_IS_NEWS_AFTER
+    latest = WebhookAttempt.objects.order_by("-pk").values_list("at", flat=True).first()
+    if latest is not None and latest > lately:
+        return None
+    due = {
+        each.event_id: each.next_attempt_at for each in next_due(lately, users=WAITING_LOOKED_AT)
+    }
+    events = WebhookEvent.objects.filter(pk__in=due, created_at__lte=lately)
+    times = events.values_list("pk", "created_at")
+    return min((max(at, due[pk] or at) for pk, at in times), default=None)

@@ -9,7 +9,13 @@ from django.test import Client
 from django.utils import timezone
 
 from billing import webhooks
-from billing.models import EventType, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from billing.models import (
+    EventType,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+)
 from tests.factories import UserFactory, user_with
 from tests.operators import client_of, operator_with
 from users.models import User
@@ -521,6 +527,53 @@ def test_the_start_page_warns_of_what_does_not_get_through(panel: Client) -> Non
     assert "Webhooks do not get through to &lt;CRM&gt;" in panel.get("/admin/").text
     WebhookEndpoint.objects.update(is_active=False)
     assert "do not get through" not in panel.get("/admin/").text
+
+
+@pytest.mark.parametrize(
+    ("happened", "next_attempt", "latest_attempt", "of", "since"),
+    [
+        (16, None, None, {}, 16),
+        (16, None, 16, {}, 16),
+        (60, 20, 40, {}, 20),
+        (14, None, None, {}, None),  # where cron starts workers, it may take so long
+        (60, 14, 60, {}, None),
+        (60, -1, 60, {}, None),
+        (60, None, 14, {}, None),  # much waits, and is being sent
+        (60, None, None, {"is_active": False}, None),
+        (60, None, None, {"paused_until": -1}, None),
+        (60, None, None, {"paused_until": 14}, None),
+        (60, None, None, {"paused_until": 16}, 60),
+    ],
+)
+def test_the_start_page_warns_if_nobody_sends_webhooks(  # noqa: PLR0917 - named by parametrize
+    panel: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    happened: int,
+    next_attempt: int | None,
+    latest_attempt: int | None,
+    of: dict[str, Any],
+    since: int | None,
+) -> None:
+    """All in minutes ago."""
+    now = timezone.now()
+
+    def ago(minutes: int | None) -> datetime | None:
+        return None if minutes is None else now - timedelta(minutes=minutes)
+
+    monkeypatch.setattr(timezone, "now", lambda: now)
+    target = endpoint()
+    delivered = delivery(target, status=Status.DELIVERED, finished_at=now)
+    if latest_attempt is not None:
+        WebhookAttempt.objects.create(
+            delivery=delivered, at=ago(latest_attempt), milliseconds=5, status_code=204
+        )
+    waiting = delivery(target, next_attempt_at=ago(next_attempt))
+    WebhookEvent.objects.filter(pk=waiting.event_id).update(created_at=ago(happened))
+    fields = of | {"paused_until": ago(of.get("paused_until"))}
+    WebhookEndpoint.objects.update(**fields)
+    answer = panel.get("/admin/")
+    assert answer.context["unsent_since"] == ago(since)
+    assert ("Webhooks are not being sent." in answer.text) == (since is not None)
 
 
 def test_the_start_page_warns_those_who_may_see_webhooks() -> None:

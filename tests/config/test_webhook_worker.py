@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from config.embedded.server import Server
-from tests.billing.receiver import OK, Receiver, hangs, is_signed
+from tests.billing.receiver import OK, Receiver, answers, hangs, is_signed
 from tests.config.processes import manage, wait_for
 from tests.config.test_worker import Working, answer, change, connected
 
@@ -26,6 +26,10 @@ SELECT billing_post(jsonb_build_array(jsonb_build_object(
     'amount', '5'
 )), NULL, 'api') FROM billing_balance JOIN users_user u ON u.id = user_id
 WHERE u.email = 'ada@example.com'
+"""
+LONG_OVER = """
+INSERT INTO billing_webhookevent (type, user_id, number, data, created_at)
+SELECT 'transaction.posted', user_id, 1, '{}', now() - interval '31 days' FROM billing_balance
 """
 LEFT = "SELECT count(*) FROM billing_webhookdelivery WHERE status <> 'delivered'"
 LET_OTHERS_KNOW_THAT_IT_DIED = (
@@ -80,6 +84,38 @@ def test_what_is_posted_is_sent_by_whatever_worker_there_is(
         assert worker.said == ""
     assert [message.number for message in receiver.messages] == [1, 2, 3]
     assert all(is_signed(message, SECRET) for message in receiver.messages)
+
+
+def test_started_by_cron_a_worker_does_what_there_is_to_do_and_ends(
+    running: Path, receiver: Receiver
+) -> None:
+    variables = {"DATA_DIR": str(running), "WEBHOOK_PRIVATE_NETWORKS": "127.0.0.0/8"}
+
+    def once() -> None:
+        done = manage("worker", "--once", **variables)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+    for _ in range(3):
+        change(running, POST)
+    receiver.behave = answers(400)
+    once()
+    assert [message.number for message in receiver.messages] == [1]
+    # Another attempt has its time, and nobody was there to queue it.
+    change(running, "UPDATE billing_webhookdelivery SET next_attempt_at = now()")
+    change(running, LONG_OVER)
+    receiver.behave = OK
+    once()
+    assert answer(running, LEFT) == 0
+    assert [message.number for message in receiver.messages] == [1, 1, 2, 3]
+    assert answer(running, "SELECT count(*) FROM billing_webhookevent") == 3, "it was tidied up"
+    assert answer(running, "SELECT count(*) FROM billing_chargingrun") >= 1
+    assert answer(running, "SELECT count(*) FROM procrastinate_workers") == 0
+
+
+def test_where_there_is_no_database_a_worker_of_cron_says_so() -> None:
+    done = manage("worker", "--once", DATABASE_URL="postgres://nobody@127.0.0.1:1/nothing")
+    assert done.returncode == 1
+    assert done.stderr.startswith("CommandError: The work was not done: ")
 
 
 def test_what_a_killed_worker_had_sent_without_noting_it_is_sent_again(

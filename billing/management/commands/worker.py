@@ -3,6 +3,9 @@
 It works until it is told to end (Ctrl-C, SIGTERM, SIGHUP). Jobs then end at their next commit, and
 another worker takes them up there. What goes wrong meanwhile, a database that is restarted first
 of all, ends no worker: it starts over, in its own process, ever more patiently.
+
+With --once it does what there is to do, and ends: for cron, where no worker stays. Whatever has its
+times (billing/tasks.py) is then due, for nobody may have been there at them.
 """
 
 import asyncio
@@ -16,7 +19,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, connections
 from procrastinate import exceptions
 from procrastinate.contrib.django import app, connector_params
@@ -30,6 +33,8 @@ SETTLED_SECONDS: Final = 60.0
 PARENT_CHECK_SECONDS: Final = 1.0
 CONNECTIONS_MAX: Final = 4  # for its own queries; each running job has another one
 CONNECTION_TIMEOUT_SECONDS: Final = 5.0
+# Or it would end while a job goes on that queues others.
+ONE_AFTER_THE_OTHER: Final[dict[str, Any]] = {"wait": False, "concurrency": 1}
 SERVER_ENDS: Final = "57P"  # how the states begin with which a server says that it ends or starts
 
 log = logging.getLogger(__name__)
@@ -39,15 +44,21 @@ class Command(BaseCommand):
     help = "Does background jobs, the charging run among them, until it is told to end."
     requires_system_checks = []
     ending = False
+    once = False
     end_work: Callable[[], object] | None = None
     parent: int | None = None
 
     def add_arguments(self, parser: CommandParser) -> None:
         # Of `manage.py serve`, which a worker beside it does not outlive, however it ends.
         parser.add_argument("--parent", type=int, help=SUPPRESS)
+        parser.add_argument(
+            "--once",
+            action="store_true",
+            help="do what there is to do now, and end: to be started by cron, every few minutes",
+        )
 
-    def handle(self, *args: Any, parent: int | None, **options: Any) -> None:
-        self.parent = parent
+    def handle(self, *args: Any, parent: int | None, once: bool, **options: Any) -> None:
+        self.parent, self.once = parent, once
         for number in ENDINGS:
             signal.signal(number, self.end)
         for handler in logging.getLogger().handlers:
@@ -71,9 +82,13 @@ class Command(BaseCommand):
                 connection.ensure_connection()  # starts the embedded database
                 connections.close_all()
                 asyncio.run(self.work())
+                if self.once:
+                    return
                 problem = "the connection to the database was lost"
             except (DatabaseError, exceptions.ConnectorException, OSError) as error:
                 problem = f"{error.__cause__ or error}".strip().partition("\n")[0]
+                if self.once:
+                    raise CommandError(f"The work was not done: {problem}") from None
             if self.is_orphan:
                 return
             if time.monotonic() - started > SETTLED_SECONDS:
@@ -101,8 +116,13 @@ class Command(BaseCommand):
                 # The pool of connections does not bear to be cancelled while it opens; a worker
                 # that is cancelled ends in good order.
                 async with app.open_async():
+                    if self.once:
+                        await _queue_what_has_its_times()
                     worker = asyncio.create_task(
-                        app.run_worker_async(install_signal_handlers=False)
+                        app.run_worker_async(
+                            install_signal_handlers=False,
+                            **(ONE_AFTER_THE_OTHER if self.once else {}),
+                        )
                     )
                     await asyncio.wait({worker, ending}, return_when=asyncio.FIRST_COMPLETED)
                     if ending.done():
@@ -121,6 +141,13 @@ class Command(BaseCommand):
     @property
     def is_orphan(self) -> bool:
         return self.parent is not None and os.getppid() != self.parent
+
+
+async def _queue_what_has_its_times() -> None:
+    for periodic in app.periodic_registry.periodic_tasks.values():
+        with suppress(exceptions.AlreadyEnqueued):
+            job = periodic.task.configure(**periodic.configure_kwargs)
+            await job.defer_async(timestamp=int(time.time()))
 
 
 def _is_no_trouble_with_the_connection(record: logging.LogRecord) -> bool:
