@@ -51,6 +51,12 @@ class NothingToChange(BillingError):
     sentence = "Nothing would change: both amounts are zero."
 
 
+class FreeOfCharge(NothingToChange):
+    """The use of a service costs nothing: it counts as paid. `data` has all that a quote says."""
+
+    sentence = "This costs nothing under the plan {plan}, so there is nothing to charge."
+
+
 class InvalidDescription(BillingError):
     code = "invalid_description"
     sentence = "A description has 5 to 200 characters."

@@ -39,12 +39,12 @@ from django.db import DatabaseError, connection, transaction
 from billing.errors import (
     AlreadyPaidBack,
     BillingError,
+    FreeOfCharge,
     IdempotencyConflict,
     InvalidAmount,
     InvalidEntry,
     InvalidQuantity,
     NoPlan,
-    NothingToChange,
     ServiceNotAvailable,
     ServiceRetired,
     SubscriptionSuspended,
@@ -197,7 +197,8 @@ def charge_service(
 
     Raises InsufficientFunds, and takes nothing, if both balances together do not suffice; and
     InvalidQuantity, UnknownService, NoPlan, ServiceNotAvailable, ServiceRetired and
-    SubscriptionSuspended.
+    SubscriptionSuspended. Raises FreeOfCharge for what costs nothing: it counts as paid, there is
+    nothing to post, and the key stays free.
     """
     said = _Said(
         service=service,
@@ -212,12 +213,25 @@ def charge_service(
         if earlier := _charged_before(user, idempotency_key, said):
             return earlier
         price = price_of(user, service=service, device=said.device)
+        cost = _cost(price, units)
+        description = said.description or describe_service(price, units, said.device)
+        if not cost:
+            raise FreeOfCharge(
+                service=service,
+                quantity=format_quantity(units),
+                unit=price.unit,
+                device=said.device,
+                plan_id=price.plan_id,
+                plan=price.plan,
+                unit_price=str(price.price),
+                description=description,
+            )
         entry = service_entry(
             user,
             service=service,
-            cost=_cost(price, units),
+            cost=cost,
             device=said.device,
-            description=said.description or describe_service(price, units, said.device),
+            description=description,
             metadata={**said.metadata, PRICING: explain_cost(price, units)},
             idempotency_key=idempotency_key,
             **options,
@@ -530,12 +544,9 @@ def _quantity(value: Amount) -> Decimal:
 
 def _cost(price: Price, quantity: Decimal) -> Decimal:
     try:
-        cost = service_cost(price.price, quantity)
+        return service_cost(price.price, quantity)
     except NotMoney as problem:
         raise InvalidQuantity(reason=problem.reason, value=format_quantity(quantity)) from None
-    if not cost:
-        raise NothingToChange
-    return cost
 
 
 # --- What can be in a batch ---------------------------------------------------------------------

@@ -18,12 +18,12 @@ from billing.admin.transactions import to_posted
 from billing.admin.two_steps import Outcome, TwoStepForm, take_step
 from billing.errors import (
     BillingError,
+    FreeOfCharge,
     InsufficientFunds,
     InvalidDescription,
     InvalidEntry,
     InvalidQuantity,
     NoPlan,
-    NothingToChange,
     ServiceNotAvailable,
     ServiceRetired,
     SubscriptionSuspended,
@@ -112,7 +112,7 @@ class ChargeServiceForm(TwoStepForm):
         ServiceNotAvailable: "service",
         InvalidQuantity: "quantity",
         InsufficientFunds: "quantity",
-        NothingToChange: "quantity",
+        FreeOfCharge: "quantity",
         NoPlan: "device",
         SubscriptionSuspended: "device",
         InvalidDescription: "description",
@@ -125,9 +125,7 @@ class ChargeServiceForm(TwoStepForm):
         services.offer(user)
 
     def refuse(self, refusal: BillingError) -> None:
-        if isinstance(refusal, NothingToChange):
-            self.add_error("quantity", "This costs nothing, so there is nothing to charge.")
-        elif isinstance(refusal, InvalidEntry) and refusal.data["field"] in self.fields:
+        if isinstance(refusal, InvalidEntry) and refusal.data["field"] in self.fields:
             self.add_error(refusal.data["field"], str(refusal))
         else:
             super().refuse(refusal)

@@ -10,9 +10,11 @@ from ninja.responses import Status
 from billing import ledger, wire
 from billing.api.balance_changes import POSTED, KeyHeader, posted
 from billing.api.keys import Needs, actor
-from billing.api.schemas import PathId, ProblemOut, QuoteOut, ServiceChargeIn
+from billing.api.schemas import PathId, ProblemOut, QuoteOut, ServiceChargeIn, TransactionOut
 from billing.api.users import customer_id
+from billing.errors import FreeOfCharge
 from billing.models import Channel, Plan, Service, Transaction
+from billing.money import ZERO
 
 router = Router(tags=["Service charges"])
 
@@ -20,10 +22,11 @@ router = Router(tags=["Service charges"])
 @router.post(
     "/users/{int:user_id}/service-charges",
     auth=Needs("billing.change_balance", writes=True),
-    response=POSTED,
+    response=POSTED | {200: TransactionOut | QuoteOut},
     summary="Charge the use of a service",
     description="Takes what it costs under the plan of the device or, if it has none, under the "
-    "user's own: from the bonus balance first, then from the real one; all of it, or nothing.",
+    "user's own: from the bonus balance first, then from the real one; all of it, or nothing. What "
+    "costs nothing counts as paid: the answer is then 200 and the quote, and nothing is posted.",
 )
 def charge_service(
     request: HttpRequest,
@@ -32,7 +35,11 @@ def charge_service(
     response: HttpResponse,
     idempotency_key: KeyHeader = None,
 ) -> Status[Any]:
-    return posted(response, _charge(request, user_id, charge, idempotency_key))
+    try:
+        charged = _charge(request, user_id, charge, idempotency_key)
+    except FreeOfCharge as use:
+        return Status(200, _quote_for_nothing(user_id, use))
+    return posted(response, charged)
 
 
 @router.post(
@@ -40,12 +47,15 @@ def charge_service(
     auth=Needs("billing.change_balance"),
     response={200: QuoteOut, 402: ProblemOut, 404: ProblemOut, 409: ProblemOut},
     summary="Quote the use of a service",
-    description="Posts nothing, and answers what the charge would come to now. It is refused just "
-    "as the charge would be.",
+    description="Posts nothing, and answers what the charge would come to now, be it nothing. "
+    "It is refused just as the charge would be.",
 )
 def quote_service(request: HttpRequest, user_id: PathId, charge: ServiceChargeIn) -> dict[str, Any]:
     with ledger.rehearsal():
-        return _quote(_charge(request, user_id, charge, None))
+        try:
+            return _quote(_charge(request, user_id, charge, None))
+        except FreeOfCharge as use:
+            return _quote_for_nothing(user_id, use)
 
 
 def _charge(
@@ -79,3 +89,10 @@ def _quote(row: Transaction) -> dict[str, Any]:
         "new_bonus": wire.amount(row.new_bonus),
         "description": row.description,
     }
+
+
+def _quote_for_nothing(user_id: int, use: FreeOfCharge) -> dict[str, Any]:
+    balance = ledger.balance(user_id)
+    nothing = dict.fromkeys(("cost", "bonus_pays", "real_pays"), wire.amount(ZERO))
+    left = {"new_balance": wire.amount(balance.real), "new_bonus": wire.amount(balance.bonus)}
+    return use.data | nothing | left

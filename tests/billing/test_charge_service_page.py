@@ -152,7 +152,7 @@ def test_a_confirmation_of_nothing_seen_posts_nothing(panel: Client, customer: U
         ({"quantity": "1e1"}, "quantity", "This is not a quantity: 1e1."),
         ({"quantity": "0.1234567"}, "quantity", "A quantity has at most six decimals: 0.1234567."),
         ({"quantity": "9" * 13}, "quantity", "This quantity is too large"),
-        ({"quantity": "0.000001"}, "quantity", "This costs nothing"),
+        ({"quantity": "0.000001"}, "quantity", "This costs nothing under the plan Business, so"),
         (
             {"quantity": "1 000"},
             "quantity",

@@ -210,11 +210,14 @@ def test_a_cost_beyond_all_amounts_is_refused(customer: User, business: Plan) ->
 
 
 @pytest.mark.parametrize(("price", "quantity"), [("0", "10"), ("0.0001", "0.4")])
-def test_what_costs_nothing_changes_nothing(
+def test_what_costs_nothing_is_free_of_charge_and_leaves_its_key_free(
     customer: User, business: Plan, price: str, quantity: str
 ) -> None:
     business.service_prices.update(price=price)
-    refuses(customer, errors.NothingToChange, quantity=quantity)
+    figures = refuses(customer, errors.FreeOfCharge, quantity=quantity, idempotency_key="k")
+    assert (figures["plan"], D(figures["unit_price"])) == ("Business", D(price))
+    business.service_prices.update(price=1)
+    assert not charge(customer, quantity=1, idempotency_key="k").replayed
 
 
 # --- What it is called --------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from billing import ledger
-from billing.models import Plan, Transaction
+from billing.models import Plan, Service, Transaction
 from tests.api.rest.programs import Program, assert_problem, program_with
 from tests.factories import OperatorFactory, ServiceFactory, plan_with, subscribed, user_with
 from users.models import User
@@ -115,7 +115,6 @@ REFUSALS: list[tuple[dict[str, Any], int, str, dict[str, Any]]] = [
     ({"service": "\0"}, 422, "invalid_request", {}),
     ({"service": "geo"}, 422, "service_not_available", {"plan": "Business", "service": "Geo"}),
     ({"service": "pager"}, 422, "service_retired", {"service": "Pager"}),
-    ({"service": "traffic"}, 422, "nothing_to_change", {}),
     ({"description": "No"}, 422, "invalid_description", {}),
     ({"description": "x" * 201}, 422, "invalid_description", {}),
     ({"device": "a\u200bb"}, 422, "invalid_entry", {"field": "device"}),
@@ -143,6 +142,63 @@ def test_a_quote_is_refused_just_as_the_charge(  # noqa: PLR0917 - fixtures are 
     ServiceFactory(code="pager", name="Pager", is_active=False)
     assert_problem(call(program, customer, **more), status, code, **figures)
     assert ledger.balance(customer).number == 1
+
+
+@pytest.mark.parametrize(
+    ("service", "price", "quantity"),
+    [("traffic", "0.0000", "7.5"), ("outgoing_sms", "0.0001", "0.4")],
+)
+def test_what_costs_nothing_may_be_given_and_is_not_posted(  # noqa: PLR0917
+    program: Program, customer: User, plan: Plan, service: str, price: str, quantity: str
+) -> None:
+    plan.service_prices.update(price=price)
+    said = {"service": service, "quantity": quantity, "device": " 8617"}
+    quoted = quote(program, customer, said)
+    assert quoted.status_code == 200
+    unit, name = ("MB", "Traffic") if service == "traffic" else ("", "Outgoing SMS")
+    assert quoted.json() == said | {
+        "device": "8617",
+        "unit": unit,
+        "plan_id": plan.pk,
+        "plan": "Business",
+        "unit_price": price,
+        "cost": "0.0000",
+        "bonus_pays": "0.0000",
+        "real_pays": "0.0000",
+        "new_balance": "5.0000",
+        "new_bonus": "2.0000",
+        "description": f"{name} × {quantity}{unit and ' '}{unit}, plan Business, device 8617",
+    }
+    charged = charge(program, customer, said, key="k1")
+    assert (charged.status_code, charged.json()) == (200, quoted.json())
+    assert "Location" not in charged
+    assert "Idempotency-Replayed" not in charged
+    assert ledger.balance(customer) == (5, 2, 1)
+    plan.service_prices.update(price=1)
+    assert charge(program, customer, key="k1", quantity="1").status_code == 201
+
+
+@pytest.mark.parametrize("call", [charge, quote])
+def test_a_price_of_nothing_needs_no_money_but_a_plan_in_force(
+    program: Program, plan: Plan, call: Any
+) -> None:
+    user = user_with()
+    free = {"service": "traffic", "quantity": "1"}
+    assert_problem(call(program, user, free), 422, "no_plan")
+    subscribed(user, plan)
+    assert call(program, user, free).status_code == 200
+    Service.objects.update(is_active=False)
+    assert_problem(call(program, user, free), 422, "service_retired")
+
+
+def test_a_charge_is_found_again_when_its_service_is_free_by_then(
+    program: Program, customer: User, plan: Plan
+) -> None:
+    first = charge(program, customer, key="k1")
+    plan.service_prices.update(price=0)
+    again = charge(program, customer, key="k1")
+    assert (again.status_code, again.json()) == (200, first.json())
+    assert again["Idempotency-Replayed"] == "true"
 
 
 @pytest.mark.parametrize("call", [charge, quote])
