@@ -17,6 +17,9 @@ Common to all of them:
 - Refusals are BillingErrors (`billing/errors.py`). Nothing has changed then, and a surrounding
   `atomic` block goes on.
 
+Charges of subscriptions, and what is paid back of them, are entries of a batch: a run posts many
+at once.
+
 A transaction, once written, is never updated or deleted. To correct one, `reverse` it, or post
 the difference.
 """
@@ -237,45 +240,6 @@ def charge_service(
             **options,
         )
         return _post_one(entry, actor=actor, channel=channel)
-
-
-def charge_subscription(
-    user: User | int,
-    *,
-    cycle: str,
-    price: Amount,
-    description: str,
-    actor: User | None,
-    channel: Channel,
-    **options: Any,
-) -> Transaction:
-    """Takes `price` (positive) for a subscription from the real balance, never from the bonus.
-
-    `cycle` is the subtype of its billing cycle: monthly, everyday, activeday, every_year. Raises
-    InsufficientFunds, and takes nothing, if the real balance does not suffice.
-    """
-    return _post_one(
-        subscription_entry(user, cycle=cycle, price=price, description=description, **options),
-        actor=actor,
-        channel=channel,
-    )
-
-
-def refund_remainder(
-    user: User | int,
-    *,
-    amount: Amount,
-    description: str,
-    actor: User | None,
-    channel: Channel,
-    **options: Any,
-) -> Transaction:
-    """Pays back the unused rest (positive) of a subscription's period, on a change of plan."""
-    return _post_one(
-        remainder_entry(user, amount=amount, description=description, **options),
-        actor=actor,
-        channel=channel,
-    )
 
 
 def reverse(
@@ -583,14 +547,17 @@ def service_entry(user: User | int, *, service: str, cost: Amount, **options: An
 
 
 def subscription_entry(user: User | int, *, cycle: str, price: Amount, **options: Any) -> Entry:
-    """See `charge_subscription`."""
+    """Takes `price` (positive) for a subscription from the real balance, never from the bonus.
+
+    `cycle` is the subtype of its billing cycle: monthly, everyday, activeday, every_year.
+    """
     return _entry(
         user, type=TransactionType.SUBSCRIPTION, subtype=cycle, amount=-_positive(price), **options
     )
 
 
 def remainder_entry(user: User | int, *, amount: Amount, **options: Any) -> Entry:
-    """See `refund_remainder`."""
+    """Pays back the unused rest (positive) of a subscription's period."""
     return _entry(
         user,
         type=TransactionType.SUBSCRIPTION,

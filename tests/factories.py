@@ -67,6 +67,24 @@ def charge_cost(
     return result.transaction
 
 
+def charge_price(user: User | int, **said: Any) -> Transaction:
+    """A subscription's charge of a given `price`, posted as `subscriptions` posts what is due."""
+    return _posted(ledger.subscription_entry, user, **said)
+
+
+def pay_back(user: User | int, **said: Any) -> Transaction:
+    """A given `amount` of what was paid for a subscription, posted alike."""
+    return _posted(ledger.remainder_entry, user, **said)
+
+
+def _posted(
+    make: Any, user: User | int, *, actor: User | None, channel: Channel, **said: Any
+) -> Transaction:
+    entry = make(user, **said)
+    [number] = ledger.post_for_numbers([entry], actor=actor, channel=channel)
+    return Transaction.objects.get(user=entry.user_id, number=number)
+
+
 class PlanFactory(DjangoModelFactory[Plan]):
     """A monthly plan of 10, which offers no services."""
 

@@ -146,7 +146,7 @@ def test_an_import_downwards_is_fine(
 MAY_WRITE_MONEY = ("billing.ledger", "billing.migrations", "billing.management.demo")
 CALL_INSTEAD = (
     "Only billing/ledger.py writes balances and transactions. Call ledger.change_balance, "
-    "give_bonus, charge_service, charge_subscription, refund_remainder, reverse or post_batch."
+    "give_bonus, charge_service, reverse or, with entries of any kind, post_batch."
 )
 MODELS = {"Balance", "Transaction"}
 WAYS_TO_THEM = {"balance", "transactions"}  # from a user

@@ -8,7 +8,7 @@ from django.db import connection
 
 from billing import ledger
 from billing.models import Balance, Channel, Transaction
-from tests.factories import OperatorFactory, charge_cost, user_with
+from tests.factories import OperatorFactory, charge_cost, charge_price, pay_back, user_with
 from users.models import User
 
 LEDGER_TABLES = (Transaction._meta.db_table, Balance._meta.db_table)
@@ -41,7 +41,7 @@ def user_with_history(**fields: Any) -> User:
         actor=operator,
         channel=Channel.API,
     )
-    ledger.charge_subscription(
+    charge_price(
         user,
         cycle="monthly",
         price="12.55",
@@ -49,7 +49,7 @@ def user_with_history(**fields: Any) -> User:
         actor=None,
         channel=Channel.CHARGING,
     )
-    ledger.refund_remainder(user, amount="2.55", description="Change of plan", **BY_PANEL)
+    pay_back(user, amount="2.55", description="Change of plan", **BY_PANEL)
     ledger.reverse(user, number=3, description="Messages were not sent", **BY_PANEL)
     charge_cost(user, service="traffic", cost=1, description="Traffic of today", **BY_PANEL)
     return user

@@ -14,7 +14,14 @@ from billing.errors import ERRORS_BY_CODE, BillingError
 from billing.models import Balance, Channel, Transaction, TransactionType
 from billing.money import MAX_MONEY
 from tests.billing.histories import BY_PANEL, judge, user_with_history
-from tests.factories import OperatorFactory, UserFactory, charge_cost, user_with
+from tests.factories import (
+    OperatorFactory,
+    UserFactory,
+    charge_cost,
+    charge_price,
+    pay_back,
+    user_with,
+)
 from users.models import User
 
 pytestmark = pytest.mark.django_db
@@ -153,12 +160,10 @@ def test_a_service_that_costs_more_than_both_balances_takes_nothing() -> None:
 def test_a_subscription_is_never_paid_from_the_bonus() -> None:
     user = user_with("10.00", "100.00")
     with pytest.raises(errors.InsufficientFunds) as refused:
-        ledger.charge_subscription(
-            user, cycle="monthly", price="12.55", description="November 2026", **BY_PANEL
-        )
+        charge_price(user, cycle="monthly", price="12.55", description="November 2026", **BY_PANEL)
     assert refused.value.data["balance"] == "real"
     assert ledger.balance(user) == (10, 100, 1)
-    posted = ledger.charge_subscription(
+    posted = charge_price(
         user, cycle="monthly", price="10", description="November 2026", **BY_PANEL
     )
     assert moves(posted) == (-10, 0)
@@ -209,8 +214,8 @@ def test_what_is_no_money_is_refused_by_every_function(value: Any, reason: str) 
         lambda: ledger.change_balance(user, bonus_amount=value, **words),
         lambda: ledger.give_bonus(user, amount=value, **words),
         lambda: charge_cost(user, service="traffic", cost=value, **words),
-        lambda: ledger.charge_subscription(user, cycle="monthly", price=value, **words),
-        lambda: ledger.refund_remainder(user, amount=value, **words),
+        lambda: charge_price(user, cycle="monthly", price=value, **words),
+        lambda: pay_back(user, amount=value, **words),
     ):
         with pytest.raises(errors.InvalidAmount) as refused:
             call()
@@ -239,8 +244,8 @@ def test_gifts_costs_prices_and_remainders_are_positive(value: Any) -> None:
     for call in (
         lambda: ledger.give_bonus(user, amount=value, **words),
         lambda: charge_cost(user, service="traffic", cost=value, **words),
-        lambda: ledger.charge_subscription(user, cycle="monthly", price=value, **words),
-        lambda: ledger.refund_remainder(user, amount=value, **words),
+        lambda: charge_price(user, cycle="monthly", price=value, **words),
+        lambda: pay_back(user, amount=value, **words),
     ):
         with pytest.raises(errors.InvalidAmount) as refused:
             call()
@@ -483,7 +488,7 @@ def test_the_same_key_for_another_kind_of_operation_is_an_error() -> None:
     for call in (
         lambda: ledger.give_bonus(user, amount=1, **key),
         lambda: charge_cost(user, service="partner", cost=1, **key),
-        lambda: ledger.charge_subscription(user, cycle="partner", price=1, **key),
+        lambda: charge_price(user, cycle="partner", price=1, **key),
         lambda: ledger.reverse(user, number=1, **key),
     ):
         with pytest.raises(errors.IdempotencyConflict):

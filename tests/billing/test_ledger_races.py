@@ -12,7 +12,7 @@ from billing import errors, ledger
 from billing.models import Transaction
 from tests.billing.histories import BY_PANEL
 from tests.conftest import Connections, Outcome
-from tests.factories import UserFactory, charge_cost, user_with
+from tests.factories import UserFactory, charge_cost, charge_price, user_with
 from users.models import User
 
 CONNECTIONS = 20
@@ -202,7 +202,7 @@ def test_the_ledger_is_whole_after_a_storm(connections: Connections, user_count:
                     case 1:
                         charge_cost(user, service="traffic", cost=7, **words)
                     case 2:
-                        ledger.charge_subscription(user, cycle="monthly", price=11, **words)
+                        charge_price(user, cycle="monthly", price=11, **words)
                     case 3:
                         ledger.give_bonus(
                             user,

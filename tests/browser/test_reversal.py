@@ -9,7 +9,7 @@ from billing import ledger
 from billing.models import Transaction
 from tests.browser.conftest import Windows
 from tests.browser.panel import BY_SYSTEM, notice, tab, transaction_page, transactions
-from tests.factories import user_with
+from tests.factories import charge_price, user_with
 from users.models import User
 
 pytestmark = pytest.mark.browser
@@ -64,9 +64,7 @@ def test_a_transaction_is_reversed_with_a_description_and_only_once(
 
 def test_what_was_spent_meanwhile_cannot_be_taken_back(windows: Windows, operator: User) -> None:
     user = user_with(real=100)
-    ledger.charge_subscription(
-        user, cycle="monthly", price=60, description="November 2026", **BY_SYSTEM
-    )
+    charge_price(user, cycle="monthly", price=60, description="November 2026", **BY_SYSTEM)
     page = windows(operator, transaction_page(first_transaction(user).pk, "reverse"))
     reverse(page, "Paid into the wrong account")
     expect(notice(page)).to_have_text(
