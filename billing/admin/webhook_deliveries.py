@@ -18,6 +18,7 @@ from billing import reports, webhooks
 from billing.admin.pages import PanelForm, ReadOnlyAdmin, page_context, row_or_404
 from billing.admin.transactions import SEARCH_MAX_SECONDS, cursor_of
 from billing.models import EventType, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from users.ids import id_in
 from users.models import User
 
 Status = WebhookDelivery.Status
@@ -53,8 +54,8 @@ class DeliveryFilters(PanelForm):
         if chosen.get("event"):
             rows = rows.filter(event__type=chosen["event"])
         if text := chosen.get("user"):
-            if text.isascii() and text.isdigit() and int(text) < 2**63:
-                rows = rows.filter(user_id=int(text))
+            if (user_id := id_in(text)) is not None:
+                rows = rows.filter(user_id=user_id)
             else:
                 rows = rows.filter(user_id__in=User.objects.with_email(text).values("pk"))
         return rows

@@ -22,9 +22,9 @@ from pydantic import (
 
 from billing.models import Channel, Subscription, TransactionType
 from billing.pricing import Cycle
+from users.ids import MAX_ID
 from users.texts import unstorable
 
-MAX_ID = 2**63 - 1
 AMOUNT_PATTERN = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)$"
 # Pydantic would also take seconds since 1970, days for times, and times for days.
 DAY_PATTERN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")

@@ -20,9 +20,9 @@ from django.http.multipartparser import MultiPartParserError
 
 from billing.api.panel.errors import WRONG_FORMAT, Invalid, Refused
 from billing.money import ZERO
+from users.ids import MAX_ID
 from users.texts import unstorable
 
-MAX_ID: Final = 2**63 - 1  # of the database's bigint
 MAX_ROWS: Final = 2**31 - 1
 MAX_FIELDS: Final = 1_000
 

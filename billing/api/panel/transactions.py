@@ -8,10 +8,10 @@ from billing import ledger
 from billing.api.panel.answers import moment
 from billing.api.panel.calls import Call
 from billing.api.panel.errors import SPAN_TOO_BIG, Refused
-from billing.api.panel.parameters import MAX_ID
 from billing.models import Channel
 from billing.money import ZERO
 from billing.reports import Listing
+from users.ids import id_in
 
 DEALER_ID: Final = 1  # one dealer per installation
 MOST_ROWS: Final = 20_000
@@ -65,8 +65,7 @@ def _shown(user_id: int, row: Mapping[str, Any]) -> dict[str, Any]:
 
 def tracker_id(device: str) -> int:
     """A device by its number; 0 for none, and for one that has a name instead."""
-    is_number = device.isascii() and device.isdigit() and len(device) <= len(str(MAX_ID))
-    return int(device) if is_number and int(device) <= MAX_ID else 0
+    return id_in(device) or 0
 
 
 def change_balance(call: Call) -> dict[str, Any]:
