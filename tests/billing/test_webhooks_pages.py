@@ -9,6 +9,7 @@ from django.test import Client
 from django.utils import timezone
 
 from billing import webhooks
+from billing.admin.webhook_deliveries import DeliveryFilters
 from billing.models import (
     EventType,
     WebhookAttempt,
@@ -16,6 +17,7 @@ from billing.models import (
     WebhookEndpoint,
     WebhookEvent,
 )
+from tests.billing.histories import execute
 from tests.factories import UserFactory, user_with
 from tests.operators import client_of, operator_with
 from users.models import User
@@ -384,6 +386,18 @@ def test_deliveries_are_found_by_endpoint_status_event_and_user(panel: Client) -
     # What makes no sense is passed over, and says so.
     assert found(endpoint="x", status="lost", event="x") == newest_first
     assert found(user="9" * 30) == found(user="nobody@example.com") == found(user="-1") == []
+
+
+@pytest.mark.parametrize("by", ["pk", "email"])
+def test_the_deliveries_of_a_user_are_found_by_an_index(by: str) -> None:
+    execute(
+        "INSERT INTO billing_webhookdelivery (event_id, endpoint_id, user_id, status) "
+        "SELECT n, %s, n %% 50, 'delivered' FROM generate_series(1, 5000) n",
+        [endpoint().pk],
+    )
+    execute("SET LOCAL enable_seqscan = off")
+    listed = DeliveryFilters({"user": getattr(UserFactory(), by)}).listed()
+    assert "deliveries_of_a_user" in listed.order_by("-id")[:50].explain()
 
 
 def test_deliveries_have_pages(panel: Client, monkeypatch: pytest.MonkeyPatch) -> None:
