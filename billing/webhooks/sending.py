@@ -366,18 +366,16 @@ def _note_recovery(endpoint: WebhookEndpoint) -> None:
     """Whatever waited for the endpoint need not wait any more. What it refused does."""
     _set_failing(endpoint, 0, None, None)
     latest = WebhookAttempt.objects.filter(delivery=OuterRef("pk")).order_by("-pk")
-    put_off = _put_off(endpoint).annotate(answered=Subquery(latest.values("status_code")[:1]))
-    _wait_no_more(put_off.filter(Q(answered=None) | Q(answered__in=OUT_OF_REACH)))
+    put_off = _waiting(endpoint).filter(next_attempt_at__isnull=False)
+    put_off = put_off.annotate(answered=Subquery(latest.values("status_code")[:1]))
+    _begin_again(put_off.filter(Q(answered=None) | Q(answered__in=OUT_OF_REACH)))
 
 
-def _put_off(endpoint: WebhookEndpoint) -> "QuerySet[WebhookDelivery]":
-    """What waits for a time of its own: at most one event of each user."""
-    return WebhookDelivery.objects.filter(
-        endpoint=endpoint, status=PENDING, next_attempt_at__isnull=False
-    )
+def _waiting(endpoint: WebhookEndpoint) -> "QuerySet[WebhookDelivery]":
+    return WebhookDelivery.objects.filter(endpoint=endpoint, status=PENDING)
 
 
-def _wait_no_more(deliveries: "QuerySet[WebhookDelivery]") -> None:
+def _begin_again(deliveries: "QuerySet[WebhookDelivery]") -> None:
     deliveries.update(next_attempt_at=None, refusal_count=0)
 
 
@@ -401,6 +399,9 @@ def _keep_failed(
                 wait = BACKOFF[min(delivery.refusal_count, len(BACKOFF) - 1)]
                 delivery.refusal_count += 1
                 delivery.next_attempt_at = now + wait
+            elif not result.answer.is_out_of_reach:
+                # If that happens again once the endpoint is back, it is for itself.
+                delivery.refusal_count = max(delivery.refusal_count, 1)
             changed.append(delivery)
         WebhookDelivery.objects.bulk_update(
             changed,
@@ -417,10 +418,11 @@ def _keep_failed(
 
 def _is_out_of_order(endpoint: WebhookEndpoint, results: Sequence[Result]) -> bool:
     """Whether the endpoint is to blame for these, where nothing else got through."""
-    users = {result.delivery.user_id for result in results if not result.answer.is_refusal}
+    doubtful = [result.delivery for result in results if not result.answer.is_refusal]
+    refused_first = {delivery.user_id for delivery in doubtful if not delivery.refusal_count}
     return (
-        len(users) > 1
-        or (endpoint.failures > 0 and len(users) > 0)
+        len(refused_first) > 1
+        or (endpoint.failures > 0 and bool(doubtful))
         or any(result.answer.is_out_of_reach for result in results)
     )
 
@@ -485,7 +487,7 @@ def start_anew(endpoint: WebhookEndpoint) -> None:
     """After it got another address, or was switched off or on: how it did before says nothing."""
     with transaction.atomic():
         _set_failing(endpoint, 0, None, None)
-        _wait_no_more(_put_off(endpoint))
+        _begin_again(_waiting(endpoint).filter(refusal_count__gt=0))
 
 
 def send_again(delivery: WebhookDelivery) -> None:

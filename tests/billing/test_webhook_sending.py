@@ -551,6 +551,33 @@ def test_a_refusal_of_the_events_of_some_users_holds_up_nobody_else(
     assert len(receiver.messages) == 3 * 4
 
 
+@pytest.mark.parametrize("status_code", [404, 500])
+def test_what_fails_again_when_an_endpoint_is_back_is_refused_for_itself(
+    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, status_code: int
+) -> None:
+    refused = [user_with(), user_with()]
+    for each in refused:
+        post(each)
+
+    def refuse(handler: Handler, message: Message) -> None:
+        is_refused = message.user in [each.pk for each in refused]
+        answers(status_code if is_refused else 204)(handler, message)
+
+    receiver.behave = refuse
+    send(endpoint, clock)
+    endpoint.refresh_from_db()
+    assert endpoint.failures == 1, "nobody can tell yet"
+    for _ in range(3):
+        post(user_with())
+        clock.pass_(minutes=5)
+        send(endpoint, clock)
+        endpoint.refresh_from_db()
+        assert (endpoint.failures, endpoint.paused_until) == (0, None)
+    assert states(endpoint) == ["pending"] * 2 + ["delivered"] * 3
+    waits = WebhookDelivery.objects.filter(status="pending").values_list("refusal_count", flat=True)
+    assert [*waits] == [4, 4]
+
+
 def test_an_endpoint_that_refuses_an_event_is_back(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock
 ) -> None:
@@ -600,12 +627,13 @@ def test_an_endpoint_that_was_out_of_reach_for_days_leaves_no_heap_behind(
     assert states(endpoint) == ["failed", "failed", "failed", "pending"]
 
 
+@pytest.mark.parametrize("status_code", [401, 503])
 def test_what_waited_for_an_endpoint_that_was_switched_off_for_days_is_not_given_up_at_once(
-    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock
+    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, status_code: int
 ) -> None:
     for _ in range(2 * sending.THREADS):
         post(user_with())
-    receiver.behave = answers(503)
+    receiver.behave = answers(status_code)
     send(endpoint, clock)
     endpoint.refresh_from_db()
     assert endpoint.failing_since == NOON
