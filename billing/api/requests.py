@@ -235,10 +235,10 @@ def shown(body: bytes, content_type: str) -> str:
             return _shortened(json.dumps(_hide(found), ensure_ascii=True), is_whole=is_whole)
         except (ValueError, RecursionError):
             return f"({len(body)} bytes that are no JSON)"
-    if media_type in ("", "application/x-www-form-urlencoded"):
+    if media_type in ("", "application/x-www-form-urlencoded") and "=" in beginning:
         fields = beginning if is_whole else beginning.rpartition("&")[0]
         return _shortened(_form(parse_qsl(fields, keep_blank_values=True)), is_whole=is_whole)
-    return f"({len(body)} bytes, {ascii(media_type[:40])[1:-1]})"
+    return f"({len(body)} bytes, {ascii(media_type[:40])[1:-1] or 'no type'})"
 
 
 def _closed(beginning: str) -> str:

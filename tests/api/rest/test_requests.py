@@ -630,10 +630,11 @@ LONG = "x" * 2 * requests.BODY_READ_FOR_LOG
         ('"LONG"', "({} bytes that are no JSON)"),
         ("a=1&token=s&b=2&c=LONG", "a=1&token=***&b=2"),
         ("token=LONG", ""),
+        ("token: s3cr3t LONG", "({} bytes, no type)"),
     ],
 )
 def test_a_long_body_is_cut_where_no_secret_is_cut(body: str, shown: str) -> None:
-    is_form = "=" in body
+    is_form = body[0] not in '{"'
     sent = body.replace("LONG", LONG).encode()
     text = requests.shown(sent, "" if is_form else "application/json")
     assert text == (shown.format(len(sent)) if shown.startswith("(") else f"{shown}…")
