@@ -74,6 +74,8 @@ def api_requests(get_response: Handler) -> Handler:
         response.headers.setdefault("Cache-Control", "no-store")
         if log.isEnabledFor(logging.INFO):
             _log(request, response, time.monotonic() - started)
+            # Django would note a refusal once more, with its address as it came.
+            response._has_been_logged = True  # type: ignore[attr-defined]
         return response
 
     return handle

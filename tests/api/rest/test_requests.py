@@ -735,6 +735,21 @@ def test_our_own_secrets_are_not_logged_wherever_they_stand(
             assert secret[-12:].lower() not in line.lower()
 
 
+def test_django_notes_no_address_beside_the_log(
+    program: Program,
+    lines: list[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("django"), "propagate", True)  # or it is not seen here
+    for path in (f"/{program.secret}", f"/users/{program.secret}/balance"):
+        assert program.get(path).status_code == 404
+        assert program.client.get(f"/v2/panel{path}").status_code == 400
+        assert program.client.post(f"/v2{path}").status_code >= 400
+    assert len(list(lines)) == 6
+    assert not [r for r in caplog.records if program.secret in r.getMessage()]
+
+
 def test_by_keys_and_request_ids_calls_are_found_again(
     program: Program, user: User, lines: list[str]
 ) -> None:
