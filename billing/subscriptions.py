@@ -299,9 +299,9 @@ def settle(
     `active_days` are the days not charged yet, in order, by subscription. Someone who cannot pay
     (`can_pay`: a deactivated user) is charged nothing and owes nothing.
 
-    Who is suspended is not tried for days before `refilled_on`, the last on which the balance went
-    up: nothing is owed for them. With `retry` it is tried on `through` and no other day, also where
-    it was tried on that day already.
+    Who is suspended, and was refilled after the last day on which that was tried (`refilled_on` is
+    the last day on which the balance went up), is tried on `through` and no earlier day: nothing is
+    owed for them. With `retry` everybody suspended is, also where it was tried on that day already.
 
     Settling up to one day and then up to a later one comes to the same as doing both at once. With
     `one_change_each` it ends where a subscription whose status has changed falls due once more.
@@ -315,10 +315,9 @@ def settle(
 
     for subscription in subscriptions:
         if subscription.status == SUSPENDED and subscription.due_on is not None:
-            if retry:
+            was_refilled = refilled_on is not None and subscription.due_on <= refilled_on
+            if retry or (was_refilled and subscription.due_on <= through):
                 subscription.due_on = through
-            elif refilled_on is not None:
-                subscription.due_on = max(subscription.due_on, min(refilled_on, through))
         days = list(active_days.get(subscription.pk, ()))
         enqueue(subscription.due_on, subscription, days)
     steps: list[Step] = []

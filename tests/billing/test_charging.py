@@ -384,7 +384,7 @@ def test_a_missed_stretch_is_settled_day_by_day_with_the_money_of_now() -> None:
     assert periods(user)[1:] == [("2026-04-01", "2026-04-30", -10)]
 
 
-def test_who_was_suspended_owes_nothing_for_days_before_the_refill() -> None:
+def test_who_was_suspended_and_refilled_meanwhile_owes_nothing_for_days_without_runs() -> None:
     with database_clock_at(datetime(2026, 5, 1, tzinfo=UTC)):
         user = user_with(real=1)
         plan = PlanFactory(price=31, cycle=Cycle.EVERY_DAY)
@@ -396,11 +396,26 @@ def test_who_was_suspended_owes_nothing_for_days_before_the_refill() -> None:
     with database_clock_at(datetime(2026, 5, 16, tzinfo=UTC)):
         ledger.change_balance(user, amount=-1, description="A correction", **BY_PANEL)
     # Nothing ran in between: neither a run, nor the job that a refill is followed by.
-    assert figures(run(date(2026, 5, 17))) == (3, 0, 1, 0, 0, 3)
-    assert [first for first, *_ in periods(user)] == [
-        "2026-05-01", "2026-05-15", "2026-05-16", "2026-05-17",
-    ]  # fmt: skip
-    assert now(daily).status_since == date(2026, 5, 15)
+    assert figures(run(date(2026, 5, 17))) == (1, 0, 1, 0, 0, 1)
+    assert [first for first, *_ in periods(user)] == ["2026-05-01", "2026-05-17"]
+    assert now(daily).status_since == date(2026, 5, 17)
+
+
+@pytest.mark.parametrize("resumed_first", [True, False])
+def test_it_makes_no_difference_whether_the_run_or_the_refill_s_own_job_comes_first(
+    *, resumed_first: bool
+) -> None:
+    with database_clock_at(datetime(2026, 11, 1, tzinfo=UTC)):
+        user = user_with(real=10)
+    subscription = subscribed(user, PlanFactory(price="12.55"), day=date(2026, 11, 1))
+    run(date(2026, 11, 22))
+    with database_clock_at(datetime(2026, 11, 23, 9, tzinfo=UTC)):
+        refill(user, 100)
+    if resumed_first:
+        charging.resume(user.pk, at(date(2026, 12, 5)))
+    run(date(2026, 12, 5))
+    assert periods(user) == [("2026-12-05", "2026-12-31", D("-12.55"))]
+    assert now(subscription).status_since == date(2026, 12, 5)
 
 
 def test_who_was_suspended_and_never_had_money_owes_nothing() -> None:
