@@ -45,6 +45,7 @@ from billing.errors import (
     FreeOfCharge,
     IdempotencyConflict,
     InvalidAmount,
+    InvalidDescription,
     InvalidEntry,
     InvalidQuantity,
     NoPlan,
@@ -77,6 +78,8 @@ REQUEST_ID: Final = "request_id"
 OWN_KEYS: Final = re.compile(r"subscription:.*|registration", re.DOTALL)
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+DESCRIPTION_MIN_LENGTH: Final = 5
+DESCRIPTION_MAX_LENGTH: Final = 200
 MAX_WHOLE_NUMBER: Final = 2**63 - 1  # of the database's bigint
 # What a device's name cannot have besides: pasted along unseen, it would make another device of it.
 UNSEEN: Final = re.compile(r"[\u00ad\u200b\u2060\ufeff]")
@@ -219,6 +222,9 @@ def charge_service(
         cost = _cost(price, units)
         description = said.description or describe_service(price, units, said.device)
         if not cost:
+            # Nothing is posted, so nothing below would refuse a description.
+            if not DESCRIPTION_MIN_LENGTH <= len(description) <= DESCRIPTION_MAX_LENGTH:
+                raise InvalidDescription
             raise FreeOfCharge(
                 service=service,
                 quantity=format_quantity(units),
@@ -433,7 +439,8 @@ def explain_cost(price: Price, quantity: Decimal) -> dict[str, Any]:
 
 
 def shorten_description(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:199]}…"
+    is_short = len(text) <= DESCRIPTION_MAX_LENGTH
+    return text if is_short else f"{text[: DESCRIPTION_MAX_LENGTH - 1]}…"
 
 
 class _Said(NamedTuple):

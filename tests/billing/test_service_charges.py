@@ -216,6 +216,8 @@ def test_what_costs_nothing_is_free_of_charge_and_leaves_its_key_free(
     business.service_prices.update(price=price)
     figures = refuses(customer, errors.FreeOfCharge, quantity=quantity, idempotency_key="k")
     assert (figures["plan"], D(figures["unit_price"])) == ("Business", D(price))
+    refuses(customer, errors.InvalidDescription, quantity=quantity, description="Four")
+    refuses(customer, errors.InvalidDescription, quantity=quantity, description="x" * 201)
     business.service_prices.update(price=1)
     assert not charge(customer, quantity=1, idempotency_key="k").replayed
 
