@@ -44,7 +44,7 @@ class EndpointReport:
     def state(self) -> str:
         if not self.endpoint.is_active:
             return "inactive"
-        return "failing" if self.endpoint.failing_since else "active"
+        return "failing" if self.endpoint.failures else "active"
 
     @property
     def events(self) -> str:
@@ -239,6 +239,7 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
                 endpoint = WebhookEndpoint.objects.select_for_update().get(pk=endpoint.pk)
                 endpoint.secret = webhooks.new_secret()
                 endpoint.save(update_fields=["secret"])
+                webhooks.start_anew(endpoint)
                 self.log_change(request, endpoint, "A new secret was made.")
         elif wanted == "show":
             self.log_change(request, endpoint, "The secret was shown.")

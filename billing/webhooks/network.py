@@ -44,9 +44,6 @@ WRITE_BYTES: Final = 16_384
 
 # What says that nobody is there to take anything, unlike a refusal of what was sent.
 OUT_OF_REACH: Final = frozenset({408, 429, 502, 503, 504})
-# What mostly speaks of the address or of the sender, which are the same whatever is sent. Receivers
-# say 401 or 404 of a single message too, so these count where several users' are answered so.
-OF_THE_ADDRESS: Final = frozenset({401, 403, 404, 405, 407, 410})
 
 IPV6_UNICAST: Final = IPv6Network("2000::/3")
 # Addresses that carry an IPv4 address, which is where they lead.
@@ -85,15 +82,6 @@ class Answer:
         """Whether what failed is the endpoint, whatever had been sent."""
         return not self.is_delivered and (
             self.status_code is None or self.status_code in OUT_OF_REACH
-        )
-
-    @property
-    def is_refusal(self) -> bool:
-        """Whether somebody is there, has read it, and does not want this very message."""
-        return (
-            self.status_code is not None
-            and 400 <= self.status_code < 500
-            and self.status_code not in OUT_OF_REACH | OF_THE_ADDRESS
         )
 
 

@@ -8,14 +8,17 @@ That there is one, the job's own lock sees to. (A lock that the database keeps f
 goes on would stop an endpoint for hours if the worker's machine vanished.)
 
 - Where an endpoint takes some events and refuses others, those that it refused wait for another
-  attempt, ever longer (BACKOFF), and the later ones of the same user with them. So do those whose
-  answer says that it is they who are refused (`Answer.is_refusal`), however many they are.
+  attempt, ever longer (BACKOFF), and the later ones of the same user with them.
 - Where nothing gets through, the endpoint itself is paused, ever longer, up to PAUSE_MAX, after
-  which a single event tries it. With the first that gets through everything goes on at once, but
-  for what was refused.
+  which a single event tries it, of those that were tried least. With the first that gets through
+  everything goes on at once, but for what had been refused before.
+- Nothing gets through if there is no answer, or one that says so (OUT_OF_REACH), or if events of
+  two users were refused, whatever the answer, and none was delivered since the first of them. An
+  event is one of these until something is delivered: refused once more, it is so for itself.
 - What is older than GIVE_UP_AFTER and is refused once more is given up; where nothing gets through,
   when that has gone on for so long.
-- An endpoint with another address, or switched off or on, starts anew, as if it had never failed.
+- An endpoint with another address or secret, or switched off or on, starts anew, as if it had never
+  failed.
 """
 
 import random
@@ -358,13 +361,16 @@ def _keep_delivered(endpoint: WebhookEndpoint, results: Sequence[Result]) -> Non
             finished_at=max(result.answer.at for result in results),
         )
         _keep_attempts(results)
-        if endpoint.failures:
+        if endpoint.failing_since:
             _note_recovery(endpoint)
 
 
 def _note_recovery(endpoint: WebhookEndpoint) -> None:
     """Whatever waited for the endpoint need not wait any more. What it refused does."""
+    was_paused = endpoint.failures > 0
     _set_failing(endpoint, 0, None, None)
+    if not was_paused:
+        return
     latest = WebhookAttempt.objects.filter(delivery=OuterRef("pk")).order_by("-pk")
     put_off = _waiting(endpoint).filter(next_attempt_at__isnull=False)
     put_off = put_off.annotate(answered=Subquery(latest.values("status_code")[:1]))
@@ -409,22 +415,32 @@ def _keep_failed(
         )
         _keep_attempts(results)
         if is_down:
+            if not endpoint.failures:
+                _in_doubt(endpoint).update(next_attempt_at=None, refusal_count=1)
             _pause(endpoint, now)
-        elif endpoint.failures:
-            _note_recovery(endpoint)  # it refused one, so it is there
+        elif not got_through and endpoint.failing_since is None:
+            first = min(result.answer.at for result in results)
+            _set_failing(endpoint, 0, None, first)
     if is_down and endpoint.failing_since and endpoint.failing_since <= now - GIVE_UP_AFTER:
         _give_up_what_is_old(endpoint, now)
 
 
 def _is_out_of_order(endpoint: WebhookEndpoint, results: Sequence[Result]) -> bool:
     """Whether the endpoint is to blame for these, where nothing else got through."""
-    doubtful = [result.delivery for result in results if not result.answer.is_refusal]
-    refused_first = {delivery.user_id for delivery in doubtful if not delivery.refusal_count}
-    return (
-        len(refused_first) > 1
-        or (endpoint.failures > 0 and bool(doubtful))
-        or any(result.answer.is_out_of_reach for result in results)
-    )
+    if endpoint.failures or any(result.answer.is_out_of_reach for result in results):
+        return True
+    refused_first = {r.delivery.user_id for r in results if not r.delivery.refusal_count}
+    return len(refused_first.union(_in_doubt(endpoint).values_list("user_id", flat=True))) > 1
+
+
+def _in_doubt(endpoint: WebhookEndpoint) -> "QuerySet[WebhookDelivery]":
+    """What was refused, and never before the time since which nothing has been delivered: nobody
+    can tell whether that is for itself.
+    """
+    if endpoint.failing_since is None:
+        return WebhookDelivery.objects.none()
+    earlier = WebhookAttempt.objects.filter(delivery=OuterRef("pk"), at__lt=endpoint.failing_since)
+    return _waiting(endpoint).filter(~Exists(earlier), refusal_count__gt=0)
 
 
 def _was_tried_for_long(delivery: WebhookDelivery) -> bool:
@@ -455,7 +471,9 @@ def _keep_attempts(results: Sequence[Result]) -> None:
 
 def _pause(endpoint: WebhookEndpoint, now: datetime) -> None:
     pause = min(PAUSE_MIN * 2 ** min(endpoint.failures, 10), PAUSE_MAX)
-    _set_failing(endpoint, endpoint.failures + 1, now + pause, endpoint.failing_since or now)
+    # Where one user's events alone were refused, the endpoint was not failing yet.
+    since = endpoint.failing_since if endpoint.failures else now
+    _set_failing(endpoint, endpoint.failures + 1, now + pause, since)
 
 
 def _set_failing(
@@ -484,9 +502,12 @@ def _give_up_what_is_old(endpoint: WebhookEndpoint, now: datetime) -> None:
 
 
 def start_anew(endpoint: WebhookEndpoint) -> None:
-    """After it got another address, or was switched off or on: how it did before says nothing."""
+    """After it got another address or secret, or was switched off or on: how it did before says
+    nothing.
+    """
     with transaction.atomic():
-        _set_failing(endpoint, 0, None, None)
+        same = WebhookEndpoint.objects.filter(pk=endpoint.pk)
+        same.update(failures=0, paused_until=None, failing_since=None)
         _begin_again(_waiting(endpoint).filter(refusal_count__gt=0))
 
 

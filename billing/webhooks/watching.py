@@ -18,7 +18,7 @@ WAITING_LOOKED_AT: Final = 1_000
 
 def failing(now: datetime) -> QuerySet[WebhookEndpoint]:
     """Those that nothing has got through to for some time."""
-    endpoints = WebhookEndpoint.objects.filter(is_active=True)
+    endpoints = WebhookEndpoint.objects.filter(is_active=True, failures__gt=0)
     return endpoints.filter(failing_since__lte=now - FAILING_IS_NEWS_AFTER)
 
 

@@ -290,6 +290,23 @@ def test_a_new_secret_is_made_after_a_question(panel: Client) -> None:
     assert old not in " ".join(history())
 
 
+def test_with_a_new_secret_an_endpoint_starts_anew(panel: Client) -> None:
+    """What was refused may have been refused for the old one."""
+    target = endpoint(failures=7, failing_since=NOW, paused_until=NOW + timedelta(days=999))
+    refused = delivery(target, next_attempt_at=NOW + timedelta(days=999), refusal_count=8)
+    panel.post(page_of(target, "secret"), {"do": "renew"})
+    target.refresh_from_db()
+    assert (target.failures, target.failing_since, target.paused_until) == (0, None, None)
+    refused.refresh_from_db()
+    assert (refused.next_attempt_at, refused.refusal_count) == (None, 0)
+
+
+def test_an_endpoint_that_refused_one_user_alone_is_not_called_failing(panel: Client) -> None:
+    of = endpoint(failing_since=timezone.now() - timedelta(hours=6))
+    assert "Nothing has got through" not in panel.get(page_of(of)).text
+    assert "do not get through" not in panel.get("/admin/").text
+
+
 # --- Rights -------------------------------------------------------------------------------------
 
 
