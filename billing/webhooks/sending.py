@@ -389,6 +389,7 @@ def _keep_failed(
     endpoint: WebhookEndpoint, results: Sequence[Result], *, got_through: bool, now: datetime
 ) -> None:
     is_down = not got_through and _is_out_of_order(endpoint, results)
+    is_known = True
     with transaction.atomic():
         changed = []
         for result in results:
@@ -417,11 +418,13 @@ def _keep_failed(
         if is_down:
             if not endpoint.failures:
                 _in_doubt(endpoint).update(next_attempt_at=None, refusal_count=1)
-            _pause(endpoint, now)
+            is_known = _pause(endpoint, now)
         elif not got_through and endpoint.failing_since is None:
             first = min(result.answer.at for result in results)
             _set_failing(endpoint, 0, None, first)
-    if is_down and endpoint.failing_since and endpoint.failing_since <= now - GIVE_UP_AFTER:
+    if not (is_down and is_known):
+        return
+    if endpoint.failing_since and endpoint.failing_since <= now - GIVE_UP_AFTER:
         _give_up_what_is_old(endpoint, now)
 
 
@@ -469,20 +472,24 @@ def _keep_attempts(results: Sequence[Result]) -> None:
     )
 
 
-def _pause(endpoint: WebhookEndpoint, now: datetime) -> None:
+def _pause(endpoint: WebhookEndpoint, now: datetime) -> bool:
     pause = min(PAUSE_MIN * 2 ** min(endpoint.failures, 10), PAUSE_MAX)
     # Where one user's events alone were refused, the endpoint was not failing yet.
     since = endpoint.failing_since if endpoint.failures else now
-    _set_failing(endpoint, endpoint.failures + 1, now + pause, since)
+    return _set_failing(endpoint, endpoint.failures + 1, now + pause, since)
 
 
 def _set_failing(
     endpoint: WebhookEndpoint, failures: int, until: datetime | None, since: datetime | None
-) -> None:
-    # Unless it has started anew meanwhile.
-    known = WebhookEndpoint.objects.filter(pk=endpoint.pk, failing_since=endpoint.failing_since)
-    known.update(failures=failures, paused_until=until, failing_since=since)
+) -> bool:
+    """Answers whether it still is the endpoint that was sent to, and has not started anew since."""
+    known = WebhookEndpoint.objects.filter(
+        pk=endpoint.pk, url=endpoint.url, failing_since=endpoint.failing_since
+    )
+    if not known.update(failures=failures, paused_until=until, failing_since=since):
+        return False
     endpoint.failures, endpoint.paused_until, endpoint.failing_since = failures, until, since
+    return True
 
 
 def _give_up_what_is_old(endpoint: WebhookEndpoint, now: datetime) -> None:

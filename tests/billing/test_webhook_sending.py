@@ -699,6 +699,42 @@ def test_an_attempt_under_way_while_an_endpoint_starts_anew_brings_nothing_back(
     assert (endpoint.failures, endpoint.failing_since) == (1, clock.now), "what it did since"
 
 
+def test_a_late_failure_of_another_address_says_nothing_of_the_new_one(
+    endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock
+) -> None:
+    """Also where nothing got through to the old one for days: nothing is given up for that."""
+
+    def move_and_fail(handler: Handler, message: Message) -> None:
+        moved.set()
+        is_moved.wait(behaviour.PATIENCE_SECONDS)
+        answers(503)(handler, message)
+
+    def move() -> bool:
+        if moved.is_set() and not is_moved.is_set():
+            same = WebhookEndpoint.objects.get(pk=endpoint.pk)
+            same.url, same.is_active = receiver.url + "&new", False  # so that the job ends
+            same.save()
+            webhooks.start_anew(same)
+            is_moved.set()
+        return False
+
+    for failing_since in (None, NOON):
+        moved, is_moved = threading.Event(), threading.Event()
+        WebhookDelivery.objects.all().delete()
+        WebhookEndpoint.objects.update(
+            url=receiver.url, is_active=True,
+            failures=50 if failing_since else 0, failing_since=failing_since,
+        )  # fmt: skip
+        post(user_with())
+        post(user_with())
+        clock.pass_(days=4)
+        receiver.behave = move_and_fail
+        send(endpoint, clock, should_stop=move)
+        endpoint.refresh_from_db()
+        assert (endpoint.failures, endpoint.paused_until, endpoint.failing_since) == (0, None, None)
+        assert states(endpoint) == ["pending", "pending"]
+
+
 def test_a_receiver_that_hangs_costs_a_job_no_more_than_one_attempt_of_each_thread(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
