@@ -40,7 +40,8 @@ class WebhookEndpoint(models.Model):
         help_text="While this is clear, nothing is sent and nothing new is noted to be sent.",
     )
     created_at = models.DateTimeField("created", default=timezone.now, editable=False)
-    # While nothing gets through, one attempt now and then is enough.
+    # While nothing gets through, one attempt now and then is enough. `failing_since` without
+    # failures is when one user's event was refused, where nothing has been delivered since.
     failures = models.PositiveIntegerField(
         default=0, editable=False, help_text="How often in a row nothing got through."
     )
@@ -113,7 +114,7 @@ class WebhookDelivery(models.Model):
     refusal_count = models.PositiveIntegerField(
         default=0,
         db_default=0,
-        help_text="Failed attempts while the endpoint took others, since it last was out of reach.",
+        help_text="Failed attempts for which the endpoint as a whole was not to blame.",
     )
     next_attempt_at = models.DateTimeField(
         "next attempt", null=True, blank=True, help_text="None: as soon as possible."
