@@ -6,6 +6,7 @@ Arguments called `now` are the time: only entry points read the clock.
 """
 
 import hashlib
+import math
 import secrets
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -170,6 +171,11 @@ def spend(bearer: str, *, per_minute: int, now: datetime) -> timedelta | None:
     spent_until = ApiAllowance.objects.values_list("spent_until", flat=True).filter(pk=bearer)
     # None: forgiven meanwhile.
     return max((spent_until.first() or now) + share - burst - now, timedelta(0))
+
+
+def whole_seconds(wait: timedelta) -> int:
+    """What `spend` answered, for people and for `Retry-After`: enough, and at least one."""
+    return max(1, math.ceil(wait.total_seconds()))
 
 
 def forgive(bearer: str) -> None:

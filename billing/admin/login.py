@@ -1,6 +1,5 @@
 """Logging in to the panel, as often as the Panel API lets anybody try."""
 
-from math import ceil
 from typing import Any
 
 from django.contrib import admin
@@ -23,7 +22,7 @@ class LimitedLoginForm(LoginForm):
             return cleaned  # what is missing, is said beside it
         wait = access.spend_login(login, now=timezone.now())
         if wait is not None:
-            seconds = max(ceil(wait.total_seconds()), 1)
+            seconds = access.whole_seconds(wait)
             raise ValidationError(
                 f"Too many logins with this address have failed. Try again in {seconds} "
                 f"{'second' if seconds == 1 else 'seconds'}."

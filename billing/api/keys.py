@@ -4,7 +4,6 @@ A call names the permission that it asks for, the same as the panel's page for t
 key's owner needs it; a key that may only read makes no call that writes.
 """
 
-import math
 from typing import Any, Final, cast
 
 from django.conf import settings
@@ -56,7 +55,7 @@ class Needs(HttpBearer):
             now=now,
         )
         if wait is not None:
-            raise Problem("too_many_requests", seconds=max(1, math.ceil(wait.total_seconds())))
+            raise Problem("too_many_requests", seconds=access.whole_seconds(wait))
         if self.writes and key.is_read_only:
             raise Problem("read_only_key")
         if not key.owner.has_perm(self.permission):

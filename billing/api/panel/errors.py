@@ -1,10 +1,10 @@
 """What a call that fails answers: Navixy's codes, with their HTTP statuses and descriptions."""
 
-import math
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
+from billing.access import whole_seconds
 from billing.errors import (
     BalanceOutOfRange,
     BillingError,
@@ -93,8 +93,7 @@ class Invalid(Refused):
 
 
 def too_many_requests(wait: timedelta) -> Refused:
-    seconds = max(1, math.ceil(wait.total_seconds()))
-    return Refused(TOO_MANY_REQUESTS, headers={"Retry-After": str(seconds)})
+    return Refused(TOO_MANY_REQUESTS, headers={"Retry-After": str(whole_seconds(wait))})
 
 
 # The parameter that a refusal of the ledger is about. What else it can refuse is invalid too.
