@@ -104,6 +104,16 @@ class BalanceOutOfRange(BillingError):
     sentence = "The new balance would have more than 15 digits before the decimal point."
 
 
+class ClockBehind(BillingError):
+    """The database's clock is more than a day behind the user's last transaction."""
+
+    code = "clock_behind"
+    sentence = (
+        "The database's clock is wrong: it says {clock}, and the user's last transaction was "
+        "posted at {last_at}. Nothing was posted. Set the clock right, and try again."
+    )
+
+
 class BalanceMoved(BillingError):
     """The caller wanted the change only on the state that it saw (`expected_number`)."""
 

@@ -2,7 +2,7 @@
 
 Panel, API, charging run and commands all post through these functions, which say what happens in
 the business's words. Whatever they are asked is one call of the database function `billing_post`
-(`migrations/sql/`), which locks, checks, splits amounts by the debit order and writes.
+(`billing/sql/`), which locks, checks, splits amounts by the debit order and writes.
 
 Common to all of them:
 
@@ -372,9 +372,12 @@ def hold(users: Iterable[int], *, skip_held: bool = False) -> dict[int, Balances
     Whoever holds a balance is alone with the user's money and subscriptions. With `skip_held`
     those that somebody else holds are left out, instead of waited for.
     """
-    rows = Balance.objects.select_for_update(no_key=True, skip_locked=skip_held)
-    found = rows.filter(user__in=list(users)).order_by("user").values_list("user", *_BALANCES)
-    return {user_id: Balances(*balances) for user_id, *balances in found}
+    if not connection.in_atomic_block:
+        raise transaction.TransactionManagementError("A lock lasts no longer than its transaction.")
+    possible = [user_id for user_id in users if abs(user_id) <= MAX_WHOLE_NUMBER]
+    with connection.cursor() as cursor:
+        cursor.execute(_HOLD, [possible, skip_held])
+        return {user_id: Balances(*balances) for user_id, *balances in cursor.fetchall()}
 
 
 # --- What a service costs -----------------------------------------------------------------------
@@ -771,6 +774,7 @@ def _refusals() -> Iterator[None]:
         raise refusal_from(diagnostics.message_detail) from None
 
 
+_HOLD: Final = f"SELECT user_id, {', '.join(_BALANCES)} FROM billing_hold(%s::bigint[], %s)"  # noqa: S608
 # With the star the database looks at the row's type once; named one by one, once for each column.
 _CALL: Final = 'SELECT "position", outcome, refusal, (posted).* FROM billing_post(%s, %s, %s, %s)'
 _CALL_FOR_NUMBERS: Final = (

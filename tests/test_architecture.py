@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("billing.models",),
     ("billing.errors", "billing.pricing"),
-    ("billing.money",),
+    ("billing.money", "billing.sql"),
     ("users",),
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -158,7 +158,7 @@ WRITES = {
 }
 WRITING_SQL = re.compile(
     r"\b(INSERT\s+INTO|UPDATE|DELETE\s+FROM|MERGE\s+INTO|TRUNCATE(\s+TABLE)?|COPY)\s+"
-    r"(ONLY\s+)?(\w+\.)?\"?billing_(balance|transaction)\b(?!\s+TO\b)|\bbilling_post\s*\(",
+    r"(ONLY\s+)?(\w+\.)?\"?billing_(balance|transaction)\b(?!\s+TO\b)|\bbilling_(post|hold)\s*\(",
     re.IGNORECASE,
 )
 
@@ -237,6 +237,7 @@ def test_only_the_ledger_writes_money() -> None:
         "cursor.execute(f'DELETE FROM billing_transaction WHERE id = {5}')",
         "cursor.copy('COPY billing_transaction FROM STDIN')",
         "cursor.execute('SELECT billing_post(%s, %s, %s)')",
+        "cursor.execute('SELECT * FROM billing_hold(%s)')",
     ],
 )
 def test_a_write_of_money_is_seen(source: str, monkeypatch: pytest.MonkeyPatch) -> None:

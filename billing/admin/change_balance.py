@@ -17,6 +17,7 @@ from billing.errors import (
     BalanceMoved,
     BalanceOutOfRange,
     BillingError,
+    ClockBehind,
     IdempotencyConflict,
     InsufficientFunds,
     InvalidDescription,
@@ -108,7 +109,9 @@ class ChangeBalanceForm(PanelForm):
         self.add_error(None, message)
 
     @staticmethod
-    def _field_of(refusal: BillingError) -> str:
+    def _field_of(refusal: BillingError) -> str | None:
+        if isinstance(refusal, ClockBehind):
+            return None  # of no field
         if isinstance(refusal, InvalidDescription):
             return "description"
         if isinstance(refusal, InsufficientFunds | BalanceOutOfRange):

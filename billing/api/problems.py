@@ -47,6 +47,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "subscription_suspended": 409,
     "subscription_cancelled": 409,
     "user_deactivated": 409,
+    "clock_behind": 503,
 }
 
 

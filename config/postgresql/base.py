@@ -1,6 +1,39 @@
-"""Django's PostgreSQL backend (ENGINE = "config.postgresql")."""
+"""Django's PostgreSQL backend (ENGINE = "config.postgresql").
+
+Each connection says for itself what the panel's SQL relies on, so that nothing depends on what is
+set for the server, the database or the role (`ALTER ROLE … SET …`), or in the options of
+DATABASE_URL. It says so with one statement after connecting, not with options of the connection:
+PgBouncer refuses a connection with options that it does not know. Behind PgBouncer this holds
+where it pools sessions. Where it pools transactions, what is set here reaches the connections of
+whoever comes next or nobody, so set it for the role instead; the database functions carry what they
+rely on with them, and post the same either way.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
 
 from django.db.backends.postgresql import base, features
+
+SESSION_SETTINGS: Final[Mapping[str, str]] = {
+    # Compiling takes longer than any statement here; the functions say the same for themselves.
+    "jit": "off",
+    # Who waited for a lock sees what was committed meanwhile. Other levels fail there instead.
+    "default_transaction_isolation": "read committed",
+    # Tables and functions are looked for in the one place where the functions look, too.
+    "search_path": "public, pg_temp",
+    # The forms in which the driver reads and writes values.
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    # A plan of each kind where it is the better one.
+    "plan_cache_mode": "auto",
+}
+SET_SESSION: Final = "SELECT " + ", ".join(
+    f"set_config('{name}', '{value}', false)" for name, value in SESSION_SETTINGS.items()
+)
 
 
 class DatabaseFeatures(features.DatabaseFeatures):
@@ -10,3 +43,10 @@ class DatabaseFeatures(features.DatabaseFeatures):
 
 class DatabaseWrapper(base.DatabaseWrapper):
     features_class = DatabaseFeatures
+    session_sql = SET_SESSION  # for who opens connections of its own
+
+    def _configure_connection(self, connection: Any) -> bool:
+        """Of each new connection, before it is used; whether there is something to commit."""
+        super()._configure_connection(connection)  # type: ignore[misc]
+        connection.execute(SET_SESSION)
+        return True

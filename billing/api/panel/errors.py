@@ -8,6 +8,7 @@ from billing.access import whole_seconds
 from billing.errors import (
     BalanceOutOfRange,
     BillingError,
+    ClockBehind,
     IdempotencyConflict,
     InsufficientFunds,
     InvalidAmount,
@@ -114,6 +115,8 @@ def refused_by_the_ledger(refusal: BillingError) -> Refused:
         return Refused(INSUFFICIENT_FUNDS)
     if isinstance(refusal, UnknownUser):
         return Refused(NOT_FOUND)
+    if isinstance(refusal, ClockBehind):
+        return Refused(UNEXPECTED, (refusal.code, str(refusal)))
     if isinstance(refusal, InvalidEntry):
         field = str(refusal.data["field"])
         return Invalid((_NAMES.get(field, field), str(refusal)))

@@ -24,6 +24,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from procrastinate import exceptions
 from procrastinate.contrib.django import app, connector_params
 from procrastinate.psycopg_connector import PsycopgConnector
+from psycopg import AsyncConnection
 
 ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RETRY_MIN_SECONDS: Final = 1.0
@@ -104,6 +105,7 @@ class Command(BaseCommand):
         loop.set_exception_handler(_report)
         connector = PsycopgConnector(
             kwargs=connector_params(),
+            configure=_set_session,
             min_size=1,
             max_size=CONNECTIONS_MAX,
             timeout=CONNECTION_TIMEOUT_SECONDS,
@@ -141,6 +143,12 @@ class Command(BaseCommand):
     @property
     def is_orphan(self) -> bool:
         return self.parent is not None and os.getppid() != self.parent
+
+
+async def _set_session(own: AsyncConnection[Any]) -> None:
+    """The pool's connections are not Django's; they rely on the same settings."""
+    await own.execute(connection.session_sql)  # type: ignore[attr-defined]
+    await own.commit()
 
 
 async def _queue_what_has_its_times() -> None:

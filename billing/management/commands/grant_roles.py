@@ -1,0 +1,166 @@
+"""`manage.py grant_roles ROLE …`: what the roles of panel and workers may do in the database.
+
+For an installation where one role owns the tables and migrates, and panel and workers log in as
+another. The owner runs it after each `migrate`; it can be repeated at any time.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connection, transaction
+from django.db.backends.utils import CursorWrapper
+from psycopg import sql
+
+# Read by everybody here, and written by the functions that run with the owner's rights.
+LEDGER: Final = ("billing_transaction", "billing_balance")
+# Added to, and never changed or removed: what operators did.
+HISTORY: Final = ("django_admin_log",)
+# The owner's business.
+STRUCTURE: Final = ("django_migrations", "procrastinate_version")
+# The other functions are of triggers and guards, or called by these.
+FUNCTIONS: Final = (
+    "billing_post(jsonb, bigint, text, boolean)",
+    "billing_hold(bigint[], boolean)",
+    "billing_number_at(bigint, timestamptz)",
+    "billing_digest(billing_transaction, bytea)",
+    "billing_wake_webhooks(bigint)",
+)
+ALL: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
+EVERYTHING: Final = (*ALL, "TRUNCATE", "REFERENCES", "TRIGGER")
+
+
+class Command(BaseCommand):
+    help = (
+        "Grants the database roles of panel and workers what they need, and nothing that would "
+        "let them write the ledger past its functions. To be run as the tables' owner, after "
+        "each migrate."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("roles", nargs="+", metavar="ROLE", help="a role that exists")
+
+    def handle(self, *args: Any, roles: list[str], **options: Any) -> None:
+        said: list[str] = []
+        with transaction.atomic(), connection.cursor() as cursor:
+            self._refuse_others_than_the_owner(cursor)
+            cursor.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+            for role in roles:
+                self._refuse_mighty(cursor, role)
+                for privileges, objects in _grants(cursor):
+                    said += _grant(cursor, role, privileges, objects)
+                self._check(cursor, role)
+        self.stdout.write("\n".join(said))
+
+    def _refuse_others_than_the_owner(self, cursor: CursorWrapper) -> None:
+        cursor.execute(
+            "SELECT current_user, r.rolname, pg_has_role(r.oid, 'USAGE') "
+            "FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner "
+            "WHERE c.oid = to_regclass('billing_transaction')"
+        )
+        found = cursor.fetchone()
+        if found is None:
+            raise CommandError("There are no tables yet. Nothing was granted. Run migrate first.")
+        this, owner, may = found
+        if not may:
+            raise CommandError(
+                f"The role {this} does not own the tables. Nothing was granted. Run this as the "
+                f"role that owns them and runs migrate: {owner}."
+            )
+
+    def _refuse_mighty(self, cursor: CursorWrapper, role: str) -> None:
+        """No grant takes anything from a superuser, or from one that can become the owner."""
+        cursor.execute(
+            "SELECT rolsuper OR rolcreaterole, pg_has_role(oid, (SELECT relowner FROM pg_class "
+            "WHERE oid = 'billing_transaction'::regclass), 'MEMBER') "
+            "FROM pg_roles WHERE rolname = %s",
+            [role],
+        )
+        found = cursor.fetchone()
+        if found is None:
+            raise CommandError(
+                f"There is no role {role}. Nothing was granted. Make it first: "
+                f"createuser --pwprompt {role}"
+            )
+        makes_roles, is_owner = found
+        if makes_roles or is_owner:
+            raise CommandError(
+                f"The role {role} {'makes roles' if makes_roles else 'owns the tables'}, and may "
+                "do everything whatever is granted. Nothing was granted. Name the role that panel and "
+                "workers log in as, which is another one."
+            )
+
+    def _check(self, cursor: CursorWrapper, role: str) -> None:
+        """What came from elsewhere, PUBLIC or another role, and would undo all this."""
+        cursor.execute(
+            """
+            SELECT c.oid::regclass::text, privilege FROM pg_class c,
+                unnest(%s::text[]) AS privilege
+            WHERE c.relnamespace = 'public'::regnamespace AND (
+                c.relname = ANY (%s) AND privilege <> 'SELECT'
+                OR c.relname = ANY (%s) AND privilege NOT IN ('SELECT', 'INSERT')
+            ) AND CASE WHEN privilege IN ('INSERT', 'UPDATE', 'REFERENCES')
+                THEN has_any_column_privilege(%s, c.oid, privilege)
+                ELSE has_table_privilege(%s, c.oid, privilege) END
+            UNION ALL
+            SELECT 'schema public', 'CREATE' WHERE has_schema_privilege(%s, 'public', 'CREATE')
+            ORDER BY 1, 2
+            """,
+            [list(EVERYTHING), list(LEDGER), list(HISTORY), role, role, role],
+        )
+        if left := [f"{privilege} on {name}" for name, privilege in cursor.fetchall()]:
+            raise CommandError(
+                f"Nothing was granted: {role} has {', '.join(left)} by another way, as a member of "
+                "another role or like everybody (PUBLIC). Revoke that first."
+            )
+
+
+def _grant(
+    cursor: CursorWrapper, role: str, privileges: tuple[str, ...], objects: list[str]
+) -> list[str]:
+    """Grants exactly these privileges on the objects, which are all of one kind; and says so."""
+    kind, names = objects[0].split(" ", 1)[0], [each.split(" ", 1)[1] for each in objects]
+    written, to = sql.SQL(f"{kind} {', '.join(names)}"), sql.Identifier(role)
+    cursor.execute(sql.SQL("REVOKE ALL ON {} FROM {}").format(written, to))
+    if privileges:
+        what = sql.SQL(", ".join(privileges))
+        cursor.execute(sql.SQL("GRANT {} ON {} TO {}").format(what, written, to))
+    head = f"{role}: {', '.join(privileges) or 'nothing'} on {kind.lower()}"
+    return [head, *(f"    {name}" for name in names)]
+
+
+def _grants(cursor: CursorWrapper) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Privileges, and the objects they are for; each object is named once."""
+    yield ("USAGE",), ["SCHEMA public"]
+    tables, sequences = _relations(cursor, "r"), _relations(cursor, "S")
+    special = (*LEDGER, *HISTORY, *STRUCTURE)
+    yield ("SELECT",), [f"TABLE {name}" for name in tables if name in LEDGER + STRUCTURE]
+    yield ("SELECT", "INSERT"), [f"TABLE {name}" for name in tables if name in HISTORY]
+    yield ALL, [f"TABLE {name}" for name in tables if name not in special]
+    own = {f"{name}_id_seq" for name in LEDGER + STRUCTURE}
+    yield (), [f"SEQUENCE {name}" for name in sequences if name in own]
+    yield ("USAGE",), [f"SEQUENCE {name}" for name in sequences if name not in own]
+    # Also what a backup without privileges has brought back open to everybody.
+    cursor.execute(
+        "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace "
+        "AND starts_with(proname, 'billing_') ORDER BY 1"
+    )
+    ours = [name for (name,) in cursor.fetchall()]
+    cursor.execute(f"REVOKE ALL ON FUNCTION {', '.join(ours)} FROM PUBLIC")
+    cursor.execute(
+        "SELECT array_agg(name::regprocedure::text ORDER BY name) FROM unnest(%s::text[]) name",
+        [list(FUNCTIONS)],
+    )
+    [called] = cursor.fetchone()
+    yield (), [f"FUNCTION {name}" for name in ours if name not in called]
+    yield ("EXECUTE",), [f"FUNCTION {name}" for name in called]
+
+
+def _relations(cursor: CursorWrapper, kind: str) -> list[str]:
+    """Names of tables (r) or sequences (S), as SQL writes them."""
+    cursor.execute(
+        "SELECT quote_ident(relname) FROM pg_class "
+        "WHERE relnamespace = 'public'::regnamespace AND relkind = %s ORDER BY 1",
+        [kind],
+    )
+    return [name for (name,) in cursor.fetchall()]

@@ -1,0 +1,116 @@
+"""The current text of every database function and trigger of ours, a file each, and what differs
+from it in a database.
+
+Migrations install from snapshots of these files (`billing/migrations/sql/`), so that each says for
+ever what it did. To change a function: change its file here, and add a migration with a copy. A
+test holds that a migrated database has exactly what is here. The texts are in the form in which
+PostgreSQL tells them back (`pg_get_functiondef`, `pg_get_triggerdef`), so that comparing them takes
+no parser; the comment on top is not part of them.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from django.db import connection
+
+FOLDER: Final = Path(__file__).parent
+PREFIX: Final = "billing_"  # of each function of ours
+
+# Every function of that name, wherever it is: one in pg_catalog would be called in place of ours.
+_FUNCTIONS: Final = r"""
+    SELECT p.proname, pg_get_functiondef(p.oid), NULL
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE starts_with(p.proname, %s) AND p.prokind = 'f' AND n.nspname !~ '^pg_temp'
+    ORDER BY 1, 2
+"""
+# Each that calls a function of ours, and each other one on a table that such a one guards.
+_TRIGGERS: Final = """
+    SELECT t.tgname, pg_get_triggerdef(t.oid), t.tgenabled::text
+    FROM pg_trigger t
+    WHERE NOT t.tgisinternal AND t.tgrelid IN (
+        SELECT o.tgrelid FROM pg_trigger o JOIN pg_proc p ON p.oid = o.tgfoid
+        WHERE starts_with(p.proname, %s)
+    ) ORDER BY 1, 2
+"""
+ARMED: Final = ("O", "A")  # pg_trigger.tgenabled: fires, unless the session is a replica; always
+
+
+class Installed(NamedTuple):
+    """A function or trigger of a database."""
+
+    name: str
+    text: str
+    is_armed: bool
+
+
+def functions() -> dict[str, str]:
+    """The current text of each function, by its name."""
+    return dict(_read("functions"))
+
+
+def triggers() -> dict[str, str]:
+    """The current text of each trigger, by its name in the database."""
+    return {text.split(" TRIGGER ", 1)[1].split(" ", 1)[0]: text for _, text in _read("triggers")}
+
+
+@cache
+def _read(folder: str) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (file.stem, _bare(file.read_text())) for file in sorted((FOLDER / folder).glob("*.sql"))
+    )
+
+
+def _bare(text: str) -> str:
+    """Without the comment on top, the semicolon, and line breaks that mean nothing."""
+    lines = text.split("\n")
+    while lines[0].startswith("--"):
+        del lines[0]
+    bare = "\n".join(lines).rstrip().removesuffix(";")
+    return bare if "AS $function$" in bare else " ".join(bare.split())
+
+
+def installed_functions() -> list[Installed]:
+    return _installed(_FUNCTIONS)
+
+
+def installed_triggers() -> list[Installed]:
+    return _installed(_TRIGGERS)
+
+
+def _installed(query: str) -> list[Installed]:
+    with connection.cursor() as cursor:
+        # Names are told with their schema where the search path does not lead to it.
+        cursor.execute("SELECT current_setting('search_path')")
+        [usual] = cursor.fetchone()
+        cursor.execute("SELECT set_config('search_path', 'pg_catalog', false)")
+        try:
+            cursor.execute(query, [PREFIX])
+            found = cursor.fetchall()
+        finally:
+            cursor.execute("SELECT set_config('search_path', %s, false)", [usual])
+    return [
+        Installed(name, text.rstrip(), enabled is None or enabled in ARMED)
+        for name, text, enabled in found
+    ]
+
+
+def differences() -> list[str]:
+    """What of the database's functions and triggers is not as here; a sentence for each."""
+    return [
+        *_differences("function", functions(), installed_functions()),
+        *_differences("trigger", triggers(), installed_triggers()),
+    ]
+
+
+def _differences(kind: str, current: dict[str, str], installed: list[Installed]) -> list[str]:
+    names = {each.name for each in installed}
+    found = [f"The {kind} {name} is missing." for name in current if name not in names]
+    for each in installed:
+        if each.name not in current:
+            found.append(f"The {kind} {each.name} is none of ours.")
+        elif each.text != current[each.name]:
+            found.append(f"The {kind} {each.name} has not its current text.")
+        if not each.is_armed:
+            found.append(f"The {kind} {each.name} is disarmed.")
+    return found

@@ -1,0 +1,32 @@
+-- Guard of billing_balance: a balance is what the user's last transaction left; none, none. Each
+-- state of the row must be what the transaction of its number left, and numbers never go back;
+-- that no transaction has a higher number is the guard of billing_transaction's part.
+CREATE OR REPLACE FUNCTION public.billing_check_balance()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.user_id <> OLD.user_id THEN
+        RAISE EXCEPTION 'A balance stays with its user.' USING ERRCODE = 'BL002';
+    END IF;
+    PERFORM FROM billing_transaction t
+    WHERE t.user_id = NEW.user_id AND t.number = NEW.last_number
+        AND t.new_balance = NEW.real AND t.new_bonus = NEW.bonus
+        AND t.refilled = NEW.refilled AND t.bonus_refilled = NEW.bonus_refilled
+        AND t.digest = NEW.last_digest AND t.created_at = NEW.last_at;
+    IF NOT FOUND AND (
+        NEW.last_number <> 0 OR NEW.real <> 0 OR NEW.bonus <> 0 OR NEW.refilled <> 0
+        OR NEW.bonus_refilled <> 0 OR NEW.last_digest <> '' OR NEW.last_at IS NOT NULL
+    ) OR TG_OP = 'UPDATE' AND NEW.last_number < OLD.last_number
+    THEN
+        RAISE EXCEPTION 'The balance of user % does not match the last transaction.', NEW.user_id
+            USING ERRCODE = 'BL002',
+                  HINT = 'Balances change with a transaction only: billing.ledger.change_balance.';
+    END IF;
+    RETURN NULL;
+END
+$function$;

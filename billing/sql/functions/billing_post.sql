@@ -1,0 +1,265 @@
+-- Posts a batch of entries, in turn, each to one user's two balances; one entry is a batch of one.
+--
+-- `entries` is a JSON array of objects:
+--     user_id, type, subtype, description, device, amount, bonus_amount, idempotency_key,
+--     expected_number, reverses, metadata
+-- Amounts are strings, added as they are signed. A `tariff_charge` names its whole cost as a
+-- negative `amount`, which is taken from the bonus balance first; a `reversal` names only the
+-- transaction it `reverses`, and its amounts follow from that.
+--
+-- Balance rows are locked in the order of user ids, before anything is checked, so batches cannot
+-- deadlock and no check can go stale. Entries of one user keep their order.
+--
+-- Answers a row for each entry: its position (from 1), what became of it (posted, replayed or
+-- refused), the refusal as {"code", figures…}, and the transaction. Unless `skip_refused`, the
+-- first refusal raises BL001 with the refusal as DETAIL, and nothing of the batch is posted.
+--
+-- It runs with its owner's rights, and nothing else writes balances and transactions: whoever may
+-- call it needs no right to write their tables. When a transaction is posted is the clock's
+-- business, never the caller's.
+CREATE OR REPLACE FUNCTION public.billing_post(entries jsonb, acting_user_id bigint, via_channel text, skip_refused boolean DEFAULT false)
+ RETURNS TABLE("position" bigint, outcome text, refusal jsonb, posted public.billing_transaction)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+DECLARE
+    max_money CONSTANT numeric := 999999999999999.9999;
+    e record;                  -- the current entry
+    b billing_balance;         -- the locked balance row of its user
+    t billing_transaction;     -- what becomes of it
+    original billing_transaction;
+    real_change numeric;
+    bonus_change numeric;
+    -- Written in one statement each, at the end: checking a table's constraints costs more for a
+    -- statement than for a row.
+    pending billing_transaction[] := '{}';
+    changed billing_balance[] := '{}';
+    user_changed boolean := false;   -- whether b is to be stored
+    user_keys text[] := '{}';        -- the idempotency keys of this user's rows in `pending`
+BEGIN
+    FOR e IN
+        SELECT place, user_id, type, subtype,
+            btrim(description) AS description, coalesce(device, '') AS device,
+            coalesce(amount, 0) AS amount, coalesce(bonus_amount, 0) AS bonus_amount,
+            idempotency_key, expected_number, reverses, coalesce(metadata, '{}') AS metadata
+        FROM ROWS FROM (jsonb_to_recordset(entries) AS (
+            user_id bigint, type text, subtype text, description text, device text,
+            amount numeric, bonus_amount numeric, idempotency_key text,
+            expected_number bigint, reverses bigint, metadata jsonb
+        )) WITH ORDINALITY AS entry (
+            user_id, type, subtype, description, device, amount, bonus_amount, idempotency_key,
+            expected_number, reverses, metadata, place
+        ) ORDER BY user_id, place
+    LOOP
+        IF b.user_id IS DISTINCT FROM e.user_id THEN
+            IF user_changed THEN
+                changed := changed || b;
+            END IF;
+            user_changed := false;
+            user_keys := '{}';
+            SELECT * INTO b FROM billing_balance x WHERE x.user_id = e.user_id FOR NO KEY UPDATE;
+        ELSIF e.reverses IS NOT NULL OR e.idempotency_key = ANY (user_keys) THEN
+            -- Looking for earlier transactions of the user, below, must find those of this batch.
+            INSERT INTO billing_transaction SELECT * FROM unnest(pending);
+            pending := '{}';
+            user_keys := '{}';
+        END IF;
+
+        "position" := e.place;
+        refusal := NULL;
+
+        -- What the entry says by itself. NaN and the infinities are above every amount.
+        IF b.user_id IS NULL
+            OR NOT (abs(e.amount) <= max_money AND scale(e.amount) <= 4)
+            OR NOT (abs(e.bonus_amount) <= max_money AND scale(e.bonus_amount) <= 4)
+            OR coalesce(char_length(e.description), 0) NOT BETWEEN 5 AND 200
+        THEN
+            refusal := CASE
+                WHEN b.user_id IS NULL THEN
+                    jsonb_build_object('code', 'unknown_user', 'user_id', e.user_id)
+                WHEN billing_amount_problem(e.amount) IS NOT NULL THEN
+                    jsonb_build_object('code', 'invalid_amount', 'field', 'amount',
+                        'reason', billing_amount_problem(e.amount), 'value', e.amount::text)
+                WHEN billing_amount_problem(e.bonus_amount) IS NOT NULL THEN
+                    jsonb_build_object('code', 'invalid_amount', 'field', 'bonus_amount',
+                        'reason', billing_amount_problem(e.bonus_amount),
+                        'value', e.bonus_amount::text)
+                ELSE jsonb_build_object('code', 'invalid_description')
+            END;
+
+        -- The idempotency key: used before for the same, it answers the transaction of that time.
+        ELSIF e.idempotency_key IS NOT NULL THEN
+            SELECT * INTO t FROM billing_transaction x
+            WHERE x.user_id = e.user_id AND x.idempotency_key = e.idempotency_key;
+            IF FOUND THEN
+                -- Which request brought it is not content: a repeated call is another request.
+                IF (t.type, t.description, t.metadata - 'request_id', t.reverses)
+                    IS NOT DISTINCT FROM
+                    (e.type, e.description, e.metadata - 'request_id', e.reverses)
+                    AND (CASE t.type
+                        WHEN 'reversal' THEN true
+                        WHEN 'tariff_charge' THEN
+                            (t.subtype, t.device, t.amount + t.bonus_amount, 0::numeric)
+                            = (e.subtype, e.device, e.amount, e.bonus_amount)
+                        ELSE
+                            (t.subtype, t.device, t.amount, t.bonus_amount)
+                            = (e.subtype, e.device, e.amount, e.bonus_amount)
+                    END)
+                THEN
+                    outcome := 'replayed';
+                    posted := t;
+                    RETURN NEXT;
+                    CONTINUE;
+                END IF;
+                refusal := jsonb_build_object('code', 'idempotency_conflict', 'number', t.number);
+            END IF;
+        END IF;
+
+        -- What the caller saw.
+        IF refusal IS NULL AND e.expected_number <> b.last_number THEN
+            refusal := jsonb_build_object('code', 'balance_moved', 'number', b.last_number,
+                'expected_number', e.expected_number,
+                'balance', b.real::text, 'bonus', b.bonus::text);
+        END IF;
+
+        -- How the amount falls on the two balances.
+        IF refusal IS NULL THEN
+            real_change := e.amount;
+            bonus_change := e.bonus_amount;
+            IF e.type = 'reversal' THEN
+                SELECT * INTO original FROM billing_transaction x
+                WHERE x.user_id = e.user_id AND x.number = e.reverses;
+                IF NOT FOUND THEN
+                    refusal := jsonb_build_object(
+                        'code', 'unknown_transaction', 'number', e.reverses);
+                ELSIF original.type = 'reversal' THEN
+                    refusal := jsonb_build_object('code', 'not_reversible', 'number', e.reverses);
+                ELSE
+                    SELECT jsonb_build_object('code', 'already_reversed',
+                            'number', e.reverses, 'reversed_by', x.number)
+                    INTO refusal FROM billing_transaction x
+                    WHERE x.user_id = e.user_id AND x.reverses = e.reverses;
+                    real_change := -original.amount;
+                    bonus_change := -original.bonus_amount;
+                    e.subtype := original.type;
+                    e.device := original.device;
+                END IF;
+            ELSIF e.type = 'tariff_charge' THEN
+                IF bonus_change <> 0 OR real_change > 0 THEN
+                    refusal := jsonb_build_object('code', 'invalid_amount', 'field', 'amount',
+                        'reason', 'wrong_sign', 'value', real_change::text);
+                ELSIF b.bonus + b.real + real_change < 0 THEN
+                    refusal := jsonb_build_object('code', 'insufficient_funds', 'balance', 'any',
+                        'needed', (-real_change)::numeric(19,4)::text,
+                        'available', (b.bonus + b.real)::text);
+                ELSE
+                    bonus_change := -least(b.bonus, -real_change);
+                    real_change := real_change - bonus_change;
+                END IF;
+            ELSIF e.type = 'main_charge' AND (
+                bonus_change <> 0 OR (real_change > 0) <> (e.subtype = 'remainder')
+            ) OR e.type = 'bonus_charge' AND (real_change <> 0 OR bonus_change < 0) THEN
+                refusal := jsonb_build_object('code', 'invalid_amount', 'field', 'amount',
+                    'reason', 'wrong_sign', 'value', real_change::text);
+            END IF;
+        END IF;
+
+        -- Whether the balances can take it, and the clock: one that is so far behind is wrong.
+        IF refusal IS NULL AND (
+            b.last_at > clock_timestamp() + interval '1 day'
+            OR real_change = 0 AND bonus_change = 0
+            OR b.real + real_change NOT BETWEEN 0 AND max_money
+            OR b.bonus + bonus_change NOT BETWEEN 0 AND max_money
+        ) THEN
+            refusal := CASE
+                WHEN b.last_at > clock_timestamp() + interval '1 day' THEN
+                    jsonb_build_object('code', 'clock_behind',
+                        'clock', to_char(clock_timestamp() AT TIME ZONE 'UTC',
+                            'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+                        'last_at', to_char(b.last_at AT TIME ZONE 'UTC',
+                            'YYYY-MM-DD"T"HH24:MI:SS"Z"'))
+                WHEN real_change = 0 AND bonus_change = 0 THEN
+                    jsonb_build_object('code', 'nothing_to_change')
+                WHEN b.real + real_change < 0 THEN
+                    jsonb_build_object('code', 'insufficient_funds', 'balance', 'real',
+                        'needed', (-real_change)::numeric(19,4)::text, 'available', b.real::text)
+                WHEN b.bonus + bonus_change < 0 THEN
+                    jsonb_build_object('code', 'insufficient_funds', 'balance', 'bonus',
+                        'needed', (-bonus_change)::numeric(19,4)::text, 'available', b.bonus::text)
+                WHEN b.real + real_change > max_money THEN
+                    jsonb_build_object('code', 'balance_out_of_range', 'balance', 'real')
+                ELSE jsonb_build_object('code', 'balance_out_of_range', 'balance', 'bonus')
+            END;
+        END IF;
+
+        IF refusal IS NOT NULL THEN
+            IF NOT skip_refused THEN
+                RAISE EXCEPTION 'entry % (user %) was refused: %',
+                        e.place, e.user_id, refusal ->> 'code'
+                    USING ERRCODE = 'BL001', DETAIL = refusal || jsonb_build_object('entry', e.place);
+            END IF;
+            outcome := 'refused';
+            posted := NULL;
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+
+        -- One expression, because a transaction pays for each that it evaluates for the first
+        -- time. The order is that of the table's columns. Without a cast, which would shorten a
+        -- text that is too long for its column; an assignment refuses it.
+        t := ROW(
+            nextval('billing_transaction_id_seq'),
+            b.last_number + 1,                                -- number
+            e.type,
+            e.subtype,
+            e.description,
+            e.device,
+            real_change,                                      -- amount
+            b.real,                                           -- old_balance
+            b.real + real_change,                             -- new_balance
+            bonus_change,                                     -- bonus_amount
+            b.bonus,                                          -- old_bonus
+            b.bonus + bonus_change,                           -- new_bonus
+            b.refilled + greatest(real_change, 0),            -- refilled
+            b.bonus_refilled + greatest(bonus_change, 0),     -- bonus_refilled
+            -- created_at: the clock, read under the lock; should it go back, the time stands still
+            greatest(clock_timestamp(), b.last_at),
+            via_channel,                                      -- channel
+            e.idempotency_key,
+            e.reverses,
+            e.metadata,
+            NULL,                                             -- digest, below
+            acting_user_id,                                   -- actor_id
+            e.user_id
+        );
+        t.digest := billing_digest(t, b.last_digest);
+        pending := pending || t;
+        IF t.idempotency_key IS NOT NULL THEN
+            user_keys := user_keys || e.idempotency_key;
+        END IF;
+        b.real := t.new_balance;
+        b.bonus := t.new_bonus;
+        b.refilled := t.refilled;
+        b.bonus_refilled := t.bonus_refilled;
+        b.last_number := t.number;
+        b.last_digest := t.digest;
+        b.last_at := t.created_at;
+        user_changed := true;
+        outcome := 'posted';
+        posted := t;
+        RETURN NEXT;
+    END LOOP;
+    IF user_changed THEN
+        changed := changed || b;
+    END IF;
+    INSERT INTO billing_transaction SELECT * FROM unnest(pending);
+    UPDATE billing_balance x SET
+        real = c.real, bonus = c.bonus,
+        refilled = c.refilled, bonus_refilled = c.bonus_refilled,
+        last_number = c.last_number, last_digest = c.last_digest, last_at = c.last_at
+    FROM unnest(changed) c WHERE x.user_id = c.user_id;
+END
+$function$;

@@ -1,0 +1,18 @@
+-- Guard of billing_plan: what was paid for, and until when, was reckoned by the cycle.
+CREATE OR REPLACE FUNCTION public.billing_refuse_other_cycle()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET jit TO 'off'
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+BEGIN
+    IF NEW.cycle <> OLD.cycle
+        AND EXISTS (SELECT FROM billing_subscription s WHERE s.plan_id = NEW.id)
+    THEN
+        RAISE EXCEPTION 'A plan in use keeps its billing cycle.'
+            USING ERRCODE = 'BL002', HINT = 'Retire the plan, and add another.';
+    END IF;
+    RETURN NEW;
+END
+$function$;

@@ -1,0 +1,12 @@
+-- A user who is activated resumes soon, like one who refills: see billing_queue_resumption.
+CREATE OR REPLACE FUNCTION public.billing_resume_after_activation()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+BEGIN
+    PERFORM billing_queue_resumption(NEW.id);
+    RETURN NULL;
+END
+$function$;

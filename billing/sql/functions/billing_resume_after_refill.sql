@@ -1,0 +1,12 @@
+-- After a refill, whatever brought it: see billing_queue_resumption.
+CREATE OR REPLACE FUNCTION public.billing_resume_after_refill()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+BEGIN
+    PERFORM billing_queue_resumption(NEW.user_id);
+    RETURN NULL;
+END
+$function$;

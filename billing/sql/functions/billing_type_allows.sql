@@ -1,0 +1,34 @@
+-- Whether a transaction of this type may look like this: the codes there are, and the debit order.
+-- For a constraint, which takes NULL for consent: hence the answer is never NULL, and anything
+-- that is not plainly allowed is not.
+CREATE OR REPLACE FUNCTION public.billing_type_allows(type character varying, subtype character varying, channel character varying, amount numeric, bonus_amount numeric, new_bonus numeric, reverses bigint)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+BEGIN
+    RETURN (
+        subtype ~ '^[a-z][a-z0-9_]*$'
+        AND channel IN ('panel', 'api', 'charging', 'import')
+        AND CASE type
+            -- A payment changes either balance, either way.
+            WHEN 'payment' THEN
+                reverses IS NULL
+            -- A bonus refill adds to the bonus only.
+            WHEN 'bonus_charge' THEN
+                reverses IS NULL AND amount = 0 AND bonus_amount > 0
+            -- A subscription never touches the bonus. It takes; only a remainder gives back.
+            WHEN 'main_charge' THEN
+                reverses IS NULL AND bonus_amount = 0 AND (amount > 0) = (subtype = 'remainder')
+            -- A service takes the bonus first, and real money once no bonus is left.
+            WHEN 'tariff_charge' THEN
+                reverses IS NULL AND bonus_amount <= 0
+                AND (amount = 0 OR amount < 0 AND new_bonus = 0)
+            -- A reversal, and nothing else, names what it reverses: the guard compares the two.
+            WHEN 'reversal' THEN
+                reverses IS NOT NULL
+        END
+    ) IS TRUE;
+END
+$function$;
