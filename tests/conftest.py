@@ -20,6 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from pytest_django.live_server_helper import LiveServer
 from pytest_django.plugin import DjangoDbBlocker
 
+from tests import roles
 from tests.factories import OperatorFactory, UserFactory
 from users.models import User
 
@@ -34,6 +35,14 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("tests")
 
 THREADS_MAX_SECONDS = 120
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--as-panel",
+        action="store_true",
+        help="connect as the role that grant_roles sets up, but for tests marked as_owner",
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -75,6 +84,8 @@ def django_db_setup(  # noqa: PLR0917 - fixtures are named, not placed
         made = setup_databases(
             verbosity=verbosity, interactive=False, keepdb=keep, serialized_aliases=()
         )
+        if request.config.getoption("as_panel"):
+            roles.set_up_panel()
     yield
     if django_db_keepdb:
         return
@@ -85,6 +96,26 @@ def django_db_setup(  # noqa: PLR0917 - fixtures are named, not placed
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
         teardown_databases(made, verbosity=verbosity)
+
+
+@pytest.fixture(autouse=True)
+def role_of_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With `--as-panel`, the panel's role."""
+    if (
+        not request.config.getoption("as_panel")
+        or not {"db", "committed_db"} & set(request.fixturenames)
+        or request.node.get_closest_marker("as_owner")
+    ):
+        yield
+        return
+    request.getfixturevalue("django_db_setup")
+    blocker: DjangoDbBlocker = request.getfixturevalue("django_db_blocker")
+    with blocker.unblock():
+        panel = roles.as_panel()
+        panel.__enter__()
+    yield
+    with blocker.unblock():
+        panel.__exit__(None, None, None)
 
 
 @pytest.fixture(scope="session")
@@ -134,6 +165,11 @@ def empty(tables: Sequence[str]) -> None:
     superuser, and the database of DATABASE_URL need not offer one.)
     """
     assert_test_database()
+    with roles.as_owner():
+        _empty(tables)
+
+
+def _empty(tables: Sequence[str]) -> None:
     quoted = [connection.ops.quote_name(table) for table in tables]
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET LOCAL lock_timeout = '30s'")  # a forgotten connection: say so

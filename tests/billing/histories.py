@@ -9,6 +9,7 @@ from django.db import connection
 from billing import ledger
 from billing.models import Balance, Channel, Transaction
 from tests.factories import OperatorFactory, charge_cost, charge_price, pay_back, user_with
+from tests.roles import as_owner
 from users.models import User
 
 LEDGER_TABLES = (Transaction._meta.db_table, Balance._meta.db_table)
@@ -89,6 +90,11 @@ def guards_down() -> Iterator[None]:
 
 def tamper(sql: str, **parameters: Any) -> None:
     """Executes `sql` behind the guards' back. `digest_of(row)` in it is the row's right digest."""
+    with as_owner():
+        _tamper(sql, parameters)
+
+
+def _tamper(sql: str, parameters: dict[str, Any]) -> None:
     execute(
         """CREATE OR REPLACE FUNCTION pg_temp.digest_of(t billing_transaction) RETURNS bytea
         LANGUAGE sql AS $$

@@ -86,8 +86,8 @@ class Command(BaseCommand):
         if makes_roles or is_owner:
             raise CommandError(
                 f"The role {role} {'makes roles' if makes_roles else 'owns the tables'}, and may "
-                "do everything whatever is granted. Nothing was granted. Name the role that panel and "
-                "workers log in as, which is another one."
+                "do everything whatever is granted. Nothing was granted. Name the role that panel "
+                "and workers log in as, which is another one."
             )
 
     def _check(self, cursor: CursorWrapper, role: str) -> None:
