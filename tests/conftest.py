@@ -103,7 +103,7 @@ def role_of_tests(request: pytest.FixtureRequest) -> Iterator[None]:
     """With `--as-panel`, the panel's role."""
     if (
         not request.config.getoption("as_panel")
-        or not {"db", "committed_db"} & set(request.fixturenames)
+        or not _uses_database(request)
         or request.node.get_closest_marker("as_owner")
     ):
         yield
@@ -116,6 +116,11 @@ def role_of_tests(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     with blocker.unblock():
         panel.__exit__(None, None, None)
+
+
+def _uses_database(request: pytest.FixtureRequest) -> bool:
+    asked = {"db", "committed_db"} & set(request.fixturenames)
+    return bool(asked or request.node.get_closest_marker("django_db"))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ from datetime import datetime
 
 from django.db import connection
 
+from tests.roles import as_owner
+
 POST = "'billing_post(jsonb, bigint, text, boolean)'::regprocedure"
 
 
@@ -21,8 +23,10 @@ def database_clock_at(moment: datetime) -> Iterator[None]:
         [as_it_is] = cursor.fetchone()
         assert as_it_is.count("clock_timestamp()") == 1
         standing = as_it_is.replace("clock_timestamp()", f"timestamptz '{moment.isoformat()}'")
-        cursor.execute(standing)
+        with as_owner():
+            cursor.execute(standing)
         try:
             yield
         finally:
-            cursor.execute(as_it_is)
+            with as_owner():
+                cursor.execute(as_it_is)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from django.db import connection
@@ -104,3 +105,22 @@ def _tamper(sql: str, parameters: dict[str, Any]) -> None:
     )
     with guards_down():
         execute(sql.replace("digest_of(", "pg_temp.digest_of("), parameters)
+
+
+def posted_ahead(by: timedelta, user: User | None = None) -> User:
+    """A user whose last transaction was posted when the clock was ahead by so much."""
+    user = user or user_with(real=100)
+    tamper(
+        "UPDATE billing_transaction SET created_at = created_at + %(by)s "
+        "WHERE user_id = %(user)s AND number = %(last)s; "
+        "UPDATE billing_transaction t SET digest = digest_of(t) "
+        "WHERE user_id = %(user)s AND number = %(last)s; "
+        "UPDATE billing_balance b SET last_at = t.created_at, last_digest = t.digest "
+        "FROM billing_transaction t "
+        "WHERE t.user_id = b.user_id AND b.user_id = %(user)s AND t.number = %(last)s",
+        by=by,
+        user=user.pk,
+        last=ledger.balance(user).number,
+    )
+    judge()
+    return user

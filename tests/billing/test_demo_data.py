@@ -32,6 +32,9 @@ from billing.pricing import Cycle, charge_on, service_cost
 from tests.factories import UserFactory
 from users.models import User
 
+# Demo data is loaded by the owner: most of it is copied into the tables.
+pytestmark = pytest.mark.as_owner
+
 NOW = datetime(2026, 11, 22, 15, 30, tzinfo=UTC)
 TODAY = NOW.date()
 STAFF = story.Staff(clerks=(1, 2), gateway=3, platform=4)

@@ -106,6 +106,7 @@ def test_of_several_the_one_that_began_first_counts(committed_db: None) -> None:
         assert Follower().read() == []
 
 
+@pytest.mark.as_owner  # what sessions do is seen by those of their login
 def test_what_was_posted_before_a_longer_transaction_began_does_not_wait(
     committed_db: None,
 ) -> None:
@@ -166,6 +167,7 @@ def superuser(committed_db: None) -> None:
             pytest.skip("the database's role is no superuser")
 
 
+@pytest.mark.as_owner  # what sessions do is seen by those of their login
 def test_of_what_is_hidden_an_hour_is_kept_clear(superuser: None) -> None:
     """A session that tells nothing of its activity, as to roles without the right none does."""
     first, second = UserFactory(), UserFactory()

@@ -12,7 +12,7 @@ from billing.models import Plan, Service, ServicePrice, Subscription, UserDefaul
 from tests.billing.histories import execute, judge
 from tests.factories import PlanFactory, ServiceFactory, plan_with, subscribed, user_with
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.as_owner]  # as whoever may write these tables
 
 APRIL_1 = date(2026, 4, 1)
 

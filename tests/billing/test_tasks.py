@@ -316,6 +316,7 @@ def test_a_refill_that_is_rolled_back_queues_nothing(db: None) -> None:
     assert queued("resume") == []
 
 
+@pytest.mark.as_owner
 def test_a_refill_is_posted_also_if_no_job_can_be_queued(db: None) -> None:
     subscription = suspended()
     execute("ALTER TABLE procrastinate_jobs RENAME TO elsewhere")

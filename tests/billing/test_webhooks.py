@@ -432,6 +432,7 @@ def test_deleting_an_endpoint_refuses_nobodys_posting(connections: Connections) 
     assert WebhookDelivery.objects.count() == 0
 
 
+@pytest.mark.as_owner
 def test_money_moves_also_if_no_job_can_be_queued(db: None) -> None:
     endpoint = endpoint_for()
     user = user_with()

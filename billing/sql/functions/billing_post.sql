@@ -31,6 +31,7 @@ DECLARE
     b billing_balance;         -- the locked balance row of its user
     t billing_transaction;     -- what becomes of it
     original billing_transaction;
+    clock timestamptz;
     real_change numeric;
     bonus_change numeric;
     -- Written in one statement each, at the end: checking a table's constraints costs more for a
@@ -68,6 +69,7 @@ BEGIN
             user_keys := '{}';
         END IF;
 
+        clock := clock_timestamp();  -- under the lock
         "position" := e.place;
         refusal := NULL;
 
@@ -169,15 +171,15 @@ BEGIN
 
         -- Whether the balances can take it, and the clock: one that is so far behind is wrong.
         IF refusal IS NULL AND (
-            b.last_at > clock_timestamp() + interval '1 day'
+            b.last_at > clock + interval '1 day'
             OR real_change = 0 AND bonus_change = 0
             OR b.real + real_change NOT BETWEEN 0 AND max_money
             OR b.bonus + bonus_change NOT BETWEEN 0 AND max_money
         ) THEN
             refusal := CASE
-                WHEN b.last_at > clock_timestamp() + interval '1 day' THEN
+                WHEN b.last_at > clock + interval '1 day' THEN
                     jsonb_build_object('code', 'clock_behind',
-                        'clock', to_char(clock_timestamp() AT TIME ZONE 'UTC',
+                        'clock', to_char(clock AT TIME ZONE 'UTC',
                             'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
                         'last_at', to_char(b.last_at AT TIME ZONE 'UTC',
                             'YYYY-MM-DD"T"HH24:MI:SS"Z"'))
@@ -225,8 +227,8 @@ BEGIN
             b.bonus + bonus_change,                           -- new_bonus
             b.refilled + greatest(real_change, 0),            -- refilled
             b.bonus_refilled + greatest(bonus_change, 0),     -- bonus_refilled
-            -- created_at: the clock, read under the lock; should it go back, the time stands still
-            greatest(clock_timestamp(), b.last_at),
+            -- created_at: never back, should the clock go back
+            greatest(clock, b.last_at),
             via_channel,                                      -- channel
             e.idempotency_key,
             e.reverses,

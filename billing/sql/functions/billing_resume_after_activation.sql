@@ -3,6 +3,7 @@ CREATE OR REPLACE FUNCTION public.billing_resume_after_activation()
  RETURNS trigger
  LANGUAGE plpgsql
  SECURITY DEFINER
+ SET jit TO 'off'
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 BEGIN

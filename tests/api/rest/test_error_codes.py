@@ -14,6 +14,7 @@ from billing.api.problems import OWN, STATUS_BY_CODE
 from billing.models import Service
 from tests.api.rest.calls import REFILL, TEN_SMS, World, make_world
 from tests.api.rest.programs import Program, assert_problem, program_of_administrator, program_with
+from tests.billing.histories import posted_ahead
 from tests.factories import PlanFactory, ServiceFactory, UserFactory, subscribed
 
 
@@ -122,6 +123,11 @@ def failing(scene: Scene) -> HttpResponse:
     return scene.refill()
 
 
+def with_a_clock_that_went_back(scene: Scene) -> HttpResponse:
+    posted_ahead(timedelta(days=3), scene.world.user)
+    return scene.refill()
+
+
 def too_often(scene: Scene) -> HttpResponse:
     program = program_of_administrator(requests_per_minute=1)
     program.get("/users")
@@ -147,6 +153,7 @@ PROVOKED: dict[str, Callable[[Scene], HttpResponse]] = {
     "insufficient_funds": lambda scene: scene.refill(amount="-9999"),
     "balance_out_of_range": lambda scene: scene.refill(amount="999999999999999"),
     "balance_moved": lambda scene: scene.refill(expected_number=0),
+    "clock_behind": with_a_clock_that_went_back,
     "idempotency_conflict": conflict,
     "already_reversed": reversed_twice,
     "already_paid_back": reversed_though_paid_back,
