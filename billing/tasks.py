@@ -5,10 +5,10 @@
   every ten minutes, and when a first worker starts.
 - `charge_batch` charges one batch. All workers take batches, side by side.
 - `resume` charges one user, and resumes what can be paid now. A trigger on balances queues it with
-  every refill of a user who has suspended subscriptions (migrations/sql/0007_resume.sql, which
+  every refill of a user who has suspended subscriptions (function billing_queue_resumption, which
   names this task and its argument).
 - `send_webhooks` sends what waits for one endpoint. Triggers queue it with what there is to tell
-  (migrations/sql/0011_webhooks.sql, which names this task and its argument).
+  (function billing_wake_webhooks, which names this task and its argument).
 - `sweep_webhooks`, every fifteen seconds, queues it for endpoints for which something is due: for
   another attempt, or because nobody could queue it in time.
 - `keep_house`, every minute, gives jobs of workers that died to others; `tidy_up`, every hour,

@@ -1,6 +1,6 @@
 """Below which real balance programs are told of it: a user's own threshold, else the default.
 
-A trigger tells them (migrations/sql/0011_webhooks.sql), of a balance that falls below. Who sets a
+A trigger tells them (`sql/functions/`), of a balance that falls below. Who sets a
 user's own threshold holds the user's balance, so that what is posted meanwhile goes by the one or
 the other. The default holds nobody up: what is posted while it is set may go by either.
 """

@@ -1,7 +1,7 @@
 """Triggers that keep the ledger's promises inside the database, whoever writes to it.
 
 They are declared at the models with django-pgtrigger, which installs them and notices when they
-are missing; their functions are in `migrations/sql/`. What breaks without each of them:
+are missing; their functions are in `billing/sql/`. What breaks without each of them:
 
 | trigger | on | without it |
 |---|---|---|
@@ -28,7 +28,7 @@ import pgtrigger
 
 
 class Guard(pgtrigger.Trigger):
-    """A trigger that calls a function of ours from `migrations/sql/`.
+    """A trigger that calls a function of ours from `billing/sql/`.
 
     pgtrigger's own function bodies can be switched off by any session with
     `SET pgtrigger.ignore`; and they look that up, in a subtransaction, for every row. A guard of

@@ -178,7 +178,7 @@ class Transaction(models.Model):
                     F("bonus_amount"),
                     F("new_bonus"),
                     F("reverses"),
-                    function="billing_type_allows",  # in billing/migrations/sql/0002_ledger.sql
+                    function="billing_type_allows",  # in billing/sql/functions/
                     output_field=models.BooleanField(),
                 ),
                 violation_error_message="Subscriptions never touch the bonus, services take it "

@@ -1,7 +1,7 @@
 """What other programs are told of, and how telling them went.
 
 Triggers write events and deliveries in the very database transaction of what they tell of
-(migrations/sql/0011_webhooks.sql); `billing.webhooks` sends them.
+(`sql/functions/`); `billing.webhooks` sends them.
 """
 
 from typing import ClassVar

@@ -1,6 +1,6 @@
 """Tells other programs what happened, by HTTP: at least once, and in order for each user.
 
-What is to be told is noted by the database itself (migrations/sql/0011_webhooks.sql), with what it
+What is to be told is noted by the database itself (`sql/functions/`), with what it
 tells of. Here it is put into words and signed (`messages`), sent only where it may go (`network`),
 and its deliveries are kept (`sending`); how that goes is told to operators (`watching`).
 docs/webhooks.md tells receivers all of it.

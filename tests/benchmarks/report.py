@@ -48,10 +48,20 @@ def _verdict(line: Line) -> str:
     return {True: "met", False: "**missed**", None: ""}[line.is_met]
 
 
+# As they were when the connection began, whatever the panel has set on it since.
+_OTHER_SETTINGS: Final = """
+    SELECT string_agg(name || ' ' || reset_val || coalesce(' × ' || unit, ''), ', ' ORDER BY name)
+    FROM pg_settings WHERE reset_val IS DISTINCT FROM boot_val AND category ~
+        '^(Query Tuning|Resource Usage|Write-Ahead Log|Client Connection Defaults / Statement)'
+"""
+
+
 def _machine(arguments: list[str]) -> dict[str, Any]:
     with connection.cursor() as cursor:
         cursor.execute("SHOW server_version")
         [postgres] = cursor.fetchone()
+        cursor.execute(_OTHER_SETTINGS)
+        [other_settings] = cursor.fetchone()
     given = " ".join(argument for argument in arguments if argument != "--write")
     return {
         "Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -59,6 +69,7 @@ def _machine(arguments: list[str]) -> dict[str, Any]:
         "Processor": f"{_processor()}, {os.cpu_count()} cores",
         "Load of the machine over the last 15 minutes": f"{os.getloadavg()[2]:.1f}",
         "PostgreSQL": postgres.split()[0],
+        "Its settings that are not PostgreSQL's own": other_settings or "none",
         "Python": f"{platform.python_version()} on {sys.platform}",
     }
 
@@ -81,7 +92,8 @@ of the ratios within a round. The *floor* is one bare statement (UPDATE … RETU
 the *usual Django way* is atomic, select_for_update, save and create, both on tables like the
 ledger's, with its indexes, foreign keys and CHECK constraints; for comparison, on tables without
 rules too. Neither has guards, debit order, idempotency or digests. All ways go through the same
-Django connection settings.
+Django connection settings. With `DATABASE_URL` it measures on that server, for example one with
+PostgreSQL's own defaults, and says which of its settings are others.
 
 {facts}
 
