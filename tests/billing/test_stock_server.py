@@ -175,9 +175,9 @@ def test_nothing_within_our_functions_is_compiled(db: None) -> None:
     assert len(ours) > 20
     assert not [plan for plan in ours if "JIT:" in plan]
     # The compiler is at work where nobody tells it not to.
-    execute("ALTER FUNCTION billing_tell_of_transactions() RESET jit")
+    execute("ALTER FUNCTION billing_number_at RESET jit")
     with plans_of_everything() as plans:
-        ledger.change_balance(user_with(), amount=5, description="By hand", **BY_PANEL)
+        execute("SELECT billing_number_at(%s, now())", [User.objects.latest("pk").pk])
     assert [plan for plan in are_ours(plans) if "JIT:" in plan]
 
 

@@ -20,11 +20,11 @@ HISTORY: Final = ("django_admin_log",)
 STRUCTURE: Final = ("django_migrations", "procrastinate_version")
 # The other functions are of triggers and guards, or called by these.
 FUNCTIONS: Final = (
-    "billing_post(jsonb, bigint, text, boolean)",
-    "billing_hold(bigint[], boolean)",
-    "billing_number_at(bigint, timestamptz)",
-    "billing_digest(billing_transaction, bytea)",
-    "billing_wake_webhooks(bigint)",
+    "billing_post",
+    "billing_hold",
+    "billing_number_at",
+    "billing_digest",
+    "billing_wake_webhooks",
 )
 ALL: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
 EVERYTHING: Final = (*ALL, "TRUNCATE", "REFERENCES", "TRIGGER")
@@ -148,7 +148,7 @@ def _grants(cursor: CursorWrapper) -> Iterator[tuple[tuple[str, ...], list[str]]
     ours = [name for (name,) in cursor.fetchall()]
     cursor.execute(f"REVOKE ALL ON FUNCTION {', '.join(ours)} FROM PUBLIC")
     cursor.execute(
-        "SELECT array_agg(name::regprocedure::text ORDER BY name) FROM unnest(%s::text[]) name",
+        "SELECT array_agg(name::regproc::regprocedure::text ORDER BY name) FROM unnest(%s::text[]) name",
         [list(FUNCTIONS)],
     )
     [called] = cursor.fetchone()
