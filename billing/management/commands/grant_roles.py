@@ -148,7 +148,8 @@ def _grants(cursor: CursorWrapper) -> Iterator[tuple[tuple[str, ...], list[str]]
     ours = [name for (name,) in cursor.fetchall()]
     cursor.execute(f"REVOKE ALL ON FUNCTION {', '.join(ours)} FROM PUBLIC")
     cursor.execute(
-        "SELECT array_agg(name::regproc::regprocedure::text ORDER BY name) FROM unnest(%s::text[]) name",
+        "SELECT array_agg(name::regproc::regprocedure::text ORDER BY name) "
+        "FROM unnest(%s::text[]) name",
         [list(FUNCTIONS)],
     )
     [called] = cursor.fetchone()
