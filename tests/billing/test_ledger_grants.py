@@ -52,9 +52,9 @@ def as_panel(operator: User, customer: User) -> Iterator[None]:
         pytest.skip("the database's role is no superuser")
     LogEntry.objects.log_actions(operator.pk, [customer], CHANGE, "Said it", single_object=True)
     judge()
-    execute("CREATE ROLE panel")
-    grant_roles("panel")
-    execute("SET ROLE panel")
+    execute("CREATE ROLE panel_tried")
+    grant_roles("panel_tried")
+    execute("SET ROLE panel_tried")
     yield
     judge()
     execute("RESET ROLE")
@@ -160,7 +160,7 @@ ATTACKS = {
     "history removed": "DELETE FROM django_admin_log",
     "history emptied": "TRUNCATE django_admin_log",
     "migrations": "DELETE FROM django_migrations",
-    "history of others": "ALTER TABLE django_admin_log OWNER TO panel",
+    "history of others": "ALTER TABLE django_admin_log OWNER TO panel_tried",
 }
 
 
@@ -181,7 +181,7 @@ def test_the_ledger_and_the_history_are_out_of_its_reach(as_panel: None, attack:
 
 
 def test_it_cannot_grant_itself_more(as_panel: None) -> None:
-    execute("GRANT ALL ON billing_transaction, billing_balance, django_admin_log TO panel")
+    execute("GRANT ALL ON billing_transaction, billing_balance, django_admin_log TO panel_tried")
     for attack in ("insert", "balance", "history removed"):
         with pytest.raises(DatabaseError, match="permission denied"), transaction.atomic():
             execute(ATTACKS[attack])
@@ -190,7 +190,7 @@ def test_it_cannot_grant_itself_more(as_panel: None) -> None:
 def test_it_cannot_become_the_owner(as_panel: None) -> None:
     [(owner,)] = execute("SELECT relowner::regrole FROM pg_class WHERE relname = 'users_user'")
     # Like a session that logged in as panel; this one did as somebody mightier.
-    execute("SET SESSION AUTHORIZATION panel")
+    execute("SET SESSION AUTHORIZATION panel_tried")
     with pytest.raises(DatabaseError, match="permission denied"), transaction.atomic():
         execute(f"SET ROLE {owner}")
     execute("RESET SESSION AUTHORIZATION")
@@ -236,27 +236,27 @@ def test_names_of_its_own_do_not_stand_in_for_ours(as_panel: None, customer: Use
 
 def test_it_says_what_it_grants_and_can_be_repeated(as_panel: None) -> None:
     execute("RESET ROLE")
-    execute("CREATE ROLE worker")
-    said = grant_roles("panel", "worker")
-    assert grant_roles("panel", "worker") == said
-    for role in ("panel", "worker"):
+    execute("CREATE ROLE worker_tried")
+    said = grant_roles("panel_tried", "worker_tried")
+    assert grant_roles("panel_tried", "worker_tried") == said
+    for role in ("panel_tried", "worker_tried"):
         assert (
             f"{role}: SELECT on table\n    billing_balance\n    billing_transaction\n"
             "    django_migrations\n" in said
         )
         assert f"{role}: SELECT, INSERT on table\n    django_admin_log\n" in said
         assert f"{role}: EXECUTE on function\n" in said
-    execute("SET ROLE panel")
+    execute("SET ROLE panel_tried")
 
 
 def test_it_takes_back_what_was_granted_before(as_panel: None) -> None:
     execute("RESET ROLE")
-    execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO panel")
-    execute("GRANT UPDATE (real) ON billing_balance TO panel")
+    execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO panel_tried")
+    execute("GRANT UPDATE (real) ON billing_balance TO panel_tried")
     execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
     execute("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO PUBLIC")
-    grant_roles("panel")
-    execute("SET ROLE panel")
+    grant_roles("panel_tried")
+    execute("SET ROLE panel_tried")
     for attack in ("insert", "balance", "history removed", "own function", "function of a trigger"):
         with pytest.raises(DatabaseError, match="permission denied"), transaction.atomic():
             execute(ATTACKS[attack])
@@ -298,15 +298,15 @@ def test_a_role_that_could_write_the_ledger_anyway_is_refused(as_panel: None, ca
         assert execute("SELECT has_function_privilege(%s, %s, 'EXECUTE')", [role, POST]) == [
             (case in ("superuser", "member of the owner"),)
         ]
-    execute("SET ROLE panel")
+    execute("SET ROLE panel_tried")
 
 
 POST = "billing_post(jsonb, bigint, text, boolean)"
 
 
 def test_only_the_owner_grants(as_panel: None) -> None:
-    with pytest.raises(CommandError, match="The role panel does not own the tables"):
-        grant_roles("panel")
+    with pytest.raises(CommandError, match="The role panel_tried does not own the tables"):
+        grant_roles("panel_tried")
 
 
 def test_who_could_post_before_the_functions_were_closed_still_can(as_panel: None) -> None:
@@ -316,4 +316,4 @@ def test_who_could_post_before_the_functions_were_closed_still_can(as_panel: Non
     execute("GRANT SELECT, INSERT ON billing_transaction TO earlier")
     execute((ROOT / "billing" / "migrations" / "sql" / "0019_owners_rights.sql").read_text())
     assert execute("SELECT has_function_privilege('earlier', %s, 'EXECUTE')", [POST]) == [(True,)]
-    execute("SET ROLE panel")
+    execute("SET ROLE panel_tried")
