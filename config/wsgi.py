@@ -8,6 +8,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
 from django.utils.module_loading import import_string
 
+from config.requests import hide_prefix_from_gunicorn
+
 os.environ.setdefault("ENVIRONMENT", "production")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
@@ -16,6 +18,7 @@ GUNICORN_APP_LOAD_ERROR = 4  # tells gunicorn's master to stop instead of starti
 try:
     application = get_wsgi_application()
     application.request_class = import_string(settings.REQUEST_CLASS)
+    hide_prefix_from_gunicorn()
 except ImproperlyConfigured as problem:
     sys.stderr.write(f"Error: {problem}\n")
     sys.exit(GUNICORN_APP_LOAD_ERROR)

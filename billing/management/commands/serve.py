@@ -28,6 +28,7 @@ from gunicorn.workers.base import Worker
 from gunicorn.workers.gthread import ThreadWorker
 
 from billing.management.demo.people import PASSWORD
+from config.requests import hide_prefix_from_gunicorn
 from users.models import User
 
 HOST: Final = "127.0.0.1"
@@ -108,7 +109,8 @@ class Command(BaseCommand):
             cursor.execute("SELECT pg_advisory_unlock(%s)", [PREPARING])
 
     def greet(self) -> None:
-        self.say(f"The panel is at http://{HOST}:{settings.PORT}/ (Ctrl-C ends it).")
+        address = f"http://{HOST}:{settings.PORT}{settings.SCRIPT_NAME}/"
+        self.say(f"The panel is at {address} (Ctrl-C ends it).")
         operators = User.objects.filter(is_staff=True, is_active=True)
         demo = operators.filter(email__iexact=DEMO_LOGIN).first()
         if demo and check_password(PASSWORD, demo.password):
@@ -139,6 +141,7 @@ class Panel(BaseApplication):
             "graceful_timeout": 5,
             "limit_request_line": 8190,  # the most there is: the Panel API takes users by GET
             "control_socket_disable": True,
+            "post_fork": lambda arbiter, worker: hide_prefix_from_gunicorn(),
             "when_ready": _end_when_terminal_closes,
             "worker_int": _ignore_further_signals,
             "on_exit": _ignore_further_signals,
