@@ -1,6 +1,5 @@
 """Requests as the web server hands them over."""
 
-import os
 from typing import Any
 
 from django.conf import settings
@@ -29,12 +28,3 @@ class Request(WSGIRequest):
         self.content_type, self.content_params = parse_header_parameters(
             meta.get("CONTENT_TYPE", "")
         )
-
-
-def hide_prefix_from_gunicorn() -> None:
-    """For a process that answers requests, once the settings have been read.
-
-    Gunicorn reads SCRIPT_NAME too, and fails where an address lacks the prefix: that of a probe, or
-    all of them behind a proxy that takes it off.
-    """
-    os.environ.pop("SCRIPT_NAME", None)

@@ -28,7 +28,6 @@ from gunicorn.workers.base import Worker
 from gunicorn.workers.gthread import ThreadWorker
 
 from billing.management.demo.people import PASSWORD
-from config.requests import hide_prefix_from_gunicorn
 from users.models import User
 
 HOST: Final = "127.0.0.1"
@@ -141,7 +140,8 @@ class Panel(BaseApplication):
             "graceful_timeout": 5,
             "limit_request_line": 8190,  # the most there is: the Panel API takes users by GET
             "control_socket_disable": True,
-            "post_fork": lambda arbiter, worker: hide_prefix_from_gunicorn(),
+            # As config/wsgi.py does: gunicorn fails at an address without the prefix.
+            "post_fork": lambda arbiter, worker: os.environ.pop("SCRIPT_NAME", None),
             "when_ready": _end_when_terminal_closes,
             "worker_int": _ignore_further_signals,
             "on_exit": _ignore_further_signals,
