@@ -2,16 +2,27 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.core.handlers.wsgi import WSGIRequest
 from django.utils.http import parse_header_parameters
 
 
 class Request(WSGIRequest):
-    """Django's, but what a caller says of its body's characters is not believed of the address.
+    """Django's, with two differences.
 
-    Django reads the address by that charset, and does so while it makes the request, where no
-    middleware helps: "rot13", or a thousand parameters, would be an error of the server.
+    What a caller says of its body's characters is not believed of the address. Django reads the
+    address by that charset, and does so while it makes the request, where no middleware helps:
+    "rot13", or a thousand parameters, would be an error of the server.
+
+    The prefix of all addresses (SCRIPT_NAME) is taken off an address that has it. One without it is
+    taken as it is: it comes from a probe, or from a proxy that has taken it off.
     """
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        prefix, path = settings.FORCE_SCRIPT_NAME, environ.get("PATH_INFO", "")
+        if prefix and (path == prefix or path.startswith(f"{prefix}/")):
+            environ["PATH_INFO"] = path[len(prefix) :]
+        super().__init__(environ)
 
     def _set_content_type_params(self, meta: dict[str, Any]) -> None:
         self.content_type, self.content_params = parse_header_parameters(

@@ -3,6 +3,7 @@
 README, "Configure", lists the variables; a test holds that list and this file together.
 """
 
+import re
 import secrets
 from collections.abc import Collection
 from contextlib import suppress
@@ -90,6 +91,20 @@ if not SECRET_KEY:
             "the same, e.g. from: python3 -c 'import secrets; print(secrets.token_urlsafe(50))'"
         )
     SECRET_KEY = _local_secret_key()
+
+# The prefix of all addresses, like /billing, where the panel shares a host with others. A proxy may
+# pass it on or take it off.
+SCRIPT_NAME = env.str("SCRIPT_NAME", default="").rstrip("/")
+OWN_ADDRESSES = ("admin", "api", "v2", "static", "healthz")
+if SCRIPT_NAME and not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", SCRIPT_NAME):
+    raise ImproperlyConfigured(f"SCRIPT_NAME is “{SCRIPT_NAME}”; it must be a path like /billing.")
+if SCRIPT_NAME and SCRIPT_NAME.split("/")[1] in OWN_ADDRESSES:
+    raise ImproperlyConfigured(
+        f"SCRIPT_NAME is “{SCRIPT_NAME}”; it must not begin like an address of the panel itself."
+    )
+FORCE_SCRIPT_NAME = SCRIPT_NAME or None
+# Two panels on one host keep their logins apart.
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = LANGUAGE_COOKIE_PATH = f"{SCRIPT_NAME}/"
 
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
@@ -262,7 +277,7 @@ if not (
 
 # --- Serving ------------------------------------------------------------------------------------
 
-STATIC_URL = "/static/"
+STATIC_URL = "static/"  # below SCRIPT_NAME
 if IS_LOCAL:
     # Straight from where they lie: nothing to collect, nothing that can be out of date.
     STATIC_ROOT = None

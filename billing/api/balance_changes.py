@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from ninja import Header, Router
 from ninja.responses import Status
 from pydantic import Field
@@ -47,8 +48,8 @@ def posted(response: HttpResponse, transaction: Transaction) -> Status[Any]:
     """201 with what was written; 200, and a header that says so, with what was there already."""
     if transaction.replayed:
         response[REPLAYED] = "true"
-    number = transaction.number
-    response["Location"] = f"/api/v1/users/{transaction.user_id}/transactions/{number}"
+    place = [transaction.user_id, transaction.number]
+    response["Location"] = reverse("api-v1:read_transaction", args=place)
     return Status(200 if transaction.replayed else 201, wire.transaction(transaction))
 
 

@@ -7,6 +7,7 @@ the media type that they are served in, and the headers of its answers.
 from http.client import responses
 from typing import Any, Final, cast
 
+from django.urls import reverse
 from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 from ninja.operation import Operation
@@ -119,6 +120,8 @@ class DescribedAPI(NinjaAPI):
                 "description": "An API key. Keys are made in the panel, under API keys.",
             }
         }
+        info = schema["info"]
+        info["description"] = info["description"].replace("{problems}", reverse("api-problems"))
         schema["tags"] = [{"name": name, "description": about} for name, about in TAGS]
         return schema
 

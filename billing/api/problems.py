@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import reverse
 
 from billing.errors import BillingError
 
@@ -70,7 +71,7 @@ def details(
 ) -> dict[str, Any]:
     """The problem as it is sent. Figures come last, and never replace what is said before."""
     told = {
-        "type": f"/api/v1/problems#{error.code}",
+        "type": f"{reverse('api-problems')}#{error.code}",
         "title": title_of(error.code),
         "status": status or (error.status if isinstance(error, Problem) else status_of(error)),
         "detail": str(error),

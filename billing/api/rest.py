@@ -42,7 +42,7 @@ subscriptions and plans.
   201; the same again 200, the same body, and `Idempotency-Replayed: true`; the same key with other
   content 409. Keys are a user's own: another user may have the same.
 - **Problems** are `application/problem+json` (RFC 9457), with a stable `code`:
-  [what each means](/api/v1/problems).
+  [what each means]({problems}).
 - **Request IDs**: each answer has `X-Request-Id`; so have, in their metadata, the transactions that
   the call posted.
 """

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from ninja import Query, Router
 from ninja.responses import Status
 
@@ -109,7 +110,7 @@ def start_subscription(
         changed = _start(request, user, new)
         _note(request, user, sentences.subscribed(*changed))
     subscription = changed.subscription
-    response["Location"] = f"/api/v1/users/{user.pk}/subscriptions/{subscription.pk}"
+    response["Location"] = reverse("api-v1:read_subscription", args=[user.pk, subscription.pk])
     return Status(201, _answer(changed))
 
 

@@ -7,6 +7,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from ninja import Query, Router
 from ninja.responses import Status
 from pydantic import Field
@@ -125,7 +126,7 @@ def create_user(request: HttpRequest, new: UserIn, response: HttpResponse) -> St
         _save(user, new)
         subscriptions.welcome(user, day=utc_today(), actor=actor(request), channel=Channel.API)
         note(actor(request), user, "Added by the API.", is_new=True)
-    response["Location"] = f"/api/v1/users/{user.pk}"
+    response["Location"] = reverse("api-v1:read_user", args=[user.pk])
     return Status(201, shown(request, customer(request, user.pk)))
 
 

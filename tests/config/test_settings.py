@@ -133,3 +133,19 @@ def test_postgresql_15_is_the_oldest(db: None, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(DatabaseFeatures, "minimum_database_version", (99,))
     with pytest.raises(NotSupportedError, match=r"^PostgreSQL 99 or later is required \(found "):
         connection.check_database_version_supported()
+
+
+@pytest.mark.parametrize(
+    "name", ["billing", "/bil ling", "/a/../b", "//x", "/a?b", "/admin", "/v2/x"]
+)
+def test_a_prefix_that_is_none_is_refused(load: Any, name: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"^SCRIPT_NAME is"):
+        load(SCRIPT_NAME=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("", "/"), ("/billing/", "/billing/"), ("/a/b", "/a/b/")]
+)
+def test_cookies_are_kept_to_the_prefix(load: Any, name: str, path: str) -> None:
+    settings = load(SCRIPT_NAME=name)
+    assert settings["SESSION_COOKIE_PATH"] == settings["CSRF_COOKIE_PATH"] == path

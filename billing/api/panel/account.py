@@ -19,18 +19,16 @@ from users.models import User
 
 LONGEST_PASSWORD: Final = 1_000
 
-# What an operator's permissions are called there.
+# What an operator's permissions are called there. Only what works here is granted: a console offers
+# what it is told of.
 PERMISSIONS: Final[Mapping[str, Mapping[str, str]]] = {
     "users": {
         "create": "users.add_user",
         "read": "users.view_user",
         "update": "users.change_user",
     },
-    "tariffs": {
-        "create": "billing.add_plan",
-        "read": "billing.view_plan",
-        "update": "billing.change_plan",
-    },
+    "trackers": {"read": "billing.view_subscription"},
+    "tariffs": {"read": "billing.view_plan"},
     "transactions": {
         "create": "billing.change_balance",
         "read": "billing.view_transaction",
@@ -78,4 +76,6 @@ def permissions(operator: User) -> dict[str, list[str]]:
         category: [action for action, name in actions.items() if operator.has_perm(name)]
         for category, actions in PERMISSIONS.items()
     }
-    return {category: actions for category, actions in granted.items() if actions}
+    return {"base": ["get_dealer_info"]} | {
+        category: actions for category, actions in granted.items() if actions
+    }

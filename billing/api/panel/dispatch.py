@@ -6,7 +6,7 @@ read, who makes it, how often, may they, and then the call itself.
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 
 from billing import access
-from billing.api.panel import account, tariffs, transactions, users
+from billing.api.panel import account, console, tariffs, trackers, transactions, users
 from billing.api.panel.answers import in_json, in_json_by_parts
 from billing.api.panel.calls import Action, Answer, Call
 from billing.api.panel.errors import (
@@ -40,10 +40,17 @@ log = logging.getLogger("billing.api.panel")
 HASH: Final = re.compile(r"[0-9a-f]{32}")
 IN_HEADER: Final = re.compile(r"NVX\s+(\S*)", re.IGNORECASE)
 
-AUTH: Final = ("account", "auth")  # the one call without a session
+# The calls without a session.
+OPEN: Final[Mapping[tuple[str, str], Callable[[Parameters, datetime], Answer]]] = {
+    ("account", "auth"): account.auth,
+    ("timezone", "list"): console.list_time_zones,
+}
 ACTIONS: Final[Mapping[tuple[str, str], Action]] = {
     ("account", "get_permissions"): Action(account.get_permissions, None),
     ("account", "logout"): Action(account.logout, None),
+    ("dealer", "get_info"): Action(console.dealer_info, None),
+    ("payment_system", "list"): Action(console.no_list, None),
+    ("paas/plugins", "list"): Action(console.no_list, None),
     ("user", "list"): Action(users.list_users, "users.view_user"),
     ("user", "read"): Action(users.read_user, "users.view_user"),
     ("user", "create"): Action(users.create_user, "users.add_user"),
@@ -55,10 +62,16 @@ ACTIONS: Final[Mapping[tuple[str, str], Action]] = {
     ("user/transaction", "change_balance"): Action(
         transactions.change_balance, "billing.change_balance"
     ),
+    ("user/menu", "read"): Action(console.no_menu, "users.view_user"),
+    ("user/menu/default", "read"): Action(console.no_menu, "users.view_user"),
+    ("user/mfa/settings/default", "read"): Action(console.no_second_factor, "users.view_user"),
+    ("tracker", "list"): Action(trackers.list_trackers, "billing.view_subscription"),
+    ("tracker", "read"): Action(trackers.read_tracker, "billing.view_subscription"),
     ("tariff", "list"): Action(tariffs.list_tariffs, "billing.view_plan"),
     ("tariff", "read"): Action(tariffs.read_tariff, "billing.view_plan"),
+    ("tariff/defaults", "read"): Action(console.plan_defaults, "billing.view_plan"),
 }
-HANDLERS: Final = frozenset(handler for handler, _ in ACTIONS)
+HANDLERS: Final = frozenset(handler for handler, _ in (*OPEN, *ACTIONS))
 
 
 def answer(request: HttpRequest, path: str) -> HttpResponseBase:
@@ -83,8 +96,8 @@ def _answer(request: HttpRequest, path: str) -> Answer:
     name = _name(request, path)
     parameters = parameters_of(request)
     now = timezone.now()
-    if name == AUTH:
-        return account.auth(parameters, now)
+    if name in OPEN:
+        return OPEN[name](parameters, now)
     action = ACTIONS[name]
     call = Call(_session(request, parameters, now), parameters, now)
     wait = access.spend(
@@ -106,7 +119,7 @@ def _name(request: HttpRequest, path: str) -> tuple[str, str]:
     handler = "/".join(words)
     if handler not in HANDLERS:
         raise Refused(WRONG_HANDLER)
-    if (handler, action) != AUTH and (handler, action) not in ACTIONS:
+    if (handler, action) not in OPEN and (handler, action) not in ACTIONS:
         raise Refused(WRONG_METHOD)
     if request.method not in ("GET", "POST"):
         raise Refused(WRONG_METHOD)

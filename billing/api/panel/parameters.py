@@ -2,8 +2,8 @@
 
 They come as a JSON object, as form fields or in the address; what is in the body counts before
 what is in the address. A number, a truth value or an object in a form or an address is its text.
-Parameters that a call does not know are ignored, null is the same as absent, and every mistake is
-answered with the name of the parameter.
+Parameters that a call does not know are ignored, null is the same as absent, also as the text
+`null` of a form or an address, and every mistake is answered with the name of the parameter.
 """
 
 import json
@@ -29,6 +29,7 @@ MAX_FIELDS: Final = 1_000
 WHOLE_NUMBER: Final = re.compile(r"-?[0-9]{1,30}")
 NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
+NULL: Final = "null"  # how a form says that there is no value
 TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
 
 # The largest amount of the Panel API.
@@ -69,6 +70,13 @@ class Parameters:
         if not isinstance(value, str) or value not in choices:
             raise self.wrong(name, f"Should be one of [{', '.join(choices)}]")
         return value
+
+    def is_zero(self, name: str) -> bool:
+        """True for a number that is zero, also one written as a text."""
+        value, _ = self._find(name)
+        if isinstance(value, str) and NUMBER.fullmatch(value):
+            value = to_decimal(value)
+        return isinstance(value, int | Decimal) and not isinstance(value, bool) and value == 0
 
     def flag(self, name: str, *, default: bool | None = None) -> bool:
         if default is not None and not self.has(name):
@@ -160,7 +168,8 @@ class Parameters:
         """The value, and whether it is the text of one."""
         if (value := self._typed.get(name)) is not None:
             return value, False
-        return self._texts.get(name), True
+        text = self._texts.get(name)
+        return (None if text == NULL else text), True
 
 
 # --- Amounts ------------------------------------------------------------------------------------

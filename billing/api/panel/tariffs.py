@@ -14,13 +14,22 @@ from billing.pricing import Cycle
 
 DEVICE_TYPE: Final = "tracker"
 DEVICE_TYPES: Final = ("tracker", "camera", "socket")
-# All plans are of one group and one type of device: ordered by these, they are as by their IDs.
+# By a column that is the same for all plans, they are ordered as by their IDs.
 ORDERS: Final = {
     "id": "pk",
     "name": "name",
-    "device_type": "pk",
     "group_id": "pk",
+    "active": "is_active",
+    "type": "cycle",
+    "cycle": "cycle",
     "price": "price",
+    "early_change_price": "pk",
+    "device_limit": "pk",
+    "has_reports": "pk",
+    "store_period": "pk",
+    "proportional_charge": "proportional_charge",
+    "auto_prolong": "pk",
+    "device_type": "pk",
 }
 
 

@@ -31,14 +31,15 @@ FETCHED_TOGETHER: Final = 1_000
 SEES_MONEY: Final = "billing.view_balance"
 OF_MONEY: Final = frozenset({"balance", "bonus"})
 
-ORDERS: Final = {
-    "id": "pk",
-    "login": "email",
-    "last_name": "last_name",
-    "balance": "balance__real",
-    "bonus": "balance__bonus",
-    "phone": "phone",
-    "post_city": "city",
+LONGEST_TEXT: Final = 1_000_000  # more than a body can hold: what was read can be sent back
+NO_DISCOUNT: Final[Mapping[str, Any]] = {
+    # As the Panel API describes it, and as its console reads it.
+    "percent": 0,
+    "device_limit": None,
+    "value": 0,
+    "min_trackers": 0,
+    "end_date": None,
+    "strategy": "no_summing",
 }
 EXPORTED: Final = ("id", "login", "first_name", "middle_name", "last_name", "phone")
 
@@ -104,6 +105,23 @@ FIELDS: Final[Mapping[str, Field]] = {
     "state_reg_num": Field("state_reg_num", 15, not_digits),
     "okpo_code": Field("okpo_code", 10, not_an_okpo_code),
 }
+# A list can be ordered by each of its columns; by one that is the same for all, as by their IDs.
+ORDERS: Final[Mapping[str, str]] = {
+    "id": "pk",
+    "dealer_id": "pk",
+    "activated": "is_active",
+    "verified": "is_active",
+    "phone_verified": "pk",
+    "legal_type": "legal_type",
+    **{name: field.attribute for name, field in FIELDS.items()},
+    "balance": "balance__real",
+    "bonus": "balance__bonus",
+    "trackers_count": "devices",
+    "menu_preset_id": "pk",
+    "mfa_allowed": "pk",
+    "creation_date": "created_at",
+    "comment": "comment",
+}
 _POST: Final = {name for name in FIELDS if name.startswith("post_")}
 _REGISTERED: Final = {name for name in FIELDS if name.startswith("registered_")}
 _NAMES: Final = {"login", "first_name", "middle_name", "last_name", "phone"}
@@ -146,7 +164,7 @@ def read_user(call: Call) -> dict[str, Any]:
     [value] = _in_order([user.pk])
     return {
         "value": _shown(value, with_money=call.may(SEES_MONEY)),
-        "discount": None,
+        "discount": dict(NO_DISCOUNT),
         "default_tariff_id": _default_plan_id(call, user),
         "block_parameters": None,
         "dealer_mfa_settings": None,
@@ -228,12 +246,23 @@ def _wanted(call: Call) -> tuple[QuerySet[User], list[int]]:
     descending = "" if parameters.flag("ascending", default=True) else "-"
     offset = parameters.whole("offset", lowest=0, highest=MAX_ROWS, default=0)
     limit = parameters.whole("limit", lowest=0, highest=MAX_ROWS, default=MAX_ROWS)
-    ids = found.order_by(descending + ORDERS[order], f"{descending}pk").values_list("pk", flat=True)
+    listed = _with_devices(found) if ORDERS[order] == "devices" else found
+    ids = listed.order_by(descending + ORDERS[order], f"{descending}pk").values_list(
+        "pk", flat=True
+    )
     return found, list(ids[offset : offset + limit])
 
 
 def _in_order(ids: Sequence[int]) -> Iterator[User]:
     """The users with these IDs, with their balances and their devices counted."""
+    for first in range(0, len(ids), FETCHED_TOGETHER):
+        together = ids[first : first + FETCHED_TOGETHER]
+        by_id = _with_devices(User.objects.select_related("balance")).in_bulk(together)
+        yield from (by_id[user_id] for user_id in together)
+
+
+def _with_devices(users: QuerySet[User]) -> QuerySet[User]:
+    """The users, each with the number of devices that have a subscription (`devices`)."""
     devices = (
         Subscription.objects.live()
         .filter(user=OuterRef("pk"))
@@ -242,13 +271,7 @@ def _in_order(ids: Sequence[int]) -> Iterator[User]:
         .values("user")
         .values(count=Count("pk"))
     )
-    for first in range(0, len(ids), FETCHED_TOGETHER):
-        together = ids[first : first + FETCHED_TOGETHER]
-        rows = User.objects.select_related("balance").annotate(
-            devices=Coalesce(Subquery(devices), 0)
-        )
-        by_id = rows.in_bulk(together)
-        yield from (by_id[user_id] for user_id in together)
+    return users.annotate(devices=Coalesce(Subquery(devices), 0))
 
 
 def _shown(user: User, *, with_money: bool) -> dict[str, Any]:
@@ -386,11 +409,17 @@ def _profile(form: Parameters, present: User | None) -> dict[str, str]:
             with mistakes():
                 if not form.has(name) and name not in REQUIRED[legal_type]:
                     continue
-                value = form.text(name, longest=10_000).strip()
+                value = form.text(name, longest=LONGEST_TEXT)
+                if (
+                    present is not None
+                    and value == shown_text(present, name)
+                    # What is blank is not taken along into a legal type that forbids it.
+                    and (value.strip() or legal_type == present.legal_type)
+                ):
+                    continue
+                value = value.strip()
                 if not value and name in NOT_BLANK[legal_type]:
                     raise form.wrong(name, "Should not be blank")
-                if present is not None and value == shown_text(present, name):
-                    continue
                 if len(value) > field.longest:
                     raise form.wrong(name, f"Should have at most {field.longest} characters")
                 if problem := field.wrong(value):
@@ -411,7 +440,7 @@ def _time_zone(parameters: Parameters) -> str:
 def _comment(parameters: Parameters, present: User | None) -> dict[str, str]:
     if not parameters.has("comment"):
         return {}
-    comment = parameters.text("comment", longest=10_000)
+    comment = parameters.text("comment", longest=LONGEST_TEXT)
     is_kept = present is not None and comment == present.comment
     if len(comment) > LONGEST_COMMENT and not is_kept:
         raise parameters.wrong("comment", f"Should have at most {LONGEST_COMMENT} characters")
@@ -419,7 +448,14 @@ def _comment(parameters: Parameters, present: User | None) -> dict[str, str]:
 
 
 def _refuse_discount(parameters: Parameters) -> None:
-    if parameters.has("discount"):
+    """Takes what says that there is no discount, as consoles always send it: one of zero percent.
+
+    Its other fields, like the day on which it ends, then say nothing.
+    """
+    if not parameters.has("discount") or parameters.is_zero("discount"):
+        return
+    discount = parameters.within("discount")
+    if not all(discount.is_zero(name) for name in ("percent", "value") if discount.has(name)):
         raise parameters.wrong("discount", "Discounts are not supported here")
 
 

@@ -108,7 +108,8 @@ class Command(BaseCommand):
             cursor.execute("SELECT pg_advisory_unlock(%s)", [PREPARING])
 
     def greet(self) -> None:
-        self.say(f"The panel is at http://{HOST}:{settings.PORT}/ (Ctrl-C ends it).")
+        address = f"http://{HOST}:{settings.PORT}{settings.SCRIPT_NAME}/"
+        self.say(f"The panel is at {address} (Ctrl-C ends it).")
         operators = User.objects.filter(is_staff=True, is_active=True)
         demo = operators.filter(email__iexact=DEMO_LOGIN).first()
         if demo and check_password(PASSWORD, demo.password):
@@ -139,6 +140,8 @@ class Panel(BaseApplication):
             "graceful_timeout": 5,
             "limit_request_line": 8190,  # the most there is: the Panel API takes users by GET
             "control_socket_disable": True,
+            # As config/wsgi.py does: gunicorn fails at an address without the prefix.
+            "post_fork": lambda arbiter, worker: os.environ.pop("SCRIPT_NAME", None),
             "when_ready": _end_when_terminal_closes,
             "worker_int": _ignore_further_signals,
             "on_exit": _ignore_further_signals,

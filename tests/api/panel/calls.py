@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from billing.models import Plan
+from tests.factories import PlanFactory, UserFactory, subscribed
 from users.models import User
 
 
@@ -56,6 +57,12 @@ REST_OF_CREATE: dict[str, Any] = {
 }
 
 
+def a_tracker() -> int:
+    """The number of a device with a subscription."""
+    subscribed(UserFactory(), PlanFactory(price="0"), device="4711")
+    return 4711
+
+
 @dataclass(frozen=True)
 class PanelCall:
     """`permission` None: any operator may. `parameters` makes a request that succeeds."""
@@ -70,6 +77,9 @@ class PanelCall:
 
 CALLS = (
     PanelCall("account/get_permissions", None),
+    PanelCall("dealer/get_info", None),
+    PanelCall("payment_system/list", None),
+    PanelCall("paas/plugins/list", None),
     PanelCall("user/list", "users.view_user"),
     PanelCall("user/read", "users.view_user", lambda world: {"user_id": world.user.pk}),
     PanelCall("user/create", "users.add_user", lambda _: {"user": INDIVIDUAL, **REST_OF_CREATE}),
@@ -98,7 +108,17 @@ CALLS = (
             "text": "Bank transfer 4711",
         },
     ),
+    PanelCall("user/menu/read", "users.view_user", lambda world: {"user_id": world.user.pk}),
+    PanelCall("user/menu/default/read", "users.view_user"),
+    PanelCall("user/mfa/settings/default/read", "users.view_user"),
+    PanelCall("tracker/list", "billing.view_subscription"),
+    PanelCall(
+        "tracker/read",
+        "billing.view_subscription",
+        lambda world: {"tracker_id": a_tracker()},
+    ),
     PanelCall("tariff/list", "billing.view_plan"),
+    PanelCall("tariff/defaults/read", "billing.view_plan"),
     PanelCall("tariff/read", "billing.view_plan", lambda world: {"tariff_id": world.plan.pk}),
     PanelCall("account/logout", None),  # last: it ends the session
 )

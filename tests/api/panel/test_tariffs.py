@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from billing.api.panel.tariffs import ORDERS
 from billing.models import Plan
 from billing.pricing import Cycle
 from tests.api.panel.client import Program
 from tests.factories import PlanFactory, ServiceFactory, plan_with
+
+NO_ORDER = f"Should be one of [{', '.join(ORDERS)}]"
 
 
 @pytest.fixture
@@ -102,8 +105,8 @@ def test_the_list(
 @pytest.mark.parametrize(
     ("given", "error"),
     [
-        ({"order_by": "secret"}, "Should be one of [id, name, device_type, group_id, price]"),
-        ({"order_by": ["id"]}, "Should be one of [id, name, device_type, group_id, price]"),
+        ({"order_by": "secret"}, NO_ORDER),
+        ({"order_by": ["id"]}, NO_ORDER),
         ({"device_type": "lamp"}, "Should be one of [tracker, camera, socket]"),
         ({"ascending": "maybe"}, "Should be true or false"),
         ({"offset": -1}, "Should be from 0 to 2147483647"),
