@@ -221,7 +221,7 @@ def _wanted(call: Call) -> tuple[QuerySet[User], list[int]]:
         found = found.filter(is_active=True)
     if parameters.has("filter"):
         words = parameters.text("filter", longest=LONGEST_SEARCH)
-        found = search(found, words, [field.attribute for field in FIELDS.values()])
+        found = search(found, words)
     order = parameters.choice("order_by", ORDERS) if parameters.has("order_by") else "id"
     if order in OF_MONEY:
         call.needs(SEES_MONEY)
