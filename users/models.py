@@ -8,7 +8,7 @@ from zoneinfo import available_timezones
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
 from django.contrib.postgres.indexes import GinIndex
 from django.core.exceptions import ValidationError
-from django.db import models
+from django.db import IntegrityError, models
 from django.db.models import Exists, F, Func, OuterRef, Q, Value
 from django.db.models.functions import Lower
 from django.utils import timezone
@@ -32,6 +32,12 @@ def time_zones() -> frozenset[str]:
 def validate_time_zone(name: str) -> None:
     if name not in time_zones():
         raise ValidationError(f"“{name}” is no known time zone; an example is Europe/Berlin.")
+
+
+def constraint_of(problem: IntegrityError) -> str:
+    """The name of the constraint by which the database refused a write; "" if it tells none."""
+    diagnostics = getattr(problem.__cause__, "diag", None)
+    return getattr(diagnostics, "constraint_name", None) or ""
 
 
 class UserManager(BaseUserManager["User"]):
@@ -66,8 +72,10 @@ class UserManager(BaseUserManager["User"]):
 
     def twins(self) -> "models.QuerySet[User]":
         """Those who share a mailbox, each with the others next to them."""
+        later = self.filter(email_twin__gt=0).values("email_identity")  # few, by an index
         others = self.filter(email_identity=OuterRef("email_identity")).exclude(pk=OuterRef("pk"))
-        return self.filter(Exists(others)).order_by("email_identity", "email_twin")
+        shared = self.filter(Exists(others), email_identity__in=later)
+        return shared.order_by("email_identity", "email_twin")
 
     def get_by_natural_key(self, username: str | None) -> "User":
         return self.with_email(username).get()
@@ -213,6 +221,11 @@ class User(AbstractBaseUser, PermissionsMixin):
         ]
         indexes = [
             models.Index(fields=["-created_at"], name="user_newest_first"),
+            models.Index(
+                fields=["email_identity"],
+                condition=Q(email_twin__gt=0),
+                name="user_twins_of_old",
+            ),
             GinIndex(
                 Func(F("search_text"), function="users_trigrams"),
                 name="user_found_by_any_part",

@@ -64,6 +64,14 @@ class Migration(migrations.Migration):
                 violation_error_message="Another user has this e-mail address already.",
             ),
         ),
+        migrations.AddIndex(
+            model_name="user",
+            index=models.Index(
+                fields=["email_identity"],
+                condition=models.Q(email_twin__gt=0),
+                name="user_twins_of_old",
+            ),
+        ),
         migrations.RunPython(report_twins, migrations.RunPython.noop),
         migrations.AlterField(
             model_name="user",
