@@ -64,13 +64,10 @@ class UniqueEmailMixin:
     """Says at the field that somebody else has the e-mail address."""
 
     instance: User
-    initial: dict[str, Any]
     cleaned_data: dict[str, Any]
 
     def clean_email(self) -> str:
         email: str = self.cleaned_data["email"]
-        if email == self.initial.get("email"):
-            return email
         own = User.objects.with_mailbox(email).filter(pk=self.instance.pk)
         others = User.objects.with_mailbox(email).exclude(pk=self.instance.pk)
         if others.exists() and not own.exists():

@@ -236,8 +236,8 @@ class User(AbstractBaseUser, PermissionsMixin):
         return self.get_full_name() or self.email
 
     @classmethod
-    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any]) -> Self:
-        user = super().from_db(db, field_names, values)
+    def from_db(cls, *row: Any, **options: Any) -> Self:
+        user = super().from_db(*row, **options)
         user._remember()
         return user
 

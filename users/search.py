@@ -44,13 +44,13 @@ class Folded(Func):
 
 
 @models.TextField.register_lookup
-class HasPart(Lookup):  # type: ignore[type-arg]
+class HasPart(Lookup):
     """Whether the `search_text` of a user contains a folded word, by the index where that helps."""
 
     lookup_name = "has_part"
     prepare_rhs = False
 
-    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+    def as_sql(self, compiler: Any, connection: Any) -> Any:
         text, parameters = self.process_lhs(compiler, connection)
         pattern = f"%{connection.ops.prep_for_like_query(self.rhs)}%"
         is_there = f"{text} LIKE %s"

@@ -10,7 +10,8 @@ SQL = Path(__file__).parent / "sql"
 class Migration(migrations.Migration):
     """Folds what users are found by into one text, whenever it is written, and indexes its parts.
 
-    Rewrites the table of users and holds it meanwhile; docs/benchmarks.md says for how long.
+    Rewrites the table of users and holds it meanwhile: seconds for some thousands of them, minutes
+    for a million.
     """
 
     dependencies = [
