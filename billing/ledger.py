@@ -68,7 +68,7 @@ from billing.models import (
 from billing.money import ZERO, Amount, NotMoney, to_money
 from billing.pricing import format_quantity, service_cost, to_quantity
 from users.models import User
-from users.texts import UNREADABLE, unstorable
+from users.texts import has_unseen, readable, unstorable
 
 REFUSED_SQLSTATE: Final = "BL001"
 
@@ -81,8 +81,6 @@ _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 DESCRIPTION_MIN_LENGTH: Final = 5
 DESCRIPTION_MAX_LENGTH: Final = 200
 MAX_WHOLE_NUMBER: Final = 2**63 - 1  # of the database's bigint
-# What a device's name cannot have besides: pasted along unseen, it would make another device of it.
-UNSEEN: Final = re.compile(r"[\u00ad\u200b\u2060\ufeff]")
 CODE: Final = re.compile(r"[a-z][a-z0-9_]*")
 NULL_CHARACTER_IN_JSON: Final = re.compile(r"(?<!\\)(\\\\)*\\u0000")
 # Kept for ever, and read with each page of transactions.
@@ -442,6 +440,9 @@ def explain_cost(price: Price, quantity: Decimal) -> dict[str, Any]:
 
 
 def shorten_description(text: str) -> str:
+    """A description that is made up of names. Some may be older than the rule that all of a text
+    can be seen, and are charged for all the same."""
+    text = readable(text)
     is_short = len(text) <= DESCRIPTION_MAX_LENGTH
     return text if is_short else f"{text[: DESCRIPTION_MAX_LENGTH - 1]}…"
 
@@ -638,20 +639,20 @@ def checked_device(value: object) -> str:
 
     However its letters are put together ("é" is one character or two), it is one device.
     """
+    # Pasted along unseen, a character would make another device of it.
     name = _text("device", normalize("NFC", value) if isinstance(value, str) else value, 100)
-    if UNSEEN.search(name):
-        raise InvalidEntry(field="device", reason="it contains characters that cannot be seen")
     return name.strip()
 
 
-def _text(name: str, value: object, max_length: int) -> str:
+def _text(name: str, value: object, max_length: int, *, is_stored: bool = False) -> str:
+    """`value`, if it is a text that can be seen; what `is_stored` may be older than that rule."""
     if not isinstance(value, str):
         raise InvalidEntry(field=name, reason="it must be a text")
-    if value.isprintable() and len(value) <= max_length:
+    if value.isascii() and value.isprintable() and len(value) <= max_length:
         return value  # as most are: nothing of what follows can be wrong with it
     if problem := unstorable(value):
         raise InvalidEntry(field=name, reason=f"it {problem}")
-    if UNREADABLE.search(value):
+    if has_unseen(value) and not is_stored:
         raise InvalidEntry(field=name, reason="it contains characters that cannot be seen")
     if len(value) > max_length:
         raise InvalidEntry(field=name, reason=f"it has more than {max_length} characters")
@@ -716,7 +717,10 @@ def _as_json(entry: Entry) -> dict[str, Any]:
         "subtype": entry.subtype,
         # Too long or too short a description is refused by the database, with its own code.
         "description": _text("description", entry.description, 10_000),
-        "device": _text("device", entry.device, 100),
+        # A subscription is charged whatever its device was called when it was started.
+        "device": _text(
+            "device", entry.device, 100, is_stored=entry.type == TransactionType.SUBSCRIPTION
+        ),
         "amount": str(checked_amount("amount", entry.amount)),
         "bonus_amount": str(checked_amount("bonus_amount", entry.bonus_amount)),
         "reverses": _whole_number("reverses", entry.reverses),

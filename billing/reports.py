@@ -26,7 +26,7 @@ from billing.models import (
     TransactionType,
 )
 from billing.money import ZERO
-from users.ids import id_in
+from users.search import found_by
 
 PAGE_SIZE: Final = 50
 CHART_POINTS: Final = 120
@@ -591,12 +591,9 @@ class SubscriptionListing:
             rows = rows.live()
         elif self.status:
             rows = rows.filter(status=self.status)
-        for word in self.text.split():
-            found = Q(device__icontains=word) | Q(user__email__icontains=word)
-            if (user_id := id_in(word)) is not None:
-                found |= Q(user=user_id)
-            rows = rows.filter(found)
-        return rows
+        return rows.filter(
+            found_by(self.text, "user", beside=lambda word: Q(device__icontains=word.typed))
+        )
 
 
 def was_charged(service_code: str) -> bool:

@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 from unfold.forms import AuthenticationForm, UserCreationForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from users.models import Operator, User, time_zones, validate_time_zone
+from users.models import ADDRESS_IS_TAKEN, Operator, User, time_zones, validate_time_zone
 
 
 class LoginForm(AuthenticationForm):
@@ -68,8 +68,10 @@ class UniqueEmailMixin:
 
     def clean_email(self) -> str:
         email: str = self.cleaned_data["email"]
-        if User.objects.with_email(email).exclude(pk=self.instance.pk).exists():
-            raise forms.ValidationError("Another user has this e-mail address already.")
+        own = User.objects.with_mailbox(email).filter(pk=self.instance.pk)
+        others = User.objects.with_mailbox(email).exclude(pk=self.instance.pk)
+        if others.exists() and not own.exists():
+            raise forms.ValidationError(ADDRESS_IS_TAKEN)
         return email
 
 

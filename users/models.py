@@ -1,18 +1,27 @@
 """Who people are: the customers ("users") and the operators of the panel. Nothing of money."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final, Self
 from zoneinfo import available_timezones
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.contrib.postgres.indexes import GinIndex
 from django.core.exceptions import ValidationError
-from django.db import models
-from django.db.models import Value
+from django.db import IntegrityError, models
+from django.db.models import Exists, F, Func, OuterRef, Q, Value
 from django.db.models.functions import Lower
 from django.utils import timezone
 
-from users.texts import UNREADABLE
+from users.addresses import Mailbox, composed, validate_address
+from users.texts import CANNOT_BE_SEEN, has_unseen
+
+ADDRESS_IS_TAKEN: Final = "Another user has this e-mail address already."
+# Of the database, by which a write is refused whose address another user has.
+ONE_MAILBOX: Final = (
+    "user_email_is_one_mailbox",
+    "user_email_is_unique_without_regard_to_case",
+)
 
 
 @cache  # looking them up reads the disk
@@ -23,6 +32,12 @@ def time_zones() -> frozenset[str]:
 def validate_time_zone(name: str) -> None:
     if name not in time_zones():
         raise ValidationError(f"“{name}” is no known time zone; an example is Europe/Berlin.")
+
+
+def constraint_of(problem: IntegrityError) -> str:
+    """The name of the constraint by which the database refused a write; "" if it tells none."""
+    diagnostics = getattr(problem.__cause__, "diag", None)
+    return getattr(diagnostics, "constraint_name", None) or ""
 
 
 class UserManager(BaseUserManager["User"]):
@@ -36,9 +51,31 @@ class UserManager(BaseUserManager["User"]):
     def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> "User":
         return self.create_user(email, password, is_staff=True, is_superuser=True, **fields)
 
+    def with_mailbox(self, email: str | None) -> "models.QuerySet[User]":
+        """Everybody whose address is this one, however it is spelled: nobody or one user, except
+        where several had one mailbox before that was refused."""
+        return self.filter(email_identity=Mailbox(email or ""))
+
     def with_email(self, email: str | None) -> "models.QuerySet[User]":
-        """The one user with this login, if any. Upper and lower case are the same."""
-        return self.alias(login=Lower("email")).filter(login=Lower(Value(email)))
+        """The one user with this login, if any, however it is spelled.
+
+        Where several have one mailbox from of old, each is found by the own spelling alone, in
+        which upper and lower case are the same.
+        """
+        others = self.filter(email_identity=OuterRef("email_identity")).exclude(pk=OuterRef("pk"))
+        is_spelled_so = Q(login=Lower(Value(email)))
+        return (
+            self.with_mailbox(email)
+            .alias(login=Lower("email"))
+            .filter(is_spelled_so | ~Exists(others))
+        )
+
+    def twins(self) -> "models.QuerySet[User]":
+        """Those who share a mailbox, each with the others next to them."""
+        later = self.filter(email_twin__gt=0).values("email_identity")  # few, by an index
+        others = self.filter(email_identity=OuterRef("email_identity")).exclude(pk=OuterRef("pk"))
+        shared = self.filter(Exists(others), email_identity__in=later)
+        return shared.order_by("email_identity", "email_twin")
 
     def get_by_natural_key(self, username: str | None) -> "User":
         return self.with_email(username).get()
@@ -55,7 +92,15 @@ class User(AbstractBaseUser, PermissionsMixin):
         LEGAL_ENTITY = "legal_entity", "Legal entity"
         SOLE_TRADER = "sole_trader", "Sole trader"
 
-    email = models.EmailField("e-mail", help_text="The login. Unique without regard to case.")
+    email = models.EmailField("e-mail", help_text="The login. Unique, however it is spelled.")
+    # Both are the database's: see users/migrations/sql.
+    email_identity = models.GeneratedField(
+        expression=Func(F("email"), function="users_email_identity"),
+        output_field=models.TextField(db_collation="C"),
+        db_persist=True,
+        editable=False,
+    )
+    email_twin = models.SmallIntegerField(default=0, db_default=0, editable=False)
     first_name = models.CharField(max_length=100, blank=True)
     middle_name = models.CharField(max_length=100, blank=True)
     last_name = models.CharField(max_length=100, blank=True)
@@ -124,6 +169,37 @@ class User(AbstractBaseUser, PermissionsMixin):
     )
     created_at = models.DateTimeField("created", default=timezone.now, editable=False)
 
+    # What users are found by (users.search). The database makes it, whoever writes.
+    search_text = models.GeneratedField(
+        expression=Func(
+            "email",
+            "phone",
+            # Numbers of companies and postal codes come first: they are found ungrouped, too.
+            "tin",
+            "iec",
+            "state_reg_num",
+            "okpo_code",
+            "postal_code",
+            "registered_postal_code",
+            "first_name",
+            "middle_name",
+            "last_name",
+            "legal_name",
+            "country",
+            "region",
+            "city",
+            "street_address",
+            "registered_country",
+            "registered_region",
+            "registered_city",
+            "registered_street_address",
+            function="users_search_text",
+        ),
+        output_field=models.TextField(db_collation="C"),
+        db_persist=True,
+        editable=False,
+    )
+
     objects: ClassVar[UserManager] = UserManager()
 
     USERNAME_FIELD = "email"
@@ -135,30 +211,127 @@ class User(AbstractBaseUser, PermissionsMixin):
             models.UniqueConstraint(
                 Lower("email"),
                 name="user_email_is_unique_without_regard_to_case",
-                violation_error_message="Another user has this e-mail address already.",
+                violation_error_message=ADDRESS_IS_TAKEN,
+            ),
+            models.UniqueConstraint(
+                fields=["email_identity", "email_twin"],
+                name="user_email_is_one_mailbox",
+                violation_error_message=ADDRESS_IS_TAKEN,
             ),
         ]
-        indexes = [models.Index(fields=["-created_at"], name="user_newest_first")]
+        indexes = [
+            models.Index(fields=["-created_at"], name="user_newest_first"),
+            models.Index(
+                fields=["email_identity"],
+                condition=Q(email_twin__gt=0),
+                name="user_twins_of_old",
+            ),
+            GinIndex(
+                Func(F("search_text"), function="users_trigrams"),
+                name="user_found_by_any_part",
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.get_full_name() or self.email
 
-    def clean_fields(self, exclude: Collection[str] | None = None) -> None:
-        super().clean_fields(exclude=exclude)
-        texts = [
+    @classmethod
+    def from_db(cls, *row: Any, **options: Any) -> Self:
+        user = super().from_db(*row, **options)
+        user._remember()
+        return user
+
+    def refresh_from_db(self, *args: Any, **options: Any) -> None:
+        super().refresh_from_db(*args, **options)
+        self._remember()
+
+    def _remember(self) -> None:
+        """Keeps the texts as they are stored: what is not changed need not meet newer rules."""
+        self._stored = {name: self.__dict__.get(name) for name in self._texts()}
+
+    @classmethod
+    @cache
+    def _texts(cls) -> Sequence[str]:
+        """The fields that people write."""
+        return [
             field.name
-            for field in self._meta.concrete_fields
-            if isinstance(field, models.CharField) and field.name not in (exclude or ())
+            for field in cls._meta.concrete_fields
+            if isinstance(field, models.CharField | models.TextField)
+            and field.editable
+            and field.name != "password"
         ]
-        garbled = [name for name in texts if UNREADABLE.search(getattr(self, name))]
-        if garbled:
-            unseen = "This contains characters that cannot be seen."
-            raise ValidationError(dict.fromkeys(garbled, unseen))
+
+    def _changed_texts(self) -> list[str]:
+        stored: dict[str, Any] = getattr(self, "_stored", {})
+        return [
+            name
+            for name in self._texts()
+            if name in self.__dict__ and self.__dict__[name] != stored.get(name, "")
+        ]
+
+    def clean_fields(self, exclude: Collection[str] | None = None) -> None:
+        excluded = set(exclude or ())
+        changed = set(self._changed_texts()) - excluded
+        problems: dict[str, Any] = {}
+        if "email" in changed:
+            self.email = composed(self.email)
+        elif not self._state.adding:
+            excluded.add("email")  # it was taken once, and stays
+        try:
+            super().clean_fields(exclude=excluded)
+        except ValidationError as problem:
+            problems = problem.update_error_dict({})
+        if "email" in changed and "email" not in problems:
+            try:
+                validate_address(self.email)
+            except ValidationError as problem:
+                problems["email"] = problem.messages
+        for name in sorted(changed - problems.keys()):
+            if self._has_unseen(name):
+                problems[name] = [CANNOT_BE_SEEN]
+        if problems:
+            raise ValidationError(problems)
+
+    def _has_unseen(self, name: str) -> bool:
+        value = getattr(self, name)
+        return isinstance(value, str) and has_unseen(value, lines=name == "comment")
 
     def clean(self) -> None:
         super().clean()
         if self.legal_type == self.LegalType.LEGAL_ENTITY and not self.legal_name.strip():
             raise ValidationError({"legal_name": "A legal entity needs its legal name."})
+
+    def shares_mailbox(self) -> bool:
+        """Whether another user has this address already, and this one would come second."""
+        if "email" not in self._changed_texts():
+            return False
+        others = User.objects.with_mailbox(self.email)
+        if self.pk is not None:
+            if others.filter(pk=self.pk).exists():
+                return False  # another spelling of the own mailbox
+            others = others.exclude(pk=self.pk)
+        return others.exists()
+
+    def validate_constraints(self, exclude: Collection[str] | None = None) -> None:
+        # Those of the address are asked in one question, which knows about twins of old.
+        skipped = {*(exclude or ()), "email", "email_identity", "email_twin"}
+        super().validate_constraints(exclude=skipped)
+        if "email" not in (exclude or ()) and self.shares_mailbox():
+            raise ValidationError({"email": ADDRESS_IS_TAKEN})
+
+    def save(self, *args: Any, **options: Any) -> None:
+        """Refuses, with ValidationError, what is unseen, and what is no address, also from those
+        who did not ask before. What is stored already is taken as it is."""
+        written: Iterable[str] | None = options.get("update_fields")
+        changed = [each for each in self._changed_texts() if written is None or each in written]
+        if "email" in changed:
+            self.email = composed(self.email)
+            validate_address(self.email)
+        if unseen := [name for name in changed if self._has_unseen(name)]:
+            raise ValidationError(dict.fromkeys(unseen, CANNOT_BE_SEEN))
+        super().save(*args, **options)
+        if changed:
+            self._remember()
 
     def get_full_name(self) -> str:
         """The company's name for a legal entity, else the person's."""

@@ -26,10 +26,12 @@ from billing.access import KeyState
 from billing.admin.pages import PanelForm, midnight, page_context, row_or_404
 from billing.admin.transactions import DayField, cursor_of
 from billing.models import ApiKey
+from billing.models.plans import validate_readable
 from users.admin.groups import PermissionsField
 from users.admin.histories import AdminWithHistory
 from users.authority import operators_managed_by, permissions_of
 from users.models import Operator, User
+from users.search import Asked, Folded, found_by
 
 # After so long, a second key of the same name is not the first one sent twice.
 JUST_NOW: Final = timedelta(minutes=10)
@@ -94,15 +96,15 @@ class KeyFilters(PanelForm):
             rows = rows.filter(pk__in=access.working_keys(now).values("pk"))
         elif state == "other":
             rows = rows.exclude(pk__in=access.working_keys(now).values("pk"))
-        for word in self.cleaned_data.get("q", "").split():
-            rows = rows.filter(
-                Q(name__icontains=word)
-                | Q(owner__email__icontains=word)
-                | Q(owner__first_name__icontains=word)
-                | Q(owner__last_name__icontains=word)
-                | Q(prefix=word)
-            )
-        return rows
+        rows = rows.alias(folded_name=Folded("name"))
+        return rows.filter(found_by(self.cleaned_data.get("q", ""), "owner", _of_the_key))
+
+
+def _of_the_key(word: Asked) -> Q:
+    of_the_key = Q(prefix=word.typed)
+    if word.folded:
+        of_the_key |= Q(*(Q(folded_name__contains=each) for each in word.folded))
+    return of_the_key
 
 
 class OwnerField(forms.ModelChoiceField):  # type: ignore[type-arg]
@@ -115,6 +117,7 @@ class ApiKeyForm(PanelForm):
 
     name = forms.CharField(
         max_length=60,
+        validators=[validate_readable],
         help_text="What uses it, like Payment gateway. Not the name of another working key.",
     )
     owner = OwnerField(

@@ -12,6 +12,7 @@ from billing import reports, webhooks
 from billing.admin.pages import midnight
 from billing.admin.webhook_endpoints import counted
 from billing.money import ZERO
+from users.models import User
 
 DAYS: Final = 30
 # What is over hardly changes: only a transaction that was still being written at midnight can be
@@ -24,6 +25,8 @@ def start_page_context(request: HttpRequest, context: dict[str, Any]) -> dict[st
     context["title"] = "Start page"
     if request.user.has_perm("users.view_user") and request.user.has_perm("billing.view_balance"):
         context["holdings"] = reports.holdings()
+    if request.user.has_perm("users.view_user"):
+        context["shared_mailboxes"] = _shared_mailboxes()
     if request.user.has_perm("billing.view_transaction"):
         context |= _turnovers() | {"latest": reports.latest(10)}
     if request.user.has_perm("billing.view_webhookendpoint"):
@@ -34,6 +37,13 @@ def start_page_context(request: HttpRequest, context: dict[str, Any]) -> dict[st
     if request.user.has_perm("billing.view_chargingrun"):
         context |= _charging(timezone.now())
     return context
+
+
+def _shared_mailboxes() -> list[str]:
+    """Mailboxes that several customers have from before that was refused."""
+    customers = User.objects.twins().filter(is_staff=False)
+    mailboxes = customers.values_list("email_identity", flat=True)
+    return list(dict.fromkeys(mailboxes))
 
 
 def _charging(now: datetime) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class SubscriptionFilters(PanelForm):
         super().__init__(data)
         plans = [(plan.pk, f"{plan}") for plan in Plan.objects.only("name")]
         self.fields["plan"].choices = [("", "All plans"), *plans]  # type: ignore[attr-defined]
-        self.fields["q"].widget.attrs |= {"placeholder": "E-mail, ID or device"}
+        self.fields["q"].widget.attrs |= {"placeholder": "Name, e-mail, ID or device"}
 
     def listing(self) -> reports.SubscriptionListing:
         """What the filters leave; a filter with a mistake is passed over."""

@@ -54,7 +54,7 @@ class DeliveryFilters(PanelForm):
         if chosen.get("event"):
             rows = rows.filter(event__type=chosen["event"])
         if text := chosen.get("user"):
-            if (user_id := id_in(text)) is not None:
+            if (user_id := id_in(text.removeprefix("#"))) is not None:
                 rows = rows.filter(user_id=user_id)
             else:
                 rows = rows.filter(user_id__in=User.objects.with_email(text).values("pk"))

@@ -32,7 +32,7 @@ from billing.api.schemas import (
 from billing.api.today import utc_today
 from billing.errors import UnknownUser
 from billing.models import Channel
-from users.models import User
+from users.models import ONE_MAILBOX, User, constraint_of
 from users.search import search
 
 router = Router(tags=["Users"])
@@ -45,7 +45,9 @@ class UserFilters(Parameters):
     search: Text = Field(
         "",
         max_length=200,
-        description="Words, all of which stand in the name, e-mail, phone or ID.",
+        description="Words, all of which stand in the name, e-mail, phone, numbers or address. "
+        "Case, accents and how a number is grouped make no difference; an ID, also as #66, finds "
+        "the user with it.",
     )
     is_active: bool | None = None
     limit: Limit = 50
@@ -166,7 +168,7 @@ def _save(user: User, fields: UserFields) -> list[str]:
     try:
         user.full_clean(exclude=["password"])
     except ValidationError as problem:
-        if User.objects.with_email(user.email).exclude(pk=user.pk).exists():
+        if user.shares_mailbox():
             raise Problem("email_taken") from None
         errors = [
             {"field": field, "reason": " ".join(reasons)}
@@ -176,9 +178,9 @@ def _save(user: User, fields: UserFields) -> list[str]:
     try:
         with transaction.atomic():
             user.save()
-    except IntegrityError:
+    except IntegrityError as problem:
         # Of two at once, the second finds the address taken only by now.
-        if not User.objects.with_email(user.email).exclude(pk=user.pk).exists():
+        if constraint_of(problem) not in ONE_MAILBOX:
             raise
         raise Problem("email_taken") from None
     return changed

@@ -8,6 +8,8 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from billing.models.plans import validate_readable
+
 
 class ApiKey(models.Model):
     """What a program shows to act for an operator, its owner, within the owner's permissions.
@@ -17,7 +19,9 @@ class ApiKey(models.Model):
     """
 
     name = models.CharField(
-        max_length=60, help_text="What uses it, like Payment gateway. For people only."
+        max_length=60,
+        validators=[validate_readable],
+        help_text="What uses it, like Payment gateway. For people only.",
     )
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,

@@ -3,13 +3,17 @@
 from django.core.validators import MinLengthValidator
 from django.db import models
 
+from billing.models.plans import validate_readable
+
 
 class StandardDescription(models.Model):
     """A description that the Change balance page offers, so that the same thing is always called
     the same. Operators with the permission maintain the list; it limits nobody.
     """
 
-    text = models.CharField(max_length=200, unique=True, validators=[MinLengthValidator(5)])
+    text = models.CharField(
+        max_length=200, unique=True, validators=[MinLengthValidator(5), validate_readable]
+    )
     position = models.PositiveSmallIntegerField(
         default=0, help_text="Lower ones are offered first; the same ones by text."
     )

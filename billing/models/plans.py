@@ -12,14 +12,15 @@ from django.db.models import Q
 from billing.models.balances import money_field
 from billing.models.guards import Guard
 from billing.pricing import PRICE_IS_PER, Cycle, Terms
+from users.texts import CANNOT_BE_SEEN, has_unseen
 
 NOT_NEGATIVE = MinValueValidator(Decimal(0), "A price cannot be negative.")
 
 
 def validate_readable(name: str) -> None:
     """Names go into descriptions of transactions, where nothing may garble the figures beside."""
-    if not name.isprintable():
-        raise ValidationError("This contains characters that cannot be seen.")
+    if has_unseen(name):
+        raise ValidationError(CANNOT_BE_SEEN)
 
 
 def priced(name: str, *fields: str) -> models.CheckConstraint:

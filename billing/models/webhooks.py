@@ -14,6 +14,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from billing.models.balances import money_field
+from billing.models.plans import validate_readable
 
 
 class EventType(models.TextChoices):
@@ -28,7 +29,11 @@ class EventType(models.TextChoices):
 class WebhookEndpoint(models.Model):
     """An address that events are sent to. While it is not active, nothing is noted for it."""
 
-    name = models.CharField(max_length=60, help_text="Whose it is, like CRM. For people only.")
+    name = models.CharField(
+        max_length=60,
+        validators=[validate_readable],
+        help_text="Whose it is, like CRM. For people only.",
+    )
     url = models.URLField("address", max_length=500, help_text="Events are sent here, by POST.")
     secret = models.CharField(
         max_length=100, help_text="Signs what is sent, so that the receiver knows it is from here."

@@ -25,7 +25,7 @@ import httpcore
 from django.conf import settings
 from django.core.exceptions import ValidationError
 
-from users.texts import UNREADABLE
+from users.texts import readable
 
 log = logging.getLogger(__name__)
 
@@ -403,4 +403,4 @@ def _in_words(error: Exception) -> str:
 
 def _readable(beginning: bytes) -> str:
     text = beginning.decode(errors="replace")
-    return " ".join(UNREADABLE.sub(" ", text).split())[:ANSWER_LENGTH]
+    return " ".join(readable(text).split())[:ANSWER_LENGTH]

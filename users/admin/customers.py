@@ -12,7 +12,6 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter
 
 from users.admin.people import PeopleAdmin, StatusFilter
 from users.models import User
-from users.search import SEARCHED
 
 # Alpine's expression for: the field matters, or holds something that must not be hidden. A viewer's
 # page has no form, hence no such variable, and shows everything; so does a page without scripts.
@@ -27,8 +26,6 @@ class UserAdmin(PeopleAdmin):
     list_display_links = ["id", "name_and_email"]
     list_filter = [StatusFilter, ("legal_type", ChoicesRadioFilter)]
     offered_lookups = frozenset({"legal_type__exact"})
-    search_fields = SEARCHED
-    search_help_text = "ID, name, e-mail, phone, TIN or city"
     fieldsets = [
         (
             "Login and name",

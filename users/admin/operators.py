@@ -38,7 +38,6 @@ class OperatorAdmin(PeopleAdmin, DjangoUserAdmin):
     list_display = ["id", "name_and_email", "in_groups", "status", "last_seen", "created"]
     list_display_links = ["id", "name_and_email"]
     list_filter = [StatusFilter]
-    search_fields = ["email", "first_name", "middle_name", "last_name", "phone"]
     search_help_text = "ID, name, e-mail or phone"
     ordering = ["email"]
     filter_horizontal = ()

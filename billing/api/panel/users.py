@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from tempfile import TemporaryFile
 from typing import Any, Final, NamedTuple
+from unicodedata import category
 
 from django.core.exceptions import ValidationError
-from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
@@ -22,8 +22,10 @@ from billing.api.panel.parameters import MAX_ROWS, Parameters
 from billing.api.panel.transactions import DEALER_ID
 from billing.exports import Cell, TooManyRows, csv_table, write_xlsx_table
 from billing.models import Channel, Plan, Subscription, UserDefaults
-from users.models import User, validate_time_zone
+from users.addresses import validate_address
+from users.models import ONE_MAILBOX, User, constraint_of, validate_time_zone
 from users.search import LONGEST_SEARCH, search
+from users.texts import has_unseen
 
 SEARCH_SECONDS: Final = 10
 LONGEST_COMMENT: Final = 255
@@ -46,11 +48,15 @@ EXPORTED: Final = ("id", "login", "first_name", "middle_name", "last_name", "pho
 
 # --- What a user is, field by field -------------------------------------------------------------
 
-NAME_CHARACTERS: Final = frozenset(" -'\".,:/")
+NAME_CHARACTERS: Final = frozenset(" -'\".,:/\u200c\u200d")  # has_unseen looks at the joiners
+
+
+UNSEEN: Final = "Contains characters that cannot be seen"
 
 
 def not_a_name(value: str) -> str | None:
-    if all(each.isalnum() or each in NAME_CHARACTERS for each in value):
+    # Marks belong to the letters that they stand on.
+    if all(each.isalnum() or each in NAME_CHARACTERS or category(each)[0] == "M" for each in value):
         return None
     return "Should have letters, digits, spaces and - ' \" . , : / only"
 
@@ -64,12 +70,12 @@ def not_an_okpo_code(value: str) -> str | None:
 
 
 def not_printable(value: str) -> str | None:
-    return None if value.isprintable() else "Contains characters that cannot be seen"
+    return UNSEEN if has_unseen(value) else None
 
 
 def not_an_email(value: str) -> str | None:
     try:
-        validate_email(value)
+        validate_address(value)
     except ValidationError:
         return "Should be an e-mail address"
     return None
@@ -239,7 +245,7 @@ def _wanted(call: Call) -> tuple[QuerySet[User], list[int]]:
         found = found.filter(is_active=True)
     if parameters.has("filter"):
         words = parameters.text("filter", longest=LONGEST_SEARCH)
-        found = search(found, words, [field.attribute for field in FIELDS.values()])
+        found = search(found, words)
     order = parameters.choice("order_by", ORDERS) if parameters.has("order_by") else "id"
     if order in OF_MONEY:
         call.needs(SEES_MONEY)
@@ -422,7 +428,7 @@ def _profile(form: Parameters, present: User | None) -> dict[str, str]:
                     raise form.wrong(name, "Should not be blank")
                 if len(value) > field.longest:
                     raise form.wrong(name, f"Should have at most {field.longest} characters")
-                if problem := field.wrong(value):
+                if problem := UNSEEN if has_unseen(value) else field.wrong(value):
                     raise form.wrong(name, problem)
                 fields[field.attribute] = value
     return fields
@@ -444,6 +450,8 @@ def _comment(parameters: Parameters, present: User | None) -> dict[str, str]:
     is_kept = present is not None and comment == present.comment
     if len(comment) > LONGEST_COMMENT and not is_kept:
         raise parameters.wrong("comment", f"Should have at most {LONGEST_COMMENT} characters")
+    if not is_kept and has_unseen(comment, lines=True):
+        raise parameters.wrong("comment", UNSEEN)
     return {"comment": comment}
 
 
@@ -502,17 +510,13 @@ def _save(user: User, changed: Sequence[str] | None = None) -> None:
     """Adds a user, or saves what has `changed`."""
     if changed is None or "email" in changed:
         user.email = User.objects.normalize_email(user.email)
-        if User.objects.with_email(user.email).exclude(pk=user.pk).exists():
+        if user.shares_mailbox():
             raise Refused(LOGIN_IN_USE)
     try:
         with transaction.atomic():
             user.save(update_fields=changed)
     except IntegrityError as problem:
         # Somebody else took the login since.
-        diagnostics = getattr(problem.__cause__, "diag", None)
-        if getattr(diagnostics, "constraint_name", "") != LOGIN_IS_UNIQUE:
+        if constraint_of(problem) not in ONE_MAILBOX:
             raise
         raise Refused(LOGIN_IN_USE) from None
-
-
-LOGIN_IS_UNIQUE: Final = "user_email_is_unique_without_regard_to_case"

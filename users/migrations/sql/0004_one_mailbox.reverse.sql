@@ -1,0 +1,2 @@
+DROP TRIGGER users_one_mailbox ON users_user;
+DROP FUNCTION users_one_mailbox();
