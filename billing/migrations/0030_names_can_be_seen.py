@@ -6,7 +6,7 @@ import billing.models.plans
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0018_refusals_explained"),
+        ("billing", "0020_as_installed_anew"),
     ]
 
     operations = [
