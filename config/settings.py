@@ -144,6 +144,9 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "users.middleware.operator_time_zone",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "users.sessions.end_sessions",
+    "users.browsers.remember_browser",
+    "users.unsent.KeepUnsentForms",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 
@@ -161,6 +164,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "users.unsent.unsent_form",
             ],
         },
     }
@@ -291,6 +295,14 @@ STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": static_files},
 }
+
+# How many proxies stand in front, each of which appends the address that it saw to X-Forwarded-For.
+PROXIES = _number("PROXIES", default=0 if IS_LOCAL else 1, lowest=0, highest=10)
+
+# How long an operator stays logged in: in all, and without a request (0: as long as in all).
+SESSION_HOURS = _number("SESSION_HOURS", default=12, lowest=1, highest=24 * 365)
+SESSION_IDLE_MINUTES = _number("SESSION_IDLE_MINUTES", default=60, lowest=0, highest=10**6)
+SESSION_COOKIE_AGE = SESSION_HOURS * 3600
 
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"

@@ -16,8 +16,8 @@ GUNICORN_APP_LOAD_ERROR = 4  # tells gunicorn's master to stop instead of starti
 try:
     application = get_wsgi_application()
     application.request_class = import_string(settings.REQUEST_CLASS)
-    # Gunicorn would read the prefix too, and fail where an address lacks it: that of a probe, or all
-    # behind a proxy that takes it off. Requests take it off themselves (config/requests.py).
+    # Gunicorn would read the prefix too, and fail where an address lacks it: that of a probe, or
+    # any behind a proxy that takes it off. Requests take it off (config/requests.py).
     os.environ.pop("SCRIPT_NAME", None)
 except ImproperlyConfigured as problem:
     sys.stderr.write(f"Error: {problem}\n")

@@ -4,15 +4,20 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import ValidationError
+from django.http import HttpRequest
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from billing import access
+from users.browsers import browser_of
 from users.forms import LoginForm
+from users.networks import client_network
 
 
 class LimitedLoginForm(LoginForm):
     """Guessing a password is slowed down per login, and is no faster through two doors."""
+
+    request: HttpRequest  # a login form always has one
 
     @sensitive_variables()
     def clean(self) -> dict[str, Any]:
@@ -20,15 +25,18 @@ class LimitedLoginForm(LoginForm):
         login = cleaned.get("username")
         if login is None or not cleaned.get("password"):
             return cleaned  # what is missing, is said beside it
-        wait = access.spend_login(login, now=timezone.now())
+        now = timezone.now()
+        address = client_network(self.request)
+        browser = browser_of(self.request, login)
+        wait = access.spend_login(login, address=address, browser=browser, now=now)
         if wait is not None:
             seconds = access.whole_seconds(wait)
             raise ValidationError(
-                f"Too many logins with this address have failed. Try again in {seconds} "
+                f"Too many logins with this address have failed from here. Try again in {seconds} "
                 f"{'second' if seconds == 1 else 'seconds'}."
             )
         super().clean()
-        access.forgive_login(login)
+        access.accept_login(login, address=address, browser=browser, now=now)
         return cleaned
 
 

@@ -93,7 +93,8 @@ class ApiAllowance(models.Model):
     """How much of its requests per minute a key, a session or a login has spent.
 
     One number is enough for it: the moment up to which the requests so far are "paid", each by its
-    share of a minute. The table is not logged: after a crash of the database it begins anew.
+    share of a minute. Of an address from which a login has succeeded, it is until when the address
+    is known. The table is not logged: after a crash of the database it begins anew.
     """
 
     bearer = models.CharField(max_length=100, primary_key=True)

@@ -1,23 +1,26 @@
 """How often a login may fail, at the panel's door and the Panel API's."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.utils import timezone
 
-from billing.access import LOGINS_PER_MINUTE
+from billing.access import LOGINS_PER_MINUTE, LOGINS_PER_MINUTE_FROM_ANYWHERE
 from tests.api.panel.client import Program
 from tests.factories import PASSWORD, OperatorFactory
 from users.models import User
+from users.networks import client_network
 
 pytestmark = pytest.mark.django_db
 
 LOGIN = "clerk@example.com"
+HERE, ELSEWHERE = "192.0.2.1", "198.51.100.7"
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 FAILED = ["Please enter the e-mail address and password of an active operator."]
-WAIT = ["Too many logins with this address have failed. Try again in 6 seconds."]
+WAIT = ["Too many logins with this address have failed from here. Try again in 6 seconds."]
 LET_IN: list[str] = []
 
 
@@ -35,17 +38,20 @@ def it_is(moment: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timezone, "now", lambda: moment)
 
 
-def at_the_panel(login: str = LOGIN, password: str = PASSWORD) -> list[str]:
+def at_the_panel(
+    login: str = LOGIN, password: str = PASSWORD, *, client: Client | None = None, at: str = HERE
+) -> list[str]:
     """What the page says; nothing where the door opens."""
-    client = Client()
-    answer = client.post("/admin/login/", {"username": login, "password": password})
+    client = client or Client()
+    answer = client.post("/admin/login/", {"username": login, "password": password}, REMOTE_ADDR=at)
     if "_auth_user_id" in client.session:
         return LET_IN
     return list(answer.context["form"].non_field_errors())
 
 
-def by_program(password: str = PASSWORD) -> Any:
-    return Program()("account/auth", login=LOGIN, password=password).code
+def by_program(password: str = PASSWORD, *, at: str = HERE) -> Any:
+    given = json.dumps({"login": LOGIN, "password": password})
+    return Program().post("account/auth", given, REMOTE_ADDR=at).code
 
 
 def test_guessing_at_the_panel_is_slowed_down_and_the_right_password_waits_too(
@@ -86,3 +92,114 @@ def test_what_is_not_filled_in_is_no_attempt(clerk: User) -> None:
     for _ in range(2 * LOGINS_PER_MINUTE):
         at_the_panel(password="")
     assert at_the_panel() == LET_IN
+
+
+def test_nobody_is_kept_out_by_who_fails_elsewhere(clerk: User) -> None:
+    for _ in range(LOGINS_PER_MINUTE):
+        assert at_the_panel(password="wrong", at=ELSEWHERE) == FAILED
+    assert at_the_panel(at=ELSEWHERE) == WAIT
+    assert by_program(at=ELSEWHERE) == 15
+    assert at_the_panel() == LET_IN
+    assert by_program() is None
+
+
+def test_guessing_from_many_addresses_is_slowed_down(clerk: User) -> None:
+    for number in range(LOGINS_PER_MINUTE_FROM_ANYWHERE):
+        way = by_program if number % 2 else at_the_panel
+        assert way(password="wrong", at=f"198.51.100.{number}") in (FAILED, 102)
+    assert by_program("wrong", at="203.0.113.9") == 15
+    assert at_the_panel("another@example.com", "wrong", at="203.0.113.9") == FAILED
+
+
+def test_guessing_from_many_addresses_keeps_nobody_out_who_has_been_here_before(
+    clerk: User,
+) -> None:
+    browser = Client()
+    assert at_the_panel(client=browser) == LET_IN
+    assert by_program(at="192.0.2.77") is None
+    browser.post("/admin/logout/")
+    for number in range(LOGINS_PER_MINUTE_FROM_ANYWHERE - 2):  # the two above count as well
+        assert by_program("wrong", at=f"198.51.100.{number}") == 102
+    assert at_the_panel(at="203.0.113.9") != LET_IN
+    assert by_program(at="192.0.2.77") is None  # the address is known
+    assert at_the_panel() == LET_IN  # here, too
+    assert at_the_panel(client=browser, at="203.0.113.9") == LET_IN  # the browser is
+
+
+def test_a_known_browser_is_let_through_from_the_address_of_who_fails(clerk: User) -> None:
+    browser = Client()
+    assert at_the_panel(client=browser) == LET_IN
+    browser.post("/admin/logout/")
+    for _ in range(LOGINS_PER_MINUTE):
+        at_the_panel(password="wrong")
+    assert at_the_panel() == WAIT
+    assert at_the_panel(client=browser) == LET_IN
+
+
+def test_a_known_browser_is_no_way_to_guess_faster(clerk: User) -> None:
+    browser = Client()
+    assert at_the_panel(client=browser) == LET_IN
+    browser.post("/admin/logout/")
+    for number in range(LOGINS_PER_MINUTE):
+        at = f"198.51.100.{number}"
+        assert at_the_panel(password="wrong", client=browser, at=at) == FAILED
+    assert at_the_panel(client=browser) == WAIT
+
+
+@pytest.mark.parametrize("change", ["another password", "forged", "of somebody else"])
+def test_a_browser_is_known_by_a_cookie_that_is_true(clerk: User, change: str) -> None:
+    browser = Client()
+    assert at_the_panel(client=browser) == LET_IN
+    browser.post("/admin/logout/")
+    if change == "another password":
+        clerk.set_password(PASSWORD + "!")
+        clerk.save()
+    elif change == "forged":
+        browser.cookies["known_browser"] = browser.cookies["known_browser"].value[:-1] + "x"
+    else:
+        OperatorFactory(email="other@example.com")
+        browser = Client()
+        assert at_the_panel("other@example.com", client=browser) == LET_IN
+        browser.post("/admin/logout/")
+    for _ in range(LOGINS_PER_MINUTE):
+        at_the_panel(password="wrong")
+    assert at_the_panel(client=browser) == WAIT
+
+
+def test_operators_who_share_a_browser_are_all_known(clerk: User) -> None:
+    OperatorFactory(email="other@example.com")
+    browser = Client()
+    for login in (LOGIN, "other@example.com"):
+        assert at_the_panel(login, client=browser) == LET_IN
+        browser.post("/admin/logout/")
+    for _ in range(LOGINS_PER_MINUTE):
+        at_the_panel(password="wrong")
+        at_the_panel("other@example.com", "wrong")
+    assert at_the_panel() == at_the_panel("other@example.com") == WAIT
+    assert at_the_panel(client=browser) == LET_IN
+    browser.post("/admin/logout/")
+    assert at_the_panel("other@example.com", client=browser) == LET_IN
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded", "address"),
+    [
+        (0, "", "10.0.0.1"),
+        (0, "203.0.113.9", "10.0.0.1"),
+        (1, "203.0.113.9", "203.0.113.9"),
+        (1, "1.2.3.4, 203.0.113.9", "203.0.113.9"),
+        (2, "1.2.3.4, 203.0.113.9, 10.0.0.2", "203.0.113.9"),
+        (2, "203.0.113.9", "10.0.0.1"),
+        (1, "", "10.0.0.1"),
+        (1, "::ffff:203.0.113.9", "203.0.113.9"),
+        (1, "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        (1, "nonsense", "nonsense"),
+    ],
+)
+def test_the_address_is_what_the_outermost_proxy_saw(
+    settings: Any, proxies: int, forwarded: str, address: str
+) -> None:
+    settings.PROXIES = proxies
+    headers = {"x-forwarded-for": forwarded} if forwarded else {}
+    request = RequestFactory().get("/", REMOTE_ADDR="10.0.0.1", headers=headers)
+    assert client_network(request) == address

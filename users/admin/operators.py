@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
 from django.contrib.auth import admin as auth_admin
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.formats import date_format
 from django.utils.html import format_html
@@ -19,6 +19,7 @@ from users.admin.groups import PermissionsField
 from users.admin.people import PeopleAdmin, StatusFilter
 from users.authority import groups_given_by, may_manage_operator, permissions_of
 from users.forms import NewOperatorForm, PersonForm
+from users.ids import id_in
 from users.models import Operator, User
 
 ONLY_SUPERUSERS_GIVE = ("is_superuser", "user_permissions")
@@ -103,6 +104,12 @@ class OperatorAdmin(PeopleAdmin, DjangoUserAdmin):
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
         obj.is_staff = True
         super().save_model(request, obj, form, change)
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> Any:  # noqa: A002 - Django's signature
+        """One's own is changed where the old one is asked for: a browser may be left alone."""
+        if id_in(id) == request.user.pk:
+            return HttpResponseRedirect(reverse("admin:password_change"))
+        return super().user_change_password(request, id, form_url)
 
     def changeable(self, request: HttpRequest, queryset: QuerySet[User]) -> QuerySet[User]:
         actor = _actor(request)

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from django.contrib.auth.backends import AllowAllUsersModelBackend
+from django.http import HttpRequest
 
 from billing import access
 from billing.api.panel.calls import Call
@@ -16,6 +17,7 @@ from billing.api.panel.errors import (
 )
 from billing.api.panel.parameters import Parameters
 from users.models import User
+from users.networks import client_network
 
 LONGEST_PASSWORD: Final = 1_000
 
@@ -36,16 +38,17 @@ PERMISSIONS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 
 
-def auth(parameters: Parameters, now: datetime) -> dict[str, Any]:
+def auth(request: HttpRequest, parameters: Parameters, now: datetime) -> dict[str, Any]:
     login = parameters.text("login", longest=254)
     password = parameters.text("password", longest=LONGEST_PASSWORD)
-    wait = access.spend_login(login, now=now)
+    address = client_network(request)
+    wait = access.spend_login(login, address=address, now=now)
     if wait is not None:
         raise too_many_requests(wait)
     operator = _operator(login, password)
     if operator is None:
         raise Refused(WRONG_LOGIN)
-    access.forgive_login(login)
+    access.accept_login(login, address=address, now=now)
     if not operator.is_active:
         raise Refused(ACCESS_DENIED)
     return {"hash": access.open_session(operator, now), "permissions": permissions(operator)}

@@ -12,6 +12,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
+from django.http import HttpRequest
 
 from billing.api.panel.calls import Call
 from billing.api.panel.parameters import MAX_ROWS, Parameters
@@ -116,7 +117,7 @@ def no_second_factor(call: Call) -> dict[str, Any]:
 # --- Time zones ---------------------------------------------------------------------------------
 
 
-def list_time_zones(parameters: Parameters, now: datetime) -> dict[str, Any]:
+def list_time_zones(request: HttpRequest, parameters: Parameters, now: datetime) -> dict[str, Any]:
     """The zones of countries' cities, with their hours from UTC at `now`.
 
     `locale` is read for what is wrong with it; the names are English in all.

@@ -41,7 +41,7 @@ HASH: Final = re.compile(r"[0-9a-f]{32}")
 IN_HEADER: Final = re.compile(r"NVX\s+(\S*)", re.IGNORECASE)
 
 # The calls without a session.
-OPEN: Final[Mapping[tuple[str, str], Callable[[Parameters, datetime], Answer]]] = {
+OPEN: Final[Mapping[tuple[str, str], Callable[[HttpRequest, Parameters, datetime], Answer]]] = {
     ("account", "auth"): account.auth,
     ("timezone", "list"): console.list_time_zones,
 }
@@ -97,7 +97,7 @@ def _answer(request: HttpRequest, path: str) -> Answer:
     parameters = parameters_of(request)
     now = timezone.now()
     if name in OPEN:
-        return OPEN[name](parameters, now)
+        return OPEN[name](request, parameters, now)
     action = ACTIONS[name]
     call = Call(_session(request, parameters, now), parameters, now)
     wait = access.spend(

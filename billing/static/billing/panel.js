@@ -81,6 +81,49 @@
         }
     };
 
+    /* A form that was sent after its session had ended: its fields are filled in as they were. */
+    const fillInUnsent = () => {
+        const kept = document.getElementById("unsent-fields");
+        if (!kept) return;
+        const lost = [];
+        for (const [name, values] of Object.entries(JSON.parse(kept.textContent))) {
+            const fields = [...document.getElementsByName(name)].filter(
+                (field) => field.form?.method === "post" && field.type !== "submit"
+            );
+            if (!fields.length && !/^_|-(TOTAL|INITIAL|MIN_NUM|MAX_NUM)_/.test(name)) {
+                lost.push(...values.filter((value) => value));
+            }
+            fields.forEach((field, place) => {
+                if (field.type === "checkbox" || field.type === "radio") {
+                    field.checked = values.includes(field.value);
+                } else if (field.multiple) {
+                    for (const option of field.options) option.selected = values.includes(option.value);
+                } else if (values[place] !== undefined) {
+                    field.value = values[place];
+                }
+                for (const kind of ["input", "change"]) {
+                    field.dispatchEvent(new Event(kind, { bubbles: true }));
+                }
+            });
+        }
+        // A box that was not ticked is not sent.
+        const sent = JSON.parse(kept.textContent);
+        const form = Object.keys(sent)
+            .flatMap((name) => [...document.getElementsByName(name)])
+            .find((field) => field.form?.method === "post")?.form;
+        for (const box of form?.querySelectorAll("input[type=checkbox]") ?? []) {
+            if (box.name && !(box.name in sent) && box.checked) {
+                box.checked = false;
+                box.dispatchEvent(new Event("change", { bubbles: true }));
+            }
+        }
+        if (lost.length) {
+            const line = document.querySelector("[data-unsent-lost]");
+            line.querySelector("span").textContent = lost.join(", ");
+            line.hidden = false;
+        }
+    };
+
     /* Charts, drawn by Unfold's Chart.js in the colours of the page. */
     const colour = (name) =>
         getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -209,6 +252,7 @@
         sendOnce();
         secrets();
         drawCharts();
+        window.addEventListener("load", fillInUnsent);
         document.getElementById("posted")?.scrollIntoView({ block: "nearest" });
     });
 })();

@@ -1,0 +1,62 @@
+"""How long an operator stays logged in: so long in all, and so long without a request."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth import logout
+from django.http import HttpRequest, HttpResponseBase
+from django.utils import timezone
+
+Handler = Callable[[HttpRequest], HttpResponseBase]
+
+BEGUN: Final = "begun"
+SEEN: Final = "seen"
+# Noting each request would write once per request.
+SEEN_IS_NOTED_EVERY: Final = timedelta(minutes=1)
+
+
+def end_sessions(get_response: Handler) -> Handler:
+    """Logs out whoever has been logged in, or has asked for nothing, for too long.
+
+    A session from before there were such ends begins with its next request.
+    """
+
+    def handle(request: HttpRequest) -> HttpResponseBase:
+        if request.user.is_authenticated:
+            _end_or_note(request, timezone.now())
+        return get_response(request)
+
+    return handle
+
+
+def _end_or_note(request: HttpRequest, now: datetime) -> None:
+    session = request.session
+    begun = _moment(session.get(BEGUN), now)
+    seen = _moment(session.get(SEEN), now)
+    if now - begun >= timedelta(hours=settings.SESSION_HOURS):
+        reason = f"A login lasts {_count(settings.SESSION_HOURS, 'hour')}, and yours has ended."
+    elif settings.SESSION_IDLE_MINUTES and now - seen >= timedelta(
+        minutes=settings.SESSION_IDLE_MINUTES
+    ):
+        minutes = _count(settings.SESSION_IDLE_MINUTES, "minute")
+        reason = f"You were logged out because nothing was asked for {minutes}."
+    else:
+        if BEGUN not in session:
+            session[BEGUN] = begun.timestamp()
+        if SEEN not in session or now - seen >= SEEN_IS_NOTED_EVERY:
+            session[SEEN] = now.timestamp()
+        return
+    logout(request)
+    if request.method == "GET":  # of a form that was sent, more is to be said
+        messages.info(request, f"{reason} Please log in again.")
+
+
+def _moment(seconds: float | None, now: datetime) -> datetime:
+    return now if seconds is None else datetime.fromtimestamp(seconds, now.tzinfo)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
