@@ -25,6 +25,7 @@ from django.http.response import HttpResponseBase
 
 from billing import ledger
 from billing.access import KEY_BEGINS
+from billing.api import etags
 from billing.api.problems import Problem, answer
 from billing.webhooks.messages import SECRET_BEGINS
 
@@ -63,12 +64,23 @@ def api_requests(get_response: Handler) -> Handler:
         # Nothing here goes by cookies, so there is nothing that a browser could be made to forge.
         request.csrf_processing_done = True  # type: ignore[attr-defined]
         started = time.monotonic()
-        refusal = _broken_off(request) or _too_large(request) or _too_many_parameters(request)
+        is_head = request.method == "HEAD" and request.path_info.startswith("/api/")
+        if is_head:
+            request.method = "GET"  # which changes nothing; the web server leaves the body out
+        refusal = (
+            _repeated(request)
+            or _broken_off(request)
+            or _too_large(request)
+            or _too_many_parameters(request)
+        )
         if refusal is not None:
             response = refusal
         else:
             with ledger.for_request(request_id):
                 response = _in_its_words(request, get_response(request))
+        if is_head:
+            request.method = "HEAD"
+        etags.of_compressed(response)
         response["X-Request-Id"] = request_id
         # What a key may see is for that key alone.
         response.headers.setdefault("Cache-Control", "no-store")
@@ -96,7 +108,8 @@ def _in_its_words(request: HttpRequest, response: HttpResponseBase) -> HttpRespo
     ):
         return response
     if response.status_code == 405:
-        allowed = ", ".join(sorted(response.get("Allow", "").split(", ")))
+        methods = {*response.get("Allow", "").split(", ")}
+        allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
         problem = Problem("method_not_allowed", method=request.method, allowed=allowed)
     elif response.status_code == 404:
         problem = Problem("not_found")
@@ -105,6 +118,17 @@ def _in_its_words(request: HttpRequest, response: HttpResponseBase) -> HttpRespo
     else:
         problem = Problem("internal_error")
     return answer(request, problem)
+
+
+def _repeated(request: HttpRequest) -> HttpResponseBase | None:
+    """Refuses a header that came twice and can stand once: which of the two is meant?"""
+    name = request.META.get("HTTP_REPEATED HEADER")  # see config/headers.py
+    if name is None:
+        return None
+    header = name.title()
+    if request.path_info.startswith("/v2/"):
+        return _wrong_format(f"the header {header} came twice", status=400)
+    return answer(request, Problem("repeated_header", header=header))
 
 
 def _broken_off(request: HttpRequest) -> HttpResponseBase | None:

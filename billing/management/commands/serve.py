@@ -140,6 +140,7 @@ class Panel(BaseApplication):
             "limit_request_line": 8190,  # the most there is: the Panel API takes users by GET
             "control_socket_disable": True,
             "when_ready": _end_when_terminal_closes,
+            "pre_request": "config.headers.note_repeated",
             "worker_int": _ignore_further_signals,
             "on_exit": _ignore_further_signals,
         }.items():
