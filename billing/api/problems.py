@@ -89,6 +89,7 @@ def title_of(code: str) -> str:
 def answer(request: HttpRequest, error: Problem | BillingError) -> HttpResponse:
     told = details(error, request_id=getattr(request, "id", None))
     response = JsonResponse(told, status=told["status"], content_type="application/problem+json")
+    response.problem_code = error.code  # type: ignore[attr-defined]  # for the log
     if told["status"] == 401:
         response["WWW-Authenticate"] = "Bearer"
     if "seconds" in error.data and told["status"] == 429:

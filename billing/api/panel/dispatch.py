@@ -125,6 +125,7 @@ def _session(request: HttpRequest, parameters: Parameters, now: datetime) -> Api
     session = access.find_session(session_hash, now)
     if session is None:
         raise Refused(SESSION_ENDED)
+    request.auth = session  # type: ignore[attr-defined]  # for the log
     return session
 
 
@@ -139,12 +140,14 @@ def _response(content: Answer) -> HttpResponseBase:
 
 def _refusal(refusal: Refused) -> HttpResponse:
     body: dict[str, Any] = refusal.body
-    return HttpResponse(
+    response = HttpResponse(
         in_json(body),
         status=refusal.status,
         content_type="application/json",
         headers=dict(refusal.headers),
     )
+    response.problem_code = body["status"]["code"]  # type: ignore[attr-defined]  # for the log
+    return response
 
 
 # --- Browsers -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.test import Client
-from django.urls.base import override_script_prefix
+from django.test.utils import override_script_prefix
 from django.utils import timezone
 
 from billing import ledger, subscriptions
