@@ -53,7 +53,8 @@ _SHOWN = """
     field first format from has_more header hide_inactive id idempotency_key is_active
     is_charged is_default last legal_type limit list method needed new_balance new_bonus
     next_charge next_cursor number offset old_balance old_bonus order order_by outcome paid
-    paid_back_by pay_back permission plan plan_id plan_since plans price price_is_per problem proportional_charge
+    paid_back_by pay_back permission plan plan_id plan_since plans price price_is_per problem
+    proportional_charge
     quantity real real_pays request_id results reversed_by reverses seconds service services
     skip_refused started_on status status_since subscription subscription_id subscriptions
     subtype success tariff_id threshold time_zone title to tracker_id trackers_count transaction

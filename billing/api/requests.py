@@ -38,8 +38,8 @@ def api_requests(get_response: Handler) -> Handler:
         # Nothing here goes by cookies, so there is nothing that a browser could be made to forge.
         request.csrf_processing_done = True  # type: ignore[attr-defined]
         started = time.monotonic()
-        is_head = request.method == "HEAD" and request.path_info.startswith("/api/")
-        if is_head:
+        method = request.method
+        if method == "HEAD" and request.path_info.startswith("/api/"):
             request.method = "GET"  # which changes nothing; the web server leaves the body out
         refusal = (
             _repeated(request)
@@ -52,8 +52,7 @@ def api_requests(get_response: Handler) -> Handler:
         else:
             with ledger.for_request(request_id):
                 response = _in_its_words(request, get_response(request))
-        if is_head:
-            request.method = "HEAD"
+        request.method = method
         etags.of_compressed(response)
         response["X-Request-Id"] = request_id
         # What a key may see is for that key alone.

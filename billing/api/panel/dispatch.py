@@ -58,6 +58,8 @@ ACTIONS: Final[Mapping[tuple[str, str], Action]] = {
     ("tariff", "list"): Action(tariffs.list_tariffs, "billing.view_plan"),
     ("tariff", "read"): Action(tariffs.read_tariff, "billing.view_plan"),
 }
+# A HEAD is an answer without its body; and must change nothing, as a GET here may.
+READING: Final = frozenset({"get_permissions", "list", "read", "export"})
 HANDLERS: Final = frozenset(handler for handler, _ in ACTIONS)
 
 
@@ -108,6 +110,8 @@ def _name(request: HttpRequest, path: str) -> tuple[str, str]:
         raise Refused(WRONG_HANDLER)
     if (handler, action) != AUTH and (handler, action) not in ACTIONS:
         raise Refused(WRONG_METHOD)
+    if request.method == "HEAD" and action in READING:
+        request.method = "GET"  # until it is answered
     if request.method not in ("GET", "POST"):
         raise Refused(WRONG_METHOD)
     return handler, action
