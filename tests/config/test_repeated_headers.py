@@ -58,7 +58,9 @@ def refuses_what_came_twice(call: Caller) -> None:
     for header in ("Idempotency-Key: a", "X-Request-Id: order-4711", "Content-Type: text/plain"):
         other = header.replace(": ", ": b").replace("btext", "text")
         status, _, rest = call("POST", users, header, other, body=BODY)
-        assert (status, json.loads(rest)["code"]) == (400, "repeated_header"), header
+        assert status == 400, (header, rest)
+        if rest.startswith(b"{"):  # else the web server itself has refused it
+            assert json.loads(rest)["code"] == "repeated_header", header
     status, _, rest = call("POST", users, f"Authorization: Bearer {call.key}", body=BODY)
     assert (status, json.loads(rest)["header"]) == (400, "Authorization")
     status, _, _ = call("POST", users, "Content-Length: 5", body=BODY)
