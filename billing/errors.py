@@ -132,6 +132,21 @@ class IdempotencyConflict(BillingError):
     sentence = "This idempotency key belongs to transaction number {number}, with other content."
 
 
+class KeyUsed(IdempotencyConflict):
+    """As its parent, of a call whose effect is not one transaction: `number` is none."""
+
+    sentence = "This idempotency key was used for the same call before, with other content."
+
+
+class AnswerForgotten(IdempotencyConflict):
+    """The key was used for this call, long ago."""
+
+    sentence = (
+        "This idempotency key was used for the same call on {day}; what it answered is not kept "
+        "any more. Nothing was done now."
+    )
+
+
 class AlreadyReversed(BillingError):
     code = "already_reversed"
     sentence = "Transaction number {number} was reversed already, by number {reversed_by}."

@@ -41,6 +41,7 @@ from django.db import DatabaseError, connection, transaction
 
 from billing.errors import (
     AlreadyPaidBack,
+    BalanceMoved,
     BillingError,
     FreeOfCharge,
     IdempotencyConflict,
@@ -202,7 +203,7 @@ def charge_service(
     Raises InsufficientFunds, and takes nothing, if both balances together do not suffice; and
     InvalidQuantity, UnknownService, NoPlan, ServiceNotAvailable, ServiceRetired and
     SubscriptionSuspended. Raises FreeOfCharge for what costs nothing: it counts as paid, there is
-    nothing to post, and the key stays free.
+    nothing to post, and the key stays free. `expected_number` is honoured then, too.
     """
     said = _Said(
         service=service,
@@ -213,7 +214,7 @@ def charge_service(
     )
     with transaction.atomic():
         # Alone with the user: meanwhile no run suspends the subscription, and nobody uses the key.
-        hold([_user_id(user)])
+        held = hold([_user_id(user)])
         if earlier := _charged_before(user, idempotency_key, said):
             return earlier
         price = price_of(user, service=service, device=said.device)
@@ -223,6 +224,7 @@ def charge_service(
             # Nothing is posted, so nothing below would refuse a description.
             if not DESCRIPTION_MIN_LENGTH <= len(description) <= DESCRIPTION_MAX_LENGTH:
                 raise InvalidDescription
+            _refuse_if_moved(held[_user_id(user)], options.get("expected_number"))
             raise FreeOfCharge(
                 service=service,
                 quantity=format_quantity(units),
@@ -244,6 +246,18 @@ def charge_service(
             **options,
         )
         return _post_one(entry, actor=actor, channel=channel)
+
+
+def _refuse_if_moved(held: Balances, expected_number: int | None) -> None:
+    """As `billing_post` does, for what never reaches it."""
+    expected = _whole_number("expected_number", expected_number)
+    if expected is not None and expected != held.number:
+        raise BalanceMoved(
+            number=held.number,
+            expected_number=expected,
+            balance=str(held.real),
+            bonus=str(held.bonus),
+        )
 
 
 def reverse(

@@ -31,7 +31,7 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 from procrastinate.manager import JobManager
 from procrastinate.retry import BaseRetryStrategy
 
-from billing import access, charging, webhooks
+from billing import access, answers, charging, webhooks
 from billing.models import ChargingBatch, ChargingRun
 
 log = logging.getLogger(__name__)
@@ -216,6 +216,7 @@ async def keep_house(context: JobContext, timestamp: int) -> None:
 @app.task(name="billing.tasks.tidy_up", queue="schedule", pass_context=True)
 def tidy_up(context: JobContext, timestamp: int) -> None:
     access.forget_allowances(timezone.now())
+    answers.forget_old(timezone.now())
     webhooks.delete_old(timezone.now(), should_stop=context.should_abort)
 
 

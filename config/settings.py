@@ -205,8 +205,10 @@ API_REQUESTS_PER_MINUTE = _number("API_REQUESTS_PER_MINUTE", default=1200, lowes
 # Origins whose pages may call /v2/panel/ from a browser, like https://shop.example.com.
 API_CORS_ORIGINS = env.list("API_CORS_ORIGINS", default=[])
 
-# Each call of the API in the log, with both bodies, without secrets; whatever LOG_LEVEL is.
+# Each call of the API in the log, one JSON object a line; whatever LOG_LEVEL is.
 LOG_API_CALLS = _flag("LOG_API_CALLS", default=True)
+# And what was sent and answered, by its beginning, without secrets and personal data.
+LOG_API_BODIES = _flag("LOG_API_BODIES", default=False)
 
 # --- Webhooks -----------------------------------------------------------------------------------
 
@@ -336,13 +338,23 @@ LOG_LEVEL = _choice(
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {
+        "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+        "json": {"format": "{message}", "style": "{"},  # that structlog made
+    },
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
+        "calls": {"class": "logging.StreamHandler", "formatter": "json"},
+    },
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
         # Without this, Django mails errors to nobody and writes none of them with DEBUG off.
         "django": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
-        "billing.api": {"level": "INFO" if LOG_API_CALLS else LOG_LEVEL},
+        "billing.api.calls": {
+            "handlers": ["calls"],
+            "level": "INFO" if LOG_API_CALLS else LOG_LEVEL,
+            "propagate": False,
+        },
     },
 }
 

@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("billing.subscriptions", "billing.thresholds"),
     (
         "billing.access",
+        "billing.answers",
         "billing.ledger",
         "billing.reports",
         "billing.sentences",

@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Any
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router
 from pydantic import Field
 
@@ -37,7 +37,9 @@ router = Router(tags=["Active days"])
     description="Today, or up to 31 days ago. Doing so again changes nothing. It is charged after "
     "the day if the device's subscription or, without one, the user's own is by active day.",
 )
-def record_active_day(request: HttpRequest, user_id: PathId, active: ActiveDayIn) -> dict[str, Any]:
+def record_active_day(
+    request: HttpRequest, user_id: PathId, active: ActiveDayIn, response: HttpResponse
+) -> dict[str, Any]:
     user = customer(request, user_id)
     row = subscriptions.record_active_day(
         user, device=active.device, day=active.day, today=utc_today()

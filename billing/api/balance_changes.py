@@ -11,6 +11,7 @@ from pydantic import Field
 from billing import ledger, wire
 from billing.api.keys import IDEMPOTENCY_KEY, Needs, actor
 from billing.api.problems import details
+from billing.api.repeats import PLAIN, REPLAYED
 from billing.api.schemas import (
     BalanceChangeIn,
     BatchEntryIn,
@@ -28,12 +29,9 @@ from users.models import User
 
 router = Router(tags=["Balance changes"])
 
-# Of a header nobody knows how other characters are written; see RFC 9110, 5.5.
-PLAIN = r"^[!-~]([ -~]*[!-~])?$"
 KeyHeader = Annotated[
     Annotated[IdempotencyKey, Field(pattern=PLAIN)] | None, Header(alias=IDEMPOTENCY_KEY)
 ]
-REPLAYED = "Idempotency-Replayed"
 POSTED = {
     200: TransactionOut,
     201: TransactionOut,
@@ -55,7 +53,7 @@ def posted(response: HttpResponse, transaction: Transaction) -> Status[Any]:
 
 @router.post(
     "/users/{int:user_id}/balance-changes",
-    auth=Needs("billing.change_balance", writes=True),
+    auth=Needs("billing.change_balance", writes=True, posting=True),
     response=POSTED,
     summary="Change a user's balances",
     description="Adds the amounts to both balances, as they are signed, in one transaction.",
@@ -79,14 +77,14 @@ def change_balance(
 
 @router.post(
     "/balance-changes",
-    auth=Needs("billing.change_balance", writes=True),
+    auth=Needs("billing.change_balance", writes=True, lasts=True),
     response={200: BatchOut, 402: ProblemOut, 404: ProblemOut, 409: ProblemOut, 422: ProblemOut},
     summary="Change balances of many users",
     description="Up to 1,000 changes, those of one user in this order, each with an idempotency "
     "key of its own if it has one. All are posted, or none: the problem's `entry` is then the "
     "place, from 1, of one that was refused. With `skip_refused`, what can be posted is posted.",
 )
-def change_balances(request: HttpRequest, batch: BatchIn) -> dict[str, Any]:
+def change_balances(request: HttpRequest, batch: BatchIn, response: HttpResponse) -> dict[str, Any]:
     known = set(
         User.objects.filter(is_staff=False, pk__in={e.user_id for e in batch.entries}).values_list(
             "pk", flat=True

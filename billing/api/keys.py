@@ -12,28 +12,42 @@ from django.utils import timezone
 from ninja.security import HttpBearer
 
 from billing import access
+from billing.api import etags
 from billing.api.problems import Problem
 from billing.models import ApiKey
 from users.models import User
 
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
-NO_KEY: Final = "This call takes none: it is safe to repeat, or has keys in its body."
 
 
 class Needs(HttpBearer):
     """Admits a call by a working key, with `permission`, not too soon after others.
 
     `query` are the names that the address may have after its question mark; others are refused
-    as unknown fields of a body are, and so is an `Idempotency-Key` where none is taken: whoever
-    sends one relies on it. `rest.py` fills both in.
+    as unknown fields of a body are. `rest.py` fills it in. Of a call that is `tagged`, the answer
+    has an ETag, and what it changes may be named by one; a call that writes and is not refuses an
+    `If-Match`: whoever sends one relies on it.
+
+    A call that writes does its work once by each `Idempotency-Key`. The ledger has the keys of one
+    that is `posting`, and `repeats.py` those of others; where a key `lasts`, it has it for good.
     """
 
-    def __init__(self, permission: str, *, writes: bool = False) -> None:
+    def __init__(
+        self,
+        permission: str,
+        *,
+        writes: bool = False,
+        tagged: bool = False,
+        posting: bool = False,
+        lasts: bool = False,
+    ) -> None:
         super().__init__()
         self.permission = permission
         self.writes = writes
+        self.tagged = tagged
+        self.posting = posting
+        self.lasts = lasts
         self.query: frozenset[str] = frozenset()
-        self.takes_key = False
 
     def __call__(self, request: HttpRequest) -> Any:
         found = super().__call__(request)
@@ -67,9 +81,8 @@ class Needs(HttpBearer):
             raise Problem(
                 "invalid_request", reasons=f"Unknown parameter: {unknown[0][:40]}.", errors=errors
             )
-        if self.writes and not self.takes_key and IDEMPOTENCY_KEY in request.headers:
-            errors = [{"field": IDEMPOTENCY_KEY, "reason": NO_KEY}]
-            raise Problem("invalid_request", reasons=f"{IDEMPOTENCY_KEY}: {NO_KEY}", errors=errors)
+        if self.writes and not self.tagged:
+            etags.refuse(request)
         return key
 
 

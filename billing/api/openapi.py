@@ -1,19 +1,24 @@
 """The description of `/api/v1/`, OpenAPI 3.1: what the framework writes, and what it leaves out.
 
 Added here, for every call alike: the permission it asks for, the problems that it can answer, in
-the media type that they are served in, and the headers of its answers.
+the media type that they are served in, and the headers that it takes and answers. And where it is
+served, and what webhooks send.
 """
 
+import json
 from http.client import responses
 from typing import Any, Final, cast
 
-from django.urls import reverse
+from django.urls import get_script_prefix, reverse
 from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 from ninja.operation import Operation
 
-from billing.api.keys import Needs
+from billing.api import messages
+from billing.api.etags import CHANGED
+from billing.api.keys import IDEMPOTENCY_KEY, Needs
 from billing.api.problems import Problem, details
+from billing.api.repeats import KEY_MAX_LENGTH, PLAIN
 from billing.errors import BalanceMoved, BillingError, InsufficientFunds, UnknownUser
 
 # What any call can answer, and what one with a body can besides.
@@ -25,7 +30,9 @@ DESCRIPTIONS: Final = {
     402: "There is not enough money; nothing was changed.",
     403: "The key may only read, or its owner lacks the permission.",
     404: "What the address names is not there.",
+    304: "It is what `If-None-Match` names.",
     409: "It does not fit to what there is now; nothing was changed.",
+    412: "What is there is not what `If-Match` names; nothing was changed.",
     413: "The body is too large.",
     415: "The body is not sent as application/json.",
     422: "The request is understood, and is not valid; nothing was changed.",
@@ -41,6 +48,7 @@ EXAMPLES: Final[dict[int, Problem | BillingError]] = {
     403: Problem("forbidden", permission="billing.change_balance"),
     404: UnknownUser(user_id=4711),
     409: BalanceMoved(number=18, expected_number=17, balance="10.0000", bonus="0.0000"),
+    412: Problem("precondition_failed", reason=CHANGED),
     413: Problem("too_large", limit=2_621_440),
     415: Problem("unsupported_media_type"),
     422: Problem(
@@ -61,7 +69,7 @@ REQUEST_ID: Final = {
 }
 REPLAYED: Final = {
     "Idempotency-Replayed": {
-        "description": "“true”: this is what an earlier call with the same key posted.",
+        "description": "“true”: this is what an earlier call with the same key did.",
         "schema": {"type": "string", "enum": ["true"]},
     }
 }
@@ -77,10 +85,49 @@ RETRY_AFTER: Final = {
         "schema": {"type": "integer", "minimum": 1},
     }
 }
+ETAG: Final = {
+    "ETag": {
+        "description": "Names what is there now; for If-Match and If-None-Match.",
+        "schema": {"type": "string"},
+    }
+}
 CHALLENGE: Final = {
     "WWW-Authenticate": {"schema": {"type": "string"}},
 }
 HEADERS: Final[dict[int, dict[str, Any]]] = {201: LOCATION, 401: CHALLENGE, 429: RETRY_AFTER}
+
+KEY: Final = {
+    "in": "header",
+    "name": IDEMPOTENCY_KEY,
+    "required": False,
+    "description": "Names this call, of its owner, at this address. The same key with the same "
+    "content answers what the first call answered, and changes nothing.",
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": KEY_MAX_LENGTH,
+        "pattern": PLAIN,
+        "title": IDEMPOTENCY_KEY,
+    },
+}
+
+
+def _precondition(name: str, description: str) -> dict[str, Any]:
+    return {
+        "in": "header",
+        "name": name,
+        "required": False,
+        "description": description,
+        "schema": {
+            "type": "string",
+            "pattern": r'^(\*|"[!#-~]*"(, *"[!#-~]*")*)$',
+            "title": name,
+        },
+    }
+
+
+IF_MATCH: Final = _precondition("If-Match", "Only if this is still what is there.")
+IF_NONE_MATCH: Final = _precondition("If-None-Match", "Only if this is not what is there.")
 
 TAGS: Final = (
     ("Users", "Customers and their particulars."),
@@ -91,6 +138,7 @@ TAGS: Final = (
     ("Active days", "For plans that are charged by active day."),
     ("Plans and services", "What can be subscribed to, and what services cost."),
     ("Low balance thresholds", "When webhooks are told of a low balance."),
+    ("Webhooks", "What the panel sends to your programs."),
 )
 
 
@@ -101,6 +149,9 @@ class DescribedAPI(NinjaAPI):
         return operation.view_func.__name__
 
     def get_openapi_schema(self, **options: Any) -> OpenAPISchema:
+        # The prefix under which all is served is a matter of `servers`.
+        root = self.get_root_path(options.pop("path_params", None) or {})
+        options.setdefault("path_prefix", root.removeprefix(get_script_prefix().rstrip("/")))
         schema = super().get_openapi_schema(**options)
         needed = {
             self.get_openapi_operation_id(operation): needs
@@ -113,6 +164,12 @@ class DescribedAPI(NinjaAPI):
         for calls in schema["paths"].values():
             for call in calls.values():
                 _complete(call, needed[call["operationId"]])
+        schema["webhooks"] = messages.described()
+        schema["components"]["schemas"] |= messages.schemas()
+        for name, model in schema["components"]["schemas"].items():
+            if not name.endswith("Out"):
+                _say_defaults(model)
+        schema["servers"] = [{"url": get_script_prefix().rstrip("/") or "/"}]
         schema["components"]["securitySchemes"] = {
             "bearer": {
                 "type": "http",
@@ -130,13 +187,25 @@ def _complete(call: dict[str, Any], needs: Needs) -> None:
     call["security"] = [{"bearer": []}]
     for parameter in call["parameters"]:
         _complete_parameter(parameter)
+    is_kept = needs.writes and not needs.posting
+    if is_kept:
+        call["parameters"].append(KEY)
+    if needs.tagged:
+        call["parameters"].append(IF_MATCH if needs.writes else IF_NONE_MATCH)
     kind = "Changes something: not for keys that may only read." if needs.writes else ""
     permission = f"Needs the permission `{needs.permission}`. {kind}".strip()
     call["description"] = "\n\n".join(filter(None, [call.get("description"), permission]))
-    posts = {200, 201} <= call["responses"].keys()
-    statuses = {*call["responses"], *ANY, *(WITH_BODY if "requestBody" in call else ())}
+    statuses = {
+        *call["responses"],
+        *ANY,
+        *(WITH_BODY if "requestBody" in call else ()),
+        *((409,) if is_kept else ()),
+        *((412,) if needs.writes else ()),
+        *((304,) if needs.tagged and not needs.writes else ()),
+    }
+    makes = 201 in call["responses"]
     call["responses"] = {
-        str(status): _response(status, call["responses"].get(status, {}), is_replay=posts)
+        str(status): _response(status, call["responses"].get(status, {}), needs, makes=makes)
         for status in sorted(statuses)
     }
 
@@ -148,23 +217,45 @@ def _problem(status: int) -> dict[str, Any]:
 
 
 def _complete_parameter(parameter: dict[str, Any]) -> None:
-    """A parameter is left out, and never null; its examples stand with its schema."""
+    """A parameter is left out, and never null; its default is said in words."""
     parameter.pop("examples", None)
     schema = parameter["schema"]
+    _say_default(parameter, schema.pop("default", None))
     taken = [each for each in schema.pop("anyOf", []) if each != {"type": "null"}]
     if len(taken) == 1:
         parameter["schema"] = taken[0] | schema
 
 
-def _response(status: int, response: dict[str, Any], *, is_replay: bool) -> dict[str, Any]:
+def _response(
+    status: int, response: dict[str, Any], needs: Needs, *, makes: bool
+) -> dict[str, Any]:
     headers = REQUEST_ID | HEADERS.get(status, {})
     description = DESCRIPTIONS.get(status, responses[status])
-    if is_replay and status == 201:
-        description = "Posted."
-    elif is_replay and status == 200:
-        headers |= REPLAYED | LOCATION
-        description = "Posted by an earlier call with the same key; the same answer."
+    if needs.writes and status == 201:
+        description = "Done."
+    elif needs.writes and status == 200:
+        headers |= REPLAYED
+        description = "Done, by this call or by an earlier one with the same key."
+        if makes:
+            headers |= LOCATION
+            description = "Done by an earlier call with the same key; the same answer."
+    if needs.tagged and status <= 304:
+        headers |= ETAG
     told = {"description": description, "headers": headers}
     if status >= 400:
         return told | {"content": {"application/problem+json": _problem(status)}}
     return cast(dict[str, Any], response | told)
+
+
+def _say_defaults(model: dict[str, Any]) -> None:
+    """Of what is sent, a default is said in words: generators of clients take a field that has one
+    for a field that is always there.
+    """
+    for field in model.get("properties", {}).values():
+        _say_default(field, field.pop("default", None))
+
+
+def _say_default(described: dict[str, Any], default: Any) -> None:
+    if default not in (None, "", {}):
+        said = f"Without it: {json.dumps(default)}."
+        described["description"] = f"{described.get('description', '')} {said}".strip()

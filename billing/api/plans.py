@@ -3,11 +3,11 @@
 from typing import Any
 
 from django.db.models import Prefetch, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router
 
 from billing import wire
-from billing.api import cursors
+from billing.api import cursors, etags
 from billing.api.keys import Needs
 from billing.api.problems import Problem
 from billing.api.schemas import (
@@ -56,15 +56,17 @@ def list_plans(request: HttpRequest, filters: Query[OfferFilters]) -> dict[str, 
 
 @router.get(
     "/plans/{int:plan_id}",
-    auth=Needs("billing.view_plan"),
+    auth=Needs("billing.view_plan", tagged=True),
     response={200: PlanOut, 404: ProblemOut},
     summary="Read a plan",
 )
-def read_plan(request: HttpRequest, plan_id: PathId) -> dict[str, Any]:
+def read_plan(request: HttpRequest, plan_id: PathId, response: HttpResponse) -> dict[str, Any]:
     plan = _plans().filter(pk=plan_id).first()
     if plan is None:
         raise Problem("not_found")
-    return _plan(plan)
+    answer = _plan(plan)
+    etags.show(request, response, etags.tag_of(answer))
+    return answer
 
 
 @router.get(

@@ -24,7 +24,9 @@ OWN: Final[Mapping[str, tuple[int, str]]] = {
     "unknown_plan": (422, "There is no plan with ID {plan_id}."),
     "unknown_subscription": (404, "The user has no subscription with ID {subscription_id}."),
     "method_not_allowed": (405, "This address does not take {method}; it takes {allowed}."),
+    "repeated_header": (400, "Send the header {header} once."),
     "email_taken": (409, "Another user has this e-mail address already."),
+    "precondition_failed": (412, "Nothing was changed: {reason}."),
     "too_large": (413, "A body has at most {limit} bytes."),
     "unsupported_media_type": (415, "Send the body as application/json."),
     "invalid_request": (422, "The request is not valid: {reasons}"),
@@ -89,6 +91,7 @@ def title_of(code: str) -> str:
 def answer(request: HttpRequest, error: Problem | BillingError) -> HttpResponse:
     told = details(error, request_id=getattr(request, "id", None))
     response = JsonResponse(told, status=told["status"], content_type="application/problem+json")
+    response.problem_code = error.code  # type: ignore[attr-defined]  # for the log
     if told["status"] == 401:
         response["WWW-Authenticate"] = "Bearer"
     if "seconds" in error.data and told["status"] == 429:

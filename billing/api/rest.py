@@ -21,10 +21,12 @@ from billing.api import (
     transactions,
     users,
 )
-from billing.api.keys import IDEMPOTENCY_KEY, Needs
+from billing.api.etags import NotModified
+from billing.api.keys import Needs
 from billing.api.openapi import DescribedAPI
 from billing.api.pages import Documentation
 from billing.api.problems import Problem, answer
+from billing.api.repeats import once_by_key
 from billing.errors import BillingError
 from billing.reports import TooSlow
 
@@ -38,9 +40,11 @@ subscriptions and plans.
   its owner, an operator, may do; some may only read.
 - **Amounts** are texts with four decimals, in the installation's one currency. **Times** are
   RFC 3339, UTC.
-- **Idempotency**: a call that posts takes the header `Idempotency-Key`. The first time it answers
-  201; the same again 200, the same body, and `Idempotency-Replayed: true`; the same key with other
-  content 409. Keys are a user's own: another user may have the same.
+- **Idempotency**: every call that writes takes the header `Idempotency-Key`. The same again answers
+  200, the same body, and `Idempotency-Replayed: true`; the same key with other content 409. A key
+  is of its address: another user may have the same.
+- **ETags**: what can be changed has one. With `If-Match`, a change is made only if nobody else made
+  one since; else the answer is 412.
 - **Problems** are `application/problem+json` (RFC 9457), with a stable `code`:
   [what each means]({problems}).
 - **Request IDs**: each answer has `X-Request-Id`; so have, in their metadata, the transactions that
@@ -144,14 +148,18 @@ for router in ROUTERS:
     api.add_router("", router)
     for path_view in router.path_operations.values():
         for operation in path_view.operations:
-            taken: dict[str, set[str]] = {"query": set(), "header": set()}
-            for model in operation.models:
-                if model.__ninja_param_source__ in taken:
-                    taken[model.__ninja_param_source__] |= {*model.__ninja_flatten_map__}
-            for needs in operation.auth_callbacks:
-                assert isinstance(needs, Needs)  # noqa: S101 - every call asks for a permission
-                needs.query = frozenset(taken["query"])
-                needs.takes_key = IDEMPOTENCY_KEY in taken["header"]
+            [needs] = operation.auth_callbacks  # every call asks for a permission
+            assert isinstance(needs, Needs)  # noqa: S101
+            needs.query = frozenset(
+                name
+                for model in operation.models
+                if model.__ninja_param_source__ == "query"
+                for name in model.__ninja_flatten_map__
+            )
+            if needs.writes and not needs.posting:
+                operation.view_func = once_by_key(operation.view_func, lasts=needs.lasts)
+                if 201 in operation.response_models:
+                    operation.response_models[200] = operation.response_models[201]
 
 
 # --- What cannot be done ------------------------------------------------------------------------
@@ -227,6 +235,11 @@ def tell_of_http_error(request: HttpRequest, problem: HttpError) -> HttpResponse
 @api.exception_handler(Http404)
 def tell_of_nothing(request: HttpRequest, problem: Http404) -> HttpResponse:
     return answer(request, Problem("not_found"))
+
+
+@api.exception_handler(NotModified)
+def tell_that_nothing_changed(request: HttpRequest, known: NotModified) -> HttpResponse:
+    return HttpResponse(status=304, headers={"ETag": known.tag})
 
 
 @api.exception_handler(TooSlow)

@@ -517,7 +517,7 @@ class NextChargeOut(Told):
     amount: AmountOut
 
 
-class SubscriptionOut(Told):
+class SubscriptionStateOut(Told):
     """A user's use of a plan, for one device or, without one, for the account as a whole."""
 
     id: int
@@ -535,6 +535,11 @@ class SubscriptionOut(Told):
     charge_number: int | None = Field(
         description="The user's transaction by which these days were paid."
     )
+
+
+class SubscriptionOut(SubscriptionStateOut):
+    """A subscription, and what it will be charged next."""
+
     next_charge: NextChargeOut | None = Field(
         description="If all stays as it is; null: none, it is cancelled."
     )

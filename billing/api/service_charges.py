@@ -21,7 +21,7 @@ router = Router(tags=["Service charges"])
 
 @router.post(
     "/users/{int:user_id}/service-charges",
-    auth=Needs("billing.change_balance", writes=True),
+    auth=Needs("billing.change_balance", writes=True, posting=True),
     response=POSTED | {200: TransactionOut | QuoteOut},
     summary="Charge the use of a service",
     description="Takes what it costs under the plan of the device or, if it has none, under the "

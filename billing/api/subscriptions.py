@@ -14,7 +14,7 @@ from ninja import Query, Router
 from ninja.responses import Status
 
 from billing import ledger, sentences, subscriptions, wire
-from billing.api import cursors
+from billing.api import cursors, etags
 from billing.api.history import note
 from billing.api.keys import Needs, actor
 from billing.api.problems import Problem
@@ -81,14 +81,16 @@ def list_subscriptions(
 
 @router.get(
     "/users/{int:user_id}/subscriptions/{int:subscription_id}",
-    auth=Needs("billing.view_subscription"),
+    auth=Needs("billing.view_subscription", tagged=True),
     response={200: SubscriptionOut, 404: ProblemOut},
     summary="Read a subscription",
 )
 def read_subscription(
-    request: HttpRequest, user_id: PathId, subscription_id: PathId
+    request: HttpRequest, user_id: PathId, subscription_id: PathId, response: HttpResponse
 ) -> dict[str, Any]:
-    return shown(_subscription(customer_id(user_id), subscription_id), utc_today())
+    answer = shown(_subscription(customer_id(user_id), subscription_id), utc_today())
+    etags.show(request, response, _tag(answer))
+    return answer
 
 
 # --- Starting -----------------------------------------------------------------------------------
@@ -111,7 +113,7 @@ def start_subscription(
         _note(request, user, sentences.subscribed(*changed))
     subscription = changed.subscription
     response["Location"] = reverse("api-v1:read_subscription", args=[user.pk, subscription.pk])
-    return Status(201, _answer(changed))
+    return Status(201, _tagged(request, response, changed))
 
 
 @router.post(
@@ -148,22 +150,26 @@ def _start(request: HttpRequest, user: User, new: SubscriptionIn) -> subscriptio
 
 @router.post(
     "/users/{int:user_id}/subscriptions/{int:subscription_id}/change-plan",
-    auth=Needs("billing.change_subscription", writes=True),
+    auth=Needs("billing.change_subscription", writes=True, tagged=True),
     response={200: SubscriptionChangeOut, **REFUSED},
     summary="Change the plan of a subscription",
     description="From today on. The days before are charged first, under the old plan.",
 )
 def change_plan(
-    request: HttpRequest, user_id: PathId, subscription_id: PathId, change: PlanChangeIn
+    request: HttpRequest,
+    user_id: PathId,
+    subscription_id: PathId,
+    change: PlanChangeIn,
+    response: HttpResponse,
 ) -> dict[str, Any]:
     with transaction.atomic():
         user = customer(request, user_id)
-        before = _held(user, subscription_id)
+        before = _held(request, user, subscription_id)
         changed = _change_plan(request, before, change)
         _note(
             request, user, sentences.changed_plan(changed.subscription, before.plan, changed.posted)
         )
-    return _answer(changed)
+    return _tagged(request, response, changed)
 
 
 @router.post(
@@ -179,7 +185,7 @@ def preview_plan_change(
 ) -> dict[str, Any]:
     with ledger.rehearsal():
         user = customer(request, user_id)
-        return _answer(_change_plan(request, _held(user, subscription_id), change))
+        return _answer(_change_plan(request, _held(request, user, subscription_id), change))
 
 
 def _change_plan(
@@ -201,19 +207,23 @@ def _change_plan(
 
 @router.post(
     "/users/{int:user_id}/subscriptions/{int:subscription_id}/cancel",
-    auth=Needs("billing.change_subscription", writes=True),
+    auth=Needs("billing.change_subscription", writes=True, tagged=True),
     response={200: SubscriptionChangeOut, **REFUSED},
     summary="Cancel a subscription",
     description="Ends it today. The days before are charged, as far as the money goes.",
 )
 def cancel_subscription(
-    request: HttpRequest, user_id: PathId, subscription_id: PathId, how: CancellationIn
+    request: HttpRequest,
+    user_id: PathId,
+    subscription_id: PathId,
+    how: CancellationIn,
+    response: HttpResponse,
 ) -> dict[str, Any]:
     with transaction.atomic():
         user = customer(request, user_id)
-        changed = _cancel(request, _held(user, subscription_id), how)
+        changed = _cancel(request, _held(request, user, subscription_id), how)
         _note(request, user, sentences.cancelled(*changed))
-    return _answer(changed)
+    return _tagged(request, response, changed)
 
 
 @router.post(
@@ -228,7 +238,7 @@ def preview_cancellation(
 ) -> dict[str, Any]:
     with ledger.rehearsal():
         user = customer(request, user_id)
-        return _answer(_cancel(request, _held(user, subscription_id), how))
+        return _answer(_cancel(request, _held(request, user, subscription_id), how))
 
 
 def _cancel(
@@ -262,6 +272,19 @@ def _answer(changed: subscriptions.Changed) -> dict[str, Any]:
     }
 
 
+def _tagged(
+    request: HttpRequest, response: HttpResponse, changed: subscriptions.Changed
+) -> dict[str, Any]:
+    answer = _answer(changed)
+    etags.show(request, response, _tag(answer["subscription"]))
+    return answer
+
+
+def _tag(answer: dict[str, Any]) -> str:
+    """The next charge is told beside it: that changes with the day, and with the plan."""
+    return etags.tag_of(answer | {"next_charge": None}, besides=answer["next_charge"])
+
+
 def _plan(plan_id: int) -> Plan:
     plan = Plan.objects.filter(pk=plan_id).first()
     if plan is None:
@@ -277,10 +300,12 @@ def _subscription(user_id: int, subscription_id: int) -> Subscription:
     return row
 
 
-def _held(user: User, subscription_id: int) -> Subscription:
-    """The subscription as it is while nobody else can do anything to it."""
+def _held(request: HttpRequest, user: User, subscription_id: int) -> Subscription:
+    """The subscription while nobody else can do anything to it, if it is what the caller knows."""
     ledger.hold([user.pk])
-    return _subscription(user.pk, subscription_id)
+    row = _subscription(user.pk, subscription_id)
+    etags.check(request, _tag(shown(row, utc_today())))
+    return row
 
 
 def _note(request: HttpRequest, user: User, sentence: str) -> None:

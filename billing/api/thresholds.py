@@ -3,10 +3,11 @@
 from typing import Any
 
 from django.db import transaction
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
-from billing import thresholds, wire
+from billing import ledger, thresholds, wire
+from billing.api import etags
 from billing.api.history import note
 from billing.api.keys import Needs, actor
 from billing.api.schemas import PathId, ProblemOut, ThresholdIn, ThresholdOut
@@ -19,37 +20,55 @@ ANSWERS = {200: ThresholdOut, 404: ProblemOut}
 
 @router.get(
     "/users/{int:user_id}/low-balance-threshold",
-    auth=Needs("billing.view_lowbalancethreshold"),
+    auth=Needs("billing.view_lowbalancethreshold", tagged=True),
     response=ANSWERS,
     summary="Read a user's low balance threshold",
 )
-def read_threshold(request: HttpRequest, user_id: PathId) -> dict[str, Any]:
-    return _shown(customer_id(user_id))
+def read_threshold(request: HttpRequest, user_id: PathId, response: HttpResponse) -> dict[str, Any]:
+    return _tagged(request, response, customer_id(user_id))
 
 
 @router.put(
     "/users/{int:user_id}/low-balance-threshold",
-    auth=Needs("billing.change_lowbalancethreshold", writes=True),
+    auth=Needs("billing.change_lowbalancethreshold", writes=True, tagged=True),
     response=ANSWERS,
     summary="Set a user's own low balance threshold",
 )
-def set_threshold(request: HttpRequest, user_id: PathId, new: ThresholdIn) -> dict[str, Any]:
+def set_threshold(
+    request: HttpRequest, user_id: PathId, new: ThresholdIn, response: HttpResponse
+) -> dict[str, Any]:
     with transaction.atomic():
-        _note(request, user_id, thresholds.set_own(customer_id(user_id), new.amount))
-    return _shown(user_id)
+        _hold(request, customer_id(user_id))
+        _note(request, user_id, thresholds.set_own(user_id, new.amount))
+        return _tagged(request, response, user_id)
 
 
 @router.delete(
     "/users/{int:user_id}/low-balance-threshold",
-    auth=Needs("billing.change_lowbalancethreshold", writes=True),
+    auth=Needs("billing.change_lowbalancethreshold", writes=True, tagged=True),
     response=ANSWERS,
     summary="Put a user back on the default low balance threshold",
     description="Answers what counts for the user then.",
 )
-def unset_threshold(request: HttpRequest, user_id: PathId) -> dict[str, Any]:
+def unset_threshold(
+    request: HttpRequest, user_id: PathId, response: HttpResponse
+) -> dict[str, Any]:
     with transaction.atomic():
-        _note(request, user_id, thresholds.unset_own(customer_id(user_id)))
-    return _shown(user_id)
+        _hold(request, customer_id(user_id))
+        _note(request, user_id, thresholds.unset_own(user_id))
+        return _tagged(request, response, user_id)
+
+
+def _hold(request: HttpRequest, user_id: int) -> None:
+    """Who sets a user's threshold holds the balance: nobody changes it meanwhile."""
+    ledger.hold([user_id])
+    etags.check(request, etags.tag_of(_shown(user_id)))
+
+
+def _tagged(request: HttpRequest, response: HttpResponse, user_id: int) -> dict[str, Any]:
+    answer = _shown(user_id)
+    etags.show(request, response, etags.tag_of(answer))
+    return answer
 
 
 def _note(request: HttpRequest, user_id: int, change: thresholds.Change) -> None:

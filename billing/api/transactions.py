@@ -16,7 +16,7 @@ from ninja.responses import Status
 from pydantic import Field
 
 from billing import ledger, reports, wire
-from billing.api import cursors
+from billing.api import cursors, etags
 from billing.api.balance_changes import POSTED, KeyHeader, posted
 from billing.api.keys import Needs, actor
 from billing.api.problems import Problem
@@ -131,22 +131,26 @@ def list_transactions(request: HttpRequest, filters: Query[TransactionFilters]) 
 
 @router.get(
     "/users/{int:user_id}/transactions/{int:number}",
-    auth=Needs("billing.view_transaction"),
+    auth=Needs("billing.view_transaction", tagged=True),
     response={200: TransactionWithReversalOut, 404: ProblemOut},
     summary="Read a transaction",
 )
-def read_transaction(request: HttpRequest, user_id: PathId, number: PathId) -> dict[str, Any]:
+def read_transaction(
+    request: HttpRequest, user_id: PathId, number: PathId, response: HttpResponse
+) -> dict[str, Any]:
     of_user = Transaction.objects.filter(user=customer_id(user_id))
     row = of_user.filter(number=number).first()
     if row is None:
         raise UnknownTransaction(number=number)
     reversal = of_user.filter(reverses=number).values_list("number", flat=True).first()
-    return {**wire.transaction(row), "reversed_by": reversal}
+    answer = {**wire.transaction(row), "reversed_by": reversal}
+    etags.show(request, response, etags.tag_of(answer))
+    return answer
 
 
 @router.post(
     "/users/{int:user_id}/transactions/{int:number}/reversal",
-    auth=Needs("billing.change_balance", writes=True),
+    auth=Needs("billing.change_balance", writes=True, posting=True),
     response=POSTED,
     summary="Reverse a transaction",
     description="Takes it back by a further transaction: the same amounts with opposite signs. "

@@ -13,7 +13,7 @@ from ninja.responses import Status
 from pydantic import Field
 
 from billing import reports, subscriptions, wire
-from billing.api import cursors
+from billing.api import cursors, etags
 from billing.api.history import note
 from billing.api.keys import Needs, actor, may
 from billing.api.problems import Problem
@@ -129,34 +129,47 @@ def create_user(request: HttpRequest, new: UserIn, response: HttpResponse) -> St
         subscriptions.welcome(user, day=utc_today(), actor=actor(request), channel=Channel.API)
         note(actor(request), user, "Added by the API.", is_new=True)
     response["Location"] = reverse("api-v1:read_user", args=[user.pk])
-    return Status(201, shown(request, customer(request, user.pk)))
+    return Status(201, _tagged(request, response, customer(request, user.pk)))
 
 
 @router.get(
     "/users/{int:user_id}",
-    auth=Needs("users.view_user"),
+    auth=Needs("users.view_user", tagged=True),
     response={200: UserOut, 404: ProblemOut},
     summary="Read a user",
 )
-def read_user(request: HttpRequest, user_id: PathId) -> dict[str, Any]:
-    return shown(request, customer(request, user_id))
+def read_user(request: HttpRequest, user_id: PathId, response: HttpResponse) -> dict[str, Any]:
+    return _tagged(request, response, customer(request, user_id))
 
 
 @router.patch(
     "/users/{int:user_id}",
-    auth=Needs("users.change_user", writes=True),
+    auth=Needs("users.change_user", writes=True, tagged=True),
     response={200: UserOut, 404: ProblemOut, 409: ProblemOut},
     summary="Update, activate or deactivate a user",
     description="Fields that are not given stay as they are.",
 )
-def update_user(request: HttpRequest, user_id: PathId, changes: UserFields) -> dict[str, Any]:
+def update_user(
+    request: HttpRequest, user_id: PathId, changes: UserFields, response: HttpResponse
+) -> dict[str, Any]:
     with transaction.atomic():
         customer(request, user_id)  # found, or refused
         user = User.objects.select_for_update(no_key=True).get(pk=user_id)
+        etags.check(request, _tag(shown(request, user)))
         changed = _save(user, changes)
         if changed:
             note(actor(request), user, f"Changed by the API: {', '.join(changed)}.")
-    return shown(request, customer(request, user_id))
+    return _tagged(request, response, customer(request, user_id))
+
+
+def _tagged(request: HttpRequest, response: HttpResponse, user: User) -> dict[str, Any]:
+    answer = shown(request, user)
+    etags.show(request, response, _tag(answer))
+    return answer
+
+
+def _tag(answer: dict[str, Any]) -> str:
+    return etags.tag_of(answer | {"balance": None}, besides=answer["balance"])
 
 
 def _save(user: User, fields: UserFields) -> list[str]:

@@ -1,4 +1,5 @@
 from billing.models.access import ApiAllowance, ApiKey, ApiSession
+from billing.models.answers import KeptAnswer
 from billing.models.balances import Balance
 from billing.models.descriptions import StandardDescription
 from billing.models.plans import Plan, Service, ServicePrice, UserDefaults
@@ -25,6 +26,7 @@ __all__ = [
     "ChargingFailure",
     "ChargingRun",
     "EventType",
+    "KeptAnswer",
     "LowBalanceThreshold",
     "Plan",
     "Service",

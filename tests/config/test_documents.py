@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from billing.answers import KEPT_FOR
 from billing.api.problems import OWN, STATUS_BY_CODE
 from billing.errors import BillingError
+from billing.ledger import OWN_KEYS
 from tests.config.processes import ROOT
 
 README = ROOT / "README.md"
@@ -111,3 +113,18 @@ def test_requirements_are_exact_and_hashed_and_come_from_no_address(name: str) -
     for requirement in re.split(r"\n(?=\S)", text.strip()):
         assert re.match(r"[a-z0-9._-]+(\[[a-z,]+\])?==\S+", requirement), requirement
         assert "--hash=sha256:" in requirement, requirement
+
+
+def test_the_reserved_keys_of_the_document_are_those_of_the_ledger() -> None:
+    document = (ROOT / "docs" / "api.md").read_text()
+    _, _, rest = document.partition("<!-- reserved keys -->")
+    table = rest.strip().split("\n\n")[0]
+    rows = re.findall(r"^\| `([^`]+)`", table, re.MULTILINE)
+    written = {re.escape(row).replace("…", ".*") for row in rows}
+    assert written == set(OWN_KEYS.pattern.split("|"))
+
+
+def test_the_time_for_which_answers_are_kept_is_documented() -> None:
+    document = (ROOT / "docs" / "api.md").read_text()
+    assert f"the answer is kept for {KEPT_FOR.days} days" in document
+    assert f"| {KEPT_FOR.days} days, then key and answer are removed |" in document

@@ -71,6 +71,8 @@ ACTIONS: Final[Mapping[tuple[str, str], Action]] = {
     ("tariff", "read"): Action(tariffs.read_tariff, "billing.view_plan"),
     ("tariff/defaults", "read"): Action(console.plan_defaults, "billing.view_plan"),
 }
+# A HEAD is an answer without its body; and must change nothing, as a GET here may.
+READING: Final = frozenset({"get_permissions", "get_info", "list", "read", "export"})
 HANDLERS: Final = frozenset(handler for handler, _ in (*OPEN, *ACTIONS))
 
 
@@ -121,6 +123,8 @@ def _name(request: HttpRequest, path: str) -> tuple[str, str]:
         raise Refused(WRONG_HANDLER)
     if (handler, action) not in OPEN and (handler, action) not in ACTIONS:
         raise Refused(WRONG_METHOD)
+    if request.method == "HEAD" and action in READING:
+        request.method = "GET"  # until it is answered
     if request.method not in ("GET", "POST"):
         raise Refused(WRONG_METHOD)
     return handler, action
@@ -138,6 +142,7 @@ def _session(request: HttpRequest, parameters: Parameters, now: datetime) -> Api
     session = access.find_session(session_hash, now)
     if session is None:
         raise Refused(SESSION_ENDED)
+    request.auth = session  # type: ignore[attr-defined]  # for the log
     return session
 
 
@@ -152,12 +157,14 @@ def _response(content: Answer) -> HttpResponseBase:
 
 def _refusal(refusal: Refused) -> HttpResponse:
     body: dict[str, Any] = refusal.body
-    return HttpResponse(
+    response = HttpResponse(
         in_json(body),
         status=refusal.status,
         content_type="application/json",
         headers=dict(refusal.headers),
     )
+    response.problem_code = body["status"]["code"]  # type: ignore[attr-defined]  # for the log
+    return response
 
 
 # --- Browsers -----------------------------------------------------------------------------------

@@ -143,6 +143,7 @@ class Panel(BaseApplication):
             # As config/wsgi.py does: gunicorn fails at an address without the prefix.
             "post_fork": lambda arbiter, worker: os.environ.pop("SCRIPT_NAME", None),
             "when_ready": _end_when_terminal_closes,
+            "pre_request": "config.headers.note_repeated",
             "worker_int": _ignore_further_signals,
             "on_exit": _ignore_further_signals,
         }.items():

@@ -410,12 +410,17 @@ def test_a_key_is_the_same_in_a_batch_and_alone(program: Program, user: User) ->
     assert result["outcome"] == "replayed"
 
 
-def test_the_header_is_no_key_of_a_batch(program: Program, user: User) -> None:
-    """Each entry has its own; a caller who thinks otherwise must not go on thinking so."""
+def test_the_header_is_a_key_of_the_whole_batch(program: Program, user: User) -> None:
+    """Its entries have keys of their own, or none."""
     body = {"entries": [entry(user)]}
-    response = program.post("/balance-changes", body, key="17")
-    assert_problem(response, 422, "invalid_request")
-    assert not Transaction.objects.exists()
+    first = program.post("/balance-changes", body, key="17")
+    again = program.post("/balance-changes", body, key="17")
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert "Idempotency-Replayed" not in first
+    assert again["Idempotency-Replayed"] == "true"
+    assert again.content == first.content
+    row = Transaction.objects.get()
+    assert row.idempotency_key is None
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,12 @@ PROVOKED: dict[str, Callable[[Scene], HttpResponse]] = {
     ),
     "method_not_allowed": lambda scene: scene.program.call("DELETE", "/users"),
     "email_taken": lambda scene: scene.program.post("/users", {"email": scene.world.user.email}),
+    "repeated_header": lambda scene: scene.program.client.get(
+        "/api/v1/users", **{"HTTP_REPEATED HEADER": "IDEMPOTENCY-KEY"}
+    ),
+    "precondition_failed": lambda scene: scene.program.patch(
+        scene.user, {"city": "Berlin"}, If_Match='"another"'
+    ),
     "too_large": with_limit("DATA_UPLOAD_MAX_MEMORY_SIZE", 10, lambda scene: scene.refill()),
     "unsupported_media_type": lambda scene: scene.post(
         "/balance-changes", REFILL, content_type="text/plain"

@@ -1,5 +1,6 @@
 """How `/api/v1/` describes itself, to programs and to people."""
 
+import json
 import re
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -7,13 +8,26 @@ from typing import Any
 
 import pytest
 from django.test import Client
+from django.test.utils import override_script_prefix
+from django.utils import timezone
 
+from billing import ledger, subscriptions
+from billing.api import messages
 from billing.api.openapi import TAGS
 from billing.api.pages import kinds
 from billing.api.problems import OWN, STATUS_BY_CODE
 from billing.api.rest import ROUTERS
 from billing.api.schemas import Taken
 from billing.errors import ERRORS_BY_CODE
+from billing.models import (
+    Channel,
+    EventType,
+    LowBalanceThreshold,
+    WebhookEndpoint,
+    WebhookEvent,
+)
+from billing.webhooks import messages as messages_of_webhooks
+from tests.factories import PlanFactory, subscribed, user_with
 from tests.test_architecture import ROOT
 
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -71,6 +85,9 @@ def test_problems_are_described_in_the_type_they_come_in(described: dict[str, An
             assert 404 in statuses, name
         for status, response in call["responses"].items():
             assert "X-Request-Id" in response["headers"], name
+            if status == "304":
+                assert "content" not in response
+                continue
             [media_type] = response["content"]
             if int(status) < 400:
                 assert media_type == "application/json", name
@@ -83,15 +100,115 @@ def test_problems_are_described_in_the_type_they_come_in(described: dict[str, An
 
 
 def test_calls_that_post_tell_of_replays(described: dict[str, Any]) -> None:
-    posting = {
+    keyed = {
         name: call
         for name, call in calls(described)
         if any(each["name"] == "Idempotency-Key" for each in call["parameters"])
     }
-    assert len(posting) == 3
-    for call in posting.values():
+    assert len(keyed) == 12
+    for call in keyed.values():
         assert "Idempotency-Replayed" in call["responses"]["200"]["headers"]
-        assert "Location" in call["responses"]["201"]["headers"]
+        assert {"409", "412"} < set(call["responses"])
+        if "201" in call["responses"]:
+            assert "Location" in call["responses"]["201"]["headers"]
+            assert "Location" in call["responses"]["200"]["headers"]
+
+
+def test_what_has_an_etag_says_so(described: dict[str, Any]) -> None:
+    tagged = {
+        name for name, call in calls(described) if "ETag" in call["responses"]["200"]["headers"]
+    }
+    for name, call in calls(described):
+        headers = {each["name"] for each in call["parameters"]}
+        is_read = name.startswith("GET ")
+        assert ("If-None-Match" in headers) == (name in tagged and is_read)
+        assert ("If-Match" in headers) == (name in tagged and not is_read)
+        assert ("304" in call["responses"]) == (name in tagged and is_read)
+    assert {
+        name.removeprefix("GET /api/v1/users/{user_id}") for name in tagged if "GET" in name
+    } == {
+        "",
+        "/low-balance-threshold",
+        "/subscriptions/{subscription_id}",
+        "/transactions/{number}",
+        "GET /api/v1/plans/{plan_id}",
+    }
+
+
+def test_no_field_that_may_be_left_out_has_a_default(described: dict[str, Any]) -> None:
+    """Generators of clients take a field with a default for one that is always there."""
+    schemas = described["components"]["schemas"]
+    for name, schema in schemas.items():
+        required = set(schema.get("required", ()))
+        for field, about in schema.get("properties", {}).items():
+            assert "default" not in about or field in required or name.endswith("Out"), (
+                name,
+                field,
+            )
+    assert schemas["BalanceChangeIn"]["required"] == ["description"]
+    amount = schemas["BalanceChangeIn"]["properties"]["amount"]
+    assert amount["description"] == 'A text, with at most four decimals. Without it: "0".'
+    for name, call in calls(described):
+        for parameter in call["parameters"]:
+            assert "default" not in parameter["schema"], name
+
+
+@pytest.mark.parametrize("prefix", ["", "/billing"])
+def test_the_description_says_where_it_is_served(db: None, client: Client, prefix: str) -> None:
+    with override_script_prefix(f"{prefix}/"):
+        described = client.get("/api/v1/openapi.json").json()
+    assert described["servers"] == [{"url": prefix or "/"}]
+    assert "/api/v1/users" in described["paths"]
+
+
+def test_webhooks_are_described_with_what_they_send(described: dict[str, Any]) -> None:
+    assert set(described["webhooks"]) == {*EventType.values, messages_of_webhooks.TEST_TYPE}
+    for name, webhook in described["webhooks"].items():
+        call = webhook["post"]
+        headers = {each["name"] for each in call["parameters"]}
+        sent = messages_of_webhooks.headers(
+            messages_of_webhooks.new_secret(), "evt_1", timezone.now(), b"{}"
+        )
+        assert headers == set(sent)
+        schema = call["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        properties = described["components"]["schemas"][schema.rpartition("/")[2]]["properties"]
+        assert properties["type"]["const"] == name
+
+
+def test_each_webhook_is_as_it_is_described(db: None) -> None:
+    WebhookEndpoint.objects.create(
+        name="CRM",
+        url="https://crm.example.com/hooks",
+        secret=messages_of_webhooks.new_secret(),
+        events=EventType.values,
+    )
+    user = user_with(real="20")
+    LowBalanceThreshold.objects.create(user=user, amount="10")
+    ledger.change_balance(
+        user, amount="-15", description="Correction", actor=None, channel=Channel.API
+    )
+    suspended = subscribed(user, PlanFactory(price="100"))
+    ledger.change_balance(user, amount="500", description="Refill", actor=None, channel=Channel.API)
+    subscriptions.change_plan(
+        suspended,
+        PlanFactory(price="5"),
+        day=suspended.started_on,
+        pay_back=False,
+        charge_now=True,
+        actor=None,
+        channel=Channel.API,
+    )
+    told = {}
+    for event in WebhookEvent.objects.all():
+        body = json.loads(messages_of_webhooks.body_of(event))
+        model = messages.MESSAGES[event.type]
+        shown = model.model_validate(body)
+        assert json.loads(shown.model_dump_json()) == body
+        told[event.type] = body
+    assert set(told) == set(EventType.values)
+    test = json.loads(messages_of_webhooks.test_body("msg_1", timezone.now()))
+    shown = messages.MESSAGES["webhook.test"].model_validate(test)
+    assert json.loads(shown.model_dump_json()) == test
 
 
 def test_no_parameter_is_null_and_none_has_examples_in_the_wrong_form(

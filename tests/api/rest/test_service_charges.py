@@ -179,6 +179,17 @@ def test_what_costs_nothing_may_be_given_and_is_not_posted(  # noqa: PLR0917
 
 
 @pytest.mark.parametrize("call", [charge, quote])
+def test_what_costs_nothing_is_refused_too_if_another_transaction_came_in(
+    program: Program, customer: User, plan: Plan, call: Any
+) -> None:
+    plan.service_prices.update(price=0)
+    balances = {"balance": "5.0000", "bonus": "2.0000"}
+    stale = call(program, customer, expected_number=0)
+    assert_problem(stale, 409, "balance_moved", number=1, expected_number=0, **balances)
+    assert call(program, customer, expected_number=1).status_code == 200
+
+
+@pytest.mark.parametrize("call", [charge, quote])
 def test_a_price_of_nothing_needs_no_money_but_a_plan_in_force(
     program: Program, plan: Plan, call: Any
 ) -> None:

@@ -1,0 +1,73 @@
+"""Answers of the Billing API, kept by their idempotency keys, so that no call does its work twice.
+
+A posting has its key in the ledger, for good. This is for calls that do something else, or several
+things at once. Keys belong to the operator in whose name the call is made, and to its address:
+nobody is told what another operator's call answered.
+
+Everything is done in the caller's database transaction, the one that does the work.
+"""
+
+import hashlib
+import json
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from django.db import connection
+
+from billing.errors import AnswerForgotten, KeyUsed
+from billing.models import KeptAnswer
+from users.models import User
+
+KEPT_FOR: Final = timedelta(days=7)
+
+_TAKE: Final = """
+    INSERT INTO billing_keptanswer (owner_id, call, key, fingerprint, answered_at, answer, lasts)
+    VALUES (%(owner)s, %(call)s, %(key)s, %(fingerprint)s, %(now)s, '', %(lasts)s)
+    ON CONFLICT (owner_id, call, key) DO NOTHING
+"""
+
+
+def fingerprint(body: bytes) -> str:
+    """Of JSON as it reads: neither spaces nor the order of fields make another content of it."""
+    try:
+        content = json.dumps(json.loads(body), sort_keys=True).encode()
+    except (ValueError, RecursionError):
+        content = body
+    return hashlib.sha256(content).hexdigest()
+
+
+def take(
+    owner: User, *, call: str, key: str, content: str, lasts: bool, now: datetime
+) -> dict[str, Any] | None:
+    """Takes the key for a call that is being made; or answers what the same call answered before.
+
+    Who comes second waits for the first to end, and has its answer; or the key, if the first was
+    refused. Raises KeyUsed if the key was used with other content, and AnswerForgotten.
+    """
+    said: dict[str, Any] = {"owner": owner.pk, "call": call, "key": key}
+    with connection.cursor() as cursor:
+        while True:
+            cursor.execute(_TAKE, said | {"fingerprint": content, "now": now, "lasts": lasts})
+            if cursor.rowcount:
+                return None
+            earlier = KeptAnswer.objects.filter(**said).first()
+            if earlier is not None:  # else it was removed just now
+                break
+    if earlier.fingerprint != content:
+        raise KeyUsed
+    if not earlier.answer:
+        raise AnswerForgotten(day=f"{earlier.answered_at:%Y-%m-%d}")
+    answer: dict[str, Any] = json.loads(earlier.answer)
+    return answer
+
+
+def keep(owner: User, *, call: str, key: str, answer: dict[str, Any]) -> None:
+    """Notes what the call that took the key answers."""
+    KeptAnswer.objects.filter(owner=owner, call=call, key=key).update(answer=json.dumps(answer))
+
+
+def forget_old(now: datetime) -> None:
+    """Removes what was kept long enough. A key that lasts stays used, without its answer."""
+    old = KeptAnswer.objects.filter(answered_at__lt=now - KEPT_FOR).exclude(answer="")
+    old.filter(lasts=True).update(answer="")
+    old.filter(lasts=False).delete()

@@ -1,0 +1,241 @@
+"""The log of calls of the Billing API: one JSON object a line, of either face.
+
+It tells what was called, by which key of whom, what came of it, and how long that took; no address
+of a caller, for that is the proxy's to log. What stands in it was not chosen by what must not be
+seen, but by what may: names of fields, and values of fields that are neither secret nor about a
+person. Everything else is stars, also what has a name that nobody knows.
+
+Bodies are logged where LOG_API_BODIES says so, by their beginning.
+"""
+
+import gzip
+import json
+import logging
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode
+
+import structlog
+from django.conf import settings
+from django.http import HttpRequest, QueryDict
+from django.http.response import HttpResponseBase
+
+from billing.access import KEY_BEGINS
+from billing.models import ApiKey, ApiSession
+from billing.webhooks.messages import SECRET_BEGINS
+
+logger: Final = logging.getLogger("billing.api.calls")
+log: Final = structlog.wrap_logger(
+    logger,
+    wrapper_class=structlog.stdlib.BoundLogger,
+    processors=[
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.JSONRenderer(),
+    ],
+)
+
+HIDDEN: Final = "***"
+BODY_LOGGED: Final = 2_000  # characters
+BODY_READ: Final = 4_000  # bytes: looking through them takes time
+# Of JSON, what says how its beginning can be closed; also a text within which that breaks off.
+NUMBER: Final = re.compile(r"[0-9]{1,19}")
+JSON_PART: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{},]', re.DOTALL)
+
+# Fields whose values may be seen. A test sorts each field of both faces in here or below.
+_SHOWN = """
+    active_days actor_id allowed although_paid_back amount ascending at available balance bonus
+    bonus_amount bonus_pays channel charge_now charge_number charged_from charged_through code
+    columns cost count created_at creation_date currency cursor cycle data day default_tariff_id
+    device_limit device_type digest direction discount entries entry errors expected_number
+    field first format from has_more header hide_inactive id idempotency_key is_active
+    is_charged is_default last legal_type limit list method needed new_balance new_bonus
+    next_charge next_cursor number offset old_balance old_bonus order order_by outcome paid
+    paid_back_by pay_back permission plan plan_id plan_since plans price price_is_per problem
+    proportional_charge
+    quantity real real_pays request_id results reversed_by reverses seconds service services
+    skip_refused started_on status status_since subscription subscription_id subscriptions
+    subtype success tariff_id threshold time_zone title to tracker_id trackers_count transaction
+    transactions type unit unit_price user user_id users wait_for_money
+"""
+SHOWN: Final = frozenset(_SHOWN.split())
+# Fields whose names may be seen: what is in them is about people, or written freely, or secret.
+# Sentences about what cannot be done repeat what was sent.
+_NAMED = """
+    city comment country description detail device email error filter first_name hash iec label
+    last_name legal_name login metadata middle_name name okpo_code password phone post_city
+    post_country post_index post_region post_street_address postal_code reason region
+    registered_city registered_country registered_index registered_postal_code registered_region
+    registered_street_address search state_reg_num street_address text tin value
+"""
+NAMED: Final = frozenset(_NAMED.split())
+# Also within what may be seen: what looks like a key or a webhook's secret, by more of it than the
+# panel shows (the latter is base64, of which an address makes a plus a space), like an e-mail
+# address or, of more than it takes to name a day, like a telephone number with its plus.
+OWN_SECRET: Final = re.compile(rf"{KEY_BEGINS}[\w-]{{7,}}|{SECRET_BEGINS}[\w+/= -]{{7,}}", re.ASCII)
+EMAIL: Final = re.compile(r"[^\s@]+@[^\s@]+")
+PHONE: Final = re.compile(r"\+[0-9][0-9 ().-]{6,}")
+SESSION_HASH: Final = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{32}(?![0-9a-fA-F])")
+# By these a call is found again, and many of them have 32 hexadecimal digits, too.
+NEEDED: Final = frozenset({"idempotency_key", "request_id"})
+
+
+def note(request: HttpRequest, response: HttpResponseBase, seconds: float) -> None:
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    said: dict[str, Any] = {
+        "request_id": request.id,  # type: ignore[attr-defined]
+        "method": request.method if request.method in METHODS else HIDDEN,
+        "path": _path(request.path_info),
+        "status": response.status_code,
+        "duration_ms": round(seconds * 1000),
+    }
+    if request.GET:
+        said["query"] = _form(_pairs(request.GET))
+    who = getattr(request, "auth", None)
+    if isinstance(who, ApiKey):
+        said |= {"key_id": who.pk, "owner_id": who.owner_id}
+    elif isinstance(who, ApiSession):
+        said["owner_id"] = who.operator_id
+    code = getattr(response, "problem_code", None)
+    if code is not None:
+        said["code"] = code
+    if settings.LOG_API_BODIES:
+        said |= {"request": _sent(request), "response": _answered(response)}
+    log.info("api_call", **said)
+
+
+METHODS: Final = frozenset(
+    ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+)
+
+
+def _path(path: str) -> str:
+    """An address of which every part is a number, or a word that stands in an address of ours."""
+    shown = [
+        part
+        if part in _words() or (part.isascii() and part.isdigit() and len(part) < 20)
+        else HIDDEN
+        for part in path[:1_000].split("/")
+    ]
+    return "/".join(shown)
+
+
+@cache
+def _words() -> frozenset[str]:
+    from billing.api.panel.dispatch import ACTIONS
+    from billing.api.rest import ROUTERS
+
+    paths = [path for router in ROUTERS for path in router.path_operations]
+    paths += [f"{handler}/{action}" for handler, action in ACTIONS]
+    own = ("", "api", "v1", "v2", "panel", "docs", "problems", "openapi.json")
+    return frozenset(word for path in paths for word in path.split("/")) | frozenset(own)
+
+
+# --- Bodies and queries -------------------------------------------------------------------------
+
+
+def _sent(request: HttpRequest) -> str:
+    # Read already, or not at all: reading it for the log could fail, or wait.
+    if request.content_type == "multipart/form-data" and hasattr(request, "_post"):
+        return _shortened(_form(_pairs(request.POST)))
+    return shown(getattr(request, "_body", b""), request.headers.get("Content-Type", ""))
+
+
+def _answered(response: HttpResponseBase) -> str:
+    if response.streaming:
+        return "(streamed)"
+    body: bytes = getattr(response, "content", b"")
+    if response.get("Content-Encoding") == "gzip":
+        body = gzip.decompress(body)
+    return shown(body, response.get("Content-Type", ""))
+
+
+def _pairs(query: QueryDict) -> list[tuple[str, str]]:
+    return [(name, value) for name, values in query.lists() for value in values]
+
+
+def _form(pairs: Iterable[tuple[str, str]]) -> str:
+    return urlencode(
+        [(_name(name), _parameter(value, name)) for name, value in pairs],
+        safe="*",
+        errors="replace",
+    )
+
+
+def _parameter(text: str, name: str) -> str:
+    """An object in a form or an address, of the Panel API, is its JSON text."""
+    if name in SHOWN and text.lstrip()[:1] in ("{", "["):
+        try:
+            return json.dumps(_visible(json.loads(text), name))
+        except (ValueError, RecursionError):
+            return HIDDEN
+    return str(_visible(text, name))
+
+
+def shown(body: bytes, content_type: str) -> str:
+    """A body as the log has it: on one line, by its beginning, with stars in it."""
+    media_type = content_type.split(";", maxsplit=1)[0].strip().lower()
+    beginning = body[:BODY_READ].decode(errors="replace").lstrip("\ufeff \t\r\n\v\f")
+    is_whole = len(body) <= BODY_READ
+    if not body:
+        return ""
+    # What begins like an object is JSON whatever it is called: a form, by a curl without a header.
+    if "json" in media_type or beginning.startswith("{"):
+        try:
+            found = json.loads(body if is_whole else _closed(beginning))
+            return _shortened(json.dumps(_visible(found)), is_whole=is_whole)
+        except (ValueError, RecursionError):
+            return f"({len(body)} bytes that are no JSON)"
+    if media_type in ("", "application/x-www-form-urlencoded") and "=" in beginning:
+        fields = beginning if is_whole else beginning.rpartition("&")[0]
+        return _shortened(_form(parse_qsl(fields, keep_blank_values=True)), is_whole=is_whole)
+    return f"({len(body)} bytes that are neither JSON nor a form)"
+
+
+def _closed(beginning: str) -> str:
+    """The beginning of a JSON text as a text of its own: up to its last whole value."""
+    brackets = ""  # that close what is open
+    end, closing = 0, ""
+    for part in JSON_PART.finditer(beginning):
+        if part[0] in ("{", "["):
+            brackets = ("}" if part[0] == "{" else "]") + brackets
+            end, closing = part.end(), brackets
+        elif part[0] == ",":
+            end, closing = part.start(), brackets
+        elif part[0] in ("}", "]"):
+            brackets = brackets[1:]
+    return beginning[:end] + closing
+
+
+def _shortened(text: str, *, is_whole: bool = True) -> str:
+    return text if is_whole and len(text) <= BODY_LOGGED else f"{text[:BODY_LOGGED]}…"
+
+
+def _visible(value: Any, name: str | None = None) -> Any:
+    """What of a value may be seen; `name` is what it is called where it stands, None: a body."""
+    if name is not None and name not in SHOWN:
+        return HIDDEN
+    if isinstance(value, dict):
+        return {_name(each): _visible(inside, each) for each, inside in value.items()}
+    if isinstance(value, list):
+        return [_visible(each, name) for each in value]
+    if isinstance(value, str):
+        return _text(value, name)
+    return value if name is not None else HIDDEN
+
+
+def _name(name: str) -> str:
+    return name if name in SHOWN or name in NAMED else HIDDEN
+
+
+def _text(text: str, name: str | None) -> str:
+    if name is None:
+        return HIDDEN
+    if name == "field":  # of a body: a caller may call it anything
+        return ".".join(part if part.isdigit() else _name(part) for part in text.split("."))
+    for pattern in (OWN_SECRET, EMAIL, PHONE):
+        text = pattern.sub(HIDDEN, text)
+    return text if name in NEEDED else SESSION_HASH.sub(HIDDEN, text)

@@ -1,0 +1,143 @@
+"""What webhooks send, as `/api/v1/` describes it under OpenAPI's `webhooks`."""
+
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
+
+from billing.api.schemas import (
+    AmountOut,
+    MomentOut,
+    SubscriptionStateOut,
+    Told,
+    TransactionOut,
+)
+from billing.models import EventType
+
+REF: Final = "#/components/schemas/{model}"
+
+
+class _Message(Told):
+    id: str = Field(description="The same at every attempt.", examples=["evt_71"])
+    created_at: MomentOut
+
+
+class PostedData(Told):
+    transaction: TransactionOut
+
+
+class TransactionPostedOut(_Message):
+    """A transaction was posted, whatever posted it."""
+
+    type: Literal["transaction.posted"]
+    user_id: int
+    data: PostedData
+
+
+class LowBalanceData(Told):
+    transaction: TransactionOut = Field(description="That took the balance below the threshold.")
+    balance: AmountOut
+    threshold: AmountOut
+
+
+class LowBalanceOut(_Message):
+    """The real balance fell below its threshold."""
+
+    type: Literal["balance.low"]
+    user_id: int
+    data: LowBalanceData
+
+
+class SubscriptionData(Told):
+    subscription: SubscriptionStateOut
+
+
+class SubscriptionSuspendedOut(_Message):
+    """A subscription could not be paid, also when it starts so."""
+
+    type: Literal["subscription.suspended"]
+    user_id: int
+    data: SubscriptionData
+
+
+class SubscriptionResumedOut(_Message):
+    """A suspended subscription goes on."""
+
+    type: Literal["subscription.resumed"]
+    user_id: int
+    data: SubscriptionData
+
+
+class TestData(Told):
+    text: str
+
+
+class TestMessageOut(_Message):
+    """What the panel's button “Send test event” sends. Nothing happened."""
+
+    type: Literal["webhook.test"]
+    user_id: None
+    data: TestData
+
+
+MESSAGES: Final[dict[str, type[_Message]]] = {
+    EventType.TRANSACTION_POSTED: TransactionPostedOut,
+    EventType.BALANCE_LOW: LowBalanceOut,
+    EventType.SUBSCRIPTION_SUSPENDED: SubscriptionSuspendedOut,
+    EventType.SUBSCRIPTION_RESUMED: SubscriptionResumedOut,
+    "webhook.test": TestMessageOut,
+}
+
+HEADERS: Final = (
+    ("webhook-id", "The message's ID, the same at every attempt.", {"type": "string"}),
+    ("webhook-timestamp", "Of this attempt, in seconds since 1970.", {"type": "string"}),
+    (
+        "webhook-signature",
+        "“v1,” and the HMAC-SHA-256, in base64, of ID, timestamp and body with dots between; there "
+        "may be several, with spaces between. See docs/webhooks.md.",
+        {"type": "string"},
+    ),
+)
+
+
+def described() -> dict[str, Any]:
+    return {
+        name: {
+            "post": {
+                "operationId": f"receive_{name.replace('.', '_')}",
+                "summary": (model.__doc__ or "").strip(),
+                "tags": ["Webhooks"],
+                "security": [],
+                "parameters": [
+                    {
+                        "in": "header",
+                        "name": header,
+                        "required": True,
+                        "description": description,
+                        "schema": schema,
+                    }
+                    for header, description, schema in HEADERS
+                ],
+                "requestBody": {
+                    "required": True,
+                    "content": {
+                        "application/json": {"schema": {"$ref": REF.format(model=model.__name__)}}
+                    },
+                },
+                "responses": {
+                    "2XX": {"description": "Taken: it is not sent again."},
+                    "default": {"description": "Refused: it is sent again later."},
+                },
+            }
+        }
+        for name, model in MESSAGES.items()
+    }
+
+
+def schemas() -> dict[str, Any]:
+    models: list[tuple[type[BaseModel], Literal["serialization"]]] = [
+        (model, "serialization") for model in MESSAGES.values()
+    ]
+    _, schema = models_json_schema(models, ref_template=REF)
+    found: dict[str, Any] = schema["$defs"]
+    return found
