@@ -93,6 +93,10 @@ class AmountRangeFilter(admin.ListFilter):
     def has_output(self) -> bool:
         return True
 
+    @property
+    def has_mistake(self) -> bool:
+        return bool(self.form.errors)
+
     def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
         yield {"form": self.form}
 
@@ -100,7 +104,9 @@ class AmountRangeFilter(admin.ListFilter):
         for name in self.form.errors:
             why = " ".join(str(problem) for problem in self.form.errors[name])
             end = self.form.fields[name].label
-            messages.error(request, f"Filter by {self.title}, “{end}” is left out. {why}")
+            messages.error(request, f"Filter by {self.title}, “{end}”: {why} No users are shown.")
+        if self.has_mistake:
+            return queryset.none()
         for name, lookup in zip(self._bounds(), ("gte", "lte"), strict=True):
             amount = self.form.cleaned_data.get(name)
             if amount is not None:

@@ -4,7 +4,14 @@ from billing.models.descriptions import StandardDescription
 from billing.models.plans import Plan, Service, ServicePrice, UserDefaults
 from billing.models.runs import ChargingBatch, ChargingFailure, ChargingRun
 from billing.models.subscriptions import ActiveDay, Subscription
-from billing.models.transactions import Channel, Transaction, TransactionType, subtype_label
+from billing.models.transactions import (
+    Channel,
+    Label,
+    Reference,
+    Transaction,
+    TransactionType,
+    subtype_label,
+)
 from billing.models.webhooks import (
     EventType,
     LowBalanceThreshold,
@@ -25,8 +32,10 @@ __all__ = [
     "ChargingFailure",
     "ChargingRun",
     "EventType",
+    "Label",
     "LowBalanceThreshold",
     "Plan",
+    "Reference",
     "Service",
     "ServicePrice",
     "StandardDescription",

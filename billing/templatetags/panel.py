@@ -9,17 +9,19 @@ from django.conf import settings
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
-from billing.models import TransactionType
+from billing.models import Label, Transaction
 from billing.money import format_money
 
 register = template.Library()
 
+# The class and the symbol of each.
 BADGES = {
-    TransactionType.PAYMENT: "payments",
-    TransactionType.BONUS_REFILL: "redeem",
-    TransactionType.SUBSCRIPTION: "event_repeat",
-    TransactionType.SERVICE: "bolt",
-    TransactionType.REVERSAL: "undo",
+    Label.PAYMENT: ("payment", "payments"),
+    Label.DEDUCTION: ("deduction", "remove_circle"),
+    Label.GIFT: ("bonus-charge", "redeem"),
+    Label.SUBSCRIPTION: ("main-charge", "event_repeat"),
+    Label.SERVICE: ("tariff-charge", "bolt"),
+    Label.REVERSAL: ("reversal", "undo"),
 }
 
 
@@ -66,15 +68,15 @@ def currency() -> str:
 
 
 @register.filter
-def type_badge(code: str) -> SafeString:
-    """The type of a transaction: a label with a symbol of its own."""
-    kind = TransactionType(code)
+def type_badge(row: Transaction) -> SafeString:
+    """What a transaction is called: a label with a symbol of its own."""
+    name, symbol = BADGES[row.label]
     return format_html(
         '<span class="panel-badge {}"><span class="material-symbols-outlined" aria-hidden="true">'
         "{}</span>{}</span>",
-        code.replace("_", "-"),
-        BADGES[kind],
-        kind.label,
+        name,
+        symbol,
+        row.label.label,
     )
 
 

@@ -35,6 +35,11 @@ class StatusFilter(RadioFilter):
 
 
 class PeopleList(ChangeList):
+    @property
+    def has_mistake(self) -> bool:
+        """Whether a filter could not be read: then there is no answer, and nothing is listed."""
+        return any(getattr(each, "has_mistake", False) for each in self.filter_specs)
+
     def get_results(self, request: HttpRequest) -> None:
         try:
             super().get_results(request)
