@@ -90,7 +90,7 @@ class TransactionFilters(PanelForm):
             ("reversals", "Reversals"),
         ],
     )
-    channel = forms.ChoiceField(required=False, choices=[("", "All channels"), *Channel.choices])
+    channel = forms.ChoiceField(required=False, choices=[("", "All"), *Channel.choices])
     q = forms.CharField(label="Description", required=False, max_length=200)
     device = forms.CharField(required=False, max_length=100)
 

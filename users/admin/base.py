@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import SEARCH_VAR
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.text import capfirst
@@ -30,6 +32,20 @@ class PanelAdmin(ModelAdmin):
     ) -> Any:
         """The row. `?_to_field=` names no field: Django would look for one called ""."""
         return super().get_object(request, object_id, from_field or None)
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """The list. The database takes no NUL, with which nothing can be found anyway; in the
+        search, its form says so.
+        """
+        values = [
+            each
+            for name, given in request.GET.lists()
+            if name != SEARCH_VAR
+            for each in given
+        ]
+        if any("\0" in each for each in values):
+            raise IncorrectLookupParameters
+        return super().get_changelist_instance(request)
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
