@@ -59,13 +59,16 @@ def subtype_label(subtype: str) -> str:
 
 
 class Label(models.TextChoices):
-    """What a transaction is called on pages and in files. Programs go by its type."""
+    """What a transaction is called on pages and in files. Programs go by its type.
+
+    The codes are those of the types, and one more.
+    """
 
     PAYMENT = "payment", "Payment"
     DEDUCTION = "deduction", "Deduction"
-    GIFT = "gift", "Gift"
-    SUBSCRIPTION = "subscription", "Subscription"
-    SERVICE = "service", "Service"
+    GIFT = "bonus_charge", "Gift"
+    SUBSCRIPTION = "main_charge", "Subscription"
+    SERVICE = "tariff_charge", "Service"
     REVERSAL = "reversal", "Reversal"
 
     @property
@@ -82,18 +85,12 @@ def label_of(type: str, amount: Decimal, bonus_amount: Decimal) -> Label:  # noq
     alone, and otherwise a deduction.
     """
     if type != TransactionType.PAYMENT:
-        return LABEL_BY_TYPE[TransactionType(type)]
+        return Label(type)
     if amount > 0:
         return Label.PAYMENT
     return Label.GIFT if amount == 0 and bonus_amount > 0 else Label.DEDUCTION
 
 
-LABEL_BY_TYPE = {
-    TransactionType.BONUS_REFILL: Label.GIFT,
-    TransactionType.SUBSCRIPTION: Label.SUBSCRIPTION,
-    TransactionType.SERVICE: Label.SERVICE,
-    TransactionType.REVERSAL: Label.REVERSAL,
-}
 LABELLED_TYPES = frozenset(TransactionType.values) - {TransactionType.REVERSAL}
 _BY_HAND = Q(type=TransactionType.PAYMENT)
 _GIVES = Q(amount=0, bonus_amount__gt=0)

@@ -14,14 +14,13 @@ from billing.money import format_money
 
 register = template.Library()
 
-# The class and the symbol of each.
 BADGES = {
-    Label.PAYMENT: ("payment", "payments"),
-    Label.DEDUCTION: ("deduction", "remove_circle"),
-    Label.GIFT: ("bonus-charge", "redeem"),
-    Label.SUBSCRIPTION: ("main-charge", "event_repeat"),
-    Label.SERVICE: ("tariff-charge", "bolt"),
-    Label.REVERSAL: ("reversal", "undo"),
+    Label.PAYMENT: "payments",
+    Label.DEDUCTION: "remove_circle",
+    Label.GIFT: "redeem",
+    Label.SUBSCRIPTION: "event_repeat",
+    Label.SERVICE: "bolt",
+    Label.REVERSAL: "undo",
 }
 
 
@@ -70,13 +69,13 @@ def currency() -> str:
 @register.filter
 def type_badge(row: Transaction) -> SafeString:
     """What a transaction is called: a label with a symbol of its own."""
-    name, symbol = BADGES[row.label]
+    kind = row.label
     return format_html(
         '<span class="panel-badge {}"><span class="material-symbols-outlined" aria-hidden="true">'
         "{}</span>{}</span>",
-        name,
-        symbol,
-        row.label.label,
+        kind.value.replace("_", "-"),
+        BADGES[kind],
+        kind.label,
     )
 
 

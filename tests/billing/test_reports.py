@@ -290,7 +290,7 @@ def test_every_transaction_is_found_by_what_it_is_called(db: None) -> None:
         ledger.change_balance(
             user, amount=amount, bonus_amount=bonus, description="Changed by hand", **BY_API
         )
-    ledger.give_bonus(user, amount=1, description="Gift of the month", **BY_API)  # 7
+    ledger.give_bonus(user, amount=3, description="Gift of the month", **BY_API)  # 7
     charge_cost(user, service="traffic", cost=1, description="Some traffic", **BY_API)  # 8
     charge_price(user, cycle="monthly", price=1, description="Monthly fee", **BY_API)  # 9
     reverse(user, 2)  # 10

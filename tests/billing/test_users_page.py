@@ -1,5 +1,6 @@
 """The customers' list and pages: finding, filtering, editing, and who may."""
 
+import re
 from typing import Any
 
 import pytest
@@ -181,6 +182,7 @@ def test_a_mistake_in_a_range_is_told_and_nothing_typed_is_lost(
     assert list(answer.context["cl"].result_list) == [], "there is no answer to a mistake"
     assert "There is a mistake in the filters" in answer.text
     assert "Nothing found" not in answer.text
+    assert not re.search(r"\b0\s+(results|users)\b", answer.text), "nothing is counted either"
 
 
 def test_a_range_that_ends_before_it_begins_is_told(by_balance: list[User]) -> None:
