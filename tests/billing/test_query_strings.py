@@ -41,14 +41,12 @@ def names_on(html: str) -> set[str]:
 
 def hostile_queries(page: PanelPage, names: set[str], *, is_djangos_list: bool) -> Iterator[str]:
     yield from OF_DJANGO
-    for value in HOSTILE[:3]:
-        yield urlencode([(name, value) for name in sorted(names)])
+    yield urlencode([(name, HOSTILE[0]) for name in sorted(names)])
     if "changelist" in page.name or page.name in TABS:
-        for value in HOSTILE[3:]:
+        for value in HOSTILE[1:]:
             yield urlencode([(name, value) for name in sorted(names)])
         yield urlencode([(name, value) for name in sorted(names) for value in ("1", "x")])
-        for name in sorted(names):
-            yield from (urlencode([(name, value)]) for value in HOSTILE[:2])
+        yield from (urlencode([(name, HOSTILE[0])]) for name in sorted(names))
     if is_djangos_list:
         yield from OF_LISTS
 

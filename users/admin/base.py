@@ -38,10 +38,7 @@ class PanelAdmin(ModelAdmin):
         search, its form says so.
         """
         values = [
-            each
-            for name, given in request.GET.lists()
-            if name != SEARCH_VAR
-            for each in given
+            each for name, given in request.GET.lists() if name != SEARCH_VAR for each in given
         ]
         if any("\0" in each for each in values):
             raise IncorrectLookupParameters
