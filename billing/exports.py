@@ -16,7 +16,7 @@ from billing.reports import Listing, oldest_first
 COLUMNS: Final = (
     "id", "user_id", "login", "number", "date", "type", "subtype", "description", "device",
     "amount", "old_balance", "new_balance", "bonus_amount", "old_bonus", "new_bonus",
-    "operator", "channel", "reverses",
+    "operator", "channel", "reverses", "reversed_by", "label",
 )  # fmt: skip
 XLSX_MAX_ROWS: Final = 1_048_575  # of a sheet, after the heading
 
@@ -82,6 +82,7 @@ def _cells(row: Transaction) -> Iterable[Cell]:
         row.amount, row.old_balance, row.new_balance,
         row.bonus_amount, row.old_bonus, row.new_bonus,
         row.actor.email if row.actor else "", row.channel, row.reverses,
+        " ".join(str(each.number) for each in row.reversed_by), row.label.label,
     )  # fmt: skip
 
 

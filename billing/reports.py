@@ -19,8 +19,11 @@ from django.db.models.functions import Coalesce
 
 from billing.models import (
     Balance,
+    Channel,
     ChargingBatch,
     ChargingRun,
+    Label,
+    Reference,
     Subscription,
     Transaction,
     TransactionType,
@@ -32,6 +35,19 @@ PAGE_SIZE: Final = 50
 CHART_POINTS: Final = 120
 QUERY_CANCELED: Final = "57014"  # an SQLSTATE
 INSTANT: Final = timedelta(microseconds=1)  # the resolution of the database's times
+
+ADDS: Final = Q(amount__gt=0) | Q(bonus_amount__gt=0)
+TAKES: Final = Q(amount__lt=0) | Q(bonus_amount__lt=0)
+# The condition of the index over them, which the type alone would not bring into play.
+REVERSALS: Final = Q(reverses__isnull=False)
+
+# What totals count apart: a reversal is neither a refill nor a charge.
+Kind = Literal["", "refills", "charges", "reversals"]
+KINDS: Final = {
+    "refills": ADDS & ~REVERSALS,
+    "charges": TAKES & ~REVERSALS,
+    "reversals": REVERSALS,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +62,22 @@ class Listing:
     until: datetime | None = None
     type: str = ""
     subtype: str = ""
-    direction: Literal["", "refills", "charges"] = ""
+    # What adds to either balance or takes from either, reversals included.
+    direction: Literal["", "adds", "takes"] = ""
+    kind: Kind = ""
+    label: Label | Literal[""] = ""
     text: str = ""
     device: str = ""  # or a part of its name
     exact_device: str | None = None  # "" is none: what concerns no device
+    channel: str = ""
 
     @property
     def is_filtered(self) -> bool:
         """Whether more than the period decides what is shown."""
-        filters = (self.type, self.subtype, self.direction, self.text, self.device)
+        filters = (
+            self.type, self.subtype, self.direction, self.kind, self.label, self.channel,
+            self.text, self.device,
+        )  # fmt: skip
         return any(filters) or self.exact_device is not None
 
     @cached_property
@@ -90,10 +113,16 @@ class Listing:
             condition &= Q(type=self.type)
         if self.subtype:
             condition &= Q(subtype=self.subtype)
-        if self.direction == "refills":
-            condition &= Q(amount__gt=0) | Q(bonus_amount__gt=0)
-        elif self.direction == "charges":
-            condition &= Q(amount__lt=0) | Q(bonus_amount__lt=0)
+        if self.direction == "adds":
+            condition &= ADDS
+        elif self.direction == "takes":
+            condition &= TAKES
+        if self.label:
+            condition &= Label(self.label).condition
+        if self.kind:
+            condition &= KINDS[self.kind]
+        if self.channel:
+            condition &= Q(channel=self.channel)
         for word in self.text.split():
             condition &= Q(description__icontains=word)
         if self.device:
@@ -165,6 +194,53 @@ class Page[Row: Model]:
 
 
 def page(listing: Listing, cursor: Cursor) -> Page[Transaction]:
+    """A page of transactions, each with those that it is tied to by a reversal."""
+    found = _page(listing, cursor)
+    tie_reversals(found.rows)
+    return found
+
+
+def tie_reversals(rows: Sequence[Transaction]) -> None:
+    """Notes on each row what it reverses, and what reversed it. One query for all rows."""
+    if not rows:
+        return
+    users, numbers = [row.user_id for row in rows], [row.number for row in rows]
+    reversing = [row for row in rows if row.reverses is not None]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT t.user_id, t.number, t.id, t.reverses
+            FROM unnest(%s::bigint[], %s::bigint[]) AS x (user_id, number)
+            JOIN billing_transaction t ON t.user_id = x.user_id AND t.reverses = x.number
+            UNION ALL
+            SELECT t.user_id, t.number, t.id, NULL
+            FROM unnest(%s::bigint[], %s::bigint[]) AS x (user_id, number)
+            JOIN billing_transaction t ON t.user_id = x.user_id AND t.number = x.number
+            ORDER BY 1, 2
+            """,
+            [
+                users,
+                numbers,
+                [row.user_id for row in reversing],
+                [row.reverses for row in reversing],
+            ],
+        )
+        found = cursor.fetchall()
+    reversals: dict[tuple[int, int], list[Reference]] = {}
+    originals: dict[tuple[int, int], Reference] = {}
+    for user_id, number, row_id, reverses in found:
+        reference = Reference(row_id, number)
+        if reverses is None:
+            originals[user_id, number] = reference
+        else:
+            reversals.setdefault((user_id, reverses), []).append(reference)
+    for row in rows:
+        row.reversed_by = reversals.get((row.user_id, row.number), [])
+        if row.reverses is not None:
+            row.reversed_one = originals.get((row.user_id, row.reverses))
+
+
+def _page(listing: Listing, cursor: Cursor) -> Page[Transaction]:
     order = ["number"] if listing.user_id is not None else ["created_at", "id"]
     newest_first = [f"-{name}" for name in order]
     key = order[-1]
@@ -369,27 +445,31 @@ def complete_until() -> datetime:
 
 
 class Totals(NamedTuple):
-    """opening + refills − charges + unlisted = closing.
+    """opening + refills − charges + reversals + unlisted = closing.
 
-    `unlisted` is what the transactions of the period that a filter leaves out changed together.
+    `reversals` is what the reversals of the period changed together: they add where they take a
+    charge back, and take where they take a refill back. `unlisted` is the same of the transactions
+    of the period that a filter leaves out.
     """
 
     opening: Decimal
     refills: Decimal
     charges: Decimal
+    reversals: Decimal
     unlisted: Decimal
     closing: Decimal
 
 
 class Turnover(NamedTuple):
-    """What was added and what was taken, both as positive amounts."""
+    """What was added and what was taken, both as positive amounts, and what reversals changed."""
 
     refills: Decimal
     charges: Decimal
+    reversals: Decimal
 
     @property
     def net(self) -> Decimal:
-        return self.refills - self.charges
+        return self.refills - self.charges + self.reversals
 
 
 @dataclass(frozen=True)
@@ -407,8 +487,9 @@ class BothTurnovers:
 def totals(listing: Listing) -> BothTotals:
     """Opening and closing balances of one user's period, and what is listed in between.
 
-    Without filters this reads two rows however long the period is: each transaction knows the sum
-    of all refills up to it. With filters, the rows of the period are summed up.
+    Without filters this reads two rows and the reversals, however long the period is: each
+    transaction knows the sum of all that was added up to it. With filters, the rows of the period
+    are summed up.
     """
     numbers = listing.numbers
     edges = {
@@ -423,15 +504,12 @@ def totals(listing: Listing) -> BothTotals:
     if listing.is_filtered:
         listed = turnover(listing)
     else:
-        refilled = (before.refilled, before.bonus_refilled) if before else (ZERO, ZERO)
-        refills = (
-            (last.refilled - refilled[0], last.bonus_refilled - refilled[1])
-            if last
-            else (ZERO, ZERO)
-        )
+        added_before = (before.refilled, before.bonus_refilled) if before else (ZERO, ZERO)
+        added = (last.refilled, last.bonus_refilled) if last else (ZERO, ZERO)
+        reversed_ = _reversals(listing)
         listed = BothTurnovers(
-            Turnover(refills[0], opening[0] + refills[0] - closing[0]),
-            Turnover(refills[1], opening[1] + refills[1] - closing[1]),
+            _turnover(added[0] - added_before[0], closing[0] - opening[0], reversed_.real),
+            _turnover(added[1] - added_before[1], closing[1] - opening[1], reversed_.bonus),
         )
     return BothTotals(
         _totals(opening[0], listed.real, closing[0]), _totals(opening[1], listed.bonus, closing[1])
@@ -440,20 +518,54 @@ def totals(listing: Listing) -> BothTotals:
 
 def _totals(opening: Decimal, listed: Turnover, closing: Decimal) -> Totals:
     unlisted = closing - opening - listed.net
-    return Totals(opening, listed.refills, listed.charges, unlisted, closing)
+    return Totals(opening, *listed, unlisted, closing)
+
+
+class _Reversed(NamedTuple):
+    """What reversals added to a balance, and what they changed in all."""
+
+    added: Decimal
+    net: Decimal
+
+
+@dataclass(frozen=True)
+class _BothReversed:
+    real: _Reversed
+    bonus: _Reversed
+
+
+def _reversals(listing: Listing) -> _BothReversed:
+    """What the reversals of one user's period did: these rows alone are read, by their index."""
+    sums = listing.rows.filter(REVERSALS).aggregate(
+        added=Sum("amount", filter=Q(amount__gt=0), default=ZERO),
+        net=Sum("amount", default=ZERO),
+        bonus_added=Sum("bonus_amount", filter=Q(bonus_amount__gt=0), default=ZERO),
+        bonus_net=Sum("bonus_amount", default=ZERO),
+    )
+    return _BothReversed(
+        _Reversed(sums["added"], sums["net"]), _Reversed(sums["bonus_added"], sums["bonus_net"])
+    )
+
+
+def _turnover(added: Decimal, net: Decimal, reversed_: _Reversed) -> Turnover:
+    """The turnover of a period of which it is known what was added and what changed in all."""
+    refills = added - reversed_.added
+    return Turnover(refills, refills + reversed_.net - net, reversed_.net)
 
 
 def turnover(listing: Listing) -> BothTurnovers:
     """The sums over all transactions of a listing. Reads them all."""
     sums = listing.rows.aggregate(
-        refills=Sum("amount", filter=Q(amount__gt=0), default=ZERO),
-        charges=Sum("amount", filter=Q(amount__lt=0), default=ZERO),
-        bonus_refills=Sum("bonus_amount", filter=Q(bonus_amount__gt=0), default=ZERO),
-        bonus_charges=Sum("bonus_amount", filter=Q(bonus_amount__lt=0), default=ZERO),
+        refills=Sum("amount", filter=Q(amount__gt=0) & ~REVERSALS, default=ZERO),
+        charges=Sum("amount", filter=Q(amount__lt=0) & ~REVERSALS, default=ZERO),
+        reversals=Sum("amount", filter=REVERSALS, default=ZERO),
+        bonus_refills=Sum("bonus_amount", filter=Q(bonus_amount__gt=0) & ~REVERSALS, default=ZERO),
+        bonus_charges=Sum("bonus_amount", filter=Q(bonus_amount__lt=0) & ~REVERSALS, default=ZERO),
+        bonus_reversals=Sum("bonus_amount", filter=REVERSALS, default=ZERO),
     )
     return BothTurnovers(
-        Turnover(sums["refills"], -sums["charges"]),
-        Turnover(sums["bonus_refills"], -sums["bonus_charges"]),
+        Turnover(sums["refills"], -sums["charges"], sums["reversals"]),
+        Turnover(sums["bonus_refills"], -sums["bonus_charges"], sums["bonus_reversals"]),
     )
 
 
@@ -486,7 +598,7 @@ def balance_points(listing: Listing) -> list[Point]:
 
 
 class Day(NamedTuple):
-    """What was added and taken on one day, which is given by its midnight."""
+    """What was added, taken and reversed on one day, which is given by its midnight."""
 
     day: datetime
     real: Turnover
@@ -494,7 +606,8 @@ class Day(NamedTuple):
 
 
 def turnover_by_day(since: datetime, until: datetime, time_zone: str) -> list[Day]:
-    """Refills and charges of all users for each day of a period, days without any left out.
+    """Refills, charges and reversals of all users for each day of a period; days without
+    transactions are left out.
 
     Days are those of `time_zone`; each is given by its midnight there.
     """
@@ -502,10 +615,14 @@ def turnover_by_day(since: datetime, until: datetime, time_zone: str) -> list[Da
         cursor.execute(
             """
             SELECT date_trunc('day', created_at, %(zone)s) AS day,
-                coalesce(sum(amount) FILTER (WHERE amount > 0), 0),
-                coalesce(-sum(amount) FILTER (WHERE amount < 0), 0),
-                coalesce(sum(bonus_amount) FILTER (WHERE bonus_amount > 0), 0),
-                coalesce(-sum(bonus_amount) FILTER (WHERE bonus_amount < 0), 0)
+                coalesce(sum(amount) FILTER (WHERE amount > 0 AND reverses IS NULL), 0),
+                coalesce(-sum(amount) FILTER (WHERE amount < 0 AND reverses IS NULL), 0),
+                coalesce(sum(amount) FILTER (WHERE reverses IS NOT NULL), 0),
+                coalesce(sum(bonus_amount)
+                    FILTER (WHERE bonus_amount > 0 AND reverses IS NULL), 0),
+                coalesce(-sum(bonus_amount)
+                    FILTER (WHERE bonus_amount < 0 AND reverses IS NULL), 0),
+                coalesce(sum(bonus_amount) FILTER (WHERE reverses IS NOT NULL), 0)
             FROM billing_transaction
             WHERE created_at >= %(since)s AND created_at < %(until)s
             GROUP BY day ORDER BY day
@@ -513,8 +630,7 @@ def turnover_by_day(since: datetime, until: datetime, time_zone: str) -> list[Da
             {"zone": time_zone, "since": since, "until": until},
         )
         return [
-            Day(day, Turnover(refills, charges), Turnover(bonus_refills, bonus_charges))
-            for day, refills, charges, bonus_refills, bonus_charges in cursor.fetchall()
+            Day(day, Turnover(*sums[:3]), Turnover(*sums[3:])) for day, *sums in cursor.fetchall()
         ]
 
 
@@ -543,7 +659,27 @@ def holdings() -> Holdings:
 def latest(count: int) -> list[Transaction]:
     """The latest transactions of all users, newest first."""
     rows = Transaction.objects.select_related("user", "actor")
-    return list(rows.order_by("-created_at", "-id")[:count])
+    found = list(rows.order_by("-created_at", "-id")[:count])
+    tie_reversals(found)
+    return found
+
+
+LOOKED_THROUGH: Final = 2_000
+
+
+def latest_by_operators(user_id: int, count: int) -> list[Transaction]:
+    """The latest transactions of a user that operators posted in the panel, newest first.
+
+    Only the user's last LOOKED_THROUGH ones are looked at: no index leads to an operator's, and
+    there may be a million others.
+    """
+    last = Balance.objects.values_list("last_number", flat=True).filter(pk=user_id).first()
+    rows = Transaction.objects.filter(
+        user=user_id, number__gt=(last or 0) - LOOKED_THROUGH, channel=Channel.PANEL
+    )
+    found = list(rows.select_related("user", "actor").order_by("-number")[:count])
+    tie_reversals(found)
+    return found
 
 
 # --- Everything, for exports --------------------------------------------------------------------
@@ -559,6 +695,7 @@ def oldest_first(listing: Listing, chunk_size: int = 2_000) -> Iterator[Transact
     rows = listing.rows.select_related("user", "actor").order_by(*order)
     wanted = rows
     while chunk := list(wanted[:chunk_size]):
+        tie_reversals(chunk)
         yield from chunk
         last = chunk[-1]
         wanted = (

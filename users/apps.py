@@ -3,4 +3,4 @@ from django.apps import AppConfig
 
 class UsersConfig(AppConfig):
     name = "users"
-    verbose_name = "People"
+    verbose_name = "Users and operators"

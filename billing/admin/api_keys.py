@@ -27,6 +27,7 @@ from billing.admin.pages import PanelForm, midnight, page_context, row_or_404
 from billing.admin.transactions import DayField, cursor_of
 from billing.models import ApiKey
 from billing.models.plans import validate_readable
+from users.admin.base import titled
 from users.admin.groups import PermissionsField
 from users.admin.histories import AdminWithHistory
 from users.authority import operators_managed_by, permissions_of
@@ -88,10 +89,11 @@ class KeyFilters(PanelForm):
     )
 
     def listed(self, now: datetime) -> "QuerySet[ApiKey]":
-        """What the filters leave; a filter with a mistake is passed over."""
-        self.is_valid()
+        """What the filters leave; nothing if one of them has a mistake, which says so beside it."""
+        if not self.is_valid():
+            return ApiKey.objects.none()
         rows = ApiKey.objects.select_related("owner", "created_by")
-        state = self.cleaned_data.get("state")
+        state = self.cleaned_data["state"]
         if state == "working":
             rows = rows.filter(pk__in=access.working_keys(now).values("pk"))
         elif state == "other":
@@ -291,7 +293,7 @@ class ApiKeyAdmin(AdminWithHistory):
         if object_id is None:
             return self._add(request)
         key = self._key(request, object_id)
-        context = page_context(request, self, title=f"{key}", user=None) | {
+        context = page_context(request, self, title=titled(key, "API key"), user=None) | {
             "original": key,
             "report": report(key, timezone.now()),
             "rights": rights_of(key),
@@ -358,7 +360,7 @@ class ApiKeyAdmin(AdminWithHistory):
                 messages.SUCCESS,
             )
             return HttpResponseRedirect(address)
-        context = page_context(request, self, title=f"Revoke {key}", user=None) | {
+        context = page_context(request, self, title=titled(key, "Revoke"), user=None) | {
             "original": key,
             "report": report(key, timezone.now()),
         }

@@ -27,7 +27,7 @@ USER_PAGES = {
 WITH_HISTORY = {
     "billing_plan": "Plan",
     "billing_service": "Service",
-    "billing_userdefaults": "Defaults",
+    "billing_userdefaults": "Defaults for new users",
     "billing_apikey": "API key",
     "billing_webhookendpoint": "Endpoint",
 }
@@ -35,9 +35,9 @@ WITH_HISTORY = {
 # Group, entry, symbol, name of the address, permissions any of which opens it.
 ENTRIES = [
     ("", "Start page", "home", "index", ()),
-    ("Customers", "Users", "group", "users_user_changelist", ("users.view_user",)),
+    ("", "Users", "group", "users_user_changelist", ("users.view_user",)),
     (
-        "Customers",
+        "",
         "Transactions",
         "receipt_long",
         "billing_transaction_changelist",
@@ -73,7 +73,7 @@ ENTRIES = [
     ),
     (
         "Billing",
-        "New users",
+        "Defaults for new users",
         "person_add",
         "billing_userdefaults_changelist",
         ("billing.view_userdefaults", "billing.change_userdefaults"),

@@ -15,6 +15,7 @@ from unfold.admin import ModelAdmin
 
 from billing.errors import InvalidAmount
 from billing.money import ZERO, NotMoney, to_money
+from users.admin.base import PanelAdmin, titled
 from users.ids import id_in
 from users.models import User
 
@@ -34,7 +35,7 @@ def page_context(
     request.subject_id = user.pk if user else None  # type: ignore[attr-defined]
     frame: dict[str, Any] = model_admin.admin_site.each_context(request)
     return frame | {
-        "title": f"{title} · {user}" if user else title,
+        "title": titled(user, title) if user else title,
         "opts": User._meta if user else model_admin.opts,
         "original": user,
         "subject": user,
@@ -84,7 +85,7 @@ def row_or_404[Row: Model](rows: QuerySet[Row], object_id: object) -> Row:
     return get_object_or_404(rows, pk=row_id)
 
 
-class ReadOnlyAdmin(ModelAdmin):
+class ReadOnlyAdmin(PanelAdmin):
     """Pages about what nobody edits. Nothing of Django's own change pages is left."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -64,7 +64,7 @@ def _turnovers() -> dict[str, Any]:
     for day in _days(today, today + timedelta(days=1)):
         by_day[today] = day
     days = [first + timedelta(days=offset) for offset in range(DAYS)]
-    empty = reports.Turnover(ZERO, ZERO)
+    empty = reports.Turnover(ZERO, ZERO, ZERO)
     real = [by_day[day].real if day in by_day else empty for day in days]
     bonus = [by_day[day].bonus if day in by_day else empty for day in days]
     return {
@@ -101,4 +101,5 @@ def _days(first: date, end: date) -> list[reports.Day]:
 def _sum(turnovers: list[reports.Turnover]) -> reports.Turnover:
     refills = sum((turnover.refills for turnover in turnovers), ZERO)
     charges = sum((turnover.charges for turnover in turnovers), ZERO)
-    return reports.Turnover(refills, charges)
+    reversals = sum((turnover.reversals for turnover in turnovers), ZERO)
+    return reports.Turnover(refills, charges, reversals)

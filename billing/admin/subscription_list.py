@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -37,16 +38,17 @@ class SubscriptionFilters(PanelForm):
         self.fields["plan"].choices = [("", "All plans"), *plans]  # type: ignore[attr-defined]
         self.fields["q"].widget.attrs |= {"placeholder": "Name, e-mail, ID or device"}
 
-    def listing(self) -> reports.SubscriptionListing:
-        """What the filters leave; a filter with a mistake is passed over."""
-        self.is_valid()
+    def listed(self) -> QuerySet[Subscription]:
+        """What the filters leave; nothing if one of them has a mistake, which says so beside it."""
+        if not self.is_valid():
+            return Subscription.objects.none()
         chosen = self.cleaned_data
         return reports.SubscriptionListing(
-            plan_id=chosen.get("plan"),
-            status=chosen.get("status", ""),
-            cycle=chosen.get("cycle", ""),
-            text=chosen.get("q", ""),
-        )
+            plan_id=chosen["plan"],
+            status=chosen["status"],
+            cycle=chosen["cycle"],
+            text=chosen["q"],
+        ).rows
 
 
 class Row(NamedTuple):
@@ -62,12 +64,12 @@ class SubscriptionAdmin(ReadOnlyAdmin):
         if not self.has_view_permission(request):
             raise PermissionDenied
         form = SubscriptionFilters(request.GET)
-        listing = form.listing()
+        listed = form.listed()
         context = page_context(request, self, title="Subscriptions", user=None)
         found: reports.Page[Subscription]
         try:
             with reports.time_limit(SEARCH_MAX_SECONDS):
-                found = reports.page_by_id(listing.rows, cursor_of(request))
+                found = reports.page_by_id(listed, cursor_of(request))
         except reports.TooSlow:
             found = reports.Page([], has_newer=False, has_older=False)
             context["is_too_slow"] = True

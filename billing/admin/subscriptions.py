@@ -142,6 +142,8 @@ def user_subscriptions(
     chosen = form.chosen()
     of_device = Q(device__icontains=chosen["device"]) if "device" in chosen else Q()
     listed = live.filter(of_device, **({"status": chosen["status"]} if "status" in chosen else {}))
+    if form.errors:  # a mistake has no answer
+        mine, listed = mine.none(), listed.none()
     paginator = Paginator(listed.select_related("plan").order_by("device"), PER_PAGE)
     changed = _changed(request, mine)
     page = paginator.get_page(request.GET.get("page") or _page_of(changed, listed))

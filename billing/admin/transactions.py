@@ -36,10 +36,11 @@ from billing.admin.pages import (
     page_context,
     row_or_404,
 )
-from billing.errors import AlreadyReversed, BillingError
+from billing.errors import AlreadyReversed, BillingError, NotReversible
 from billing.exports import TooManyRows, csv_lines, write_xlsx
 from billing.models import (
     Channel,
+    Label,
     Plan,
     Service,
     StandardDescription,
@@ -51,6 +52,7 @@ from billing.models import (
 from billing.models.transactions import SUBTYPE_LABELS
 from billing.money import NotMoney, format_money, to_money
 from billing.pricing import format_period, format_quantity, to_quantity
+from users.admin.base import PanelAdmin
 from users.models import User
 
 SEARCH_MAX_SECONDS: Final = 15
@@ -77,12 +79,18 @@ class TransactionFilters(PanelForm):
 
     from_day = DayField(label="From")
     to_day = DayField(label="To")
-    type = forms.ChoiceField(required=False, choices=[("", "All types"), *TransactionType.choices])
+    type = forms.ChoiceField(required=False, choices=[("", "All types"), *Label.choices])
     subtype = forms.CharField(required=False, widget=forms.Select)
     direction = forms.ChoiceField(
         required=False,
-        choices=[("", "Both"), ("refills", "Refills"), ("charges", "Charges")],
+        choices=[
+            ("", "All"),
+            ("refills", "Refills"),
+            ("charges", "Charges"),
+            ("reversals", "Reversals"),
+        ],
     )
+    channel = forms.ChoiceField(required=False, choices=[("", "All"), *Channel.choices])
     q = forms.CharField(label="Description", required=False, max_length=200)
     device = forms.CharField(required=False, max_length=100)
 
@@ -104,18 +112,20 @@ class TransactionFilters(PanelForm):
             self.add_error("to_day", "This day is before the first one.")
         return cleaned
 
-    def listing(self, user_id: int | None) -> reports.Listing:
-        """What the filters leave; a filter with a mistake is passed over, and says so."""
-        self.is_valid()
+    def listing(self, user_id: int | None) -> reports.Listing | None:
+        """What the filters leave; None if one of them has a mistake, which says so beside it."""
+        if not self.is_valid():
+            return None
         chosen = self.cleaned_data
         first, last = chosen.get("from_day"), chosen.get("to_day")
         return reports.Listing(
             user_id=user_id,
             since=midnight(first) if first else None,
             until=midnight(last + timedelta(days=1)) if last else None,
-            type=chosen.get("type", ""),
+            label=chosen.get("type", ""),
             subtype=chosen.get("subtype", ""),
-            direction=chosen.get("direction", ""),
+            kind=chosen.get("direction", ""),
+            channel=chosen.get("channel", ""),
             text=chosen.get("q", "").replace("\0", ""),
             device=chosen.get("device", "").replace("\0", ""),
         )
@@ -141,7 +151,9 @@ def presets(form: TransactionFilters) -> list[Preset]:
         ("This month", month, today),
         ("Last month", last_month_end.replace(day=1), last_month_end),
     ]
-    chosen = (form.cleaned_data.get("from_day"), form.cleaned_data.get("to_day"))
+    chosen = None
+    if not form.errors:
+        chosen = (form.cleaned_data.get("from_day"), form.cleaned_data.get("to_day"))
     return [Preset(name, first, last, chosen == (first, last)) for name, first, last in periods]
 
 
@@ -152,31 +164,37 @@ def list_page(request: HttpRequest, model_admin: ModelAdmin, user: User | None) 
     """The list of one user's transactions, or of all users'."""
     form = TransactionFilters(request.GET)
     listing = form.listing(user.pk if user else None)
-    if wanted := request.GET.get("goto", "").strip():
-        return _go_to(request, listing, wanted)
-    if request.GET.get("export") in ("csv", "xlsx") and not form.errors:
-        return _export(request, listing, user)
+    if listing is not None:
+        if wanted := request.GET.get("goto", "").strip():
+            return _go_to(request, listing, wanted)
+        if request.GET.get("export") in ("csv", "xlsx"):
+            return _export(request, listing, user)
     context = page_context(request, model_admin, title="Transactions", user=user)
-    try:
-        with reports.time_limit(SEARCH_MAX_SECONDS):
-            found = reports.page(listing, cursor_of(request))
-            if user:
-                context |= _of_one_user(request, user, listing)
-            elif listing.since or listing.until:
-                context["turnover"] = reports.turnover(listing)
-    except reports.TooSlow:
-        found = reports.Page([], has_newer=False, has_older=False)
-        context["is_too_slow"] = True
+    if listing is not None:
+        context |= _listed(request, user, listing)
     context |= {
         "form": form,
         "presets": presets(form),
-        "page": found,
-        "is_filtered": listing.is_filtered,
         "has_conditions": any(form.cleaned_data.values()) or bool(form.errors),
         "can_change_balance": request.user.has_perm("billing.change_balance"),
         "goto_failed": request.GET.get("missed", ""),
     }
     return TemplateResponse(request, "billing/transactions.html", context)
+
+
+def _listed(request: HttpRequest, user: User | None, listing: reports.Listing) -> dict[str, Any]:
+    """A page of the list, and its figures. Both or neither: there are none without an answer."""
+    context: dict[str, Any] = {"is_filtered": listing.is_filtered}
+    try:
+        with reports.time_limit(SEARCH_MAX_SECONDS):
+            context["page"] = reports.page(listing, cursor_of(request))
+            if user:
+                context |= _of_one_user(request, user, listing)
+            elif listing.since or listing.until:
+                context["turnover"] = reports.turnover(listing)
+    except reports.TooSlow:
+        context = {"is_filtered": listing.is_filtered, "is_too_slow": True}
+    return context
 
 
 def _of_one_user(request: HttpRequest, user: User, listing: reports.Listing) -> dict[str, Any]:
@@ -335,7 +353,7 @@ def numbers_of(transactions: list[Transaction]) -> str:
 
 
 @admin.register(Transaction)
-class TransactionAdmin(ModelAdmin):
+class TransactionAdmin(PanelAdmin):
     """All users' transactions, read only. Nothing of Django's own change pages is left."""
 
     def get_urls(self) -> list[URLPattern]:
@@ -374,11 +392,9 @@ class TransactionAdmin(ModelAdmin):
         """The page of one transaction: everything its row says."""
         row = self._row(request, object_id)
         siblings = Transaction.objects.filter(user=row.user_id)
-        reversal = siblings.filter(reverses=row.number).first()
+        reports.tie_reversals([row])
         context = page_context(request, self, title=f"Transaction {row.number}", user=row.user) | {
             "transaction": row,
-            "reversal": reversal,
-            "reversed_one": siblings.filter(number=row.reverses).first() if row.reverses else None,
             "previous": siblings.filter(number=row.number - 1).first(),
             "next": siblings.filter(number=row.number + 1).first(),
             "digest": bytes(row.digest).hex(),
@@ -386,7 +402,7 @@ class TransactionAdmin(ModelAdmin):
             "request_id": _request_id(row),
             "metadata": json.dumps(row.metadata, indent=2, ensure_ascii=False, sort_keys=True),
             "can_reverse": request.user.has_perm("billing.change_balance")
-            and reversal is None
+            and not row.reversed_by
             and row.type != TransactionType.REVERSAL,
         }
         return TemplateResponse(request, "billing/transaction.html", context)
@@ -411,16 +427,19 @@ class TransactionAdmin(ModelAdmin):
                 refusal = problem
             else:
                 return to_posted(posted)
-        elif row.type != TransactionType.REVERSAL:
-            reversal = Transaction.objects.filter(user=row.user_id, reverses=row.number).first()
-            if reversal:
-                refusal = AlreadyReversed(number=row.number, reversed_by=reversal.number)
+        reports.tie_reversals([row])
+        is_reversible = not row.reversed_by and row.type != TransactionType.REVERSAL
+        if not is_reversible and refusal is None:
+            refusal = _why_not(row)
         paid_back = ledger.paid_back_of(row)
         form.show(paid_back)
-        context = page_context(request, self, title="Reverse", user=row.user) | {
+        context = page_context(
+            request, self, title=f"Reverse transaction {row.number}", user=row.user
+        ) | {
             "form": form,
             "transaction": row,
             "refusal": refusal,
+            "can_reverse": is_reversible,
             "paid_back": paid_back,
             "balance": ledger.balance(row.user_id),
             "standard_descriptions": StandardDescription.objects.values_list("text", flat=True),
@@ -431,6 +450,13 @@ class TransactionAdmin(ModelAdmin):
         if not self.has_view_permission(request):
             raise PermissionDenied
         return row_or_404(Transaction.objects.select_related("user", "actor"), transaction_id)
+
+
+def _why_not(row: Transaction) -> BillingError:
+    """Why a transaction cannot be reversed, whatever is typed."""
+    if row.type == TransactionType.REVERSAL:
+        return NotReversible(number=row.number)
+    return AlreadyReversed(number=row.number, reversed_by=row.reversed_by[0].number)
 
 
 def _explanation(row: Transaction) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from billing import subscriptions, thresholds
+from billing import reports, subscriptions, thresholds
 from billing.admin.change_balance import change_balance
 from billing.admin.charge_service import charge_service
 from billing.admin.low_balance import low_balance
@@ -36,9 +36,11 @@ from billing.models import Channel, Subscription, Transaction
 from billing.money import NotMoney, format_money, to_money
 from users.admin.customers import UserAdmin
 from users.admin.people import StatusFilter
+from users.ids import id_in
 from users.models import User
 
 DAY_AND_TIME = "Y-m-d H:i"
+POSTED_SHOWN: Final = 20  # of what operators posted, on the History tab
 
 
 class AmountBound(forms.CharField):
@@ -93,6 +95,10 @@ class AmountRangeFilter(admin.ListFilter):
     def has_output(self) -> bool:
         return True
 
+    @property
+    def has_mistake(self) -> bool:
+        return bool(self.form.errors)
+
     def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
         yield {"form": self.form}
 
@@ -100,7 +106,9 @@ class AmountRangeFilter(admin.ListFilter):
         for name in self.form.errors:
             why = " ".join(str(problem) for problem in self.form.errors[name])
             end = self.form.fields[name].label
-            messages.error(request, f"Filter by {self.title}, “{end}” is left out. {why}")
+            messages.error(request, f"Filter by {self.title}, “{end}”: {why} No users are shown.")
+        if self.has_mistake:
+            return queryset.none()
         for name, lookup in zip(self._bounds(), ("gte", "lte"), strict=True):
             amount = self.form.cleaned_data.get(name)
             if amount is not None:
@@ -222,6 +230,20 @@ class BillingUserAdmin(UserAdmin):
         if given := given_to(obj):
             self.message_user(request, given, messages.SUCCESS)
         return response
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """What operators changed, and beside it what they did to the user's money."""
+        money: dict[str, Any] = {"is_of_user": True}
+        user_id = id_in(object_id)
+        if user_id is not None and request.user.has_perm("billing.view_transaction"):
+            money |= {
+                "posted": reports.latest_by_operators(user_id, POSTED_SHOWN),
+                "looked_through": reports.LOOKED_THROUGH,
+                "transactions": reverse("admin:users_user_transactions", args=[user_id]),
+            }
+        return super().history_view(request, object_id, (extra_context or {}) | money)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         return super().get_queryset(request).select_related("balance")

@@ -43,17 +43,18 @@ class DeliveryFilters(PanelForm):
         self.fields["user"].widget.attrs |= {"placeholder": "ID or e-mail"}
 
     def listed(self) -> QuerySet[WebhookDelivery]:
-        """What the filters leave; a filter with a mistake is passed over."""
-        self.is_valid()
+        """What the filters leave; nothing if one of them has a mistake, which says so beside it."""
+        if not self.is_valid():
+            return WebhookDelivery.objects.none()
         chosen = self.cleaned_data
         rows = deliveries()
-        if chosen.get("endpoint") is not None:
+        if chosen["endpoint"] is not None:
             rows = rows.filter(endpoint=chosen["endpoint"])
-        if chosen.get("status"):
+        if chosen["status"]:
             rows = rows.filter(status=chosen["status"])
-        if chosen.get("event"):
+        if chosen["event"]:
             rows = rows.filter(event__type=chosen["event"])
-        if text := chosen.get("user"):
+        if text := chosen["user"]:
             if (user_id := id_in(text.removeprefix("#"))) is not None:
                 rows = rows.filter(user_id=user_id)
             else:
@@ -116,7 +117,7 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin):
         of_subscription = event.type.startswith("subscription.")
         right = "billing.view_subscription" if of_subscription else "billing.view_transaction"
         attempts = delivery.attempts.order_by("-pk")[: ATTEMPTS_SHOWN + 1]
-        title = f"Delivery {delivery.pk}"
+        title = f"Webhook delivery {delivery.pk}"
         context = page_context(request, self, title=title, user=None) | {
             "original": delivery,
             "event": event,

@@ -20,6 +20,7 @@ from billing.admin.configuration import ConfigurationAdmin, ConfigurationForm
 from billing.admin.pages import page_context, row_or_404
 from billing.admin.transactions import cursor_of
 from billing.models import EventType, WebhookDelivery, WebhookEndpoint
+from users.admin.base import titled
 from users.models import User
 
 Status = WebhookDelivery.Status
@@ -222,7 +223,7 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
         if answer.is_delivered and endpoint.paused_until is not None:
             WebhookEndpoint.objects.filter(pk=endpoint.pk).update(paused_until=None)
             webhooks.wake(endpoint.pk)
-        context = page_context(request, self, title=f"Test of {endpoint}", user=None) | {
+        context = page_context(request, self, title=titled(endpoint, "Test event"), user=None) | {
             "original": endpoint,
             "answer": answer,
         }
@@ -243,7 +244,7 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
                 self.log_change(request, endpoint, "A new secret was made.")
         elif wanted == "show":
             self.log_change(request, endpoint, "The secret was shown.")
-        context = page_context(request, self, title=f"Secret of {endpoint}", user=None) | {
+        context = page_context(request, self, title=titled(endpoint, "Secret"), user=None) | {
             "original": endpoint,
             "secret": endpoint.secret if wanted in ("show", "renew") else "",
             "is_new": wanted == "renew",

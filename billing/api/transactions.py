@@ -43,6 +43,8 @@ router = Router(tags=["Transactions"])
 SEARCH_SECONDS: Final = 10
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 INSTANT: Final = timedelta(microseconds=1)
+# Programs know these words since before reversals were counted apart.
+DIRECTIONS: Final[dict[str, Literal["adds", "takes"]]] = {"refills": "adds", "charges": "takes"}
 
 
 class TransactionFilters(Parameters):
@@ -54,7 +56,9 @@ class TransactionFilters(Parameters):
         None, description="Of just this device; empty: of those that concern no device."
     )
     direction: Literal["refills", "charges"] | None = Field(
-        None, description="What added to either balance, or what took from either."
+        None,
+        description="What added to either balance, or what took from either; reversals included, "
+        "each by what it did.",
     )
     order: Literal["newest", "oldest"] = Field(
         "newest",
@@ -83,7 +87,7 @@ class TransactionFilters(Parameters):
             type=self.type or "",
             subtype=self.subtype or "",
             exact_device=None if self.device is None else ledger.checked_device(self.device),
-            direction=self.direction or "",
+            direction=DIRECTIONS[self.direction] if self.direction else "",
         )
 
 

@@ -5,7 +5,14 @@ from billing.models.descriptions import StandardDescription
 from billing.models.plans import Plan, Service, ServicePrice, UserDefaults
 from billing.models.runs import ChargingBatch, ChargingFailure, ChargingRun
 from billing.models.subscriptions import ActiveDay, Subscription
-from billing.models.transactions import Channel, Transaction, TransactionType, subtype_label
+from billing.models.transactions import (
+    Channel,
+    Label,
+    Reference,
+    Transaction,
+    TransactionType,
+    subtype_label,
+)
 from billing.models.webhooks import (
     EventType,
     LowBalanceThreshold,
@@ -27,8 +34,10 @@ __all__ = [
     "ChargingRun",
     "EventType",
     "KeptAnswer",
+    "Label",
     "LowBalanceThreshold",
     "Plan",
+    "Reference",
     "Service",
     "ServicePrice",
     "StandardDescription",

@@ -1,7 +1,9 @@
 """Everything that ever happened to a user's money."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import ClassVar
+from decimal import Decimal
+from typing import ClassVar, NamedTuple
 
 import pgtrigger
 from django.conf import settings
@@ -18,7 +20,7 @@ class TransactionType(models.TextChoices):
     """The codes are those that existing integrations know."""
 
     PAYMENT = "payment", "Payment"
-    BONUS_REFILL = "bonus_charge", "Bonus refill"
+    BONUS_REFILL = "bonus_charge", "Gift"
     SUBSCRIPTION = "main_charge", "Subscription"
     SERVICE = "tariff_charge", "Service"
     REVERSAL = "reversal", "Reversal"
@@ -54,6 +56,59 @@ def subtype_label(subtype: str) -> str:
     """A subtype for people. Services and gifts bring codes of their own: "geo_lookup"."""
     known = SUBTYPE_LABELS | dict(TransactionType.choices)
     return known.get(subtype) or subtype.replace("_", " ").capitalize()
+
+
+class Label(models.TextChoices):
+    """What a transaction is called on pages and in files. Programs go by its type.
+
+    The codes are those of the types, and one more.
+    """
+
+    PAYMENT = "payment", "Payment"
+    DEDUCTION = "deduction", "Deduction"
+    GIFT = "bonus_charge", "Gift"
+    SUBSCRIPTION = "main_charge", "Subscription"
+    SERVICE = "tariff_charge", "Service"
+    REVERSAL = "reversal", "Reversal"
+
+    @property
+    def condition(self) -> Q:
+        """Which transactions are called so: the same as `label_of` says, for the database."""
+        return LABELLED[self]
+
+
+def label_of(type: str, amount: Decimal, bonus_amount: Decimal) -> Label:  # noqa: A002 - as the field
+    """What a transaction of this type with these amounts is called.
+
+    What an operator or a program changes by hand is a payment in the ledger, whatever it does. To
+    people it is one where it adds to the real balance, a gift where it adds to the bonus balance
+    alone, and otherwise a deduction.
+    """
+    if type != TransactionType.PAYMENT:
+        return Label(type)
+    if amount > 0:
+        return Label.PAYMENT
+    return Label.GIFT if amount == 0 and bonus_amount > 0 else Label.DEDUCTION
+
+
+LABELLED_TYPES = frozenset(TransactionType.values) - {TransactionType.REVERSAL}
+_BY_HAND = Q(type=TransactionType.PAYMENT)
+_GIVES = Q(amount=0, bonus_amount__gt=0)
+LABELLED = {
+    Label.PAYMENT: _BY_HAND & Q(amount__gt=0),
+    Label.DEDUCTION: _BY_HAND & Q(amount__lte=0) & ~_GIVES,
+    Label.GIFT: Q(type=TransactionType.BONUS_REFILL) | (_BY_HAND & _GIVES),
+    Label.SUBSCRIPTION: Q(type=TransactionType.SUBSCRIPTION),
+    Label.SERVICE: Q(type=TransactionType.SERVICE),
+    Label.REVERSAL: Q(type=TransactionType.REVERSAL),
+}
+
+
+class Reference(NamedTuple):
+    """Another transaction of the same user, as far as it takes to name it and lead to it."""
+
+    id: int
+    number: int
 
 
 class TransactionManager(models.Manager["Transaction"]):
@@ -117,6 +172,10 @@ class Transaction(models.Model):
     # Set by the ledger on what it returns: this is the transaction of an earlier call with the
     # same idempotency key, and nothing was changed.
     replayed = False
+    # Set by reports on what they list: the transactions that took this one back, and the one that
+    # this one takes back.
+    reversed_by: Sequence[Reference] = ()
+    reversed_one: Reference | None = None
 
     objects: ClassVar[TransactionManager] = TransactionManager()
 
@@ -198,5 +257,12 @@ class Transaction(models.Model):
         return f"Transaction {self.number} of user {self.user_id}"
 
     @property
+    def label(self) -> Label:
+        return label_of(self.type, self.amount, self.bonus_amount)
+
+    @property
     def subtype_label(self) -> str:
+        """The subtype for people; of a reversal, what the reversed one is called."""
+        if self.type == TransactionType.REVERSAL and self.subtype in LABELLED_TYPES:
+            return label_of(self.subtype, -self.amount, -self.bonus_amount).label
         return subtype_label(self.subtype)

@@ -9,17 +9,18 @@ from django.conf import settings
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
-from billing.models import TransactionType
+from billing.models import Label, Transaction
 from billing.money import format_money
 
 register = template.Library()
 
 BADGES = {
-    TransactionType.PAYMENT: "payments",
-    TransactionType.BONUS_REFILL: "redeem",
-    TransactionType.SUBSCRIPTION: "event_repeat",
-    TransactionType.SERVICE: "bolt",
-    TransactionType.REVERSAL: "undo",
+    Label.PAYMENT: "payments",
+    Label.DEDUCTION: "remove_circle",
+    Label.GIFT: "redeem",
+    Label.SUBSCRIPTION: "event_repeat",
+    Label.SERVICE: "bolt",
+    Label.REVERSAL: "undo",
 }
 
 
@@ -66,13 +67,13 @@ def currency() -> str:
 
 
 @register.filter
-def type_badge(code: str) -> SafeString:
-    """The type of a transaction: a label with a symbol of its own."""
-    kind = TransactionType(code)
+def type_badge(row: Transaction) -> SafeString:
+    """What a transaction is called: a label with a symbol of its own."""
+    kind = row.label
     return format_html(
         '<span class="panel-badge {}"><span class="material-symbols-outlined" aria-hidden="true">'
         "{}</span>{}</span>",
-        code.replace("_", "-"),
+        kind.value.replace("_", "-"),
         BADGES[kind],
         kind.label,
     )

@@ -16,7 +16,7 @@ EVERYTHING = [
     "Services",
     "Subscriptions",
     "Charging runs",
-    "New users",
+    "Defaults for new users",
     "Standard descriptions",
     "API keys",
     "Webhooks",
@@ -70,7 +70,7 @@ def test_the_sidebar_marks_where_one_is() -> None:
         ("/admin/billing/service/", "Services"),
         ("/admin/billing/subscription/", "Subscriptions"),
         ("/admin/billing/chargingrun/", "Charging runs"),
-        ("/admin/billing/userdefaults/1/change/", "New users"),
+        ("/admin/billing/userdefaults/1/change/", "Defaults for new users"),
         ("/admin/billing/apikey/add/", "API keys"),
         ("/admin/billing/webhookendpoint/add/", "Webhooks"),
         ("/admin/billing/webhookdelivery/?status=failed", "Webhook deliveries"),
@@ -122,7 +122,7 @@ def test_what_is_configured_has_a_tab_for_its_history(page: str) -> None:
     for model, object_id, title in (
         ("plan", PlanFactory().pk, "Plan"),
         ("service", ServiceFactory().pk, "Service"),
-        ("userdefaults", 1, "Defaults"),
+        ("userdefaults", 1, "Defaults for new users"),
     ):
         answer = client.get(f"/admin/billing/{model}/{object_id}/{page}/")
         (tabs,) = answer.context["tab_list"]

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing import ledger, reports
-from billing.models import Channel, Transaction
+from billing.models import Channel, Label, Transaction
 from billing.reports import Cursor, Listing
 from tests.billing.clock import database_clock_at
-from tests.factories import UserFactory, charge_cost, user_with
+from tests.factories import UserFactory, charge_cost, charge_price, user_with
 from users.models import User
 
 BY_API = {"actor": None, "channel": Channel.API}
@@ -68,7 +68,7 @@ def walk(listing: Listing, key: str) -> list[list[int]]:
 
 @pytest.mark.parametrize(
     "filters",
-    [{}, {"type": "payment"}, {"text": "day 1"}, {"direction": "charges"}, {"device": "d1"}],
+    [{}, {"type": "payment"}, {"text": "day 1"}, {"kind": "charges"}, {"device": "d1"}],
 )
 @pytest.mark.parametrize("of", ["one", "all"])
 def test_pages_show_every_row_once_newest_first(
@@ -135,8 +135,14 @@ def test_filters_choose_by_what_a_transaction_did_to_either_balance(db: None) ->
         listing = Listing(user_id=user.pk, **filters)  # type: ignore[arg-type]
         return sorted(row.number for row in listing.rows)
 
-    assert shown(direction="refills") == [1, 2, 5]
-    assert shown(direction="charges") == [3, 4, 5]
+    reverse(user, 4)  # 6
+    reverse(user, 2)  # 7
+    assert shown(direction="adds") == [1, 2, 5, 6]
+    assert shown(direction="takes") == [3, 4, 5, 7]
+    assert shown(kind="refills") == [1, 2, 5]
+    assert shown(kind="charges") == [3, 4, 5]
+    assert shown(kind="reversals") == [6, 7]
+    assert shown(channel="import") == [1]
     assert shown(text="FROM bon") == [3]
     assert shown(type="tariff_charge", subtype="traffic") == [3, 4]
     assert shown(subtype="register") == [2]
@@ -172,9 +178,18 @@ def test_a_period_includes_its_beginning_and_excludes_its_end(db: None) -> None:
     assert list(just_before.rows) == []
 
 
+def reverse(user: User, number: int) -> Transaction:
+    return ledger.reverse(user, number=number, description="Posted by mistake", **BY_API)
+
+
 @pytest.fixture
 def week(db: None) -> User:
-    return a_transaction_a_day(7)
+    """Fourteen transactions, and on the days after them reversals of two charges and a refill."""
+    user = a_transaction_a_day(7)
+    for days, number in enumerate((2, 5, 8)):
+        with database_clock_at(NOON + timedelta(days=7 + days)):
+            reverse(user, number)
+    return user
 
 
 @given(first=st.integers(-1, 8), days=st.integers(0, 9))
@@ -184,7 +199,8 @@ def test_totals_reconcile_with_the_rows_of_any_period(week: User, first: int, da
     for filters in (
         {},
         {"type": "tariff_charge"},
-        {"direction": "refills"},
+        {"kind": "refills"},
+        {"kind": "reversals"},
         {"text": "nothing like it"},
     ):
         listing = Listing(user_id=user.pk, since=since, until=until, **filters)
@@ -195,14 +211,108 @@ def test_totals_reconcile_with_the_rows_of_any_period(week: User, first: int, da
         ]
         before = [row for row in Transaction.objects.filter(user=user) if row.created_at < since]
         for real, column in ((totals.real, "amount"), (totals.bonus, "bonus_amount")):
-            changes = [getattr(row, column) for row in shown]
+            changes = [getattr(row, column) for row in shown if row.reverses is None]
+            reversed_ = [getattr(row, column) for row in shown if row.reverses is not None]
             assert real.opening == sum((getattr(row, column) for row in before), Decimal(0))
             assert real.refills == sum((c for c in changes if c > 0), Decimal(0))
             assert real.charges == -sum((c for c in changes if c < 0), Decimal(0))
+            assert real.reversals == sum(reversed_, Decimal(0))
             assert real.closing - real.opening == sum(getattr(row, column) for row in in_period)
-            assert real.opening + real.refills - real.charges + real.unlisted == real.closing
+            assert (
+                real.opening + real.refills - real.charges + real.reversals + real.unlisted
+                == real.closing
+            )
         if not filters:
             assert totals.real.unlisted == totals.bonus.unlisted == 0
+
+
+def test_a_reversal_is_neither_a_refill_nor_a_charge(db: None) -> None:
+    user = user_with(real=50, bonus=4)  # 1
+    charge_cost(user, service="traffic", cost=12, description="Some traffic", **BY_API)  # 2
+    reverse(user, 2)  # 3: gives back 8 and 4
+    reverse(user, 1)  # 4: takes 50 and 4 back
+    nobody = UserFactory()
+    for listing in (Listing(user_id=user.pk), Listing(user_id=user.pk, channel="api")):
+        totals = reports.totals(listing)
+        refills = (50, 4) if not listing.channel else (0, 0)
+        assert (totals.real.refills, totals.bonus.refills) == refills
+        assert (totals.real.charges, totals.bonus.charges) == (8, 4)
+        assert (totals.real.reversals, totals.bonus.reversals) == (8 - 50, 4 - 4)
+        assert (totals.real.closing, totals.bonus.closing) == (0, 0)
+    of_all = reports.turnover(Listing())
+    assert of_all.real == (50, 8, -42)
+    assert of_all.bonus == (4, 4, 0)
+    assert reports.totals(Listing(user_id=nobody.pk)).real == (0, 0, 0, 0, 0, 0)
+
+
+def test_a_row_names_what_it_reverses_and_what_reversed_it(db: None) -> None:
+    user, other = user_with(real=50), user_with(real=7)
+    charge_cost(user, service="traffic", cost=2, description="Some traffic", **BY_API)  # 2
+    reverse(user, 2)  # 3
+    reverse(other, 1)  # the same numbers, of somebody else
+    for found in (
+        reports.page(Listing(user_id=user.pk), Cursor()).rows,
+        [row for row in reports.page(Listing(), Cursor()).rows if row.user_id == user.pk],
+        [row for row in reports.latest(10) if row.user_id == user.pk],
+        list(reports.oldest_first(Listing(user_id=user.pk), chunk_size=1))[::-1],
+    ):
+        reversal, charge, refill = found
+        assert reversal.reversed_one == (charge.pk, 2)
+        assert charge.reversed_by == [(reversal.pk, 3)]
+        assert (refill.reversed_by, refill.reversed_one) == ([], None)
+
+
+def test_the_reversals_of_a_long_history_are_found_without_reading_it(db: None) -> None:
+    user = UserFactory()
+    ledger.post_batch(
+        [
+            ledger.balance_change_entry(user, amount=1, description="One of very many")
+            for _ in range(3_000)
+        ],
+        **BY_API,
+    )
+    reverse(user, 1500)
+    with CaptureQueriesContext(connection) as queries:
+        assert reports.totals(Listing(user_id=user.pk)).real == (0, 3000, 0, -1, 0, 2999)
+    [sums] = [query["sql"] for query in queries if "SUM(" in query["sql"]]
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE billing_transaction")
+        cursor.execute(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sums}")
+        [[plan]] = cursor.fetchone()
+    read = plan["Plan"]["Plans"][0]
+    assert read["Actual Rows"] + read.get("Rows Removed by Filter", 0) <= 10
+
+
+def test_every_transaction_is_found_by_what_it_is_called(db: None) -> None:
+    """What the pages say of a row and what the filter finds in the database are the same."""
+    user = user_with(real=50)  # 1
+    for amount, bonus in ((-3, 0), (0, 5), (0, -1), (2, -1), (-2, 1)):  # 2 to 6
+        ledger.change_balance(
+            user, amount=amount, bonus_amount=bonus, description="Changed by hand", **BY_API
+        )
+    ledger.give_bonus(user, amount=3, description="Gift of the month", **BY_API)  # 7
+    charge_cost(user, service="traffic", cost=1, description="Some traffic", **BY_API)  # 8
+    charge_price(user, cycle="monthly", price=1, description="Monthly fee", **BY_API)  # 9
+    reverse(user, 2)  # 10
+    reverse(user, 3)  # 11
+    found = {
+        label: [row.number for row in Listing(user_id=user.pk, label=label).rows.order_by("number")]
+        for label in Label
+    }
+    assert found == {
+        Label.PAYMENT: [1, 5],
+        Label.DEDUCTION: [2, 4, 6],
+        Label.GIFT: [3, 7],
+        Label.SERVICE: [8],
+        Label.SUBSCRIPTION: [9],
+        Label.REVERSAL: [10, 11],
+    }
+    rows = Transaction.objects.filter(user=user)
+    assert {row.number: row.label for row in rows} == {
+        number: label for label, numbers in found.items() for number in numbers
+    }
+    assert rows.get(number=10).subtype_label == "Deduction"
+    assert rows.get(number=11).subtype_label == "Gift"
 
 
 def test_totals_and_pages_of_a_long_history_read_a_few_rows(db: None) -> None:
@@ -259,6 +369,18 @@ def test_days_are_those_of_the_time_zone(db: None) -> None:
     ]
     utc = reports.turnover_by_day(since, until, "UTC")
     assert [(d.real.refills, d.real.charges) for d in utc] == [(45, 0), (0, 5)]
+
+
+def test_reversals_of_a_day_are_counted_apart(db: None) -> None:
+    user = UserFactory()
+    with database_clock_at(NOON):
+        ledger.change_balance(user, amount=9, bonus_amount=2, description="A refill", **BY_API)
+        ledger.change_balance(user, amount=-4, description="A deduction", **BY_API)
+        reverse(user, 2)
+        ledger.change_balance(user, bonus_amount=1, description="A gift", **BY_API)
+        reverse(user, 4)
+    [day] = reports.turnover_by_day(NOON, NOON + timedelta(days=1), "UTC")
+    assert (day.real, day.bonus) == ((9, 4, 4), (3, 0, -1))
 
 
 def test_holdings_are_those_of_customers(db: None, operator: User) -> None:

@@ -55,7 +55,7 @@ def test_the_tab_tells_everything_about_each_transaction(windows: Windows) -> No
     assert rows[4] == {
         "No.": "3",
         "Date": "2024-02-29 23:57:07",
-        "Description": "100 messages",
+        "Description": "100 messages Reversed by No. 6",
         "Type, subtype": "Service Outgoing SMS",
         "Device": "Truck 7",
         "Amount": "−5.00",
@@ -70,8 +70,9 @@ def test_the_tab_tells_everything_about_each_transaction(windows: Windows) -> No
     assert rows[1]["Date"] == "2024-03-01 00:00:07"
     assert totals(page) == {
         "Opening": (Decimal(0), Decimal(0)),
-        "Refills": (Decimal("107.55"), Decimal(50)),
+        "Refills": (Decimal("102.55"), Decimal(25)),
         "Charges": (Decimal("-17.55"), Decimal(-26)),
+        "Reversals": (Decimal(5), Decimal(25)),
         "Closing": (Decimal(90), Decimal(24)),
     }
     assert reconciles(page)
@@ -80,8 +81,9 @@ def test_the_tab_tells_everything_about_each_transaction(windows: Windows) -> No
 FILTERS = [
     ("Type", "tariff_charge", [7, 3]),
     ("Subtype", "outgoing_sms", [3]),
-    ("Direction", "refills", [6, 5, 2, 1]),
+    ("Direction", "refills", [5, 2, 1]),
     ("Direction", "charges", [7, 4, 3]),
+    ("Direction", "reversals", [6]),
     ("Description", "messages NOT", [6]),
     ("Device", "truck", [6, 3]),
     ("Description", "no such words", []),

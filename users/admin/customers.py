@@ -22,6 +22,7 @@ OF_COMPANIES = ("legal_name", "iec", "state_reg_num", "okpo_code")
 class UserAdmin(PeopleAdmin):
     """Customers only. They log in elsewhere: there is no password here, and no right to give."""
 
+    page_of_one = "Profile"
     list_display = ["id", "name_and_email", "legal_name", "status", "created"]
     list_display_links = ["id", "name_and_email"]
     list_filter = [StatusFilter, ("legal_type", ChoicesRadioFilter)]

@@ -4,10 +4,11 @@ from typing import Any
 
 from django.contrib.admin.models import LogEntry
 from django.http import HttpRequest
-from unfold.admin import ModelAdmin
+
+from users.admin.base import PanelAdmin
 
 
-class AdminWithHistory(ModelAdmin):
+class AdminWithHistory(PanelAdmin):
     """Lists the latest change first, where Django would begin with the oldest."""
 
     def get_paginator(self, request: HttpRequest, queryset: Any, *args: Any, **kwargs: Any) -> Any:

@@ -7,6 +7,7 @@ from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
 from django.contrib.auth import admin as auth_admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponseRedirect
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.formats import date_format
 from django.utils.html import format_html
@@ -15,6 +16,7 @@ from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
+from users.admin.base import titled
 from users.admin.groups import PermissionsField
 from users.admin.people import PeopleAdmin, StatusFilter
 from users.authority import groups_given_by, may_manage_operator, permissions_of
@@ -97,6 +99,8 @@ class OperatorAdmin(PeopleAdmin, DjangoUserAdmin):
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if db_field.name == "comment":
+            field.help_text = "For those who look after the operators."
         if isinstance(field.widget, RelatedFieldWidgetWrapper):
             field.widget = field.widget.widget  # groups are made on their own page
         return field
@@ -104,12 +108,6 @@ class OperatorAdmin(PeopleAdmin, DjangoUserAdmin):
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
         obj.is_staff = True
         super().save_model(request, obj, form, change)
-
-    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> Any:  # noqa: A002 - Django's signature
-        """One's own is changed where the old one is asked for: a browser may be left alone."""
-        if id_in(id) == request.user.pk:
-            return HttpResponseRedirect(reverse("admin:password_change"))
-        return super().user_change_password(request, id, form_url)
 
     def changeable(self, request: HttpRequest, queryset: QuerySet[User]) -> QuerySet[User]:
         actor = _actor(request)
@@ -119,6 +117,16 @@ class OperatorAdmin(PeopleAdmin, DjangoUserAdmin):
             if operator.pk != actor.pk and may_manage_operator(actor, operator)
         ]
         return queryset.filter(pk__in=allowed)
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> Any:  # noqa: A002 - Django's
+        # One's own is changed where the old one is asked for: a browser may be left alone.
+        if id_in(id) == request.user.pk:
+            return HttpResponseRedirect(reverse("admin:password_change"))
+        response = super().user_change_password(request, id, form_url)
+        if isinstance(response, TemplateResponse) and response.context_data:
+            original = response.context_data["original"]
+            response.context_data["title"] = titled(original, "Change password")
+        return response
 
     @display(description="groups")
     def in_groups(self, operator: User) -> str:

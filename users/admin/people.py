@@ -35,6 +35,13 @@ class StatusFilter(RadioFilter):
 
 
 class PeopleList(ChangeList):
+    has_mistake = False  # whether a filter could not be read: then nothing is listed or counted
+
+    def get_filters(self, request: HttpRequest) -> Any:
+        specs, *others, has_active_filters = super().get_filters(request)
+        self.has_mistake = any(getattr(each, "has_mistake", False) for each in specs)
+        return specs, *others, has_active_filters and not self.has_mistake
+
     def get_results(self, request: HttpRequest) -> None:
         try:
             super().get_results(request)
@@ -58,6 +65,7 @@ class PeopleAdmin(AdminWithHistory):
     list_max_show_all = 0  # no "Show all": there may be a hundred thousand
     list_filter_submit = True
     list_fullwidth = True
+    list_after_template = "billing/_time_zone.html"
     actions = ["activate", "deactivate"]
     offered_lookups: frozenset[str] = frozenset()
 

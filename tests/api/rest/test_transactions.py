@@ -84,6 +84,8 @@ def test_pages_show_every_transaction_once_in_either_order(program: Program, pat
         ({"direction": "charges", "subtype": "monthly"}, {"subtype": "monthly"}),
         ({"direction": "refills", "subtype": "monthly"}, {"pk": 0}),
         ({"direction": "refills", "type": "bonus_charge"}, {"type": "bonus_charge"}),
+        # As ever: programs read by it what added, a reversal that gives back among it.
+        ({"direction": "refills", "type": "reversal"}, {"type": "reversal"}),
     ],
 )
 @pytest.mark.parametrize("order", ["newest", "oldest"])

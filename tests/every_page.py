@@ -1,0 +1,119 @@
+"""Every page of the panel, as the addresses themselves tell: a page that is added is among them.
+
+An address that names something is filled in with something that exists (`Things`). One that cannot
+be filled in is a mistake of the test, not a page to be passed over.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from django.contrib import admin
+from django.contrib.auth.models import Group
+from django.contrib.contenttypes.models import ContentType
+from django.utils import timezone
+
+from billing import access, webhooks
+from billing.models import (
+    ApiKey,
+    ChargingFailure,
+    ChargingRun,
+    EventType,
+    LowBalanceThreshold,
+    StandardDescription,
+    Transaction,
+    UserDefaults,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
+from tests.factories import ServiceFactory, plan_with, subscribed, user_with
+from users.models import User
+
+
+class PanelPage(NamedTuple):
+    """One page: the name of its address, if it has one, and the address."""
+
+    name: str
+    path: str
+
+
+class Things:
+    """One of each kind of thing that a page can be about."""
+
+    def __init__(self, operator: User) -> None:
+        service = ServiceFactory(name="Outgoing SMS")
+        plan = plan_with({service: "0.05"}, name="Fleet")
+        endpoint = WebhookEndpoint.objects.create(
+            name="Accounting",
+            url="https://accounting.example/receive",
+            secret=webhooks.new_secret(),
+            events=EventType.values,
+        )
+        self.user = user_with(50, 5, email="ada@example.net", first_name="Ada", last_name="Byron")
+        subscription = subscribed(self.user, plan, device="8617")
+        delivery = WebhookDelivery.objects.filter(endpoint=endpoint).earliest("pk")
+        WebhookAttempt.objects.create(
+            delivery=delivery, at=timezone.now(), milliseconds=10, status_code=503, problem="503"
+        )
+        run = ChargingRun.objects.create(at=timezone.now(), started_by="command", due=1, failed=1)
+        ChargingFailure.objects.create(run=run, user=self.user, problem="It was refused.")
+        key, _ = access.issue_key(name="Shop", owner=operator, created_by=operator)
+        ApiKey.objects.filter(pk=key.pk).update(last_used_at=timezone.now())
+        by_model: dict[str, Any] = {
+            "users_user": self.user,
+            "users_operator": operator,
+            "auth_user": operator,
+            "auth_group": Group.objects.earliest("pk"),
+            "billing_standarddescription": StandardDescription.objects.create(text="Paid in cash"),
+            "billing_transaction": Transaction.objects.filter(user=self.user).earliest("pk"),
+            "billing_plan": plan,
+            "billing_service": service,
+            "billing_subscription": subscription,
+            "billing_chargingrun": run,
+            "billing_userdefaults": UserDefaults.objects.get_or_create(pk=UserDefaults.ONLY_ID)[0],
+            "billing_apikey": key,
+            "billing_webhookendpoint": endpoint,
+            "billing_webhookdelivery": delivery,
+            "billing_lowbalancethreshold": LowBalanceThreshold.objects.create(
+                user=self.user, amount=10
+            ),
+        }
+        self.ids = {model: thing.pk for model, thing in by_model.items()}
+        self.fixed = {
+            "subscription_id": subscription.pk,
+            "content_type_id": ContentType.objects.get_for_model(User).pk,
+            "app_label": "billing",
+            "url": "nowhere",
+        }
+
+    def named_by(self, prefix: str, parameter: str) -> Any:
+        """What stands for a parameter of the addresses that begin with `prefix`."""
+        if parameter in self.fixed:
+            return self.fixed[parameter]
+        model = "_".join(prefix.split("/")[:2])
+        return self.ids["users_user" if model.startswith("r_") else model]
+
+
+def pages(things: Things) -> list[PanelPage]:
+    found = []
+    for pattern, name in _patterns(admin.site.get_urls(), ""):
+        [(address, parameters)] = pattern.reverse_forms
+        filled = address % {each: things.named_by(address, each) for each in parameters}
+        found.append(PanelPage(name, f"/admin/{filled}"))
+    return found
+
+
+class _Pattern(NamedTuple):
+    reverse_forms: list[tuple[str, list[str]]]
+
+
+def _patterns(patterns: list[Any], prefix: str) -> Iterator[tuple[_Pattern, str]]:
+    from django.urls import URLResolver
+    from django.utils.regex_helper import normalize
+
+    for each in patterns:
+        if isinstance(each, URLResolver):
+            yield from _patterns(each.url_patterns, prefix + each.pattern.regex.pattern.lstrip("^"))
+        else:
+            regex = prefix + each.pattern.regex.pattern.lstrip("^").replace(r"\Z", "")
+            yield _Pattern(normalize(regex)), each.name or ""
