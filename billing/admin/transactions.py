@@ -68,7 +68,7 @@ class DayInput(forms.DateInput):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__({"placeholder": "YYYY-MM-DD", "inputmode": "numeric"}, **options)
+        super().__init__({"placeholder": "YYYY-MM-DD"}, **options)
 
     def render(self, *args: Any, **options: Any) -> SafeString:
         return format_html(

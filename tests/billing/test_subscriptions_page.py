@@ -109,7 +109,7 @@ def test_what_is_confirmed_is_what_was_previewed(
         ("Plan Business, 10–30 April 2026, device 8617", Decimal("-8.7850"), 100, Decimal("91.215"))
     ]
     assert "−8.7850" in shown
-    assert "100.00 → 91.2150" in shown
+    assert "100.0000 → 91.2150" in shown
     assert "Next charge 12.55 on 2026-05-01" in shown
     assert "Starts 2026-04-10, today (UTC)" in shown
     assert not rows(customer)
@@ -230,7 +230,7 @@ def test_another_transaction_in_between_asks_again_with_the_new_preview(
     before = rows(customer)
     again = confirm(panel, add_page(customer), second_step(preview))
     assert "Nothing was posted: something changed since you saw the preview." in text_of(again)
-    assert "50.00 → 41.2150" in text_of(again)
+    assert "50.0000 → 41.2150" in text_of(again)
     assert rows(customer) == before
     assert not sentences(customer)
     assert confirm(panel, add_page(customer), second_step(again)).status_code == 302

@@ -97,7 +97,7 @@ def test_a_mistaken_filter_says_so_and_leaves_the_others_in_force(panel: Client)
     charge_cost(user, service="traffic", cost=2, description="Some traffic", **BY_API)
     response = panel.get(tab(user, "?from_day=yesterday&type=tariff_charge"))
     assert numbers(response) == [2]
-    assert "Enter a valid date." in response.content.decode()
+    assert "Write the day like 2026-11-28." in response.content.decode()
     response = panel.get(tab(user, "?from_day=2026-01-02&to_day=2026-01-01"))
     assert "This day is before the first one." in response.content.decode()
 
