@@ -1,7 +1,18 @@
 """Transactions, and other tables, as files for spreadsheets: CSV as a stream, XLSX in constant
-memory."""
+memory.
+
+Times are written by the clock of the time zone that the heading names, in CSV as
+2026-11-28T15:36:09: with a space instead, LibreOffice takes them for a text unless told otherwise.
+Excel reads this form where it imports a CSV file ("From Text/CSV"); XLSX leaves no doubt.
+
+CSV has no types: a spreadsheet guesses them. Of the texts in a file for people, those that it would
+take for something else begin with an apostrophe: formulas ("=1+1"), and what it would turn into a
+number or a day and so change, such as 00123, a phone number of 15 digits, 3-4 or MAR-12. In a
+file for programs only formulas do.
+"""
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -10,15 +21,30 @@ from typing import IO, Any, Final
 import xlsxwriter
 from django.utils import timezone
 
+from billing import currencies
 from billing.models import Transaction
+from billing.money import decimals_for
 from billing.reports import Listing, oldest_first
 
+DATE: Final = "date"
 COLUMNS: Final = (
-    "id", "user_id", "login", "number", "date", "type", "subtype", "description", "device",
+    "id", "user_id", "login", "number", DATE, "type", "subtype", "description", "device",
     "amount", "old_balance", "new_balance", "bonus_amount", "old_bonus", "new_bonus",
     "operator", "channel", "reverses", "reversed_by", "label",
 )  # fmt: skip
 XLSX_MAX_ROWS: Final = 1_048_575  # of a sheet, after the heading
+EXACT_DIGITS: Final = 15  # of a spreadsheet's number
+
+# What a spreadsheet leaves as it is although it takes it for a number; from twelve digits on Excel
+# shows 1.23457E+11.
+HARMLESS: Final = re.compile(r"0|[1-9]\d{0,10}", re.ASCII)
+# What it takes for a number, a time or a day, and changes: 00123, 12E5, 3-4, 1/2, 10:30, MAR-12.
+MONTH: Final = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
+CHANGED: Final = re.compile(
+    r"\s*([\d.,:/' -]*\d[\d.,:/' -]*(e[+-]?\d+)?%?"
+    rf"|{MONTH}[ ./-]*\d{{1,4}}|\d{{1,4}}[ ./-]*{MONTH}([ ./-]*\d{{1,4}})?)\s*",
+    re.ASCII | re.IGNORECASE,
+)
 
 Cell = str | int | Decimal | datetime | None
 
@@ -29,23 +55,32 @@ class TooManyRows(Exception):
 
 def csv_lines(listing: Listing) -> Iterator[str]:
     """The file line by line, oldest transaction first. Starts at once, however long it is."""
-    lines = csv_table(COLUMNS, map(_cells, oldest_first(listing)))
+    rows = map(_cells, oldest_first(listing))
+    lines = csv_table(headings(), rows, for_people=True)
     yield "\ufeff" + next(lines)  # the mark tells spreadsheets that it is UTF-8
     yield from lines
 
 
-def csv_table(columns: Sequence[str], rows: Iterable[Iterable[Cell]]) -> Iterator[str]:
+def headings() -> list[str]:
+    """The columns of transactions. The one of their times names the time zone."""
+    zone = timezone.get_current_timezone_name()
+    return [f"{name} ({zone})" if name == DATE else name for name in COLUMNS]
+
+
+def csv_table(
+    columns: Sequence[str], rows: Iterable[Iterable[Cell]], *, for_people: bool = False
+) -> Iterator[str]:
     """The file line by line, as rows come. Without a mark, which programs would read as a name."""
     writer = csv.writer(_Echo())
     yield writer.writerow(columns)
     for row in rows:
-        yield writer.writerow(_csv_cell(cell) for cell in row)
+        yield writer.writerow(_csv_cell(cell, for_people=for_people) for cell in row)
 
 
 def write_xlsx(listing: Listing, target: IO[bytes]) -> None:
     """Writes a workbook to `target`. Raises TooManyRows if the rows do not fit in a sheet."""
     rows = map(_cells, oldest_first(listing))
-    write_xlsx_table("Transactions", COLUMNS, rows, target, wide="description")
+    write_xlsx_table("Transactions", headings(), rows, target, wide="description")
 
 
 def write_xlsx_table(
@@ -62,7 +97,8 @@ def write_xlsx_table(
     ) as book:
         sheet = book.add_worksheet(title)
         bold = book.add_format({"bold": True})
-        money = book.add_format({"num_format": "#,##0.00##"})
+        money = book.add_format()
+        decimals = currencies.own_decimals()
         date = book.add_format({"num_format": "yyyy-mm-dd hh:mm:ss"})
         sheet.freeze_panes(1, 0)
         sheet.set_column(0, len(columns) - 1, 14)
@@ -72,7 +108,12 @@ def write_xlsx_table(
         for place, row in enumerate(rows, start=1):
             if place > XLSX_MAX_ROWS:
                 raise TooManyRows
-            _write_row(sheet, place, row, money=money, date=date)
+            cells = list(row)
+            _write_row(sheet, place, cells, money=money, date=date)
+            amounts = (cell for cell in cells if isinstance(cell, Decimal))
+            decimals = max(decimals, decimals_for(*amounts))
+        # Written at the end of the book: what its finest amount asks for, so that all line up.
+        money.set_num_format("#,##0" + ("." + "0" * decimals if decimals else ""))
 
 
 def _cells(row: Transaction) -> Iterable[Cell]:
@@ -86,13 +127,15 @@ def _cells(row: Transaction) -> Iterable[Cell]:
     )  # fmt: skip
 
 
-def _csv_cell(cell: Cell) -> str:
-    if isinstance(cell, datetime):
-        return cell.isoformat(sep=" ", timespec="seconds")
+def _csv_cell(cell: Cell, *, for_people: bool) -> str:
+    if isinstance(cell, datetime):  # by the clock that the heading names
+        return cell.replace(tzinfo=None).isoformat(timespec="seconds")
     if isinstance(cell, bool):
         return "true" if cell else "false"
     if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")):
         return "'" + cell  # a spreadsheet would take the text for a formula
+    if for_people and isinstance(cell, str) and CHANGED.fullmatch(cell):
+        return cell if HARMLESS.fullmatch(cell) else "'" + cell
     return "" if cell is None else str(cell)
 
 
@@ -105,6 +148,8 @@ def _write_row(sheet: Any, place: int, cells: Iterable[Cell], *, money: Any, dat
                 sheet.write_string(place, column, str(cell))
         elif isinstance(cell, datetime):  # spreadsheets know no time zones: the operator's clock
             sheet.write_datetime(place, column, cell.replace(tzinfo=None), date)
+        elif type(cell) is int and abs(cell) >= 10**EXACT_DIGITS:
+            sheet.write_string(place, column, str(cell))
         elif cell is not None:
             sheet.write(place, column, cell)
 

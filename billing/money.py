@@ -1,12 +1,14 @@
 """Amounts of money: what is one, and how it is written for people.
 
 Money is a `Decimal` with at most four decimals and fifteen digits before them, as the database's
-NUMERIC(19,4) holds it. Pure: no queries, no settings.
+NUMERIC(19,4) holds it. Pure, but for the decimals of the installation's currency; no queries.
 """
 
 import re
 from decimal import Decimal
 from typing import Final
+
+from billing import currencies
 
 DECIMALS: Final = 4
 DIGITS: Final = 19
@@ -54,13 +56,21 @@ def to_number(value: Amount, *, decimals: int, largest: Decimal) -> Decimal:
     return number.quantize(Decimal(1).scaleb(-decimals))
 
 
-def format_money(amount: Decimal, *, signed: bool = False) -> str:
+def decimals_for(*amounts: Decimal) -> int:
+    """With how many decimals to show these amounts, so that they line up: the currency's own, or
+    all four where one of the amounts is finer than that.
+    """
+    own = currencies.own_decimals()
+    return own if all(round(amount, own) == amount for amount in amounts) else DECIMALS
+
+
+def format_money(amount: Decimal, *, signed: bool = False, decimals: int | None = None) -> str:
     """`amount` for people: "1,234.50", with all four decimals only where they say something.
 
-    `signed` puts a plus before amounts that add. The minus is the typographic one, as wide as the
-    plus, so that columns line up.
+    `decimals` is that of a column, which `decimals_for` tells. `signed` puts a plus before amounts
+    that add. The minus is the typographic one, as wide as the plus, so that columns line up.
     """
-    cents = round(amount, 2)
-    shown = abs(cents if cents == amount else amount)
+    if decimals is None:
+        decimals = decimals_for(amount)
     sign = "−" if amount < 0 else "+" if signed and amount > 0 else ""
-    return f"{sign}{shown:,}"
+    return f"{sign}{abs(amount):,.{decimals}f}"

@@ -19,6 +19,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
 from django.urls import reverse_lazy
 
+from billing.currencies import is_currency
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = environ.Env()
@@ -264,21 +266,19 @@ LOGIN_REDIRECT_URL = reverse_lazy("admin:index")
 
 LANGUAGE_CODE = "en"
 USE_I18N = True
+FORMAT_MODULE_PATH = "config.formats"  # 2026-11-28, on all pages
 USE_TZ = True
 TIME_ZONE = env.str("TIME_ZONE", default="") or "UTC"
 if TIME_ZONE not in available_timezones():
     raise ImproperlyConfigured(f"TIME_ZONE is “{TIME_ZONE}”, which is no known time zone.")
 
-# The one currency of this installation, ISO 4217.
+# The one currency of this installation, ISO 4217: how it is written, and how many decimals it has.
 BILLING_CURRENCY = env.str("BILLING_CURRENCY", default="") or "USD"
-if not (
-    len(BILLING_CURRENCY) == 3
-    and BILLING_CURRENCY.isascii()
-    and BILLING_CURRENCY.isalpha()
-    and BILLING_CURRENCY.isupper()
-):
+if not is_currency(BILLING_CURRENCY):
     raise ImproperlyConfigured(
-        f"BILLING_CURRENCY is “{BILLING_CURRENCY}”; it must be an ISO 4217 code of three capitals."
+        f"BILLING_CURRENCY is “{BILLING_CURRENCY}”; it must be an ISO 4217 code of a currency that "
+        "is in use, in three capitals, like EUR. Nothing was changed: balances are plain numbers, "
+        "so put the right code and start again."
     )
 
 # --- Serving ------------------------------------------------------------------------------------

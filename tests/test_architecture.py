@@ -28,8 +28,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "billing.wire",
     ),
     ("billing.models",),
-    ("billing.errors", "billing.pricing"),
+    ("billing.errors", "billing.pricing", "billing.typed"),
     ("billing.money", "billing.sql"),
+    ("billing.currencies",),
     ("users",),
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -11,7 +11,8 @@ from django.template.response import TemplateResponse
 from unfold.admin import ModelAdmin
 
 from billing import ledger
-from billing.admin.pages import PanelForm, confirmation_key, page_context, typed_amount
+from billing.admin.amounts import NumberInput, TypedField
+from billing.admin.pages import PanelForm, confirmation_key, page_context
 from billing.admin.transactions import to_posted
 from billing.errors import (
     BalanceMoved,
@@ -23,25 +24,28 @@ from billing.errors import (
     InvalidDescription,
 )
 from billing.models import Channel, StandardDescription, Transaction
+from billing.money import ZERO
 from users.models import User
 
 AMOUNT_HINT: Final = "Amount to add (positive) or subtract (negative)."
 
 
-class AmountField(forms.CharField):
+class AmountField(TypedField):
     """An amount as people type or paste it: +10, −25.50, 1 234.5. Empty is zero."""
+
+    may_be_finer = False
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
             required=False,
-            max_length=40,
             help_text=AMOUNT_HINT,
-            widget=forms.TextInput({"inputmode": "text", "class": "panel-input money"}),
+            widget=NumberInput({"inputmode": "text"}),  # phones' numbers have no minus
             **options,
         )
 
     def clean(self, value: Any) -> Decimal:
-        return typed_amount(super().clean(value))
+        amount: Decimal | None = super().clean(value)
+        return ZERO if amount is None else amount
 
 
 class ChangeBalanceForm(PanelForm):

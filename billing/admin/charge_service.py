@@ -1,6 +1,5 @@
 """The Charge service page: what a use of a service costs, who pays it, and then its charge."""
 
-import re
 from decimal import Decimal
 from typing import Any, ClassVar, Final
 
@@ -13,6 +12,7 @@ from django.template.response import TemplateResponse
 from unfold.admin import ModelAdmin
 
 from billing import ledger
+from billing.admin.amounts import QuantityField
 from billing.admin.pages import page_context
 from billing.admin.transactions import to_posted
 from billing.admin.two_steps import Outcome, TwoStepForm, take_step
@@ -30,38 +30,11 @@ from billing.errors import (
     UnknownService,
 )
 from billing.models import Channel, Service, Subscription
-from billing.money import NotMoney, format_money
-from billing.pricing import format_quantity, to_quantity
+from billing.money import format_money
+from billing.pricing import format_quantity
 from users.models import User
 
-# Spaces between thousands, as the numbers of many countries are written.
-GROUPED: Final = re.compile(r"\d{1,3}(\s\d{3})*(\.\d*)?")
 DEVICES_SUGGESTED: Final = 1000
-
-
-class QuantityField(forms.CharField):
-    """A quantity as people type or paste it: 10, 2.5, 1 234."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(
-            max_length=40,
-            widget=forms.TextInput({"inputmode": "decimal", "class": "panel-input money"}),
-            **options,
-        )
-
-    def clean(self, value: Any) -> Decimal:
-        text = super().clean(value).replace("−", "-")
-        if GROUPED.fullmatch(text):
-            text = "".join(text.split())
-        if re.search(r"\s", text):
-            raise forms.ValidationError("Write the quantity without spaces, e.g. 1234.5.")
-        if "," in text:
-            raise forms.ValidationError("Write the quantity without commas, e.g. 1234.5.")
-        try:
-            return to_quantity(text)
-        except NotMoney as problem:
-            shown = str(InvalidQuantity(reason=problem.reason, value=text))
-            raise forms.ValidationError(shown) from None
 
 
 class ServiceField(forms.ModelChoiceField):  # type: ignore[type-arg]

@@ -17,39 +17,30 @@ from django.forms.models import model_to_dict
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.urls import reverse
 from django.utils.text import capfirst
-from unfold.widgets import UnfoldAdminTextInputWidget
 
-from billing.admin.pages import typed_amount
+from billing.admin.amounts import AdminNumberInput, TypedField
 from billing.money import format_money
 from users.admin.histories import AdminWithHistory
 
 
-class PriceField(forms.CharField):
+class PriceField(TypedField):
     """An amount of zero or more, as people type or paste it: 12.55, 1 234.5. Empty is None."""
 
     def __init__(self, *, negative: str = "A price cannot be negative.", **options: Any) -> None:
         self.negative = negative
-        widget = UnfoldAdminTextInputWidget({"inputmode": "decimal", "autocomplete": "off"})
-        super().__init__(**{"max_length": 40, "widget": widget} | options)
+        super().__init__(**{"widget": AdminNumberInput} | options)
 
     def clean(self, value: Any) -> Decimal | None:
-        text = super().clean(value)
-        if not text:
-            return None
-        amount = typed_amount(text)
-        if amount < 0:
+        amount: Decimal | None = super().clean(value)
+        if amount is not None and amount < 0:
             raise forms.ValidationError(self.negative)
         return amount
 
-    def prepare_value(self, value: Any) -> Any:
-        """As it can be typed in again: without commas."""
-        return format_money(value).replace(",", "") if isinstance(value, Decimal) else value
 
-    def has_changed(self, initial: Any, data: Any) -> bool:
-        try:
-            return bool(self.clean(data) != initial)
-        except forms.ValidationError:
-            return True
+class OwnPriceField(PriceField):
+    """An amount that is charged or given as it stands: finer than money it is asked about."""
+
+    may_be_finer = False
 
 
 def shown_money(contents: str) -> str:
@@ -69,6 +60,9 @@ class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        for name, field in self.fields.items():
+            if isinstance(field, OwnPriceField):
+                field.accepted = getattr(self.instance, name, None)
         if self.instance.pk:
             digest = hashlib.sha256(repr(self.stored()).encode()).hexdigest()
             last = self._history().first()
@@ -179,7 +173,7 @@ class ConfigurationAdmin(AdminWithHistory):
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if isinstance(db_field, DecimalField):
-            return PriceField(
+            return OwnPriceField(
                 label=capfirst(str(db_field.verbose_name)), help_text=db_field.help_text
             )
         return super().formfield_for_dbfield(db_field, request, **kwargs)

@@ -14,6 +14,7 @@ from django.urls import reverse
 from unfold.admin import ModelAdmin
 
 from billing import ledger, reports, thresholds
+from billing.admin.amounts import NumberInput
 from billing.admin.configuration import PriceField
 from billing.admin.pages import PanelForm, ReadOnlyAdmin, page_context, row_or_404
 from billing.admin.transactions import cursor_of
@@ -35,7 +36,7 @@ class DefaultForm(PanelForm):
         required=False,
         negative="A threshold cannot be negative.",
         help_text="Of the real balance; the bonus balance does not count.",
-        widget=forms.TextInput({"inputmode": "decimal", "class": "panel-input money"}),
+        widget=NumberInput,
     )
 
     def __init__(self, threshold: Threshold, data: Any = None) -> None:

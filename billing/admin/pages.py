@@ -1,10 +1,10 @@
 """What the panel's own pages have in common."""
 
-import re
 import secrets
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
-from decimal import Decimal
-from typing import Any, Final
+from operator import attrgetter
+from typing import Any
 
 from django import forms
 from django.db.models import Model, QuerySet
@@ -13,14 +13,10 @@ from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from unfold.admin import ModelAdmin
 
-from billing.errors import InvalidAmount
-from billing.money import ZERO, NotMoney, to_money
+from billing.money import decimals_for
 from users.admin.base import PanelAdmin, titled
 from users.ids import id_in
 from users.models import User
-
-# Spaces between thousands, as the amounts of many countries are written.
-GROUPED: Final = re.compile(r"[+-]?\s?\d{1,3}(\s\d{3})*(\.\d*)?")
 
 
 def page_context(
@@ -58,31 +54,23 @@ def confirmation_key() -> str:
     return secrets.token_hex(16)
 
 
-def typed_amount(text: str) -> Decimal:
-    """An amount as people type or paste it: +10, −25.50, 1 234.5. Empty is zero."""
-    text = text.strip().replace("−", "-")
-    if GROUPED.fullmatch(text):
-        text = "".join(text.split())
-    if not text:
-        return ZERO
-    if " " in text:
-        raise forms.ValidationError("Write the amount without spaces, e.g. 1234.50.")
-    if "," in text:
-        # 1,234 is a thousand to some and one to others: better to ask than to guess.
-        raise forms.ValidationError("Write the amount without commas, e.g. 1234.50.")
-    try:
-        return to_money(text)
-    except NotMoney as problem:
-        shown = str(InvalidAmount(field="amount", reason=problem.reason, value=text))
-        raise forms.ValidationError(shown) from None
-
-
 def row_or_404[Row: Model](rows: QuerySet[Row], object_id: object) -> Row:
     """The row with an ID from an address, which may be anything."""
     row_id = id_in(str(object_id))
     if row_id is None:
         raise Http404
     return get_object_or_404(rows, pk=row_id)
+
+
+def one_number_of_decimals(rows: Iterable[Model], *paths: str) -> None:
+    """Tells each row of a list how its columns of amounts are shown, as `decimals` by the path of
+    the amount, so that they line up.
+    """
+    rows = list(rows)
+    readers = {path: attrgetter(path) for path in paths}
+    decimals = {path: decimals_for(*(read(row) for row in rows)) for path, read in readers.items()}
+    for row in rows:
+        row.decimals = decimals  # type: ignore[attr-defined]
 
 
 class ReadOnlyAdmin(PanelAdmin):

@@ -15,7 +15,13 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import BooleanRadioFilter, ChoicesRadioFilter
 from unfold.decorators import display
 
-from billing.admin.configuration import ConfigurationAdmin, ConfigurationForm, PriceField
+from billing.admin.configuration import (
+    ConfigurationAdmin,
+    ConfigurationForm,
+    OwnPriceField,
+    PriceField,
+)
+from billing.admin.pages import one_number_of_decimals
 from billing.models import Plan, Service, ServicePrice, Subscription, UserDefaults
 from billing.money import ZERO, format_money
 
@@ -103,6 +109,11 @@ class PlanAdmin(ConfigurationAdmin):
             plans = plans.annotate(live_count=Count("subscriptions", filter=LIVE))
         return plans
 
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        changelist = super().get_changelist_instance(request)
+        one_number_of_decimals(changelist.result_list, "price")
+        return changelist
+
     def get_readonly_fields(self, request: HttpRequest, obj: Plan | None = None) -> list[str]:
         return ["cycle"] if obj and obj.subscriptions.exists() else []
 
@@ -161,7 +172,9 @@ class PlanAdmin(ConfigurationAdmin):
     @display(description="price", ordering="price")
     def price_and_period(self, plan: Plan) -> SafeString:
         return format_html(
-            '<span class="money">{}</span> per {}', format_money(plan.price), plan.price_is_per
+            '<span class="money">{}</span> per {}',
+            format_money(plan.price, decimals=plan.decimals["price"]),  # type: ignore[attr-defined]
+            plan.price_is_per,
         )
 
     @display(description="proportional", ordering="proportional_charge")
@@ -228,7 +241,7 @@ class UserDefaultsAdmin(ConfigurationAdmin):
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name == "bonus":
-            return PriceField(
+            return OwnPriceField(
                 label="Bonus on registration",
                 help_text=db_field.help_text,
                 negative="A gift cannot be negative.",

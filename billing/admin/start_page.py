@@ -8,7 +8,7 @@ from django.core.cache import cache
 from django.http import HttpRequest
 from django.utils import timezone
 
-from billing import reports, webhooks
+from billing import currencies, reports, webhooks
 from billing.admin.pages import midnight
 from billing.admin.webhook_endpoints import counted
 from billing.money import ZERO
@@ -75,7 +75,8 @@ def _turnovers() -> dict[str, Any]:
         "chart": json.dumps(
             {
                 "kind": "days",
-                "days": [f"{day:%d %b}" for day in days],
+                "decimals": currencies.own_decimals(),
+                "days": [day.isoformat() for day in days],
                 "refills": [str(turnover.refills) for turnover in real],
                 "charges": [str(turnover.charges) for turnover in real],
             }

@@ -73,7 +73,7 @@ def next_charge_in_words(subscription: Subscription, today: date) -> str:
 
 
 def _day(day: date) -> str:
-    return format_period(day, day)
+    return day.isoformat()
 
 
 def _status_in_words(subscription: Subscription) -> str:

@@ -26,9 +26,11 @@ from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 
-from billing import ledger, reports
+from billing import currencies, ledger, reports
 from billing.admin.pages import (
     PanelForm,
     confirmation_key,
@@ -60,6 +62,27 @@ SEARCH_MAX_SECONDS: Final = 15
 # --- Which transactions -------------------------------------------------------------------------
 
 
+class DayInput(forms.DateInput):
+    """A day to type, and a button for the browser's own calendar, which scripts bring to life.
+
+    A browser's own field for days shows them in the order of the browser's language, whatever the
+    page's: 11/28/2026 to some. This one is text, 2026-11-28 to everybody.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__({"placeholder": "YYYY-MM-DD"}, **options)
+
+    def render(self, *args: Any, **options: Any) -> SafeString:
+        return format_html(
+            '<span class="panel-day">{}'
+            '<button type="button" data-calendar hidden>'
+            '<span class="material-symbols-outlined" aria-hidden="true">calendar_month</span>'
+            '<span class="hidden-words">Choose from a calendar</span></button>'
+            '<input type="date" tabindex="-1" aria-hidden="true" hidden></span>',
+            super().render(*args, **options),
+        )
+
+
 class DayField(forms.DateField):
     """A day on which there can have been transactions."""
 
@@ -69,9 +92,13 @@ class DayField(forms.DateField):
     ]
 
     def __init__(self, label: str) -> None:
-        # Browsers take and give ISO dates only, whatever they show.
-        widget = forms.DateInput({"type": "date"}, format="%Y-%m-%d")
-        super().__init__(label=label, required=False, widget=widget, input_formats=["%Y-%m-%d"])
+        super().__init__(
+            label=label,
+            required=False,
+            widget=DayInput(format="%Y-%m-%d"),
+            input_formats=["%Y-%m-%d"],
+            error_messages={"invalid": "Write the day like 2026-11-28."},
+        )
 
 
 class TransactionFilters(PanelForm):
@@ -212,6 +239,7 @@ def _of_one_user(request: HttpRequest, user: User, listing: reports.Listing) -> 
         "chart": json.dumps(
             {
                 "kind": "balances",
+                "decimals": currencies.own_decimals(),
                 "timeZone": timezone.get_current_timezone_name(),
                 "points": [
                     [int(p.moment.timestamp() * 1000), str(p.real), str(p.bonus)] for p in points

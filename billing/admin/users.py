@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
+from django.forms.utils import ErrorList
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import URLPattern, path, reverse
 from django.utils.formats import date_format
@@ -15,14 +16,14 @@ from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminTextInputWidget
 
 from billing import reports, subscriptions, thresholds
+from billing.admin.amounts import AdminNumberInput, Question, TypedField, links
 from billing.admin.change_balance import change_balance
 from billing.admin.charge_service import charge_service
 from billing.admin.low_balance import low_balance
 from billing.admin.navigation import header_actions
-from billing.admin.pages import utc_today
+from billing.admin.pages import one_number_of_decimals, utc_today
 from billing.admin.subscriptions import (
     add_subscription,
     cancel_subscription,
@@ -31,9 +32,9 @@ from billing.admin.subscriptions import (
 )
 from billing.admin.transactions import user_transactions
 from billing.admin.two_steps import log
-from billing.errors import InvalidAmount
 from billing.models import Channel, Subscription, Transaction
-from billing.money import NotMoney, format_money, to_money
+from billing.money import format_money
+from billing.typed import in_full, shown
 from users.admin.customers import UserAdmin
 from users.admin.people import StatusFilter
 from users.ids import id_in
@@ -43,29 +44,19 @@ DAY_AND_TIME = "Y-m-d H:i"
 POSTED_SHOWN: Final = 20  # of what operators posted, on the History tab
 
 
-class AmountBound(forms.CharField):
+class AmountBound(TypedField):
     """One end of a range of amounts; empty is no bound."""
 
     def __init__(self, label: str) -> None:
-        super().__init__(
-            label=label,
-            required=False,
-            widget=UnfoldAdminTextInputWidget(
-                attrs={"placeholder": label, "inputmode": "decimal", "aria-label": label}
-            ),
-        )
-
-    def clean(self, value: Any) -> Decimal | None:
-        text = super().clean(value).replace(" ", "").replace(",", "").replace("−", "-")
-        try:
-            return to_money(text) if text else None
-        except NotMoney as problem:
-            why = InvalidAmount(field="amount", reason=problem.reason, value=text)
-            raise forms.ValidationError(str(why)) from None
+        attrs = {"placeholder": label, "aria-label": label}
+        super().__init__(label=label, required=False, widget=AdminNumberInput(attrs))
 
 
 class AmountRangeFilter(admin.ListFilter):
-    """From one amount to another, both included. A mistake is told, and what was typed stays."""
+    """From one amount to another, both included. A mistake is told, and what was typed stays.
+
+    Where an end could be two numbers, the page asks which one, and lists nobody until then.
+    """
 
     template = "billing/amount_range_filter.html"
     field: str
@@ -78,6 +69,7 @@ class AmountRangeFilter(admin.ListFilter):
         for name in self._bounds():
             if name in params:
                 self.used_parameters[name] = params.pop(name)[-1]
+        self.questions: dict[str, SafeString] = {}
         lower, upper = self._bounds()
         self.form = forms.Form(self.used_parameters)
         self.form.fields = {lower: AmountBound("From"), upper: AmountBound("To")}
@@ -85,6 +77,22 @@ class AmountRangeFilter(admin.ListFilter):
             first, last = (self.form.cleaned_data[name] for name in (lower, upper))
             if first is not None and last is not None and first > last:
                 self.form.add_error(upper, "This is less than the amount it begins with.")
+        for name, problems in self.form.errors.as_data().items():
+            if isinstance(problems[0], Question):
+                self.questions[name] = self._question(request, name, problems[0])
+        for name, question in self.questions.items():
+            self.form.errors[name] = ErrorList([question])
+
+    @staticmethod
+    def _question(request: HttpRequest, name: str, problem: Question) -> SafeString:
+        """Its answers are addresses, with everything else that was filtered by."""
+        query = request.GET.copy()
+        query.pop("p", None)  # the number of the page
+        answers = []
+        for reading in problem.readings:
+            query[name] = in_full(reading)
+            answers.append((shown(reading), f"?{query.urlencode()}"))
+        return links(answers)
 
     def expected_parameters(self) -> list[str | None]:
         return [*self._bounds()]
@@ -103,7 +111,17 @@ class AmountRangeFilter(admin.ListFilter):
         yield {"form": self.form}
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> QuerySet[User]:
-        for name in self.form.errors:
+        for name, question in self.questions.items():
+            told = format_html(
+                "Filter by {}, “{}”: nobody is listed yet. {}",
+                self.title,
+                self.form.fields[name].label,
+                question,
+            )
+            messages.warning(request, told)
+        if self.questions:
+            queryset = queryset.none()
+        for name in self.form.errors.keys() - self.questions.keys():
             why = " ".join(str(problem) for problem in self.form.errors[name])
             end = self.form.fields[name].label
             messages.error(request, f"Filter by {self.title}, “{end}”: {why} No users are shown.")
@@ -169,8 +187,9 @@ def sees_money(request: HttpRequest) -> bool:
     return request.user.has_perm("billing.view_balance")
 
 
-def money(amount: Decimal) -> SafeString:
-    return format_html('<span class="money">{}</span>', format_money(amount))
+def money(amount: Decimal, decimals: int) -> SafeString:
+    shown = format_money(amount, decimals=decimals)
+    return format_html('<span class="money">{}</span>', shown)
 
 
 @admin.register(User)
@@ -248,6 +267,12 @@ class BillingUserAdmin(UserAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         return super().get_queryset(request).select_related("balance")
 
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        changelist = super().get_changelist_instance(request)
+        if sees_money(request):
+            one_number_of_decimals(changelist.result_list, "balance.real", "balance.bonus")
+        return changelist
+
     def get_list_display(self, request: HttpRequest) -> list[str]:
         return [each for each in self.list_display if each not in MONEY or sees_money(request)]
 
@@ -277,11 +302,11 @@ class BillingUserAdmin(UserAdmin):
 
     @display(description="balance", ordering="balance__real", formatting="price")
     def real_balance(self, user: User) -> SafeString:
-        return money(user.balance.real)
+        return money(user.balance.real, user.decimals["balance.real"])  # type: ignore[attr-defined]
 
     @display(description="bonus", ordering="balance__bonus", formatting="price")
     def bonus_balance(self, user: User) -> SafeString:
-        return money(user.balance.bonus)
+        return money(user.balance.bonus, user.decimals["balance.bonus"])  # type: ignore[attr-defined]
 
     @display(description="last transaction", ordering="balance__last_at", empty_value="–")
     def last_transaction(self, user: User) -> SafeString | None:

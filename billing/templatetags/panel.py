@@ -1,16 +1,17 @@
 """How the panel's templates write money and transactions."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 from django import template
-from django.conf import settings
 from django.utils.html import format_html
-from django.utils.safestring import SafeString, mark_safe
+from django.utils.safestring import SafeString
 
+from billing import currencies
 from billing.models import Label, Transaction
-from billing.money import format_money
+from billing.money import decimals_for, format_money
 
 register = template.Library()
 
@@ -24,19 +25,35 @@ BADGES = {
 }
 
 
-@register.filter
-def money(amount: Decimal) -> str:
-    """1,234.50"""
-    return format_money(amount)
+@register.simple_tag
+def decimals_in(rows: Iterable[Any], names: str = "") -> int:
+    """With how many decimals a column is shown, so that its amounts line up.
+
+    It holds what these names lead to from each row ("run.total"), or else the amounts themselves.
+    """
+    paths = [name.split(".") for name in names.split()]
+    amounts = [_led_to(row, path) for row in rows for path in paths] if paths else rows
+    return decimals_for(*(each for each in amounts if isinstance(each, Decimal)))
+
+
+def _led_to(row: Any, path: list[str]) -> Any:
+    for name in path:
+        row = getattr(row, name, None)
+    return row
 
 
 @register.filter
-def change(amount: Decimal) -> SafeString:
+def money(amount: Decimal, decimals: int | None = None) -> str:
+    """1,234.50; in a column with the decimals of the column."""
+    return format_money(amount, decimals=decimals)
+
+
+@register.filter
+def change(amount: Decimal, decimals: int | None = None) -> SafeString:
     """An amount that was added or taken: with its sign, and coloured besides."""
-    if not amount:
-        return mark_safe('<span class="money zero">0.00</span>')
-    kind = "refill" if amount > 0 else "charge"
-    return format_html('<span class="money {}">{}</span>', kind, format_money(amount, signed=True))
+    kind = "refill" if amount > 0 else "charge" if amount else "zero"
+    shown = format_money(amount, signed=True, decimals=decimals)
+    return format_html('<span class="money {}">{}</span>', kind, shown)
 
 
 @register.filter
@@ -45,9 +62,9 @@ def opposite(amount: Decimal) -> Decimal:
 
 
 @register.filter
-def taken(amount: Decimal) -> SafeString:
+def taken(amount: Decimal, decimals: int | None = None) -> SafeString:
     """The sum of charges, a positive figure, as what it does to a balance."""
-    return change(-amount)
+    return change(-amount, decimals)
 
 
 @register.filter
@@ -63,7 +80,13 @@ def duration(time: timedelta) -> str:
 @register.simple_tag
 def currency() -> str:
     """The name of the installation's currency."""
-    return str(settings.BILLING_CURRENCY)
+    return currencies.own()
+
+
+@register.simple_tag
+def currency_decimals() -> int:
+    """How many decimals that currency has."""
+    return currencies.own_decimals()
 
 
 @register.filter

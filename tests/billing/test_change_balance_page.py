@@ -45,18 +45,18 @@ def count(user: User) -> int:
 def test_both_changes_are_one_transaction_by_the_operator(
     panel: Client, administrator: User, customer: User
 ) -> None:
-    sent = filled_in(panel, customer, amount="+25.5", bonus_amount="−3.0001")
+    sent = filled_in(panel, customer, amount="+25.5", bonus_amount="−3.01")
     response = panel.post(address(customer), sent)
     assert response.status_code == 302
     assert response["Location"].endswith(f"/users/user/{customer.pk}/transactions/?posted=2")
     posted = Transaction.objects.get(user=customer, number=2)
-    assert (posted.amount, posted.bonus_amount) == (Decimal("25.5"), Decimal("-3.0001"))
+    assert (posted.amount, posted.bonus_amount) == (Decimal("25.5"), Decimal("-3.01"))
     assert (posted.type, posted.subtype, posted.channel) == ("payment", "partner", "panel")
     assert posted.actor == administrator
     page = panel.get(response["Location"]).content.decode()
     assert "Posted: transaction No. 2" in page
     assert "100.00 → <strong>125.50</strong>" in page
-    assert "20.00 → <strong>16.9999</strong>" in page
+    assert "20.00 → <strong>16.99</strong>" in page
     assert 'class="marked" id="posted"' in page
 
 
@@ -119,16 +119,18 @@ def test_a_form_posted_already_asks_before_it_posts_other_content(
 @pytest.mark.parametrize(
     ("fields", "field", "sentence"),
     [
-        ({"amount": "-100.0001"}, "amount", "Not enough money on the balance: 100.0001 needed"),
+        ({"amount": "-100.01"}, "amount", "Not enough money on the balance: 100.01 needed"),
         ({"bonus_amount": "-20.01"}, "bonus_amount", "Not enough money on the bonus balance"),
         ({"amount": "1.00001"}, "amount", "An amount has at most four decimals: 1.00001."),
         ({"bonus_amount": "NaN"}, "bonus_amount", "This is not a number: NaN."),
         ({"amount": "ten"}, "amount", "This is not a number: ten."),
         ({"amount": "1e3"}, "amount", "This is not a number: 1e3."),
-        ({"amount": "10 50"}, "amount", "Write the amount without spaces"),
-        ({"amount": "1,5"}, "amount", "Write the amount without commas"),
+        ({"amount": "10 50"}, "amount", "The digits of 10 50 do not make one number."),
+        ({"amount": "50 EUR"}, "amount", "write the amount in USD, without EUR."),
+        ({"amount": "1,500"}, "amount", "Did you mean"),
+        ({"amount": "1.2345"}, "amount", "1.2345 is finer than money is paid in: USD has 2"),
         ({"amount": "1" + "0" * 15}, "amount", "at most 15 digits before the decimal point"),
-        ({"amount": "999999999999999.9999"}, "amount", "The new balance would have more than 15"),
+        ({"amount": "999999999999999.99"}, "amount", "The new balance would have more than 15"),
         ({"amount": "1" * 41}, "amount", "at most 40 characters"),
         ({}, "amount", "Nothing would change"),
         ({"amount": "0", "bonus_amount": "-0"}, "amount", "Nothing would change"),
@@ -183,6 +185,67 @@ def test_it_takes_the_permission(client: Client, operator: User, customer: User)
     assert client.get(address(customer)).status_code == 403
     assert client.post(address(customer), {"amount": "1"}).status_code == 403
     assert count(customer) == 1
+
+
+def answers(page: str) -> list[tuple[str, str]]:
+    """Name and value of the buttons that answer a question."""
+    return re.findall(r'<button [^>]*name="(\w+_meant)" value="([^"]*)"', page)
+
+
+@pytest.mark.parametrize(
+    ("typed", "chosen", "posted"),
+    [("1,500", 0, "1.5"), ("1,500", 1, "1500"), ("1.234", 0, "1.234"), ("1.234", 1, "1234")],
+)
+def test_what_could_be_two_amounts_is_asked_about_once_and_answered_by_a_click(
+    panel: Client, customer: User, typed: str, chosen: int, posted: str
+) -> None:
+    sent = filled_in(panel, customer, amount=typed, bonus_amount="2.50")
+    page = panel.post(address(customer), sent).text
+    assert count(customer) == 1
+    assert len(answers(page)) == 2
+    click = dict([answers(page)[chosen]])
+    assert panel.post(address(customer), sent | click).status_code == 302
+    balance = ledger.balance(customer)
+    assert (balance.real, balance.bonus) == (100 + Decimal(posted), Decimal("22.50"))
+
+
+def test_an_answer_is_kept_where_something_else_is_refused(panel: Client, customer: User) -> None:
+    sent = filled_in(panel, customer, amount="1.234", description="")
+    click = dict([answers(panel.post(address(customer), sent).text)[0]])
+    page = panel.post(address(customer), sent | click).text
+    assert answers(page) == []
+    taken = hidden(page, "amount_taken")
+    assert f'name="amount" value="{taken}"' in page
+    shown_again = sent | {"amount": taken, "amount_taken": taken, "description": "Bank transfer"}
+    assert panel.post(address(customer), shown_again).status_code == 302
+    assert ledger.balance(customer).real == Decimal("101.234")
+
+
+@pytest.mark.parametrize(
+    ("currency", "typed"), [("JPY", "100.55"), ("USD", "1.2345"), ("KWD", "1.2345")]
+)
+def test_an_amount_finer_than_money_is_asked_about_once(
+    panel: Client, customer: User, settings: Any, currency: str, typed: str
+) -> None:
+    settings.BILLING_CURRENCY = currency
+    sent = filled_in(panel, customer, amount=typed)
+    page = panel.post(address(customer), sent).text
+    assert f"{typed} is finer than money is paid in: {currency} has" in page
+    assert count(customer) == 1
+    [answer] = answers(page)
+    assert answer == ("amount_meant", typed)
+    assert panel.post(address(customer), sent | dict([answer])).status_code == 302
+    assert ledger.balance(customer).real == 100 + Decimal(typed)
+
+
+@pytest.mark.parametrize("typed", ["1,234.50 USD", "1.234,50", "1 234,50", "1’234.50"])
+def test_what_the_panel_shows_and_what_others_write_is_taken(
+    panel: Client, customer: User, typed: str
+) -> None:
+    assert (
+        panel.post(address(customer), filled_in(panel, customer, amount=typed)).status_code == 302
+    )
+    assert ledger.balance(customer).real == Decimal("1334.50")
 
 
 def test_spaces_between_thousands_are_no_mistake(panel: Client, customer: User) -> None:

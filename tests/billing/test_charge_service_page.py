@@ -101,6 +101,21 @@ def test_sent_twice_it_is_posted_once(panel: Client, customer: User) -> None:
     assert len(charges(customer)) == 1
 
 
+def test_a_quantity_that_could_be_two_is_asked_about_and_previewed_as_answered(
+    panel: Client, customer: User
+) -> None:
+    asked = panel.post(page_of(customer), fields(quantity="1.500", device="8617"))
+    assert asked.context["step"].preview is None
+    assert 'name="quantity_meant" value="1500"' in asked.text
+    preview = panel.post(
+        page_of(customer), fields(quantity="1.500", device="8617") | {"quantity_meant": "1.5"}
+    )
+    assert "Cost 1.5 × 0.30 = 0.45" in text_of(preview)
+    confirm(panel, page_of(customer), second_step(preview))
+    [posted] = charges(customer)
+    assert (posted.bonus_amount, posted.device) == (Decimal("-0.45"), "8617")
+
+
 def test_a_further_preview_is_a_further_charge(panel: Client, customer: User) -> None:
     for _ in range(2):
         sent = second_step(panel.post(page_of(customer), fields(quantity="1")))
@@ -143,10 +158,10 @@ def test_a_confirmation_of_nothing_seen_posts_nothing(panel: Client, customer: U
     [
         ({"quantity": ""}, "quantity", "This field is required."),
         ({"quantity": "-1"}, "quantity", "A quantity is more than zero: -1."),
-        ({"quantity": "−1"}, "quantity", "A quantity is more than zero: -1."),
+        ({"quantity": "−1"}, "quantity", "A quantity is more than zero: −1."),
         ({"quantity": "0"}, "quantity", "A quantity is more than zero: 0."),
-        ({"quantity": "1,5"}, "quantity", "Write the quantity without commas, e.g. 1234.5."),
-        ({"quantity": "1 5"}, "quantity", "Write the quantity without spaces, e.g. 1234.5."),
+        ({"quantity": "1,500"}, "quantity", "Did you mean"),
+        ({"quantity": "1 5"}, "quantity", "The digits of 1 5 do not make one number."),
         ({"quantity": "ten"}, "quantity", "This is not a quantity: ten."),
         ({"quantity": "NaN"}, "quantity", "This is not a quantity: NaN."),
         ({"quantity": "1e1"}, "quantity", "This is not a quantity: 1e1."),

@@ -83,13 +83,22 @@ def test_a_user_has_a_threshold_of_their_own_or_none(panel: Client) -> None:
     assert all(each in shown for each in history())
 
 
+def test_a_threshold_that_could_be_two_amounts_is_asked_about(panel: Client) -> None:
+    user = UserFactory()
+    for path in (DEFAULT, own(user)):
+        sent = {"when": "amount", "amount": "1.500"}
+        assert 'name="amount_meant" value="1500"' in panel.post(path, sent).text
+        panel.post(path, sent | {"amount_meant": "1500"})
+    assert set(LowBalanceThreshold.objects.values_list("amount", flat=True)) == {1500}
+
+
 @pytest.mark.parametrize(
     ("when", "amount", "problem"),
     [
         ("amount", "", "Say below which amount."),
         ("amount", "0", "No balance is below zero."),
         ("amount", "-5", "A threshold cannot be negative."),
-        ("amount", "1,5", "Write the amount without commas"),
+        ("amount", "1,500", "Did you mean"),
         ("amount", "NaN", "This is not a number: NaN."),
         ("amount", "0.00001", "decimals"),
         ("amount", "1000000000000000", "at most 15 digits before the decimal point"),

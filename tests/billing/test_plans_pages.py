@@ -131,6 +131,43 @@ def test_the_history_says_what_was_changed_from_what_to_what(panel: Client) -> N
     assert "Price changed from 12.55 to 13.00" in shown
 
 
+@pytest.mark.parametrize(("meant", "price"), [("1.5", "1.5"), ("1500", "1500")])
+def test_a_price_that_could_be_two_is_asked_about_with_a_click_for_each(
+    panel: Client, meant: str, price: str
+) -> None:
+    sms = ServiceFactory()
+    plan = plan_with({sms: "1"}, price="10", name="Basic")
+    for name in ("price", price_of(sms)):
+        sent = form_data(panel, page_of(plan)) | {name: "1,500", "name": f"Renamed {name}"}
+        page = save(panel, page_of(plan), sent)
+        assert f'name="{name}_meant" value="{meant}"' in page
+        save(panel, page_of(plan), sent | {f"{name}_meant": meant})
+    plan.refresh_from_db()
+    assert (plan.price, plan.service_prices.get().price) == (Decimal(price), Decimal(price))
+    assert plan.name == f"Renamed {price_of(sms)}"
+
+
+def test_a_fee_finer_than_money_is_asked_about_once_and_a_price_of_a_service_is_not(
+    panel: Client,
+) -> None:
+    sms = ServiceFactory()
+    plan = plan_with({sms: "1"}, price="10", name="Basic")
+    page = change(panel, page_of(plan), **{"price": "10.0005", price_of(sms): "0.0375"})
+    assert "10.0005 is finer than money is paid in: USD has 2 decimals." in page
+    change(panel, page_of(plan), **{"price_meant": "10.0005", price_of(sms): "0.0375"})
+    change(panel, page_of(plan), name="Renamed")  # what stands there already is not asked about
+    plan.refresh_from_db()
+    assert (plan.name, plan.price) == ("Renamed", Decimal("10.0005"))
+    assert plan.service_prices.get().price == Decimal("0.0375")
+
+
+def test_a_gift_that_could_be_two_amounts_is_asked_about(panel: Client) -> None:
+    page = change(panel, DEFAULTS, bonus="1,500")
+    assert 'name="bonus_meant" value="1500"' in page
+    change(panel, DEFAULTS, bonus="1,500", bonus_meant="1500")
+    assert UserDefaults.objects.get().bonus == 1500
+
+
 def test_a_history_lists_the_latest_change_first(panel: Client) -> None:
     plan = PlanFactory(price="1")
     address = page_of(plan, "history")
@@ -157,8 +194,9 @@ def test_saving_without_a_change_writes_nothing(panel: Client) -> None:
         ("abc", "is not a number"),
         ("1e3", "is not a number"),
         ("NaN", "is not a number"),
-        ("1,5", "Write the amount without commas"),
-        ("1 5", "Write the amount without spaces"),
+        ("1,500", "Did you mean"),
+        ("1 5", "The digits of 1 5 do not make one number."),
+        ("50 EUR", "write the amount in USD, without EUR."),
         ("-1", "A price cannot be negative."),
         ("−0.01", "A price cannot be negative."),
         ("0.12345", "at most four decimals"),

@@ -109,9 +109,9 @@ def test_what_is_confirmed_is_what_was_previewed(
         ("Plan Business, 10–30 April 2026, device 8617", Decimal("-8.7850"), 100, Decimal("91.215"))
     ]
     assert "−8.7850" in shown
-    assert "100.00 → 91.2150" in shown
-    assert "Next charge 12.55 on 1 May 2026" in shown
-    assert "Starts 10 April 2026, today (UTC)" in shown
+    assert "100.0000 → 91.2150" in shown
+    assert "Next charge 12.55 on 2026-05-01" in shown
+    assert "Starts 2026-04-10, today (UTC)" in shown
     assert not rows(customer)
     assert not Subscription.objects.exists()
 
@@ -230,7 +230,7 @@ def test_another_transaction_in_between_asks_again_with_the_new_preview(
     before = rows(customer)
     again = confirm(panel, add_page(customer), second_step(preview))
     assert "Nothing was posted: something changed since you saw the preview." in text_of(again)
-    assert "50.00 → 41.2150" in text_of(again)
+    assert "50.0000 → 41.2150" in text_of(again)
     assert rows(customer) == before
     assert not sentences(customer)
     assert confirm(panel, add_page(customer), second_step(again)).status_code == 302
@@ -253,7 +253,7 @@ def test_midnight_in_between_asks_again(
     preview = panel.post(add_page(customer), {"plan": business.pk, "device": "8617"})
     set_today(monkeypatch, TENTH + timedelta(days=1))
     again = confirm(panel, add_page(customer), second_step(preview))
-    assert "Starts 11 April 2026" in text_of(again)
+    assert "Starts 2026-04-11" in text_of(again)
     assert not Subscription.objects.exists()
 
 
@@ -330,7 +330,7 @@ def test_a_change_of_plan_shows_and_posts_all_its_transactions_in_order(
             Decimal("90.315"),
         ),
     ]
-    assert "Next charge 12.55 on 1 May 2026" in text_of(preview)
+    assert "Next charge 12.55 on 2026-05-01" in text_of(preview)
     assert len(rows(customer)) == 1
     done = confirm(panel, address, second_step(preview))
     assert rows(customer)[1:] == previewed(preview)
@@ -347,8 +347,8 @@ def test_a_change_of_plan_can_wait_until_what_was_paid_is_used_up(
     address = page_of(subscription, "change-plan")
     preview = panel.post(address, {"plan": business.pk})
     assert previewed(preview) == []
-    assert "Its fee counts from 1 May 2026" in text_of(preview)
-    assert "Next charge 12.55 on 1 May 2026" in text_of(preview)
+    assert "Its fee counts from 2026-05-01" in text_of(preview)
+    assert "Next charge 12.55 on 2026-05-01" in text_of(preview)
     sent = second_step(preview)
     assert (sent["pay_back"], sent["charge_now"]) == ("False", "False")
     confirm(panel, address, sent)
@@ -391,7 +391,7 @@ def test_no_days_are_free_that_were_paid_for(
     set_subscription = {"due_on": date(2026, 5, 1), "charged_through": date(2026, 4, 12)}
     Subscription.objects.filter(pk=subscription.pk).update(**set_subscription)
     shown = text_of(panel.post(page_of(subscription, "change-plan"), {"plan": basic.pk}))
-    assert "Its fee counts from 13 April 2026" in shown
+    assert "Its fee counts from 2026-04-13" in shown
     assert "Nothing is charged for" not in shown
 
 

@@ -5,6 +5,7 @@ import io
 import re
 import zipfile
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from threading import Event
 from typing import Any
 
@@ -13,10 +14,12 @@ from django.core.cache import cache
 from django.db import connection, transaction
 from django.test import Client
 from django.urls import reverse
+from django.utils.formats import date_format
 from hypothesis import given
 from hypothesis import strategies as st
 
 from billing import ledger, reports, subscriptions
+from billing.exports import csv_table, write_xlsx_table
 from billing.models import Channel, Transaction
 from tests.billing.clock import database_clock_at
 from tests.billing.test_charging_races import until_somebody_waits_for_this
@@ -92,7 +95,7 @@ def test_presets_are_whole_periods_up_to_today(panel: Client, monkeypatch: Any) 
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ("from_day=yesterday&q=traffic", "Enter a valid date."),
+        ("from_day=yesterday&q=traffic", "Write the day like 2026-11-28."),
         ("from_day=2026-01-02&to_day=2026-01-01&q=traffic", "This day is before the first one."),
         ("type=zz&q=traffic&goto=2", "Select a valid choice."),
     ],
@@ -427,7 +430,7 @@ def test_csv_holds_what_is_filtered_in_the_operators_time(
         refill(user, datetime(2026, 1, 1, hour, tzinfo=UTC), f"Refill at {hour}")
     rows = exported_csv(panel, tab(user, "?export=csv&from_day=2026-01-02"))
     assert [row["description"] for row in rows] == ["Refill at 20"]
-    assert rows[0]["date"] == "2026-01-02 05:00:00+09:00"
+    assert rows[0]["date (Asia/Tokyo)"] == "2026-01-02T05:00:00"
     assert (rows[0]["amount"], rows[0]["new_balance"], rows[0]["number"]) == (
         "1.0000",
         "2.0000",
@@ -459,6 +462,122 @@ def test_csv_gives_spreadsheets_no_formulas_and_keeps_amounts_numbers(panel: Cli
         "'@x",
         "-1.0000",
     )
+
+
+@pytest.mark.parametrize(
+    ("device", "written"),
+    [
+        ("00123", "'00123"),
+        ("861785007918323", "'861785007918323"),
+        ("12E345", "'12E345"),
+        ("3-4", "'3-4"),
+        ("1/2", "'1/2"),
+        ("10:30", "'10:30"),
+        ("MAR-12", "'MAR-12"),
+        ("12 Mar", "'12 Mar"),
+        ("+49 176 1234567", "'+49 176 1234567"),
+        ("8617", "8617"),
+        ("0", "0"),
+        ("Truck 12", "Truck 12"),
+        ("Marina 12a", "Marina 12a"),
+    ],
+)
+def test_csv_marks_what_a_spreadsheet_would_change(
+    panel: Client, device: str, written: str
+) -> None:
+    user = user_with(real=10)
+    ledger.change_balance(user, amount=-1, description="Charged", device=device, **BY_API)
+    assert exported_csv(panel, tab(user, "?export=csv"))[1]["device"] == written
+
+
+def test_csv_for_programs_marks_formulas_only() -> None:
+    rows = csv_table(["phone", "name"], [["00491761234567", "=1+1"]])
+    assert list(rows)[1] == "00491761234567,'=1+1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("currency", "amounts", "number_format"),
+    [
+        ("USD", ["482.40", "2.43"], "#,##0.00"),
+        ("USD", ["482.40", "2.4354"], "#,##0.0000"),
+        ("JPY", ["482", "2"], "#,##0"),
+        ("KWD", ["482.4", "2"], "#,##0.000"),
+    ],
+)
+def test_xlsx_shows_amounts_with_one_number_of_decimals(
+    settings: Any, currency: str, amounts: list[str], number_format: str
+) -> None:
+    settings.BILLING_CURRENCY = currency
+    book = io.BytesIO()
+    write_xlsx_table("T", ["amount"], [[Decimal(each)] for each in amounts], book)
+    styles = zipfile.ZipFile(book).read("xl/styles.xml").decode()
+    assert f'formatCode="{number_format}"' in styles
+
+
+def test_xlsx_names_the_time_zone_and_keeps_long_numbers(
+    panel: Client, administrator: User
+) -> None:
+    administrator.time_zone = "Asia/Tokyo"
+    administrator.save()
+    response = panel.get(tab(user_with(real=1), "?export=xlsx"))
+    book = zipfile.ZipFile(io.BytesIO(b"".join(response.streaming_content)))  # type: ignore[attr-defined]
+    assert "date (Asia/Tokyo)" in book.read("xl/worksheets/sheet1.xml").decode()
+    target = io.BytesIO()
+    write_xlsx_table("T", ["id"], [[1234567890123456789], ["00123"]], target)
+    sheet = zipfile.ZipFile(target).read("xl/worksheets/sheet1.xml").decode()
+    assert "<t>1234567890123456789</t>" in sheet
+    assert "<t>00123</t>" in sheet
+
+
+# --- Decimals and days --------------------------------------------------------------------------
+
+
+def test_amounts_in_one_column_have_one_number_of_decimals(panel: Client) -> None:
+    user = user_with(real="482.40", bonus=5)
+    ledger.change_balance(user, amount="-2.4354", description="A part of a cent", **BY_API)
+    page = panel.get(tab(user)).text
+    rows = page.split("<tbody>")[-1]
+    shown = re.findall(r'class="(?:\w+ )?money[^"]*">([^<]*\d)(?: →)?<', rows)
+    real = [each for each in shown if each not in ("+5.00", "5.00", "0.00")]
+    assert real == ["−2.4354", "482.4000", "479.9646", "+482.4000", "0.0000", "482.4000"]
+    totals = page.split('<table class="panel-totals">')[1].split("</table>")[0]
+    for figure in ("0.0000", "+482.4000", "−2.4354", "479.9646", "5.00"):
+        assert f">{figure}<" in totals
+
+
+def test_a_list_of_users_shows_balances_with_one_number_of_decimals(panel: Client) -> None:
+    user_with(real="482.40", bonus=1)
+    user_with(real="2.4354", bonus=2)
+    page = panel.get("/admin/users/user/").text
+    assert re.findall(r'<span class="money">([^<]*)</span>', page) == [
+        "2.4354", "2.00", "482.4000", "1.00",
+    ]  # fmt: skip
+
+
+def test_sums_on_the_start_page_have_the_decimals_of_the_currency(
+    panel: Client, settings: Any
+) -> None:
+    cache.clear()
+    user_with(real="6697.9036")
+    assert '<p class="figure money">6,697.90 <small>USD' in panel.get("/admin/").text
+    settings.BILLING_CURRENCY = "JPY"
+    assert '<p class="figure money">6,698 <small>JPY' in panel.get("/admin/").text
+
+
+@pytest.mark.parametrize("typed", ["11/28/2026", "28.11.2026", "2026-13-01"])
+def test_days_are_typed_in_one_way_that_a_mistake_names(panel: Client, typed: str) -> None:
+    user = user_with(real=1)
+    page = panel.get(tab(user), {"from_day": typed}).text
+    assert "Write the day like 2026-11-28." in page
+    assert f'value="{typed}"' in page
+    assert 'placeholder="YYYY-MM-DD"' in page
+    assert 'type="date" name=' not in page
+
+
+def test_django_writes_days_as_the_panel_does() -> None:
+    at = datetime(2026, 11, 28, 15, 36, tzinfo=UTC)
+    assert date_format(at, "DATE_FORMAT") == date_format(at, "SHORT_DATE_FORMAT") == "2026-11-28"
+    assert date_format(at, "DATETIME_FORMAT") == "2026-11-28 15:36"
 
 
 def test_csv_starts_before_the_rows_are_read(panel: Client, monkeypatch: Any) -> None:

@@ -1,7 +1,9 @@
 """The customers' list and pages: finding, filtering, editing, and who may."""
 
+import html
 import re
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -150,7 +152,7 @@ def by_balance(db: None) -> list[User]:
         ("?real_to=10", [0, 1]),
         ("?real_from=10&real_to=10", [1]),
         ("?real_from=10.0001", [2]),
-        ("?real_from=1,000", []),
+        ("?real_from=1,000.00", []),
         ("?real_to= 10.0 ", [0, 1]),
         ("?bonus_from=3&real_from=1", [2]),
         ("?bonus_from=&real_to=", [0, 1, 2]),
@@ -183,6 +185,39 @@ def test_a_mistake_in_a_range_is_told_and_nothing_typed_is_lost(
     assert "There is a mistake in the filters" in answer.text
     assert "Nothing found" not in answer.text
     assert not re.search(r"\b0\s+(results|users)\b", answer.text), "nothing is counted either"
+
+
+@pytest.mark.parametrize(
+    ("query", "places"),
+    [
+        ("?real_from=10,00", [1, 2]),
+        ("?real_to=9,50", [0]),
+        ("?real_to=1.000,00 USD", [0, 1, 2]),
+    ],
+)
+def test_a_range_is_read_as_amounts_are_read_everywhere(
+    by_balance: list[User], query: str, places: list[int]
+) -> None:
+    assert {user.pk for user in found(query)} == {by_balance[place].pk for place in places}
+
+
+@pytest.mark.parametrize("typed", ["1,500", "1.500"])
+def test_an_end_that_could_be_two_amounts_is_asked_about_and_lists_nobody(
+    by_balance: list[User], typed: str
+) -> None:
+    client = client_of(operator_with(group="Viewer"))
+    answer = client.get(LIST, {"real_from": typed, "bonus_to": "5", "q": "example", "p": "1"})
+    assert list(answer.context["cl"].result_list) == []
+    [told] = answer.context["messages"]
+    assert "nobody is listed yet. Did you mean" in str(told)
+    addresses = re.findall(r'href="\?([^"]*)"', str(told))
+    chosen = [parse_qs(html.unescape(address)) for address in addresses]
+    assert chosen == [
+        {"real_from": [meant], "bonus_to": ["5"], "q": ["example"]} for meant in ("1.5", "1500")
+    ]
+    assert f'value="{typed}"' in answer.text
+    first = client.get(LIST, {name: values[0] for name, values in chosen[0].items()})
+    assert not list(first.context["messages"])
 
 
 def test_a_range_that_ends_before_it_begins_is_told(by_balance: list[User]) -> None:

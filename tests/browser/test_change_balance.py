@@ -112,8 +112,8 @@ def test_a_balance_is_changed_with_the_keyboard_alone(
 
 
 REFUSALS = [
-    ("Correction", "-100.0001", "", "amount",
-     "Not enough money on the balance: 100.0001 needed, 100.00 available."),
+    ("Correction", "-100.01", "", "amount",
+     "Not enough money on the balance: 100.01 needed, 100.00 available."),
     ("Correction", "1", "-20.01", "bonus_amount",
      "Not enough money on the bonus balance: 20.01 needed, 20.00 available."),
     ("Correction", "1.00001", "", "amount", "An amount has at most four decimals: 1.00001."),
@@ -124,7 +124,10 @@ REFUSALS = [
      "An amount has at most 15 digits before the decimal point: 1000000000000000."),
     ("Correction", "999999999999999", "", "amount",
      "The new balance would have more than 15 digits before the decimal point."),
-    ("Correction", "1,5", "", "amount", "Write the amount without commas, e.g. 1234.50."),
+    ("Correction", "50 EUR", "", "amount",
+     "All money here is USD, and nothing is converted: write the amount in USD, without EUR."),
+    ("Correction", "1 5", "", "amount",
+     "The digits of 1 5 do not make one number. Write it like 1234.50 or 1,234.50."),
     ("Correction", "ten", "", "amount", "This is not a number: ten."),
     ("abcd", "10", "", "description", "A description has 5 to 200 characters."),
     ("", "10", "", "description", "This field is required."),
@@ -149,6 +152,49 @@ def test_a_refusal_is_said_at_its_field_and_keeps_what_was_typed(
     fill_change(page, "Correction", "-100", "-20")
     confirm(page)
     expect(notice(page)).to_contain_text("Balance 100.00 → 0.00 USD.")
+
+
+@pytest.mark.parametrize("java_script", [True, False])
+def test_what_could_be_two_amounts_is_answered_by_a_click_and_never_by_the_enter_key(
+    windows: Windows, operator: User, customer: User, java_script: bool
+) -> None:
+    page = windows(operator, change_balance(customer), java_script_enabled=java_script)
+    fill_change(page, "Paid at the desk", "1,500", "2.50")
+    confirm(page)
+    question = page.locator(".panel-field.amount .error")
+    expect(question).to_contain_text("Did you mean 1.5 or 1500?")
+    with page.expect_navigation():
+        page.get_by_label("Balance changes").press("Enter")
+    expect(question).to_contain_text("Did you mean 1.5 or 1500?")
+    assert posted(customer) == 1
+    with page.expect_navigation():
+        question.get_by_role("button", name="1500", exact=True).click()
+    expect(notice(page)).to_contain_text("Balance 100.00 → 1,600.00 USD.")
+    expect(notice(page)).to_contain_text("Bonus 20.00 → 22.50 USD.")
+    assert posted(customer) == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "after"),
+    [
+        ("1,234.50", "1,334.50"),
+        ("1.234,50", "1,334.50"),
+        ("−1 234,50 USD", "−1,134.50"),
+        ("0.125", "100.1250"),
+        ("1,500", None),
+        ("50 EUR", None),
+    ],
+)
+def test_the_preview_reads_amounts_as_the_server_does(
+    windows: Windows, operator: User, customer: User, typed: str, after: str | None
+) -> None:
+    page = windows(operator, change_balance(customer))
+    page.get_by_label("Balance changes").fill(typed)
+    line = page.locator("[data-after=amount]")
+    if after is None:
+        expect(line).to_be_hidden()
+    else:
+        expect(line).to_have_text(f"After the change: {after}")
 
 
 def test_a_change_is_posted_only_on_the_balances_that_the_operator_saw(

@@ -44,15 +44,13 @@ def test_a_plan_is_added_and_its_price_changed_as_the_history_tells(
     page.get_by_role("textbox", name="Price*").fill("12.55")
     page.get_by_label("Proportional charge").check()
     price_field(page, "Outgoing SMS").fill("0.30")
-    price_field(page, "Phone call").fill("1,5")
+    price_field(page, "Phone call").fill("1,500")
     save(page)
     # What was typed stays, and the mistake is told beside it.
-    expect(page.locator(".panel-prices .error")).to_have_text(
-        "Write the amount without commas, e.g. 1234.50."
-    )
+    question = page.locator(".panel-prices .error")
+    expect(question).to_contain_text("Did you mean 1.5 or 1500?")
     expect(price_field(page, "Outgoing SMS")).to_have_value("0.30")
-    price_field(page, "Phone call").fill("1.5")
-    save(page)
+    question.get_by_role("button", name="1.5", exact=True).click()
     row = page.locator("#result_list tbody tr")
     expect(row).to_contain_text("Business")
     expect(row).to_contain_text("12.55 per month")

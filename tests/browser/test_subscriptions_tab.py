@@ -220,11 +220,11 @@ def test_a_service_is_charged_with_what_each_balance_pays(
     page = windows(operator, transactions_tab(customer), viewport=viewport)
     page.get_by_role("link", name="Charge service").click()
     page.get_by_label("Service").select_option("outgoing_sms")
-    page.get_by_label("Quantity").fill("1,5")
+    page.get_by_label("Quantity").fill("1 5")
     page.get_by_label("Device").fill("8617")
     press(page, "Preview")
     expect(page.locator(".panel-field.quantity .error")).to_have_text(
-        "Write the quantity without commas, e.g. 1234.5."
+        "The digits of 1 5 do not make one number. Write it like 1234.50 or 1,234.50."
     )
     expect(page.get_by_label("Device")).to_have_value("8617")
     offered = page.get_by_label("Device").evaluate("i => [...i.list.options].map((o) => o.value)")

@@ -139,7 +139,7 @@ class OperatorAdmin(PeopleAdmin, DjangoUserAdmin):
     def last_seen(self, operator: User) -> str | None:
         if operator.last_login is None:
             return None
-        return date_format(localtime(operator.last_login), "j M Y, H:i")
+        return date_format(localtime(operator.last_login), "Y-m-d H:i")
 
     @display(description="password")
     def password_state(self, operator: User) -> str:

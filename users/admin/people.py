@@ -128,7 +128,7 @@ class PeopleAdmin(AdminWithHistory):
 
     @display(description="created", ordering="created_at")
     def created(self, user: User) -> str:
-        return date_format(localtime(user.created_at), "j M Y")
+        return date_format(localtime(user.created_at), "Y-m-d")
 
     def activate(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         self._set_active(request, queryset, active=True)

@@ -5,39 +5,90 @@
     const MINUS = "\u2212";
     const LARGEST = 9999999999999999999n; // ten-thousandths: 999,999,999,999,999.9999
 
-    /* Amounts in ten-thousandths, as whole numbers: money is never a float. */
-    const parseAmount = (text) => {
-        let plain = text.trim().replace(MINUS, "-");
-        if (/^[+-]?\s?\d{1,3}(\s\d{3})*(\.\d*)?$/.test(plain)) plain = plain.replace(/\s/g, "");
-        if (plain === "") return 0n;
-        const match = /^([+-]?)(\d*)(?:\.(\d{0,4}))?$/.exec(plain);
+    /* Amounts in ten-thousandths, as whole numbers: money is never a float. What is typed is read as
+       billing/typed.py reads it; what that asks about, and what it refuses, is null here. */
+    const exactAmount = (text) => {
+        const match = /^(-?)(\d*)(?:\.(\d{0,4}))?$/.exec(text);
         if (!match || !(match[2] || match[3])) return null;
         const whole = BigInt((match[2] || "0") + (match[3] || "").padEnd(4, "0"));
         return match[1] === "-" ? -whole : whole;
     };
 
-    const formatAmount = (amount) => {
+    const ungrouped = (whole) => {
+        const grouped = whole.replace(/\D/g, ",");
+        const separators = new Set(whole.replace(/\d/g, ""));
+        const fits = /^\d{1,3}(,\d{3})+$/.test(grouped) || /^\d{1,2}(,\d{2})*,\d{3}$/.test(grouped);
+        return separators.size === 1 && fits ? grouped.replaceAll(",", "") : "none";
+    };
+
+    const parseAmount = (text, currency, decimals) => {
+        const line = text.trim().replace(/[−–﹣－]/g, "-").replace(/[’ʼ]/g, "'").replace(/\s+/g, " ")
+            .replace(/^([+-]) ?([a-z]+) ?(?=[\d.,])/i, "$2 $1");
+        if (line === "") return 0n;
+        const found = /^([a-z]*) ?([+-]?) ?([\d., ']*\d[.,]?) ?([a-z]*)$/i.exec(line);
+        if (!found) return null;
+        const [, before, sign, number, after] = found;
+        if ([before, after].some((word) => word && word.toUpperCase() !== currency)) return null;
+        const minus = sign === "-" ? "-" : "";
+        const separators = number.replace(/\d/g, "");
+        const last = separators.at(-1);
+        if (!last) return exactAmount(minus + number);
+        const place = number.lastIndexOf(last);
+        const [whole, rest] = [number.slice(0, place), number.slice(place + 1)];
+        if (new Set(separators).size > 1) {
+            if (" '".includes(last) || separators.split(last).length > 2) return null;
+            return exactAmount(`${minus}${ungrouped(whole)}.${rest}`);
+        }
+        if (" '".includes(last) || separators.length > 1) return exactAmount(minus + ungrouped(number));
+        if (rest.length === 3 && /^[1-9]\d{0,2}$/.test(whole)) {
+            if (last === "," && decimals === 0) return exactAmount(minus + whole + rest);
+            if (last !== "." || decimals !== 3) return null;
+        }
+        return exactAmount(`${minus}${whole}.${rest}`);
+    };
+
+    const formatAmount = (amount, decimals) => {
         const digits = (amount < 0n ? -amount : amount).toString().padStart(5, "0");
-        const decimals = digits.slice(-4).replace(/00$/, "");
+        const rest = digits.slice(-4);
+        const part = /^0*$/.test(rest.slice(decimals)) ? rest.slice(0, decimals) : rest;
         const whole = digits.slice(0, -4).replace(/\B(?=(\d{3})+$)/g, ",");
-        return `${amount < 0n ? MINUS : ""}${whole}.${decimals}`;
+        return `${amount < 0n ? MINUS : ""}${whole}${part && "."}${part}`;
     };
 
     /* Change balance: the resulting balances as one types. */
     const previewBalances = () => {
         for (const line of document.querySelectorAll("[data-after]")) {
             const input = document.getElementById(`id_${line.dataset.after}`);
-            const now = parseAmount(line.dataset.now);
+            const now = exactAmount(line.dataset.now);
+            const decimals = Number(line.dataset.decimals);
             if (!input || now === null) continue;
             const show = () => {
-                const change = parseAmount(input.value);
+                const change = parseAmount(input.value, line.dataset.currency, decimals);
                 line.hidden = !change || change > LARGEST || change < -LARGEST;
                 if (line.hidden) return;
-                line.querySelector("strong").textContent = formatAmount(now + change);
+                line.querySelector("strong").textContent = formatAmount(now + change, decimals);
                 line.classList.toggle("negative", now + change < 0n);
             };
             input.addEventListener("input", show);
             show();
+        }
+    };
+
+    /* Days are typed as 2026-11-28; the button opens the browser's own calendar for them. */
+    const calendars = () => {
+        for (const button of document.querySelectorAll("[data-calendar]")) {
+            const day = button.previousElementSibling;
+            const calendar = button.nextElementSibling;
+            if (!calendar.showPicker) continue;
+            button.hidden = calendar.hidden = false;
+            button.addEventListener("click", () => {
+                calendar.value = day.value.trim(); // nothing, if it is no day
+                calendar.showPicker();
+            });
+            calendar.addEventListener("change", () => {
+                day.value = calendar.value;
+                day.focus();
+            });
         }
     };
 
@@ -50,7 +101,7 @@
                     return;
                 }
                 form.dataset.sent = "yes";
-                form.querySelector("button[type=submit]").setAttribute("aria-busy", "true");
+                (event.submitter ?? form.querySelector("button[type=submit]")).setAttribute("aria-busy", "true");
             });
             // Coming back to a page the browser kept: it may be sent again, with the same key.
             window.addEventListener("pageshow", () => delete form.dataset.sent);
@@ -135,7 +186,23 @@
         ticks: { color: colour("--panel-subtle"), maxRotation: 0, autoSkipPadding: 16, ...extra.ticks },
     });
 
-    const tooltipFormat = (value) => formatAmount(BigInt(Math.round(value * 10000)));
+    const tooltipFormat = (value, decimals) =>
+        formatAmount(BigInt(Math.round(value * 10000)), decimals);
+
+    /* Amounts along an axis, with one number of decimals. */
+    const axisOfAmounts = (decimals) => axis({
+        beginAtZero: true,
+        ticks: {
+            maxTicksLimit: 6,
+            callback: (value, place, ticks) => {
+                const units = ticks.map((tick) => tick.value * 10 ** decimals);
+                const isFine = units.some((each) => Math.abs(each - Math.round(each)) > 1e-6);
+                const all = isFine ? 4 : decimals;
+                return value.toLocaleString("en-US", { minimumFractionDigits: all, maximumFractionDigits: all })
+                    .replace("-", MINUS);
+            },
+        },
+    });
 
     const balancesChart = (data) => {
         const format = (parts) =>
@@ -173,13 +240,13 @@
                         grid: { display: false },
                         ticks: { callback: (value) => label.format(new Date(value)), maxTicksLimit: 7 },
                     }),
-                    y: axis({ beginAtZero: true, ticks: { maxTicksLimit: 6 } }),
+                    y: axisOfAmounts(data.decimals),
                 },
                 plugins: {
                     tooltip: {
                         callbacks: {
                             title: (items) => minute.format(new Date(items[0].parsed.x)),
-                            label: (item) => `${item.dataset.label}: ${tooltipFormat(item.parsed.y)}`,
+                            label: (item) => `${item.dataset.label}: ${tooltipFormat(item.parsed.y, data.decimals)}`,
                         },
                     },
                 },
@@ -205,12 +272,12 @@
                 interaction: { mode: "index", intersect: false },
                 scales: {
                     x: axis({ grid: { display: false }, ticks: {} }),
-                    y: axis({ beginAtZero: true, ticks: { maxTicksLimit: 6 } }),
+                    y: axisOfAmounts(data.decimals),
                 },
                 plugins: {
                     tooltip: {
                         callbacks: {
-                            label: (item) => `${item.dataset.label}: ${tooltipFormat(item.parsed.y)}`,
+                            label: (item) => `${item.dataset.label}: ${tooltipFormat(item.parsed.y, data.decimals)}`,
                         },
                     },
                 },
@@ -249,6 +316,7 @@
     document.addEventListener("DOMContentLoaded", () => {
         closeFilters();
         previewBalances();
+        calendars();
         sendOnce();
         secrets();
         drawCharts();

@@ -1,0 +1,185 @@
+"""The fields in which people type amounts, prices and quantities, and the questions they ask.
+
+A question stands where a mistake would, with a button for each answer. The button sends the form
+again, with everything typed in it, so that it works without scripts: its name is the field's with
+`_meant` after it. The answer takes the place of what was typed, and a hidden field goes along with
+it from then on, so that nothing is asked twice.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from billing import currencies
+from billing.errors import InvalidAmount, InvalidQuantity
+from billing.money import NotMoney, format_money, to_money
+from billing.pricing import to_quantity
+from billing.typed import Ambiguous, NotRead, finer_than_money, in_full, read_number, shown
+
+LONGEST_TYPED: Final = 40
+
+
+class Answer(str):
+    """What was typed in the field `name`; `is_meant` if a question about it was answered so."""
+
+    name: str
+    is_meant: bool
+
+    def __new__(cls, text: str, *, name: str, is_meant: bool) -> "Answer":
+        answer = super().__new__(cls, text)
+        answer.name = name
+        answer.is_meant = is_meant
+        return answer
+
+
+class AsksMixin(forms.TextInput):
+    """A text field whose value may come from the answer to a question."""
+
+    def value_from_datadict(self, data: Mapping[str, Any], files: Any, name: str) -> Any:
+        typed = data.get(name)
+        meant = data.get(f"{name}_meant")
+        if meant is not None:
+            return Answer(meant, name=name, is_meant=True)
+        if typed is None:
+            return None
+        is_meant = bool(typed) and typed == data.get(f"{name}_taken")
+        return Answer(typed, name=name, is_meant=is_meant)
+
+    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
+        field = super().render(name, value, attrs, renderer)
+        if isinstance(value, Answer) and value.is_meant:
+            field += format_html('<input type="hidden" name="{}_taken" value="{}">', name, value)
+        return field
+
+
+class NumberInput(AsksMixin):
+    """In the look of the panel's own pages."""
+
+    def __init__(self, attrs: dict[str, Any] | None = None) -> None:
+        super().__init__({"inputmode": "decimal", "class": "panel-input money"} | (attrs or {}))
+
+
+class AdminNumberInput(AsksMixin, UnfoldAdminTextInputWidget):
+    """In the look of Unfold's pages."""
+
+    def __init__(self, attrs: dict[str, Any] | None = None) -> None:
+        super().__init__({"inputmode": "decimal", "autocomplete": "off"} | (attrs or {}))
+
+
+class TypedField(forms.CharField):
+    """A number as people type or paste it. Empty is None."""
+
+    is_money = True
+    may_be_finer = True  # than the currency's smallest unit, without a question
+    accepted: Decimal | None = None  # what was there before may stay, however fine
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("widget", NumberInput)
+        super().__init__(max_length=LONGEST_TYPED, **options)
+
+    def strictly(self, text: str) -> Decimal:
+        """Reads a plain number. Raises NotMoney."""
+        return to_money(text)
+
+    def why_not(self, problem: NotMoney, text: str) -> str:
+        return str(InvalidAmount(field="amount", reason=problem.reason, value=text))
+
+    def clean(self, value: Any) -> Any:
+        text = super().clean(value)
+        if not text:
+            return None
+        name = value.name if isinstance(value, Answer) else ""
+        is_meant = isinstance(value, Answer) and value.is_meant
+        read: Callable[[str], Decimal] = self.strictly
+        try:
+            if is_meant:
+                return read(text)
+            number = read_number(text, read, money=self.is_money)
+        except Ambiguous as question:
+            raise Question(name, question.readings) from None
+        except NotRead as problem:
+            raise ValidationError(str(problem)) from None
+        except NotMoney as problem:
+            raise ValidationError(self.why_not(problem, text)) from None
+        if self.may_be_finer or number == self.accepted or not finer_than_money(number):
+            return number
+        raise finer(number, name)
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return bool(self.clean(data) != initial)
+        except ValidationError:
+            return True
+
+    def prepare_value(self, value: Any) -> Any:
+        """As it can be typed in again: without commas."""
+        return format_money(value).replace(",", "") if isinstance(value, Decimal) else value
+
+
+class QuantityField(TypedField):
+    """A quantity as people type or paste it: 10, 2.5, 1 234."""
+
+    is_money = False
+
+    def strictly(self, text: str) -> Decimal:
+        return to_quantity(text)
+
+    def why_not(self, problem: NotMoney, text: str) -> str:
+        return str(InvalidQuantity(reason=problem.reason, value=text))
+
+
+class Question(ValidationError):
+    """A question between two numbers, "Did you mean 1.5 or 1500?", in place of a mistake."""
+
+    def __init__(self, name: str, readings: tuple[str, str]) -> None:
+        self.readings = readings
+        first, second = (_button(name, in_full(each), shown(each)) for each in readings)
+        html = format_html("{}Did you mean {} or {}?", _default_button(), first, second)
+        super().__init__(html, code="ambiguous")
+
+
+def finer(amount: Decimal, name: str) -> ValidationError:
+    decimals = currencies.own_decimals()
+    has = {0: "no decimals", 1: "one decimal"}.get(decimals, f"{decimals} decimals")
+    plain = format_money(amount).replace(",", "").replace("−", "-")
+    exact = plain.rstrip("0")
+    html = format_html(
+        "{}{} is finer than money is paid in: {} has {}. {}",
+        _default_button(),
+        shown(exact),
+        currencies.own(),
+        has,
+        _button(name, in_full(exact), f"Take {shown(exact)}"),
+    )
+    return ValidationError(html, code="finer")
+
+
+def links(answers: Iterable[tuple[str, str]]) -> SafeString:
+    """The question of a filter, whose answers are addresses."""
+    return format_html(
+        "Did you mean {}?",
+        format_html_join(" or ", '<a class="underline" href="{1}">{0}</a>', answers),
+    )
+
+
+def _button(name: str, answer: str, label: str) -> SafeString:
+    return format_html(
+        '<button class="panel-button small" type="submit" name="{}_meant" value="{}">{}</button>',
+        name,
+        answer,
+        label,
+    )
+
+
+def _default_button() -> SafeString:
+    """The Enter key presses the first button of a form. It must not answer a question."""
+    return format_html(
+        '<button class="hidden-words" type="submit" tabindex="-1" aria-hidden="true">{}</button>',
+        "Send without an answer",
+    )

@@ -1,0 +1,146 @@
+"""Numbers as people type or paste them. Every place where an amount, a price or a quantity is typed
+reads it here; programs' numbers are read strictly, by `money.to_money` and `pricing.to_quantity`.
+
+Of two kinds of separators the last one is the decimal one: `1,234.50`, `1.234,50`, `1 234,50`,
+`1'234.50`, and Indian `1,23,456.00`. A space, an apostrophe and what stands more than once only
+group: `1 234`, `1,234,567`. What cannot be a group of thousands is decimals: `12,50`, `12.3456`,
+`1234,567`, `0.500`.
+
+One separator with three digits after it, `1,500` or `1.500`, is asked about: 1.5 or 1500? Only what
+the panel itself writes is taken as it means it: `1.500` where the currency has three decimals, and
+`1,500` where it has none. Amounts may name the installation's currency: `50 USD`.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Final
+
+from billing import currencies
+
+MINUSES: Final = str.maketrans("−–﹣－", "----")
+APOSTROPHES: Final = "'’ʼ"
+SHAPE: Final = re.compile(
+    r"(?P<before>[^\W\d_]*)\s*(?P<sign>[+-]?)\s*"
+    r"(?P<number>[\d.,\s']*\d[.,]?)\s*(?P<after>[^\W\d_]*)",
+    re.ASCII,
+)
+SIGN_FIRST: Final = re.compile(r"([+-])\s*([^\W\d_]+)\s*(?=[\d.,])", re.ASCII)
+WESTERN: Final = re.compile(r"\d{1,3}(,\d{3})+")
+INDIAN: Final = re.compile(r"\d{1,2}(,\d{2})*,\d{3}")
+LONGEST: Final = 60
+
+
+class NotRead(ValueError):
+    """What was typed is no number, or not only one: says so in a sentence for people."""
+
+
+class Ambiguous(ValueError):
+    """What was typed is two numbers, as plain text: with a decimal separator, and without."""
+
+    def __init__(self, readings: tuple[str, str]) -> None:
+        self.readings = readings
+        super().__init__("Did you mean {} or {}?".format(*map(shown, readings)))
+
+
+def read_number[Number](text: str, strictly: Callable[[str], Number], *, money: bool) -> Number:
+    """The number that was typed, as `strictly` reads plain ones. `money` may name its currency.
+
+    Raises NotRead and Ambiguous, and what `strictly` raises.
+    """
+    return strictly(plain(text, money=money))
+
+
+def plain(text: str, *, money: bool) -> str:
+    """What was typed, with a point before the decimals and nothing between the thousands."""
+    line = text.strip().translate(MINUSES)
+    for apostrophe in APOSTROPHES:
+        line = line.replace(apostrophe, "'")
+    line = " ".join(line.split())  # of all kinds of spaces one
+    line = SIGN_FIRST.sub(r"\2 \1", line)  # "-USD 5" is as good as "USD -5"
+    found = SHAPE.fullmatch(line) if len(line) <= LONGEST else None
+    if found is None:
+        raise NotRead(_no_number(text, money=money))
+    for word in filter(None, (found["before"], found["after"])):
+        _check_currency(word.upper(), text, money=money)
+    sign = found["sign"].replace("+", "")
+    try:
+        return sign + _digits(found["number"], text, money=money)
+    except Ambiguous as question:
+        first, second = question.readings
+        raise Ambiguous((sign + first, sign + second)) from None
+
+
+def shown(number: str) -> str:
+    """A plain number for people: with the minus that the panel shows."""
+    return number.replace("-", "−")
+
+
+def in_full(number: str) -> str:
+    """A plain number written so that nobody has to ask: with no three decimals."""
+    return f"{number}0" if len(number.rpartition(".")[2]) == 3 and "." in number else number
+
+
+def finer_than_money(amount: Decimal) -> bool:
+    """Whether nobody can pay it: the currency has fewer decimals."""
+    return round(amount, currencies.own_decimals()) != amount
+
+
+def _no_number(text: str, *, money: bool) -> str:
+    symbols = [each for each in text if unicodedata.category(each) == "Sc"]
+    if money and symbols and re.search(r"\d", text):
+        return f"All money here is {currencies.own()}: write the amount without {symbols[0]}."
+    return f"This is not a {'number' if money else 'quantity'}: {text}."
+
+
+def _check_currency(word: str, text: str, *, money: bool) -> None:
+    own = currencies.own()
+    if not money or (word != own and not currencies.is_currency(word)):
+        raise NotRead(_no_number(text, money=money))
+    if word != own:
+        raise NotRead(
+            f"All money here is {own}, and nothing is converted: write the amount in {own}, "
+            f"without {word}."
+        )
+
+
+def _digits(number: str, text: str, *, money: bool) -> str:
+    separators = re.sub(r"\d", "", number)
+    if not separators:
+        return number
+    last = separators[-1]
+    if len(set(separators)) > 1:
+        if last in " '" or separators.count(last) > 1:
+            raise NotRead(_badly_grouped(text))
+        whole, _, decimals = number.rpartition(last)
+        return f"{_ungrouped(whole, text)}.{decimals}"
+    if last in " '" or len(separators) > 1:
+        return _ungrouped(number, text)
+    whole, _, decimals = number.partition(last)
+    if len(decimals) != 3 or not re.fullmatch(r"[1-9]\d{0,2}", whole):
+        return f"{whole}.{decimals}"
+    with_decimals, without = f"{whole}.{decimals}", whole + decimals
+    if money and last == "." and currencies.own_decimals() == 3:
+        return with_decimals
+    if money and last == "," and currencies.own_decimals() == 0:
+        return without
+    raise Ambiguous((_without_idle_zeros(with_decimals), without))
+
+
+def _ungrouped(whole: str, text: str) -> str:
+    """Thousands are groups of three digits or, as in India, lakhs and crores of two."""
+    separators = set(re.sub(r"\d", "", whole))
+    grouped = re.sub(r"\D", ",", whole)
+    is_grouped = WESTERN.fullmatch(grouped) or INDIAN.fullmatch(grouped)
+    if len(separators) != 1 or not is_grouped:
+        raise NotRead(_badly_grouped(text))
+    return grouped.replace(",", "")
+
+
+def _badly_grouped(text: str) -> str:
+    return f"The digits of {text} do not make one number. Write it like 1234.50 or 1,234.50."
+
+
+def _without_idle_zeros(number: str) -> str:
+    return number.rstrip("0").rstrip(".")
