@@ -203,12 +203,24 @@
         }
     };
 
+    /* After a refusal the keyboard stands where it goes on: in the first field that is wrong, else
+       at the sentence that says what happened. */
+    const focusWhatIsWrong = () => {
+        const visible = (selector) =>
+            [...document.querySelectorAll(selector)].filter((element) => element.checkVisibility());
+        const field = visible('main [aria-invalid="true"]').at(0);
+        const sentence = visible('main [role="alert"]').at(-1); // the first one may be general
+        if (!field && sentence) sentence.tabIndex = -1;
+        (field ?? sentence)?.focus();
+    };
+
     document.addEventListener("DOMContentLoaded", () => {
         closeFilters();
         previewBalances();
         sendOnce();
         secrets();
         drawCharts();
+        focusWhatIsWrong();
         document.getElementById("posted")?.scrollIntoView({ block: "nearest" });
     });
 })();
