@@ -72,6 +72,9 @@ def _turnovers() -> dict[str, Any]:
         "first_day": first,
         "turnover_today": reports.BothTurnovers(real[-1], bonus[-1]),
         "turnover_days": reports.BothTurnovers(_sum(real), _sum(bonus)),
+        "moved_days": [
+            (day, turnover) for day, turnover in zip(days, real, strict=True) if any(turnover)
+        ],
         "chart": json.dumps(
             {
                 "kind": "days",

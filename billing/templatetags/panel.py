@@ -6,8 +6,11 @@ from decimal import Decimal
 from typing import Any
 
 from django import template
+from django.db.models import Model
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
+from django.utils.translation import gettext as _
 
 from billing import currencies
 from billing.models import Label, Transaction
@@ -100,6 +103,23 @@ def type_badge(row: Transaction) -> SafeString:
         BADGES[kind],
         kind.label,
     )
+
+
+@register.simple_tag(takes_context=True)
+def page_heading(context: dict[str, Any]) -> str:
+    """What the page is, for its h1: the page's title; where Django's own title names no object,
+    the object.
+    """
+    title, row = str(context.get("title") or ""), context.get("original") or context.get("object")
+    if listed := context.get("cl"):
+        return capfirst(str(listed.opts.verbose_name_plural))
+    if isinstance(row, Model):
+        name = row._meta.verbose_name
+        if title in (_("Change %s") % name, _("View %s") % name):
+            return str(row)
+        if title == _("Delete"):
+            return f"{title} {row}"
+    return title
 
 
 @register.simple_tag(takes_context=True)

@@ -62,36 +62,47 @@ REFUSED = re.compile(
 )
 
 
+# Words that have no place to be broken at, and the largest amount there may be.
+UNBROKEN = (
+    "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaftsvorstand"
+)
+LARGEST = "499999999999999.9999"
+
+
 def stand_out(user: User) -> None:
-    """Gives the user what needs much room: long names and large amounts."""
+    """Gives the user what needs much room: long words and large amounts."""
     User.objects.filter(pk=user.pk).update(
-        email="accounts.payable.department@international-fleet-management.example",
+        email=f"{'accountspayable' * 4}@{'internationalfleetmanagement' * 2}.example",
+        first_name=UNBROKEN,
+        last_name=UNBROKEN,
         legal_type="legal_entity",
-        legal_name="Internationale Fuhrparkverwaltungsgesellschaft Oberschleißheim mbH & Co. KG",
+        legal_name=UNBROKEN * 2,
     )
-    refill(user, real="123456789012.3456", bonus="1234567.89", description="Payment " * 20)
+    refill(user, real=LARGEST, bonus=LARGEST, description=UNBROKEN * 2)
+    refill(user, real=f"-{LARGEST}", description="Payment " * 20)
+    refill(user, real=LARGEST, description="Paid once more")
 
 
 def subscribe(user: User) -> Subscription:
     """Gives the user a plan with prices, and lets a run be, which failed at the user."""
-    names = ["Geographical lookup of addresses", "Outgoing SMS"]
+    names = [UNBROKEN[:40], "Outgoing SMS"]
     prices = {ServiceFactory(name=name, unit="1,000 look-ups"): "123456789.1234" for name in names}
-    plan = plan_with(prices, name="Internationale Fuhrparkverwaltung Oberschleißheim", price="99.9")
-    subscription = subscribed(user, plan, device="8617-0123456789-0123456789-0123456789")
+    plan = plan_with(prices, name=UNBROKEN[:60], price="99.9")
+    subscription = subscribed(user, plan, device=UNBROKEN)
     run = ChargingRun.objects.create(
         at=timezone.now(), started_by="command", due=1234567, charged=1234567, failed=1,
-        total="123456789012.3456",
+        total=LARGEST,
     )  # fmt: skip
-    problem = f"The posting function billing_post({'jsonb_' * 20}) refused it"
+    problem = f"The posting function billing_post({'jsonb' * 20}) refused it"
     ChargingFailure.objects.create(run=run, user=user, problem=problem)
     return subscription
 
 
 def integrate(user: User, operator: User) -> WebhookDelivery:
     """A key, a threshold, and an endpoint that refused an event; all with long names."""
-    name = "Fuhrparkverwaltung Oberschleißheim, Zahlungen und Mahnungen"
+    name = UNBROKEN[:60]
     access.issue_key(name=name, owner=operator, created_by=operator)
-    LowBalanceThreshold.objects.create(user=user, amount="123456789012.3456")
+    LowBalanceThreshold.objects.create(user=user, amount=LARGEST)
     url = f"https://webhooks.international-fleet-management.example/{'receive/' * 20}"
     endpoint = WebhookEndpoint.objects.create(
         name=name, url=url, secret=webhooks.new_secret(), events=EventType.values,
@@ -147,12 +158,74 @@ def addresses(user: User, operator: User) -> Sequence[str]:
     return [*found, "/admin/users/", "/admin/billing/", tab(user, "?direction=charges")]
 
 
-def test_no_page_scrolls_sideways_on_a_phone(
+# Where words, figures, fields and charts lie, as far as they can be seen; what lies over another
+# one, and what sticks out of the page.
+OVERLAPS = """() => {
+    const seen = (rectangle, element) => {
+        let { left, top, right, bottom } = rectangle;
+        for (let box = element; box && box !== document.body; box = box.parentElement) {
+            const style = getComputedStyle(box);
+            if (style.position === "fixed" || style.position === "sticky") return null;
+            if (style.clipPath !== "none" || style.visibility === "hidden") return null;
+            if (style.overflowX === "visible") continue;
+            const clip = box.getBoundingClientRect();
+            [left, right] = [Math.max(left, clip.left), Math.min(right, clip.right)];
+            [top, bottom] = [Math.max(top, clip.top), Math.min(bottom, clip.bottom)];
+        }
+        return right - left > 1 && bottom - top > 1 && { left, top, right, bottom, element };
+    };
+    const main = document.querySelector("main");
+    const places = [];
+    const NO_WORDS = "select, datalist, script, style, noscript, .material-symbols-outlined";
+    const words = document.createTreeWalker(main, NodeFilter.SHOW_TEXT);
+    while (words.nextNode()) {
+        const { parentElement, data } = words.currentNode;
+        if (!data.trim() || parentElement.closest(NO_WORDS)) continue;
+        if (!parentElement.checkVisibility()) continue;
+        const range = document.createRange();
+        range.selectNodeContents(words.currentNode);
+        const lines = [...range.getClientRects()].map((line) => seen(line, parentElement));
+        places.push({ name: data.trim().slice(0, 40), lines: lines.filter(Boolean) });
+    }
+    for (const it of main.querySelectorAll("input, select, textarea, canvas")) {
+        const line = it.checkVisibility() && seen(it.getBoundingClientRect(), it);
+        if (line) places.push({ name: it.id || it.name || it.tagName, lines: [line] });
+    }
+    const lines = places.flatMap((place) => place.lines.map((line) => ({ ...line, place })));
+    lines.sort((one, other) => one.top - other.top);
+    const found = new Set();
+    const width = document.documentElement.clientWidth;
+    lines.forEach((one, index) => {
+        if (one.right > width + 1) found.add(`${one.place.name} sticks out`);
+        for (const other of lines.slice(index + 1)) {
+            if (other.top > one.bottom - 4) break;
+            if (other.place === one.place) continue;
+            const across = Math.min(one.right, other.right) - Math.max(one.left, other.left);
+            // Lines of text are as high as their font, which is more than the letters are.
+            if (across > 2 && Math.min(one.bottom, other.bottom) - other.top > 6) {
+                found.add(`${one.place.name} / ${other.place.name}`);
+            }
+        }
+    });
+    return [...found].slice(0, 10);
+}"""
+
+
+LAID_OUT = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
+def misplaced(page: Page) -> list[str]:
+    """What scrolls the page sideways, sticks out of it or lies over something else."""
+    sideways = ["the page scrolls sideways"] if scrolls_sideways(page) else []
+    return sideways + page.evaluate(OVERLAPS)
+
+
+def test_long_words_and_large_amounts_fit_on_every_page(
     windows: Windows, operator: User, subtests: pytest.Subtests
 ) -> None:
     user = user_with_history()
     stand_out(user)
-    StandardDescription.objects.create(text="Paid in cash")
+    StandardDescription.objects.create(text=UNBROKEN * 2)
     subscribe(user)
     integrate(user, operator)
     page = windows(operator, viewport=PHONE)
@@ -161,13 +234,16 @@ def test_no_page_scrolls_sideways_on_a_phone(
     its = f"/admin/users/user/{user.pk}/subscriptions/{Subscription.objects.get().pk}"
     assert {f"{its}/change-plan/", f"{its}/cancel/"} <= {*walked}
     assert f"/admin/billing/plan/{Plan.objects.get().pk}/change/" in walked
-    for path in walked:
-        with subtests.test(path=path):
-            response = page.goto(path)
-            assert response
-            assert response.status in ((403, 404) if REFUSED.search(path) else (200,))
-            expect(page.locator("body")).to_be_visible()
-            assert not scrolls_sideways(page)
+    for path in [*walked, tab(user, "?posted=8"), "/api/v1/problems"]:
+        response = page.goto(path)
+        assert response
+        assert response.status in ((403, 404) if REFUSED.search(path) else (200,)), path
+        expect(page.locator("body")).to_be_visible()
+        for width in (360, 390, 1440):
+            with subtests.test(path=path, width=width):
+                page.set_viewport_size({"width": width, "height": 844})
+                page.evaluate(LAID_OUT)
+                assert "; ".join(misplaced(page)) == ""
     assert not scrolls_sideways(windows(None, "/admin/login/", viewport=PHONE))
 
 
@@ -296,6 +372,75 @@ def test_the_panel_works_without_javascript(windows: Windows, operator: User) ->
     confirm(page)
     expect(notice(page)).to_contain_text("Balance 90.00 → 91.50 USD.")
     expect(page.locator("tr.marked .number")).to_have_text("8")
+
+
+def test_without_javascript_filters_and_charts_leave_their_places_to_what_works(
+    windows: Windows, operator: User
+) -> None:
+    user = user_with_history()
+    page = windows(operator, java_script_enabled=False)
+    for width in (1440, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        page.goto("/admin/users/user/")
+        # The filters stand above the list, each within the page, and are used as any form.
+        filters, rows = page.locator("#changelist-filter"), page.locator("#changelist-form")
+        above, below = filters.bounding_box(), rows.bounding_box()
+        assert above
+        assert below
+        assert above["y"] + above["height"] <= below["y"]
+        assert above["x"] >= 0
+        assert above["x"] + above["width"] <= width
+        expect(page.get_by_role("button", name="Filters", exact=True)).to_be_hidden()
+        filters.get_by_placeholder("From").first.fill("1")
+        filters.get_by_role("button", name=re.compile("Apply")).click()
+        expect(page.locator("#result_list tbody tr")).to_have_count(1)
+
+        page.goto(tab(user))
+        expect(page.locator("canvas")).to_be_hidden()
+        expect(page.locator(".panel-chart")).to_contain_text("The list below says both")
+        page.goto("/admin/")
+        expect(page.locator("canvas")).to_be_hidden()
+        expect(page.locator(".panel-chart tbody tr")).to_have_count(1)
+        expect(page.locator(".panel-chart tbody tr")).to_contain_text(["+102.55"])
+
+
+# --- The tabs of a user -------------------------------------------------------------------------
+
+TABS = ["Profile", "Transactions", "Subscriptions", "History"]
+
+
+def tabs_seen(page: Page) -> list[str]:
+    links = page.get_by_role("navigation", name="Tabs").get_by_role("link")
+    return [link.inner_text().strip() for link in links.all() if link.is_visible()]
+
+
+def test_all_tabs_are_there_however_narrow_the_page_was_while_it_came(
+    windows: Windows, operator: User
+) -> None:
+    user = user_with(real=10)
+    page = windows(operator)
+    # What a slow computer does: the page is as narrow as a phone when its scripts start, and gets
+    # its width after that.
+    page.add_init_script(
+        """addEventListener("load", () => {
+            document.body.style.width = "300px";
+            setTimeout(() => document.body.style.removeProperty("width"));
+        });"""
+    )
+    for path in (tab(user), f"/admin/users/user/{user.pk}/change/", change_balance(user)):
+        page.goto(path)
+        page.evaluate(LAID_OUT)
+        assert tabs_seen(page) == TABS
+
+
+def test_all_tabs_are_there_after_a_window_has_grown_and_on_a_phone(
+    windows: Windows, operator: User
+) -> None:
+    page = windows(operator, tab(user_with(real=10)), viewport=PHONE)
+    assert tabs_seen(page) == TABS
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.evaluate(LAID_OUT)
+    assert tabs_seen(page) == TABS
 
 
 def test_filters_open_on_a_phone(windows: Windows, operator: User) -> None:

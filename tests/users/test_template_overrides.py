@@ -7,7 +7,7 @@ import unfold
 from django.conf import settings
 
 OURS = Path(settings.BASE_DIR) / "templates"
-OVERRIDES = sorted((OURS / "unfold").rglob("*.html"))
+OVERRIDES = sorted([*(OURS / "unfold").rglob("*.html"), OURS / "admin" / "base.html"])
 
 
 @pytest.mark.parametrize("override", OVERRIDES, ids=lambda path: path.name)

@@ -313,6 +313,17 @@
         }
     };
 
+    /* After a refusal the keyboard stands where it goes on: in the first field that is wrong, else
+       at the sentence that says what happened. */
+    const focusWhatIsWrong = () => {
+        const visible = (selector) =>
+            [...document.querySelectorAll(selector)].filter((element) => element.checkVisibility());
+        const field = visible('main [aria-invalid="true"]').at(0);
+        const sentence = visible('main [role="alert"]').at(-1); // the first one may be general
+        if (!field && sentence) sentence.tabIndex = -1;
+        (field ?? sentence)?.focus();
+    };
+
     document.addEventListener("DOMContentLoaded", () => {
         closeFilters();
         previewBalances();
@@ -321,6 +332,7 @@
         secrets();
         drawCharts();
         window.addEventListener("load", fillInUnsent);
+        focusWhatIsWrong();
         document.getElementById("posted")?.scrollIntoView({ block: "nearest" });
     });
 })();

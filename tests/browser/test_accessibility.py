@@ -1,0 +1,354 @@
+"""Everybody can work here: what axe checks, what the keyboard reaches, what is read aloud.
+
+axe (https://github.com/dequelabs/axe-core) runs with all of its rules on every kind of page, in the
+states that a page has, light and dark, on a desktop and on a phone. Nothing is excepted.
+"""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+from django.contrib.auth.models import Group
+from django.template.loader import render_to_string
+from playwright.sync_api import Page, Route, expect
+
+from billing import ledger
+from billing.models import (
+    ApiKey,
+    ChargingRun,
+    StandardDescription,
+    Transaction,
+    UserDefaults,
+)
+from tests.billing.histories import user_with_history
+from tests.browser.conftest import DESKTOP, PHONE, Windows
+from tests.browser.panel import (
+    BY_SYSTEM,
+    change_balance,
+    confirm,
+    fill_change,
+    member_of,
+    tab,
+    transaction_page,
+)
+from tests.browser.test_every_page import focused, integrate, subscribe
+from tests.factories import OperatorFactory, PlanFactory, UserFactory, user_with
+from users.models import User
+
+pytestmark = pytest.mark.browser
+
+type Step = Callable[[Page], object]
+
+# What axe finds, and what it does not look for: one heading, one place for the content, and a name
+# for each list of links.
+FIND = """() => axe.run(document, { resultTypes: ["violations"] }).then((results) => {
+    const found = results.violations.flatMap((rule) => rule.nodes.map((node) =>
+        `${rule.id}: ${node.html.slice(0, 200)} (${node.failureSummary.replace(/\\s+/g, " ")})`));
+    for (const [selector, count] of [["h1", 1], ["main", 1], ["nav:not([aria-label])", 0]]) {
+        const all = [...document.querySelectorAll(selector)];
+        const there = all.filter((each) => each.checkVisibility()).length;
+        if (there !== count) found.push(`${there} of ${selector}`);
+    }
+    if (document.title.trim() === "") found.push("no title");
+    return found;
+})"""
+
+# A theme and a size can be changed without loading the page again. Nothing moves meanwhile.
+STILL = "*, *::before, *::after { transition: none !important; animation: none !important; }"
+TAKE_THEME = """async (isDark) => {
+    if (window.Alpine) document.documentElement.classList.toggle("dark", isDark);
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+}"""
+
+
+def problems(page: Page) -> list[str]:
+    """What is wrong with the page as it stands, in both themes and sizes."""
+    page.add_style_tag(content=STILL)
+    found = []
+    for size, viewport in (("desktop", DESKTOP), ("phone", PHONE)):
+        page.set_viewport_size(viewport)  # type: ignore[arg-type]
+        for theme in ("light", "dark"):
+            page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+            page.evaluate(TAKE_THEME, theme == "dark")
+            found += [f"{theme}, {size}: {each}" for each in page.evaluate(FIND)]
+    page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
+    page.emulate_media(color_scheme="light")
+    return found
+
+
+def press(name: str) -> Step:
+    return lambda page: page.get_by_role("button", name=name, exact=True).click()
+
+
+def refuse_change(page: Page) -> None:
+    fill_change(page, "", "nonsense", "-1000000")
+    confirm(page)
+    expect(page.locator(".panel-field .error").first).to_be_visible()
+
+
+def preview_change(page: Page) -> None:
+    fill_change(page, "Paid at the desk", "-1000")
+    expect(page.locator("[data-after=amount]")).to_be_visible()
+
+
+def preview_service(page: Page) -> None:
+    page.locator("[name=service]").select_option(index=1)
+    page.get_by_role("button", name="Preview").click()
+    expect(page.locator(".panel-preview, .panel-field .error, .panel-notice").first).to_be_visible()
+
+
+def preview_subscription(page: Page) -> None:
+    page.locator("[name=plan]").select_option(index=1)
+    page.get_by_role("button", name="Preview").click()
+    expect(page.locator(".panel-preview, .panel-field .error, .panel-notice").first).to_be_visible()
+
+
+def refuse_user(page: Page) -> None:
+    page.get_by_label("E-mail").fill("nobody")
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.locator(".errornote")).to_be_visible()
+
+
+def open_account_menu(page: Page) -> None:
+    page.get_by_role("button", name="Olga Operator").click()
+    expect(page.get_by_role("navigation", name="Account")).to_be_visible()
+
+
+def refuse_password(page: Page) -> None:
+    page.locator("main form [type=submit]").click()
+    expect(page.locator(".errornote").first).to_be_visible()
+
+
+def select_rows(page: Page) -> None:
+    page.locator("input.action-select").first.check()
+    expect(page.locator("#changelist-actions-wrapper")).to_be_visible()
+
+
+def test_axe_finds_nothing_on_any_kind_of_page(
+    windows: Windows, operator: User, subtests: pytest.Subtests
+) -> None:
+    user = user_with_history()
+    subscription = subscribe(user)
+    PlanFactory(name="Another plan")
+    delivery = integrate(user, operator)
+    StandardDescription.objects.create(text="Paid in cash")
+    first, reversed_one = (Transaction.objects.get(user=user, number=n) for n in (1, 3))
+    person = f"/admin/users/user/{user.pk}"
+    subscribed_to = f"{person}/subscriptions/{subscription.pk}"
+    plan = f"/admin/billing/plan/{subscription.plan_id}"
+    text = f"/admin/billing/standarddescription/{StandardDescription.objects.latest('pk').pk}"
+    group = f"/admin/auth/group/{Group.objects.earliest('pk').pk}"
+    key = f"/admin/billing/apikey/{ApiKey.objects.get().pk}"
+    endpoint = f"/admin/billing/webhookendpoint/{delivery.endpoint_id}"
+    colleague = f"/admin/users/operator/{OperatorFactory().pk}"
+    pages: list[tuple[str, *tuple[Step, ...]]] = [
+        ("/admin/",),
+        ("/admin/", open_account_menu),
+        ("/admin/users/",),
+        ("/admin/users/user/",),
+        ("/admin/users/user/", press("Filters")),
+        ("/admin/users/user/?q=nobody&real_from=nonsense",),
+        ("/admin/users/user/", select_rows),
+        ("/admin/users/user/add/",),
+        ("/admin/users/user/add/", refuse_user),
+        (f"{person}/change/",),
+        (tab(user, "?posted=7"),),
+        (tab(user, "?from_day=2026-02-30&goto=nowhere"),),
+        (tab(user, "?from_day=2020-01-01&to_day=2020-01-02"),),
+        (f"{person}/subscriptions/",),
+        (f"{person}/subscriptions/add/",),
+        (f"{person}/subscriptions/add/", press("Preview")),
+        (f"{subscribed_to}/change-plan/", preview_subscription),
+        (f"{subscribed_to}/cancel/",),
+        (f"{person}/history/",),
+        (change_balance(user),),
+        (change_balance(user), preview_change),
+        (change_balance(user), refuse_change),
+        (f"{person}/charge-service/",),
+        (f"{person}/charge-service/", preview_service),
+        (f"{person}/low-balance/",),
+        ("/admin/billing/transaction/",),
+        (transaction_page(first.pk),),
+        (transaction_page(reversed_one.pk),),
+        (transaction_page(first.pk, "reverse"),),
+        (transaction_page(first.pk, "reverse"), press("Reverse")),
+        ("/admin/billing/plan/",),
+        (f"{plan}/change/",),
+        (f"{plan}/delete/",),
+        (f"{plan}/history/",),
+        ("/admin/billing/service/",),
+        (
+            f"/admin/billing/service/{subscription.plan.service_prices.earliest('pk').service_id}/change/",
+        ),
+        ("/admin/billing/subscription/",),
+        ("/admin/billing/chargingrun/",),
+        (f"/admin/billing/chargingrun/{ChargingRun.objects.get().pk}/change/",),
+        (f"/admin/billing/userdefaults/{UserDefaults.ONLY_ID}/change/",),
+        ("/admin/billing/standarddescription/",),
+        (f"{text}/change/",),
+        (f"{text}/delete/",),
+        ("/admin/billing/apikey/",),
+        ("/admin/billing/apikey/add/", press("Add API key")),
+        (f"{key}/change/",),
+        (f"{key}/revoke/",),
+        ("/admin/billing/webhookendpoint/",),
+        (f"{endpoint}/change/",),
+        (f"{endpoint}/secret/", press("Show the secret")),
+        ("/admin/billing/webhookdelivery/",),
+        (f"/admin/billing/webhookdelivery/{delivery.pk}/change/",),
+        ("/admin/billing/lowbalancethreshold/",),
+        ("/admin/users/operator/",),
+        ("/admin/users/operator/add/",),
+        (f"{colleague}/change/",),
+        ("/admin/auth/group/",),
+        (f"{group}/change/",),
+        (f"{group}/delete/",),
+        ("/admin/my-time-zone/",),
+        ("/admin/password_change/",),
+        ("/admin/password_change/", refuse_password),
+        ("/nowhere/",),
+        ("/api/v1/problems",),
+    ]
+    page = windows(operator)
+    page.set_default_timeout(20_000)
+    page.add_init_script(AXE_SCRIPT)
+    for path, *steps in pages:
+        doing = [getattr(step, "__name__", "") for step in steps]
+        with subtests.test(path=path, doing=doing):
+            page.goto(path)
+            for step in steps:
+                step(page)
+            page.wait_for_load_state()
+            assert "\n".join(problems(page)) == ""
+
+
+def test_axe_finds_nothing_where_somebody_is_kept_out(
+    windows: Windows, committed_db: None, subtests: pytest.Subtests
+) -> None:
+    """Logging in, and the pages that stand outside of the panel's frame."""
+    page = windows()
+    page.add_init_script(AXE_SCRIPT)
+    page.goto("/admin/login/")
+    with subtests.test("login"):
+        assert "\n".join(problems(page)) == ""
+    page.get_by_role("button", name="Theme").click()
+    with subtests.test("theme"):
+        assert "\n".join(problems(page)) == ""
+    page.keyboard.press("Escape")
+    page.locator("[name=username]").fill("nobody@example.com")
+    page.locator("[name=password]").fill("nothing")
+    page.keyboard.press("Enter")
+    expect(page.locator(".errornote").last).to_be_focused()
+    with subtests.test("login refused"):
+        assert "\n".join(problems(page)) == ""
+
+    def answer(route: Route) -> None:
+        name = route.request.url.rsplit("/", maxsplit=1)[-1]
+        route.fulfill(body=render_to_string(f"{name}.html"), content_type="text/html")
+
+    page.route("**/error-page/*", answer)
+    for name in ("403", "403_csrf", "500"):
+        page.goto(f"/error-page/{name}")
+        with subtests.test(name):
+            assert "\n".join(problems(page)) == ""
+
+    page = windows(member_of("Viewer"))
+    page.add_init_script(AXE_SCRIPT)
+    page.goto("/admin/")
+    with subtests.test("without rights to change anything"):
+        assert "\n".join(problems(page)) == ""
+    page.locator("#logout-form").evaluate("form => form.submit()")
+    page.wait_for_url("**/logout/")
+    with subtests.test("logged out"):
+        assert "\n".join(problems(page)) == ""
+
+
+# --- The keyboard -------------------------------------------------------------------------------
+
+
+def test_the_first_tab_leads_past_the_navigation(windows: Windows, operator: User) -> None:
+    user = user_with(real=10)
+    page = windows(operator)
+    for path in (tab(user), f"/admin/users/user/{user.pk}/change/"):
+        page.goto(path)
+        page.keyboard.press("Tab")
+        link = page.get_by_role("link", name="Skip to the content")
+        expect(link).to_be_focused()
+        expect(link).to_be_in_viewport()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        assert focused(page) == "Profile"
+
+
+@pytest.mark.parametrize("path", ["change-balance", "charge-service", "subscriptions/add"])
+def test_after_a_refusal_the_keyboard_is_in_the_first_field_that_is_wrong(
+    windows: Windows, operator: User, path: str
+) -> None:
+    user = user_with(real=10)
+    subscribe(user)
+    page = windows(operator, f"/admin/users/user/{user.pk}/{path}/")
+    page.locator("main form [type=submit]").click()
+    expect(page.locator(".panel-field .error").first).to_be_visible()
+    field = page.locator("main [aria-invalid=true]").first
+    expect(field).to_be_focused()
+    # What is wrong with it is read with it.
+    said = page.locator(".panel-field .error").first.inner_text()
+    expect(field).to_have_accessible_description(re.compile(re.escape(said)))
+
+
+def test_after_a_refusal_of_djangos_own_forms_it_is_there_too(
+    windows: Windows, operator: User
+) -> None:
+    page = windows(operator, "/admin/users/user/add/")
+    refuse_user(page)
+    expect(page.get_by_label("E-mail")).to_be_focused()
+    told = re.compile("Enter a valid email address")
+    expect(page.get_by_label("E-mail")).to_have_accessible_description(told)
+
+
+def test_a_refusal_that_is_about_no_field_takes_the_focus_itself(
+    windows: Windows, operator: User
+) -> None:
+    user = user_with(real=10)
+    first = Transaction.objects.get(user=user)
+    page = windows(operator, transaction_page(first.pk, "reverse"))
+    ledger.reverse(user, number=1, description="By somebody else", **BY_SYSTEM)
+    page.get_by_label("Transaction description").fill("Paid twice")
+    page.get_by_role("button", name="Reverse").click()
+    expect(page.get_by_role("alert")).to_be_focused()
+
+
+def test_a_page_that_was_not_refused_leaves_the_focus_alone(
+    windows: Windows, operator: User
+) -> None:
+    page = windows(operator, change_balance(user_with(real=10)))
+    expect(page.locator("body")).to_be_focused()
+
+
+# --- Headings -----------------------------------------------------------------------------------
+
+
+def test_the_heading_is_what_the_page_is_and_not_the_way_there(
+    windows: Windows, operator: User
+) -> None:
+    user = UserFactory(first_name="Ada", last_name="Lovelace")
+    page = windows(operator)
+    for path, *words in (
+        ("/admin/", "Start page"),
+        ("/admin/users/user/", "Users"),
+        ("/admin/users/user/add/", "user"),
+        (f"/admin/users/user/{user.pk}/change/", "Ada Lovelace"),
+        (tab(user), "Ada Lovelace", "Transactions"),
+        (change_balance(user), "Ada Lovelace", "Change balance"),
+        ("/admin/my-time-zone/", "My time zone"),
+    ):
+        page.goto(path)
+        heading = page.get_by_role("heading", level=1)
+        for each in words:
+            expect(heading).to_contain_text(each)
+        expect(heading.locator("a, .material-symbols-outlined")).to_have_count(0)
+    page.goto(tab(user))
+    way = page.get_by_role("navigation", name="Breadcrumb")
+    way.get_by_role("link", name="Ada Lovelace").click()
+    page.wait_for_url(f"**/{user.pk}/change/")
