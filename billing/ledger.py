@@ -26,7 +26,7 @@ the difference.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -67,6 +67,7 @@ from billing.models import (
 )
 from billing.money import ZERO, Amount, NotMoney, to_money
 from billing.pricing import format_quantity, service_cost, to_quantity
+from users import database
 from users.models import User
 from users.texts import UNREADABLE, unstorable
 
@@ -333,7 +334,7 @@ def post_for_numbers(
     if not entries:
         return []
     arguments = _arguments([_as_json(entry) for entry in entries], actor, channel)
-    with _refusals(), connection.cursor() as cursor:
+    with _refusals({entry.user_id for entry in entries}), connection.cursor() as cursor:
         cursor.execute(_CALL_FOR_NUMBERS, arguments)
         return [number for (number,) in cursor.fetchall()]
 
@@ -372,8 +373,19 @@ def hold(users: Iterable[int], *, skip_held: bool = False) -> dict[int, Balances
     Whoever holds a balance is alone with the user's money and subscriptions. With `skip_held`
     those that somebody else holds are left out, instead of waited for.
     """
+    user_ids = list(users)
+    if skip_held or len(user_ids) != 1 or not database.takes_turns():
+        return _locked(user_ids, skip_held=skip_held)
+    # One that is free, or held by the caller already, is had without a turn.
+    if free := _locked(user_ids, skip_held=True):
+        return free
+    with database.turn(user_ids):
+        return _locked(user_ids, skip_held=False)
+
+
+def _locked(user_ids: list[int], *, skip_held: bool) -> dict[int, Balances]:
     rows = Balance.objects.select_for_update(no_key=True, skip_locked=skip_held)
-    found = rows.filter(user__in=list(users)).order_by("user").values_list("user", *_BALANCES)
+    found = rows.filter(user__in=user_ids).order_by("user").values_list("user", *_BALANCES)
     return {user_id: Balances(*balances) for user_id, *balances in found}
 
 
@@ -738,7 +750,7 @@ def _post(
 ) -> list[tuple[int, Result]]:
     """One call of `billing_post`: results with the positions of their entries, from 1."""
     arguments = _arguments(entries, actor, channel, skip_refused=skip_refused)
-    with _refusals():
+    with _refusals({entry["user_id"] for entry in entries}):
         return _call(arguments)
 
 
@@ -755,15 +767,20 @@ def _arguments(
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _refusals(user_ids: Collection[int]) -> Iterator[None]:
     """Raises what the posting function refuses as a BillingError."""
     try:
         if connection.in_atomic_block:
             # A savepoint, so that the caller's transaction survives a refusal.
             with transaction.atomic():
+                if len(user_ids) == 1 and database.takes_turns():
+                    hold(user_ids)
                 yield
         else:
-            yield
+            # Batches wait for batches: which of a batch's users it waits for, nobody knows.
+            waits_for = user_ids if len(user_ids) == 1 else {("batch", each) for each in user_ids}
+            with database.turn(waits_for), database.committing():
+                yield
     except DatabaseError as problem:
         diagnostics = getattr(problem.__cause__, "diag", None)
         if diagnostics is None or diagnostics.sqlstate != REFUSED_SQLSTATE:

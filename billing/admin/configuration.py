@@ -21,6 +21,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from billing.admin.pages import typed_amount
 from billing.money import format_money
+from users import database
 from users.admin.histories import AdminWithHistory
 
 
@@ -165,7 +166,8 @@ class ConfigurationAdmin(AdminWithHistory):
         """The row; while a form is saved, held, so that what was checked stays true."""
         obj = super().get_object(request, object_id, from_field)
         if obj is not None and request.method == "POST" and connection.in_atomic_block:
-            return self.model._default_manager.select_for_update().filter(pk=obj.pk).first()
+            rows = self.model._default_manager.filter(pk=obj.pk)
+            return database.held(rows, obj.pk, no_key=False)
         return obj
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:

@@ -33,7 +33,9 @@ from billing.admin.pages import (
     PanelForm,
     confirmation_key,
     midnight,
+    outages_told_in,
     page_context,
+    page_of_form,
     row_or_404,
 )
 from billing.errors import AlreadyReversed, BillingError
@@ -406,11 +408,10 @@ class TransactionAdmin(ModelAdmin):
         refusal = None
         if form.is_valid():
             try:
-                posted = form.save()
+                with outages_told_in(form):
+                    return to_posted(form.save())
             except BillingError as problem:
                 refusal = problem
-            else:
-                return to_posted(posted)
         elif row.type != TransactionType.REVERSAL:
             reversal = Transaction.objects.filter(user=row.user_id, reverses=row.number).first()
             if reversal:
@@ -425,7 +426,7 @@ class TransactionAdmin(ModelAdmin):
             "balance": ledger.balance(row.user_id),
             "standard_descriptions": StandardDescription.objects.values_list("text", flat=True),
         }
-        return TemplateResponse(request, "billing/reverse.html", context)
+        return page_of_form(request, "billing/reverse.html", context, form)
 
     def _row(self, request: HttpRequest, transaction_id: object) -> Transaction:
         if not self.has_view_permission(request):

@@ -10,6 +10,7 @@ from typing import Any, Final
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from billing.errors import BillingError
+from users.database import BUSY, FULL, READ_ONLY, UNAVAILABLE, Outage, may_have_written
 
 # What the interface itself refuses: status and sentence.
 OWN: Final[Mapping[str, tuple[int, str]]] = {
@@ -29,6 +30,16 @@ OWN: Final[Mapping[str, tuple[int, str]]] = {
     "invalid_request": (422, "The request is not valid: {reasons}"),
     "too_many_requests": (429, "This key has spent its requests; try again in {seconds} seconds."),
     "too_slow": (503, "This search takes too long; narrow it, for example to fewer days."),
+    "busy": (503, f"{BUSY.sentence} {{reasons}} Try again in {{seconds}} seconds."),
+    "database_unavailable": (
+        503,
+        f"{UNAVAILABLE.sentence} {{reasons}} Try again in {{seconds}} seconds.",
+    ),
+    "database_read_only": (
+        503,
+        f"{READ_ONLY.sentence} {{reasons}} Try again in {{seconds}} seconds.",
+    ),
+    "database_full": (503, f"{FULL.sentence} {{reasons}} Try again in {{seconds}} seconds."),
     "internal_error": (500, "Something went wrong here. It is in our log, by the request's ID."),
 }
 
@@ -60,6 +71,19 @@ class Problem(Exception):
         super().__init__(sentence.format_map(data))
 
 
+def outage_problem(outage: Outage) -> Problem:
+    """What is wrong with the database, and whether the call did something nevertheless."""
+    reasons = UNKNOWN if may_have_written() else NOTHING_WRITTEN
+    return Problem(outage.code, reasons=reasons, seconds=outage.retry_after_seconds)
+
+
+NOTHING_WRITTEN: Final = "Nothing was changed."
+UNKNOWN: Final = (
+    "Whether anything was changed is not known: send the same again, with the same idempotency "
+    "key, and it is done once."
+)
+
+
 def status_of(refusal: BillingError) -> int:
     return STATUS_BY_CODE.get(refusal.code, 422)
 
@@ -89,7 +113,7 @@ def answer(request: HttpRequest, error: Problem | BillingError) -> HttpResponse:
     response = JsonResponse(told, status=told["status"], content_type="application/problem+json")
     if told["status"] == 401:
         response["WWW-Authenticate"] = "Bearer"
-    if "seconds" in error.data and told["status"] == 429:
+    if "seconds" in error.data and told["status"] in (429, 503):
         response["Retry-After"] = str(error.data["seconds"])
     if error.code == "method_not_allowed":
         response["Allow"] = error.data["allowed"]

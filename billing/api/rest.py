@@ -24,9 +24,10 @@ from billing.api import (
 from billing.api.keys import IDEMPOTENCY_KEY, Needs
 from billing.api.openapi import DescribedAPI
 from billing.api.pages import Documentation
-from billing.api.problems import Problem, answer
+from billing.api.problems import Problem, answer, outage_problem
 from billing.errors import BillingError
 from billing.reports import TooSlow
+from users.database import outage_of
 
 log = logging.getLogger("billing.api")
 
@@ -236,6 +237,9 @@ def tell_of_slowness(request: HttpRequest, problem: TooSlow) -> HttpResponse:
 
 @api.exception_handler(Exception)
 def tell_of_the_unexpected(request: HttpRequest, problem: Exception) -> HttpResponse:
+    if outage := outage_of(problem):
+        log.warning("%s failed: %s", getattr(request, "id", "-"), f"{problem}".strip())
+        return answer(request, outage_problem(outage))
     log.exception("%s failed", getattr(request, "id", "-"), exc_info=problem)
     return answer(request, Problem("internal_error"))
 

@@ -31,6 +31,7 @@ from billing.api.schemas import (
 from billing.api.today import utc_today
 from billing.errors import UnknownUser
 from billing.models import Channel
+from users import database
 from users.models import User
 from users.search import search
 
@@ -149,7 +150,8 @@ def read_user(request: HttpRequest, user_id: PathId) -> dict[str, Any]:
 def update_user(request: HttpRequest, user_id: PathId, changes: UserFields) -> dict[str, Any]:
     with transaction.atomic():
         customer(request, user_id)  # found, or refused
-        user = User.objects.select_for_update(no_key=True).get(pk=user_id)
+        user = database.held(User.objects.filter(pk=user_id), user_id)
+        assert user is not None  # noqa: S101 - users are not deleted
         changed = _save(user, changes)
         if changed:
             note(actor(request), user, f"Changed by the API: {', '.join(changed)}.")
