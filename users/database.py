@@ -17,6 +17,14 @@ from typing import Any, Final, Literal
 from django.db import DatabaseError, InterfaceError, OperationalError
 from django.db.models import Model, QuerySet
 
+
+class _Process:
+    """What this process knows of its database."""
+
+    limits: "Limits | None" = None
+    full_at: float | None = None
+
+
 # --- What can be wrong --------------------------------------------------------------------------
 
 
@@ -60,6 +68,9 @@ _LONGEST_FIRST: Final = sorted(_BY_STATE, key=len, reverse=True)
 _LOST: Final = ("08", "57P", "58")
 
 
+FULL_FOR_SECONDS: Final = 30.0
+
+
 class Busy(OperationalError):
     """Too many of this process's requests wait for the same thing already."""
 
@@ -71,9 +82,18 @@ def outage_of(error: BaseException | None) -> Outage | None:
     if not isinstance(error, DatabaseError | InterfaceError):
         return None
     if state := _state_of(error):
-        return next((_BY_STATE[each] for each in _LONGEST_FIRST if state.startswith(each)), None)
+        found = next((each for each in _LONGEST_FIRST if state.startswith(each)), None)
+        if found == "53100":
+            _Process.full_at = time.monotonic()
+        return None if found is None else _BY_STATE[found]
     # The driver found no server, or lost it.
     return UNAVAILABLE if isinstance(error, OperationalError | InterfaceError) else None
+
+
+def was_full_lately() -> bool:
+    """Whether the disk was full for a request of this process, not long ago."""
+    full_at = _Process.full_at
+    return full_at is not None and time.monotonic() - full_at < FULL_FOR_SECONDS
 
 
 def _state_of(error: BaseException) -> str | None:
@@ -149,10 +169,6 @@ WEB: Final = Limits(
 )
 # Of a worker, whose jobs come again.
 WORKER: Final = Limits(lock_timeout_seconds=10, idle_in_transaction_seconds=60)
-
-
-class _Process:
-    limits: Limits | None = None
 
 
 def limit_waits(limits: Limits) -> None:

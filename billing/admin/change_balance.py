@@ -81,7 +81,7 @@ class ChangeBalanceForm(PanelForm):
         posted = None
         with outages_told_in(self):
             posted = self._post()
-        return posted
+        return None if self.outage else posted
 
     def _post(self) -> Transaction | None:
         try:

@@ -30,16 +30,16 @@ OWN: Final[Mapping[str, tuple[int, str]]] = {
     "invalid_request": (422, "The request is not valid: {reasons}"),
     "too_many_requests": (429, "This key has spent its requests; try again in {seconds} seconds."),
     "too_slow": (503, "This search takes too long; narrow it, for example to fewer days."),
-    "busy": (503, f"{BUSY.sentence} {{reasons}} Try again in {{seconds}} seconds."),
+    "busy": (503, f"{BUSY.sentence} {{outcome}} Try again in {{seconds}} seconds."),
     "database_unavailable": (
         503,
-        f"{UNAVAILABLE.sentence} {{reasons}} Try again in {{seconds}} seconds.",
+        f"{UNAVAILABLE.sentence} {{outcome}} Try again in {{seconds}} seconds.",
     ),
     "database_read_only": (
         503,
-        f"{READ_ONLY.sentence} {{reasons}} Try again in {{seconds}} seconds.",
+        f"{READ_ONLY.sentence} {{outcome}} Try again in {{seconds}} seconds.",
     ),
-    "database_full": (503, f"{FULL.sentence} {{reasons}} Try again in {{seconds}} seconds."),
+    "database_full": (503, f"{FULL.sentence} {{outcome}} Try again in {{seconds}} seconds."),
     "internal_error": (500, "Something went wrong here. It is in our log, by the request's ID."),
 }
 
@@ -61,6 +61,10 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
 }
 
 
+# What a sentence says of its data in words: these are no figures.
+IN_WORDS: Final = frozenset({"reasons", "outcome"})
+
+
 class Problem(Exception):
     """What the interface itself refuses; `code` is one of OWN."""
 
@@ -73,8 +77,8 @@ class Problem(Exception):
 
 def outage_problem(outage: Outage) -> Problem:
     """What is wrong with the database, and whether the call did something nevertheless."""
-    reasons = UNKNOWN if may_have_written() else NOTHING_WRITTEN
-    return Problem(outage.code, reasons=reasons, seconds=outage.retry_after_seconds)
+    outcome = UNKNOWN if may_have_written() else NOTHING_WRITTEN
+    return Problem(outage.code, outcome=outcome, seconds=outage.retry_after_seconds)
 
 
 NOTHING_WRITTEN: Final = "Nothing was changed."
@@ -99,7 +103,7 @@ def details(
         "detail": str(error),
         "code": error.code,
     }
-    figures = {k: v for k, v in error.data.items() if k != "reasons" and k not in told}
+    figures = {k: v for k, v in error.data.items() if k not in IN_WORDS and k not in told}
     last = {} if request_id is None else {"request_id": request_id}
     return told | figures | last
 
