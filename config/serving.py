@@ -120,6 +120,7 @@ class _Reload:
 
 def post_worker_init(worker: Any) -> None:
     """A worker has loaded the panel, and listens from now on."""
+    worker.log.info("Worker ready (pid: %s)", worker.pid)
     if _Reload.write_end is not None:
         with suppress(OSError):
             os.write(_Reload.write_end, f"{worker.pid}\n".encode())

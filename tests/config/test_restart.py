@@ -1,6 +1,7 @@
 """A restart of the panel under gunicorn, as the README has it: nobody is refused meanwhile."""
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -20,7 +21,7 @@ def test_no_request_is_refused_or_waits_for_a_restart_by_sighup(
     committed_db: None, tmp_path: Path
 ) -> None:
     with Web(tmp_path) as web:
-        wait_for(lambda: web.said.count("Booting worker") == 2 and len(workers_of(web)) == 2)
+        wait_for(lambda: web.said.count("Worker ready") == 2)
         old = workers_of(web)
         over = threading.Event()
         statuses: Counter[int] = Counter()
@@ -39,14 +40,15 @@ def test_no_request_is_refused_or_waits_for_a_restart_by_sighup(
         for thread in asking:
             thread.start()
         web.process.send_signal(signal.SIGHUP)
-        # Of the old ones none stops before the new ones listen.
-        wait_for(lambda: web.said.count("Booting worker") >= 4)
         wait_for(lambda: not any(map(is_running, old)))
         wait_for(lambda: without_old[200] >= 20)
         over.set()
         for thread in asking:
             thread.join()
         assert set(statuses) == {200}
+        # Of the old ones none stops before all the new ones listen.
+        said = re.findall(r"Worker (ready|exiting)", web.said)
+        assert said == ["ready"] * 4 + ["exiting"] * 2
         assert web.process.poll() is None
 
 
