@@ -7,6 +7,7 @@ Web processes and workers set `limits` when they start. Commands have none: a mi
 for as long as it takes.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -99,6 +100,18 @@ def was_full_lately() -> bool:
 def _state_of(error: BaseException) -> str | None:
     state = getattr(error.__cause__, "sqlstate", None)
     return state if isinstance(state, str) else None
+
+
+class OneLine(logging.Filter):
+    """Of the log: an outage is one line. The same trace for each request tells nobody more."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if outage_of(error) is not None:
+            record.msg = f"{record.getMessage()}: {f'{error}'.strip()}".replace("\n", " ")
+            record.args = ()
+            record.exc_info = record.exc_text = None
+        return True
 
 
 # --- Whether anything was written ---------------------------------------------------------------
