@@ -1,5 +1,6 @@
 """The panel as gunicorn serves it, on the test database, for tests of real requests."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,13 +43,31 @@ def address_of_database() -> str:
     return url_of(connection.get_connection_params())
 
 
+def handing_over(listener: socket.socket) -> tuple[str, ...]:
+    """The beginning of a command that gets this socket as systemd hands one over."""
+    script = (
+        f"import os, sys; os.dup2({listener.fileno()}, 3); "
+        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1'); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return (sys.executable, "-c", script)
+
+
 class Web:
     """gunicorn as the README has it. Entering waits until it answers; leaving ends it."""
 
-    def __init__(self, place: Path, *, workers: int = 2, **variables: str) -> None:
+    def __init__(
+        self,
+        place: Path,
+        *,
+        workers: int = 2,
+        listener: socket.socket | None = None,
+        **variables: str,
+    ) -> None:
         self.place = place
         self.workers = workers
-        self.reservation = reserved_port()
+        self.listener = listener  # kept by a supervisor, and handed over
+        self.reservation = listener.dup() if listener else reserved_port()
         self.port = int(self.reservation.getsockname()[1])
         self.variables = {
             "ENVIRONMENT": "local",
@@ -60,6 +79,7 @@ class Web:
         self.log = (self.place / "gunicorn.txt").open("w+")
         self.process = subprocess.Popen(
             [
+                *(handing_over(self.listener) if self.listener else ()),
                 *(sys.executable, "-m", "gunicorn", "config.wsgi"),
                 *("--config", "python:config.serving", "--bind", f"127.0.0.1:{self.port}"),
                 *("--workers", str(self.workers), "--log-level", "info"),
@@ -69,6 +89,7 @@ class Web:
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=self.log,
+            pass_fds=[self.listener.fileno()] if self.listener else (),
         )
         try:
             wait_for(lambda: self.process.poll() is not None or self.get("/healthz").status > 0)

@@ -22,6 +22,7 @@ from django.core.wsgi import get_wsgi_application
 from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.utils.module_loading import import_string
+from gunicorn import systemd
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
@@ -77,7 +78,13 @@ class Command(BaseCommand):
         Panel(listener).run()
 
     def listen(self, port: int) -> socket.socket:
-        """Takes the port before anything else is done, so that of two starts one fails at once."""
+        """Takes the port before anything else is done, so that of two starts one fails at once.
+
+        A supervisor that keeps the port itself hands it over, as systemd does: while the panel is
+        restarted, requests then wait, and none is refused.
+        """
+        if systemd.listen_fds():
+            return socket.socket(fileno=systemd.SD_LISTEN_FDS_START)
         try:
             return socket.create_server((HOST, port), backlog=BACKLOG)
         except PermissionError:
