@@ -802,16 +802,16 @@ def test_endpoints_are_independent_of_each_other(
 def test_an_endpoint_may_be_deleted_while_it_is_sent_to(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep_attempts = sending._keep_attempts
+    keepable = sending._keepable
 
-    def delete_and_keep(results: Any) -> None:
+    def delete_and_keep(results: Any) -> Any:
         WebhookEndpoint.objects.filter(pk=endpoint.pk).delete()
         webhooks.delete_old(clock.now)
-        keep_attempts(results)
+        return keepable(results)
 
     post(user_with())
     receiver.behave = answers(500)
-    monkeypatch.setattr(sending, "_keep_attempts", delete_and_keep)
+    monkeypatch.setattr(sending, "_keepable", delete_and_keep)
     send(endpoint, clock)
     assert receiver.messages
     assert not WebhookDelivery.objects.exists()
