@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from config.headers import note_repeated
+from config import serving
 
-pre_request = note_repeated
+globals().update({name: value for name, value in vars(serving).items() if name[0] != "_"})

@@ -10,6 +10,7 @@ The time is an argument; no function here reads a clock.
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -35,6 +36,7 @@ from billing.models import (
 from billing.money import ZERO
 from billing.reports import last_scheduled
 from billing.subscriptions import Step
+from users.database import Busy
 from users.models import User
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,10 @@ USERS_PER_BATCH: Final = 5_000
 # How long a run waits for somebody who holds a user's balance: long enough for any batch of
 # postings, and not for a program that hangs, which would stop the users after this one.
 WAIT_MAX_SECONDS: Final = 10
+
+RESUME_WAIT_MAX_SECONDS: Final = 1
+# And for all whom it finds held, one after the other: a worker's place is needed for others.
+WAIT_FOR_ALL_MAX_SECONDS: Final = 60
 
 SCHEDULING: Final = 0x63686172  # the advisory lock of whoever looks whether a run is due
 
@@ -139,7 +145,11 @@ def rehearse(at: datetime) -> Iterator[Done]:
 
 
 def resume(user_id: int, at: datetime) -> Figures:
-    """Charges what is due of one user, and resumes what is suspended and can be paid now."""
+    """Charges what is due of one user, and resumes what is suspended and can be paid now.
+
+    Where somebody else holds the user's balance, OperationalError is raised soon: whoever waits
+    keeps a worker from other users, and this one comes again.
+    """
     with transaction.atomic():
         return _charge_together([user_id], _day(at), retry=True)[1].figures
 
@@ -187,9 +197,20 @@ def _charge(day: date, first: int, last: int, run_id: int | None) -> Iterator[Do
     # one by one: whoever holds one user for long should not keep the others from their money.
     if held_by_others:
         still_due = set(_due_users(day, first, last))
+        give_up_at = time.monotonic() + WAIT_FOR_ALL_MAX_SECONDS
         for user_id in held_by_others:
             if user_id in still_due:
+                if time.monotonic() > give_up_at and run_id is not None:
+                    # Held by one that hangs, perhaps: many users together, as of a batch.
+                    yield _left_to_the_next_run(run_id, user_id)
+                    continue
                 yield _charge_or_one_by_one([user_id], day, run_id, skip_held=False)[1]
+
+
+def _left_to_the_next_run(run_id: int, user_id: int) -> Done:
+    problem = Busy("The balance is held by somebody else; so were those of other users.")
+    _note_failure(run_id, user_id, problem)
+    return Done(Figures(failed=1))
 
 
 def _due_users(day: date, first: int, last: int) -> list[int]:
@@ -282,7 +303,8 @@ def _charge_together(
     """Settles and posts what is due of these users, within the caller's database transaction."""
     if not skip_held:
         with connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL lock_timeout = {WAIT_MAX_SECONDS * 1000:d}")
+            seconds = min(RESUME_WAIT_MAX_SECONDS, WAIT_MAX_SECONDS) if retry else WAIT_MAX_SECONDS
+            cursor.execute(f"SET LOCAL lock_timeout = {seconds * 1000:d}")
     balances = ledger.hold(user_ids, skip_held=skip_held)
     is_due = Q(due_on__lte=day)
     if retry:

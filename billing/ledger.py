@@ -26,7 +26,7 @@ the difference.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -68,6 +68,7 @@ from billing.models import (
 )
 from billing.money import ZERO, Amount, NotMoney, to_money
 from billing.pricing import format_quantity, service_cost, to_quantity
+from users import database
 from users.models import User
 from users.texts import has_unseen, readable, unstorable
 
@@ -345,7 +346,7 @@ def post_for_numbers(
     if not entries:
         return []
     arguments = _arguments([_as_json(entry) for entry in entries], actor, channel)
-    with _refusals(), connection.cursor() as cursor:
+    with _refusals({entry.user_id for entry in entries}), connection.cursor() as cursor:
         cursor.execute(_CALL_FOR_NUMBERS, arguments)
         return [number for (number,) in cursor.fetchall()]
 
@@ -387,8 +388,18 @@ def hold(users: Iterable[int], *, skip_held: bool = False) -> dict[int, Balances
     if not connection.in_atomic_block:
         raise transaction.TransactionManagementError("A lock lasts no longer than its transaction.")
     possible = [user_id for user_id in users if abs(user_id) <= MAX_WHOLE_NUMBER]
+    if skip_held or len(possible) != 1 or not database.takes_turns():
+        return _locked(possible, skip_held=skip_held)
+    # One that is free, or held by the caller already, is had without a turn.
+    if free := _locked(possible, skip_held=True):
+        return free
+    with database.turn(possible):
+        return _locked(possible, skip_held=False)
+
+
+def _locked(user_ids: list[int], *, skip_held: bool) -> dict[int, Balances]:
     with connection.cursor() as cursor:
-        cursor.execute(_HOLD, [possible, skip_held])
+        cursor.execute(_HOLD, [user_ids, skip_held])
         return {user_id: Balances(*balances) for user_id, *balances in cursor.fetchall()}
 
 
@@ -759,7 +770,7 @@ def _post(
 ) -> list[tuple[int, Result]]:
     """One call of `billing_post`: results with the positions of their entries, from 1."""
     arguments = _arguments(entries, actor, channel, skip_refused=skip_refused)
-    with _refusals():
+    with _refusals({entry["user_id"] for entry in entries}):
         return _call(arguments)
 
 
@@ -776,15 +787,20 @@ def _arguments(
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _refusals(user_ids: Collection[int]) -> Iterator[None]:
     """Raises what the posting function refuses as a BillingError."""
     try:
         if connection.in_atomic_block:
             # A savepoint, so that the caller's transaction survives a refusal.
             with transaction.atomic():
+                if len(user_ids) == 1 and database.takes_turns():
+                    hold(user_ids)
                 yield
         else:
-            yield
+            # Batches wait for batches: which of a batch's users it waits for, nobody knows.
+            waits_for = user_ids if len(user_ids) == 1 else {("batch", each) for each in user_ids}
+            with database.turn(waits_for), database.committing():
+                yield
     except DatabaseError as problem:
         diagnostics = getattr(problem.__cause__, "diag", None)
         if diagnostics is None or diagnostics.sqlstate != REFUSED_SQLSTATE:

@@ -20,6 +20,7 @@ from django.templatetags.static import static
 from django.urls import reverse_lazy
 
 from billing.currencies import is_currency
+from config.postgresql.url import settings_from
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -135,6 +136,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "config.health.answer_health_checks",
+    "config.outages.begin_requests",
     "billing.api.requests.api_requests",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -181,16 +183,21 @@ def _database() -> dict[str, Any]:
     if not url:
         database = {"ENGINE": "config.embedded", "NAME": "billing", "DATA_DIR": DATA_DIR}
     else:
-        if url.startswith(("postgres://", "postgresql://")):
-            with suppress(ValueError):
-                database = env.db_url_config(url)
-        if not database.get("NAME"):
+        try:
+            database = settings_from(url)
+        except ValueError:
             raise ImproperlyConfigured(
                 "DATABASE_URL must look like postgres://user:password@host:5432/name."
-            )
+            ) from None
         database["ENGINE"] = "config.postgresql"
-        # A host that does not answer is reported, not waited for.
-        database["OPTIONS"] = {"connect_timeout": 10} | database.get("OPTIONS", {})
+        # A host that does not answer is reported, not waited for; also one that vanishes later.
+        database["OPTIONS"] = {
+            "connect_timeout": 10,
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 30_000,  # milliseconds
+        } | database["OPTIONS"]
     # Connections are kept, and tested before a request uses one again: a restart of the database
     # costs no request. The connection's time zone is Django's: UTC.
     return database | {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
@@ -342,8 +349,13 @@ LOGGING = {
         "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
         "json": {"format": "{message}", "style": "{"},  # that structlog made
     },
+    "filters": {"outages": {"()": "users.database.OneLine"}},
     "handlers": {
-        "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
+        "stderr": {
+            "class": "logging.StreamHandler",
+            "formatter": "line",
+            "filters": ["outages"],
+        },
         "calls": {"class": "logging.StreamHandler", "formatter": "json"},
     },
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},

@@ -7,6 +7,8 @@ from django.views.generic import RedirectView
 from billing.api.pages import problems_page
 from billing.api.rest import api, no_such_address
 
+handler500 = "config.outages.server_error"
+
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),

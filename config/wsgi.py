@@ -8,11 +8,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
 from django.utils.module_loading import import_string
 
+from users.database import WEB, limit_waits
+
 os.environ.setdefault("ENVIRONMENT", "production")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 GUNICORN_APP_LOAD_ERROR = 4  # tells gunicorn's master to stop instead of starting workers for ever
 
+limit_waits(WEB)
 try:
     application = get_wsgi_application()
     application.request_class = import_string(settings.REQUEST_CLASS)

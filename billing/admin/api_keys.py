@@ -27,6 +27,7 @@ from billing.admin.pages import PanelForm, midnight, page_context, row_or_404
 from billing.admin.transactions import DayField, cursor_of
 from billing.models import ApiKey
 from billing.models.plans import validate_readable
+from users import database
 from users.admin.base import titled
 from users.admin.groups import PermissionsField
 from users.admin.histories import AdminWithHistory
@@ -314,7 +315,7 @@ class ApiKeyAdmin(AdminWithHistory):
             return self._form(request, ApiKeyForm(actor, now))
         with transaction.atomic():
             # One after the other: the same form sent twice makes one key.
-            User.objects.select_for_update(no_key=True).get(pk=actor.pk)
+            database.held(User.objects.filter(pk=actor.pk), actor.pk)
             form = ApiKeyForm(actor, now, request.POST)
             if not form.is_valid():
                 return self._form(request, form)
@@ -349,8 +350,8 @@ class ApiKeyAdmin(AdminWithHistory):
             return HttpResponseRedirect(address)
         if request.method == "POST":
             with transaction.atomic():
-                held = ApiKey.objects.select_for_update().get(pk=key.pk)
-                if held.revoked_at is None:
+                held = database.held(ApiKey.objects.filter(pk=key.pk), key.pk, no_key=False)
+                if held is not None and held.revoked_at is None:
                     access.revoke_key(key, by=actor, now=timezone.now())
                     self.log_change(request, key, "Revoked.")
                     log_of_owner(actor, key, f"API key “{key}” ({key.prefix}…) was revoked.")

@@ -7,12 +7,17 @@ from django import forms
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase, QueryDict
 from django.shortcuts import get_object_or_404
-from django.template.response import TemplateResponse
 from unfold.admin import ModelAdmin
 
 from billing import ledger
 from billing.admin.amounts import NumberInput, TypedField
-from billing.admin.pages import PanelForm, confirmation_key, page_context
+from billing.admin.pages import (
+    PanelForm,
+    confirmation_key,
+    outages_told_in,
+    page_context,
+    page_of_form,
+)
 from billing.admin.transactions import to_posted
 from billing.errors import (
     BalanceMoved,
@@ -77,6 +82,12 @@ class ChangeBalanceForm(PanelForm):
 
     def save(self) -> Transaction | None:
         """The transaction posted, or None if it was refused, which the form's errors then say."""
+        posted = None
+        with outages_told_in(self):
+            posted = self._post()
+        return None if self.outage else posted
+
+    def _post(self) -> Transaction | None:
         try:
             return ledger.change_balance(
                 self.user,
@@ -138,4 +149,4 @@ def change_balance(request: HttpRequest, user_id: int, model_admin: ModelAdmin) 
         "balance": form.seen,
         "standard_descriptions": StandardDescription.objects.values_list("text", flat=True),
     }
-    return TemplateResponse(request, "billing/change_balance.html", context)
+    return page_of_form(request, "billing/change_balance.html", context, form)

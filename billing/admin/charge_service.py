@@ -8,12 +8,11 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponseBase
 from django.shortcuts import get_object_or_404
-from django.template.response import TemplateResponse
 from unfold.admin import ModelAdmin
 
 from billing import ledger
 from billing.admin.amounts import QuantityField
-from billing.admin.pages import page_context
+from billing.admin.pages import page_context, page_of_form
 from billing.admin.transactions import to_posted
 from billing.admin.two_steps import Outcome, TwoStepForm, take_step
 from billing.errors import (
@@ -158,4 +157,4 @@ def charge_service(request: HttpRequest, user_id: int, model_admin: ModelAdmin) 
         "has_plan": devices.exists(),
         "may_add_subscription": request.user.has_perm("billing.add_subscription"),
     }
-    return TemplateResponse(request, "billing/charge_service.html", context)
+    return page_of_form(request, "billing/charge_service.html", context, form)

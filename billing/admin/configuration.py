@@ -20,6 +20,7 @@ from django.utils.text import capfirst
 
 from billing.admin.amounts import AdminNumberInput, TypedField
 from billing.money import format_money
+from users import database
 from users.admin.histories import AdminWithHistory
 
 
@@ -159,7 +160,8 @@ class ConfigurationAdmin(AdminWithHistory):
         """The row; while a form is saved, held, so that what was checked stays true."""
         obj = super().get_object(request, object_id, from_field)
         if obj is not None and request.method == "POST" and connection.in_atomic_block:
-            return self.model._default_manager.select_for_update().filter(pk=obj.pk).first()
+            rows = self.model._default_manager.filter(pk=obj.pk)
+            return database.held(rows, obj.pk, no_key=False)
         return obj
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:

@@ -1,20 +1,24 @@
 """What the panel's own pages have in common."""
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, time
 from operator import attrgetter
 from typing import Any
 
 from django import forms
+from django.db import DatabaseError
 from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
 from django.utils import timezone
 from unfold.admin import ModelAdmin
 
 from billing.money import decimals_for
 from users.admin.base import PanelAdmin, titled
+from users.database import UNAVAILABLE, Outage, may_have_written, outage_of
 from users.ids import id_in
 from users.models import User
 
@@ -73,6 +77,34 @@ def one_number_of_decimals(rows: Iterable[Model], *paths: str) -> None:
         row.decimals = decimals  # type: ignore[attr-defined]
 
 
+@contextmanager
+def outages_told_in(form: "PanelForm") -> Iterator[None]:
+    """Around what posts a form. Where the database can still be read, the form says what is wrong,
+    and stands as it was typed. Anything else becomes a page of its own (config/outages.py).
+    """
+    try:
+        yield
+    except DatabaseError as error:
+        outage = outage_of(error)
+        if outage in (None, UNAVAILABLE) or may_have_written():
+            raise
+        form.outage = outage
+        form.add_error(
+            None, f"{outage.sentence} Nothing was posted. Send the form again in some seconds."
+        )
+
+
+def page_of_form(
+    request: HttpRequest, template: str, context: dict[str, Any], form: "PanelForm"
+) -> TemplateResponse:
+    """The page that shows a form again, or for the first time."""
+    response = TemplateResponse(request, template, context)
+    if form.outage is not None:
+        response.status_code = 503
+        response["Retry-After"] = str(form.outage.retry_after_seconds)
+    return response
+
+
 class ReadOnlyAdmin(PanelAdmin):
     """Pages about what nobody edits. Nothing of Django's own change pages is left."""
 
@@ -96,6 +128,7 @@ class PanelForm(forms.Form):
 
     required_css_class = "required"
     error_css_class = "invalid"
+    outage: Outage | None = None  # why it could not be posted, where that is the database's
     use_required_attribute = False  # the panel's own message is clearer than the browser's
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -20,7 +20,7 @@ from django.urls import reverse
 from unfold.admin import ModelAdmin
 
 from billing import ledger, sentences, subscriptions
-from billing.admin.pages import PanelForm, page_context, utc_today
+from billing.admin.pages import PanelForm, page_context, page_of_form, utc_today
 from billing.admin.two_steps import Outcome, TwoStepForm, log, take_step
 from billing.errors import (
     BillingError,
@@ -531,7 +531,7 @@ def _page(
         "has_no_plans": "plan" in form.fields and len([*form.fields["plan"].widget.choices]) < 2,
         "can_change_balance": request.user.has_perm("billing.change_balance"),
     }
-    return TemplateResponse(request, "billing/subscription_action.html", context)
+    return page_of_form(request, "billing/subscription_action.html", context, form)
 
 
 def _done_before(

@@ -35,7 +35,9 @@ from billing.admin.pages import (
     PanelForm,
     confirmation_key,
     midnight,
+    outages_told_in,
     page_context,
+    page_of_form,
     row_or_404,
 )
 from billing.errors import AlreadyReversed, BillingError, NotReversible
@@ -450,11 +452,10 @@ class TransactionAdmin(PanelAdmin):
         refusal = None
         if form.is_valid():
             try:
-                posted = form.save()
+                with outages_told_in(form):
+                    return to_posted(form.save())
             except BillingError as problem:
                 refusal = problem
-            else:
-                return to_posted(posted)
         reports.tie_reversals([row])
         is_reversible = not row.reversed_by and row.type != TransactionType.REVERSAL
         if not is_reversible and refusal is None:
@@ -472,7 +473,7 @@ class TransactionAdmin(PanelAdmin):
             "balance": ledger.balance(row.user_id),
             "standard_descriptions": StandardDescription.objects.values_list("text", flat=True),
         }
-        return TemplateResponse(request, "billing/reverse.html", context)
+        return page_of_form(request, "billing/reverse.html", context, form)
 
     def _row(self, request: HttpRequest, transaction_id: object) -> Transaction:
         if not self.has_view_permission(request):

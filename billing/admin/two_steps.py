@@ -17,7 +17,7 @@ from django.contrib.admin.models import CHANGE, LogEntry
 from django.db import transaction
 from django.forms.boundfield import BoundField
 
-from billing.admin.pages import PanelForm, confirmation_key
+from billing.admin.pages import PanelForm, confirmation_key, outages_told_in
 from billing.errors import BillingError
 from billing.models import Transaction
 from users.models import User
@@ -105,8 +105,9 @@ def take_step(form: TwoStepForm) -> Step:
     if not form.is_bound or "edit" in form.data or not form.is_valid():
         return Step()
     is_confirmed = "confirm" in form.data
+    outcome: Outcome | None = None
     try:
-        with transaction.atomic():
+        with outages_told_in(form), transaction.atomic():
             outcome = form.perform()
             if is_confirmed and outcome.fingerprint == form.cleaned_data["seen"]:
                 form.record(outcome)
@@ -116,6 +117,8 @@ def take_step(form: TwoStepForm) -> Step:
         if is_confirmed and isinstance(refusal, form.done_before):
             return Step(done_before=refusal)
         form.refuse(refusal)
+        return Step()
+    if form.outage is not None:
         return Step()
     return Step(preview=outcome, has_moved=is_confirmed, key=confirmation_key())
 

@@ -17,12 +17,12 @@ from ninja.operation import Operation
 from billing.api import messages
 from billing.api.etags import CHANGED
 from billing.api.keys import IDEMPOTENCY_KEY, Needs
-from billing.api.problems import Problem, details
+from billing.api.problems import NOTHING_WRITTEN, Problem, details
 from billing.api.repeats import KEY_MAX_LENGTH, PLAIN
 from billing.errors import BalanceMoved, BillingError, InsufficientFunds, UnknownUser
 
 # What any call can answer, and what one with a body can besides.
-ANY: Final = (400, 401, 403, 422, 429, 500)
+ANY: Final = (400, 401, 403, 422, 429, 500, 503)
 WITH_BODY: Final = (413, 415)
 DESCRIPTIONS: Final = {
     400: "The request cannot be understood.",
@@ -38,7 +38,8 @@ DESCRIPTIONS: Final = {
     422: "The request is understood, and is not valid; nothing was changed.",
     429: "The key has spent its requests.",
     500: "Something went wrong here.",
-    503: "The search takes too long.",
+    503: "Not just now: the database does not answer, or somebody holds what this would change; "
+    "try again after `Retry-After`. Or a search takes too long.",
 }
 
 EXAMPLES: Final[dict[int, Problem | BillingError]] = {
@@ -58,7 +59,7 @@ EXAMPLES: Final[dict[int, Problem | BillingError]] = {
     ),
     429: Problem("too_many_requests", seconds=3),
     500: Problem("internal_error"),
-    503: Problem("too_slow"),
+    503: Problem("busy", outcome=NOTHING_WRITTEN, seconds=2),
 }
 
 REQUEST_ID: Final = {
@@ -81,7 +82,7 @@ LOCATION: Final = {
 }
 RETRY_AFTER: Final = {
     "Retry-After": {
-        "description": "After so many seconds there is room for one more.",
+        "description": "After so many seconds the same can be tried again.",
         "schema": {"type": "integer", "minimum": 1},
     }
 }
@@ -94,7 +95,12 @@ ETAG: Final = {
 CHALLENGE: Final = {
     "WWW-Authenticate": {"schema": {"type": "string"}},
 }
-HEADERS: Final[dict[int, dict[str, Any]]] = {201: LOCATION, 401: CHALLENGE, 429: RETRY_AFTER}
+HEADERS: Final[dict[int, dict[str, Any]]] = {
+    201: LOCATION,
+    401: CHALLENGE,
+    429: RETRY_AFTER,
+    503: RETRY_AFTER,
+}
 
 KEY: Final = {
     "in": "header",

@@ -61,6 +61,7 @@ def _figures(sentences: list[str], further: tuple[str, ...]) -> list[str]:
     figures = dict.fromkeys([*named, *further])  # in order, each once
     if "reasons" in figures:  # only for the sentence; programs get them field by field
         figures = {"errors": None}
+    figures.pop("outcome", None)  # only for the sentence, too
     return list(figures)
 
 

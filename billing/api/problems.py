@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import reverse
 
 from billing.errors import BillingError
+from users.database import BUSY, FULL, READ_ONLY, UNAVAILABLE, Outage, may_have_written
 
 # What the interface itself refuses: status and sentence.
 OWN: Final[Mapping[str, tuple[int, str]]] = {
@@ -32,6 +33,16 @@ OWN: Final[Mapping[str, tuple[int, str]]] = {
     "invalid_request": (422, "The request is not valid: {reasons}"),
     "too_many_requests": (429, "This key has spent its requests; try again in {seconds} seconds."),
     "too_slow": (503, "This search takes too long; narrow it, for example to fewer days."),
+    "busy": (503, f"{BUSY.sentence} {{outcome}} Try again in {{seconds}} seconds."),
+    "database_unavailable": (
+        503,
+        f"{UNAVAILABLE.sentence} {{outcome}} Try again in {{seconds}} seconds.",
+    ),
+    "database_read_only": (
+        503,
+        f"{READ_ONLY.sentence} {{outcome}} Try again in {{seconds}} seconds.",
+    ),
+    "database_full": (503, f"{FULL.sentence} {{outcome}} Try again in {{seconds}} seconds."),
     "internal_error": (500, "Something went wrong here. It is in our log, by the request's ID."),
 }
 
@@ -54,6 +65,10 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
 }
 
 
+# What a sentence says of its data in words: these are no figures.
+IN_WORDS: Final = frozenset({"reasons", "outcome"})
+
+
 class Problem(Exception):
     """What the interface itself refuses; `code` is one of OWN."""
 
@@ -62,6 +77,19 @@ class Problem(Exception):
         self.data = data
         self.status, sentence = OWN[code]
         super().__init__(sentence.format_map(data))
+
+
+def outage_problem(outage: Outage) -> Problem:
+    """What is wrong with the database, and whether the call did something nevertheless."""
+    outcome = UNKNOWN if may_have_written() else NOTHING_WRITTEN
+    return Problem(outage.code, outcome=outcome, seconds=outage.retry_after_seconds)
+
+
+NOTHING_WRITTEN: Final = "Nothing was changed."
+UNKNOWN: Final = (
+    "Whether anything was changed is not known: send the same again, with the same idempotency "
+    "key, and it is done once."
+)
 
 
 def status_of(refusal: BillingError) -> int:
@@ -79,7 +107,7 @@ def details(
         "detail": str(error),
         "code": error.code,
     }
-    figures = {k: v for k, v in error.data.items() if k != "reasons" and k not in told}
+    figures = {k: v for k, v in error.data.items() if k not in IN_WORDS and k not in told}
     last = {} if request_id is None else {"request_id": request_id}
     return told | figures | last
 
@@ -94,7 +122,7 @@ def answer(request: HttpRequest, error: Problem | BillingError) -> HttpResponse:
     response.problem_code = error.code  # type: ignore[attr-defined]  # for the log
     if told["status"] == 401:
         response["WWW-Authenticate"] = "Bearer"
-    if "seconds" in error.data and told["status"] == 429:
+    if "seconds" in error.data and told["status"] in (429, 503):
         response["Retry-After"] = str(error.data["seconds"])
     if error.code == "method_not_allowed":
         response["Allow"] = error.data["allowed"]

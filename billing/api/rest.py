@@ -25,10 +25,11 @@ from billing.api.etags import NotModified
 from billing.api.keys import Needs
 from billing.api.openapi import DescribedAPI
 from billing.api.pages import Documentation
-from billing.api.problems import Problem, answer
+from billing.api.problems import Problem, answer, outage_problem
 from billing.api.repeats import once_by_key
 from billing.errors import BillingError
 from billing.reports import TooSlow
+from users.database import outage_of
 
 log = logging.getLogger("billing.api")
 
@@ -249,6 +250,9 @@ def tell_of_slowness(request: HttpRequest, problem: TooSlow) -> HttpResponse:
 
 @api.exception_handler(Exception)
 def tell_of_the_unexpected(request: HttpRequest, problem: Exception) -> HttpResponse:
+    if outage := outage_of(problem):
+        log.warning("%s failed: %s", getattr(request, "id", "-"), f"{problem}".strip())
+        return answer(request, outage_problem(outage))
     log.exception("%s failed", getattr(request, "id", "-"), exc_info=problem)
     return answer(request, Problem("internal_error"))
 

@@ -32,6 +32,7 @@ from billing.api.schemas import (
 from billing.api.today import utc_today
 from billing.errors import UnknownUser
 from billing.models import Channel
+from users import database
 from users.models import ONE_MAILBOX, User, constraint_of
 from users.search import search
 
@@ -154,7 +155,8 @@ def update_user(
 ) -> dict[str, Any]:
     with transaction.atomic():
         customer(request, user_id)  # found, or refused
-        user = User.objects.select_for_update(no_key=True).get(pk=user_id)
+        user = database.held(User.objects.filter(pk=user_id), user_id)
+        assert user is not None  # noqa: S101 - users are not deleted
         etags.check(request, _tag(shown(request, user)))
         changed = _save(user, changes)
         if changed:

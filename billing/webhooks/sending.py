@@ -110,8 +110,10 @@ def send_due(endpoint_id: int, *, should_stop: Callable[[], bool], clock: Clock)
         after = max(users) if len(users) == USERS_AT_ONCE and not is_trial else 0
         if is_trial:
             due = [min(_heads(due), key=attrgetter("attempt_count", "pk"))]
-        if due:
-            _send(endpoint, due, should_stop=should_stop, end=end, clock=clock)
+        if free := _not_held(due):
+            _send(endpoint, free, should_stop=should_stop, end=end, clock=clock)
+        elif due and not after:
+            return False  # what is held is looked for again in some seconds
 
 
 def _somewhere(endpoint_id: int, now: datetime) -> int:
@@ -199,6 +201,24 @@ def _due(
         "each": each,
     }
     return list(WebhookDelivery.objects.raw(_DUE, given))
+
+
+def _not_held(deliveries: Sequence[WebhookDelivery]) -> list[WebhookDelivery]:
+    """Those of users whose first one nobody else holds: of others, nobody could keep what comes of
+    it, and it would be sent again and again.
+    """
+    heads = [delivery.pk for delivery in _heads(deliveries)]
+    with transaction.atomic():
+        free = _lockable(heads)
+        users = {delivery.user_id for delivery in deliveries if delivery.pk in free}
+    return [delivery for delivery in deliveries if delivery.user_id in users]
+
+
+def _lockable(ids: Sequence[int]) -> set[int]:
+    """Locks deliveries that are still there and that nobody else holds."""
+    rows = WebhookDelivery.objects.filter(pk__in=ids)
+    locked = rows.select_for_update(of=("self",), no_key=True, skip_locked=True)
+    return set(locked.values_list("pk", flat=True))
 
 
 def _by_user(deliveries: Iterable[WebhookDelivery]) -> list[list[WebhookDelivery]]:
@@ -353,14 +373,14 @@ def send_test(endpoint: WebhookEndpoint, *, clock: Clock = timezone.now) -> Answ
 
 def _keep_delivered(endpoint: WebhookEndpoint, results: Sequence[Result]) -> None:
     with transaction.atomic():
-        kept = WebhookDelivery.objects.filter(pk__in=[result.delivery.pk for result in results])
-        kept.update(
+        kept = _keepable(results)
+        WebhookDelivery.objects.filter(pk__in=[result.delivery.pk for result in kept]).update(
             status=DELIVERED,
             attempt_count=F("attempt_count") + 1,
             next_attempt_at=None,
             finished_at=max(result.answer.at for result in results),
         )
-        _keep_attempts(results)
+        _keep_attempts(kept)
         if endpoint.failing_since:
             _note_recovery(endpoint)
 
@@ -392,7 +412,8 @@ def _keep_failed(
     is_known = True
     with transaction.atomic():
         changed = []
-        for result in results:
+        kept = _keepable(results)
+        for result in kept:
             delivery = result.delivery
             delivery.attempt_count += 1
             is_old = delivery.event.created_at <= now - GIVE_UP_AFTER
@@ -414,7 +435,7 @@ def _keep_failed(
             changed,
             ["status", "attempt_count", "refusal_count", "next_attempt_at", "finished_at"],
         )
-        _keep_attempts(results)
+        _keep_attempts(kept)
         if is_down:
             if not endpoint.failures:
                 _in_doubt(endpoint).update(next_attempt_at=None, refusal_count=1)
@@ -451,13 +472,13 @@ def _was_tried_for_long(delivery: WebhookDelivery) -> bool:
     return delivery.attempt_count >= TRIED_FOR_LONG or delivery.refusal_count >= len(BACKOFF)
 
 
+def _keepable(results: Sequence[Result]) -> Sequence[Result]:
+    """Those of deliveries that are still there, and that nobody else holds just now."""
+    locked = _lockable([result.delivery.pk for result in results])
+    return [result for result in results if result.delivery.pk in locked]
+
+
 def _keep_attempts(results: Sequence[Result]) -> None:
-    """Those of deliveries that are still there."""
-    there = set(
-        WebhookDelivery.objects.filter(pk__in=[result.delivery.pk for result in results])
-        .select_for_update(of=("self",), no_key=True)
-        .values_list("pk", flat=True)
-    )
     WebhookAttempt.objects.bulk_create(
         WebhookAttempt(
             delivery_id=result.delivery.pk,
@@ -468,7 +489,6 @@ def _keep_attempts(results: Sequence[Result]) -> None:
             answer=result.answer.beginning,
         )
         for result in results
-        if result.delivery.pk in there
     )
 
 

@@ -4,13 +4,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from django.db.backends.postgresql import client
-
 from config.embedded.server import Server, binaries_dir
 from config.postgresql import base
 
 
-class DatabaseClient(client.DatabaseClient):
+class DatabaseClient(base.DatabaseClient):
     """`manage.py dbshell`, with the psql that belongs to the server."""
 
     @classmethod

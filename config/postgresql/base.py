@@ -9,10 +9,23 @@ whoever comes next or nobody, so set it for the role instead; the database funct
 rely on with them, and post the same either way.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from django.db.backends.postgresql import base, features
+from django.db.backends.postgresql import base, client, features
+from psycopg.conninfo import make_conninfo
+
+from config.postgresql.url import NOT_OF_LIBPQ
+from users.database import committing, limits_sql
+
+# What Django's settings call by another name than libpq.
+PARAMETERS: Final = {
+    "NAME": "dbname",
+    "USER": "user",
+    "PASSWORD": "password",
+    "HOST": "host",
+    "PORT": "port",
+}
 
 SESSION_SETTINGS: Final[Mapping[str, str]] = {
     # Compiling takes longer than any statement here; the functions say the same for themselves.
@@ -41,12 +54,42 @@ class DatabaseFeatures(features.DatabaseFeatures):
     minimum_database_version = (15,)
 
 
+class DatabaseClient(client.DatabaseClient):
+    """`manage.py dbshell`: psql, with all that DATABASE_URL says."""
+
+    @classmethod
+    def settings_to_cmd_args_env(
+        cls, settings_dict: dict[str, Any], parameters: Iterable[str]
+    ) -> tuple[list[str], dict[str, str] | None]:
+        options = settings_dict.get("OPTIONS", {})
+        place = {name: value for name, value in options.items() if name not in NOT_OF_LIBPQ}
+        for setting, name in PARAMETERS.items():
+            if settings_dict.get(setting):
+                place[name] = settings_dict[setting]
+        # Not among the arguments, which every account of the machine can read.
+        password = place.pop("password", None)
+        return (
+            [cls.executable_name, *parameters, make_conninfo(**place)],
+            {"PGPASSWORD": str(password)} if password else None,
+        )
+
+
 class DatabaseWrapper(base.DatabaseWrapper):
     features_class = DatabaseFeatures
-    session_sql = SET_SESSION  # for who opens connections of its own
+    client_class = DatabaseClient
+
+    @property
+    def session_sql(self) -> str:
+        """What each connection says first; for who opens connections of its own, too."""
+        return "; ".join(filter(None, [SET_SESSION, limits_sql()]))
 
     def _configure_connection(self, connection: Any) -> bool:
         """Of each new connection, before it is used; whether there is something to commit."""
         super()._configure_connection(connection)  # type: ignore[misc]
-        connection.execute(SET_SESSION)
+        connection.execute(self.session_sql)
         return True
+
+    def _commit(self) -> None:
+        if self.connection is not None:
+            with committing():
+                super()._commit()  # type: ignore[misc]

@@ -18,11 +18,12 @@ from tempfile import TemporaryFile
 from threading import Barrier, Thread
 from time import perf_counter
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from django.db import connection
 
 from billing import access
+from config.postgresql.url import url_of
 from tests.benchmarks.posting import NAMES, _rate
 from tests.benchmarks.report import Line, progress
 from tests.benchmarks.tab import SHORT_HISTORY
@@ -105,10 +106,7 @@ def served() -> Iterator[Server]:
 
 
 def _address_of_database() -> str:
-    place = connection.get_connection_params()
-    user, password = (quote(place.get(name) or "", safe="") for name in ("user", "password"))
-    options = {name: place[name] for name in ("host", "port") if place.get(name)}
-    return f"postgres://{user}:{password}@/{quote(place['dbname'])}?{urlencode(options)}"
+    return url_of(connection.get_connection_params())
 
 
 def _answers(port: int, process: "subprocess.Popen[bytes]") -> bool:

@@ -11,7 +11,6 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from io import StringIO
 from typing import Any
-from urllib.parse import quote, urlencode
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -29,6 +28,7 @@ from billing.models import (
 )
 from billing.money import format_money
 from billing.pricing import Cycle
+from config.postgresql.url import url_of
 from tests.factories import PlanFactory, subscribed, user_with
 from users.models import User
 
@@ -261,10 +261,7 @@ def test_an_interruption_says_what_was_done_and_that_it_can_be_started_again(
 
 
 def address_of_test_database() -> str:
-    place = connection.get_connection_params()
-    user, password = (quote(place.get(name) or "", safe="") for name in ("user", "password"))
-    options = {name: place[name] for name in ("host", "port") if place.get(name)}
-    return f"postgres://{user}:{password}@/{quote(place['dbname'])}?{urlencode(options)}"
+    return url_of(connection.get_connection_params())
 
 
 def start() -> "subprocess.Popen[str]":

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db import DatabaseError, OperationalError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from billing import charging, errors, ledger, subscriptions
 from billing.models import (
@@ -215,6 +216,75 @@ def test_who_is_waited_for_keeps_nobody_else_from_their_money(connections: Conne
     assert_no_errors(connections(2, work))
     assert_charged_right(users)
     assert Transaction.objects.filter(channel="charging").count() == 2 * (1 + 33 + 1)
+
+
+def test_a_run_does_not_wait_for_each_of_many_who_are_held(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a batch that hangs: it would occupy a worker for hours."""
+    users = customers(4)
+    monkeypatch.setattr(charging, "WAIT_MAX_SECONDS", 1)
+    monkeypatch.setattr(charging, "WAIT_FOR_ALL_MAX_SECONDS", 0)
+    held, over = Event(), Event()
+    waited_for: list[list[int]] = []
+    charge = charging._charge_or_one_by_one
+
+    def note(user_ids: Any, *arguments: Any, **options: Any) -> Any:
+        if not options["skip_held"]:
+            waited_for.append(user_ids)
+        return charge(user_ids, *arguments, **options)
+
+    monkeypatch.setattr(charging, "_charge_or_one_by_one", note)
+
+    def work(place: int) -> Any:
+        if place == 0:
+            with transaction.atomic():
+                ledger.hold([user.pk for user in users[:3]])
+                held.set()
+                assert over.wait(60)
+            return None
+        assert held.wait(60)
+        try:
+            return run()
+        finally:
+            over.set()
+
+    outcomes = connections(2, work)
+    assert_no_errors(outcomes)
+    assert len(waited_for) < 3
+    assert outcomes[1].result.failed == 3
+    assert {failure.user for failure in ChargingFailure.objects.all()} == set(users[:3])
+
+
+def test_resuming_waits_for_whoever_holds_the_user_for_a_second_only(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps one of a worker's few places meanwhile, and comes again."""
+    [user] = customers(1)
+    monkeypatch.setattr(charging, "WAIT_MAX_SECONDS", 10)
+    held, over = Event(), Event()
+
+    def work(place: int) -> Any:
+        if place == 0:
+            with transaction.atomic():
+                ledger.hold([user.pk])
+                held.set()
+                assert over.wait(60)
+            return []
+        assert held.wait(60)
+        try:
+            with (
+                CaptureQueriesContext(connection) as asked,
+                pytest.raises(OperationalError, match="lock timeout"),
+            ):
+                charging.resume(user.pk, APRIL_3)
+            return [query["sql"] for query in asked]
+        finally:
+            over.set()
+
+    outcomes = connections(2, work)
+    assert_no_errors(outcomes)
+    assert "SET LOCAL lock_timeout = 1000" in outcomes[1].result
 
 
 def test_who_is_held_for_ever_is_noted_and_stops_nobody(

@@ -9,6 +9,7 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
+from django.db import transaction
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from billing import ledger, webhooks
@@ -25,6 +26,7 @@ from billing.webhooks import network, sending
 from tests.billing import receiver as behaviour
 from tests.billing.histories import execute
 from tests.billing.receiver import OK, Handler, Message, Receiver, answers, is_signed
+from tests.conftest import Connections
 from tests.factories import user_with
 from users.models import User
 
@@ -800,16 +802,16 @@ def test_endpoints_are_independent_of_each_other(
 def test_an_endpoint_may_be_deleted_while_it_is_sent_to(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep_attempts = sending._keep_attempts
+    keepable = sending._keepable
 
-    def delete_and_keep(results: Any) -> None:
+    def delete_and_keep(results: Any) -> Any:
         WebhookEndpoint.objects.filter(pk=endpoint.pk).delete()
         webhooks.delete_old(clock.now)
-        keep_attempts(results)
+        return keepable(results)
 
     post(user_with())
     receiver.behave = answers(500)
-    monkeypatch.setattr(sending, "_keep_attempts", delete_and_keep)
+    monkeypatch.setattr(sending, "_keepable", delete_and_keep)
     send(endpoint, clock)
     assert receiver.messages
     assert not WebhookDelivery.objects.exists()
@@ -857,3 +859,41 @@ def test_what_was_for_an_endpoint_deleted_since_is_removed(
     webhooks.delete_old(clock.now)
     assert [d.endpoint_id for d in WebhookDelivery.objects.all()] == [other.pk]
     assert not WebhookAttempt.objects.exists()
+
+
+# --- Deliveries that somebody holds -------------------------------------------------------------
+
+
+def test_a_delivery_that_somebody_holds_delays_its_own_user_only(
+    connections: Connections, receiver: Receiver, clock: Clock
+) -> None:
+    """It is not sent either: nobody could keep what came of it, and it would be sent again."""
+    endpoint = endpoint_at(receiver)
+    users = [user_with(), user_with()]
+    for user in users:
+        post(user)
+        post(user)
+    held, sent = threading.Event(), threading.Event()
+
+    def work(place: int) -> None:
+        if place == 0:
+            with transaction.atomic():
+                first = WebhookDelivery.objects.filter(user_id=users[0].pk).order_by("id")[:1]
+                list(WebhookDelivery.objects.select_for_update().filter(pk__in=first.values("pk")))
+                held.set()
+                assert sent.wait(60)
+        else:
+            assert held.wait(60)
+            try:
+                execute("SET lock_timeout = '10s'")  # as of a worker
+                assert not send(endpoint, clock)
+            finally:
+                sent.set()
+
+    for outcome in connections(2, work):
+        if outcome.error:
+            raise outcome.error
+    assert [message.user for message in receiver.messages] == [users[1].pk] * 2
+    assert not send(endpoint, clock)
+    assert [message.user for message in receiver.messages[2:]] == [users[0].pk] * 2
+    assert states(endpoint) == ["delivered"] * 4

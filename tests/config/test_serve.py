@@ -14,7 +14,7 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
-from billing.management.commands.serve import WebWorker
+from config.serving import WebWorker
 from tests.config.processes import (
     PATIENCE_SECONDS,
     ROOT,
@@ -167,6 +167,20 @@ def test_the_server_is_asked_for_by_its_own_data(data_dir: Path) -> None:
         assert postmaster(data_dir) == panel.postmaster
         asked = manage("dbshell", "--", "-Atc", "SHOW data_directory", DATA_DIR=str(data_dir))
     assert asked.stdout.strip() == str(data_dir / "postgres"), asked.stderr
+
+
+def test_the_port_is_free_at_once_where_the_panel_was_killed(data_dir: Path) -> None:
+    with Serving(data_dir) as panel:
+        wait_for(lambda: len(panel.workers) == 2)
+        workers = panel.workers
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)  # whatever they are busy with
+        panel.process.kill()
+        panel.process.wait()
+        # They do not have to notice: the kernel ends them together with the panel.
+        wait_for(lambda: not any(map(is_running, workers)))
+        with socket.create_server(("127.0.0.1", panel.port)):
+            pass
 
 
 def test_a_port_in_use_is_one_sentence(data_dir: Path) -> None:

@@ -5,12 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import NotSupportedError, connection
+from procrastinate.contrib.django import utils as queue
+from psycopg.conninfo import conninfo_to_dict
 
-from config.postgresql.base import DatabaseFeatures
+from config.postgresql.base import DatabaseClient, DatabaseFeatures, DatabaseWrapper
+from config.postgresql.url import url_of
 from tests.config.processes import PATIENCE_SECONDS, ROOT, environment, manage
 
 
@@ -106,6 +110,67 @@ def test_gunicorn_without_a_secret_key_ends_with_one_sentence(tmp_path: Path) ->
     assert ended.returncode != 0
     assert "Error: SECRET_KEY is not set; in production it must be" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://us%40er:p%25+w@%2Frun%2Fthe%20socket:5433/the%20name",
+        "postgres://us%40er:p%25+w@/the%20name?host=/run/the%20socket&port=5433",
+        "postgresql:///the%20name?user=us%40er&password=p%25+w&host=%2Frun/the%20socket&port=5433",
+    ],
+)
+def test_an_address_means_the_same_to_everybody(
+    load: Any, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To pages and commands, to `dbshell`, to the workers' queue, and to libpq's own programs."""
+    place = {
+        "user": "us@er",
+        "password": "p%+w",
+        "host": "/run/the socket",
+        "port": "5433",
+        "dbname": "the name",
+    }
+    assert conninfo_to_dict(url) == place
+    database = load(DATABASE_URL=url)["DATABASES"]["default"]
+    wrapper = DatabaseWrapper({"TIME_ZONE": None, "TEST": {}} | database, alias="default")
+    parameters = wrapper.get_connection_params()
+    assert place.items() <= parameters.items()
+    monkeypatch.setattr(queue, "connections", {"default": wrapper})
+    assert place.items() <= queue.connector_params().items()
+    assert place.items() <= conninfo_to_dict(url_of(parameters)).items()
+
+    command, variables = DatabaseClient.settings_to_cmd_args_env(wrapper.settings_dict, ["-At"])
+    assert command[:2] == ["psql", "-At"]
+    asked = conninfo_to_dict(command[-1])
+    assert variables == {"PGPASSWORD": place["password"]}
+    assert {name: asked.get(name) for name in place} == place | {"password": None}
+
+
+def test_options_of_an_address_come_before_the_panels_own(load: Any) -> None:
+    url = (
+        "postgres://billing@127.0.0.1/billing?connect_timeout=3&sslmode=require&tcp_user_timeout=9"
+        "&options=-c%20lock_timeout%3D7s&isolation_level=2&conn_max_age=0"
+    )
+    options = load(DATABASE_URL=url)["DATABASES"]["default"]["OPTIONS"]
+    assert options["sslmode"] == "require"
+    assert options["isolation_level"] == 2
+    assert (options["connect_timeout"], options["tcp_user_timeout"]) == ("3", "9")
+    assert options["keepalives_idle"] == 30
+
+
+def test_dbshell_reaches_the_server_that_the_panel_uses(db: None, tmp_path: Path) -> None:
+    """Also where the address names it after the question mark only."""
+    place = connection.get_connection_params()
+    host = quote(place["host"] if place["host"] != "localhost" else "127.0.0.1", safe="")
+    url = f"postgres://{place['user']}@/{place['dbname']}?host={host}"
+    url += f"&port={place['port']}" if place.get("port") else ""
+    asked = manage(
+        *("dbshell", "--", "-Atc", "SHOW port"), DATABASE_URL=url, DATA_DIR=str(tmp_path)
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW port")
+        assert asked.stdout.strip() == cursor.fetchone()[0], asked.stderr
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from unfold.contrib.filters.admin import RadioFilter
 from unfold.decorators import display
 from unfold.views import ChangeList
 
+from users import database
 from users.admin.histories import AdminWithHistory
 from users.forms import PersonForm
 from users.models import User
@@ -78,8 +79,7 @@ class PeopleAdmin(AdminWithHistory):
         """The person; while a form is saved, held, so that nobody changes them in between."""
         person = super().get_object(request, object_id, from_field)
         if person is not None and request.method == "POST" and connection.in_atomic_block:
-            rows = self.model._default_manager.select_for_update(no_key=True)
-            return rows.filter(pk=person.pk).first()
+            return database.held(self.model._default_manager.filter(pk=person.pk), person.pk)
         return person
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:

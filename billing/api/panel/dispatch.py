@@ -28,12 +28,14 @@ from billing.api.panel.errors import (
     WRONG_HASH,
     WRONG_METHOD,
     Refused,
+    database_error,
     refused_by_the_ledger,
     too_many_requests,
 )
 from billing.api.panel.parameters import Parameters, parameters_of
 from billing.errors import BillingError
 from billing.models import ApiSession
+from users.database import outage_of
 
 log = logging.getLogger("billing.api.panel")
 
@@ -87,9 +89,13 @@ def answer(request: HttpRequest, path: str) -> HttpResponseBase:
             response = _refusal(refusal)
         except BillingError as refusal:
             response = _refusal(refused_by_the_ledger(refusal))
-        except Exception:
-            log.exception("The call %r failed", path[:100])
-            response = _refusal(Refused(UNEXPECTED))
+        except Exception as problem:
+            if outage := outage_of(problem):
+                log.warning("The call %r failed: %s", path[:100], f"{problem}".strip())
+                response = _refusal(database_error(outage))
+            else:
+                log.exception("The call %r failed", path[:100])
+                response = _refusal(Refused(UNEXPECTED))
     _let_browsers_read(request, response)
     return response
 

@@ -18,7 +18,9 @@ from billing.errors import (
     PlanRetired,
     UnknownUser,
 )
+from users.database import Outage
 
+DATABASE_ERROR: Final = 1
 WRONG_HASH: Final = 3
 SESSION_ENDED: Final = 4
 WRONG_FORMAT: Final = 5
@@ -42,6 +44,7 @@ class Meaning(NamedTuple):
 
 
 MEANINGS: Final[Mapping[int, Meaning]] = {
+    DATABASE_ERROR: Meaning(503, "Database error"),
     WRONG_HASH: Meaning(400, "Wrong hash"),
     SESSION_ENDED: Meaning(400, "User not found or session ended"),
     WRONG_FORMAT: Meaning(400, "Wrong request format"),
@@ -95,6 +98,11 @@ class Invalid(Refused):
 
 def too_many_requests(wait: timedelta) -> Refused:
     return Refused(TOO_MANY_REQUESTS, headers={"Retry-After": str(whole_seconds(wait))})
+
+
+def database_error(outage: Outage) -> Refused:
+    """The same call can succeed a little later; with a key, it is done once."""
+    return Refused(DATABASE_ERROR, headers={"Retry-After": str(outage.retry_after_seconds)})
 
 
 # The parameter that a refusal of the ledger is about. What else it can refuse is invalid too.

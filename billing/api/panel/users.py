@@ -22,6 +22,7 @@ from billing.api.panel.parameters import MAX_ROWS, Parameters
 from billing.api.panel.transactions import DEALER_ID
 from billing.exports import Cell, TooManyRows, csv_table, write_xlsx_table
 from billing.models import Channel, Plan, Subscription, UserDefaults
+from users import database
 from users.addresses import validate_address
 from users.models import ONE_MAILBOX, User, constraint_of, validate_time_zone
 from users.search import LONGEST_SEARCH, search
@@ -356,7 +357,8 @@ def update_user(call: Call) -> dict[str, Any]:
     parameters = call.parameters
     form = parameters.within("user")
     found = call.customer("id", within=form)
-    user = User.objects.select_for_update(no_key=True).get(pk=found.pk)
+    user = database.held(User.objects.filter(pk=found.pk), found.pk)
+    assert user is not None  # noqa: S101 - users are not deleted
     fields: dict[str, Any] = {}
     with all_mistakes() as mistakes:
         with mistakes():

@@ -22,12 +22,12 @@ from django.core.wsgi import get_wsgi_application
 from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.utils.module_loading import import_string
+from gunicorn import systemd
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
-from gunicorn.workers.base import Worker
-from gunicorn.workers.gthread import ThreadWorker
 
 from billing.management.demo.people import PASSWORD
+from users.database import WEB, limit_waits
 from users.models import User
 
 HOST: Final = "127.0.0.1"
@@ -78,7 +78,13 @@ class Command(BaseCommand):
         Panel(listener).run()
 
     def listen(self, port: int) -> socket.socket:
-        """Takes the port before anything else is done, so that of two starts one fails at once."""
+        """Takes the port before anything else is done, so that of two starts one fails at once.
+
+        A supervisor that keeps the port itself hands it over, as systemd does: while the panel is
+        restarted, requests then wait, and none is refused.
+        """
+        if systemd.listen_fds():
+            return socket.socket(fileno=systemd.SD_LISTEN_FDS_START)
         try:
             return socket.create_server((HOST, port), backlog=BACKLOG)
         except PermissionError:
@@ -132,7 +138,7 @@ class Panel(BaseApplication):
     def load_config(self) -> None:
         for name, value in {
             "bind": f"fd://{self.listener.detach()}",
-            "worker_class": WebWorker,
+            "worker_class": "config.serving.WebWorker",
             "workers": 2,
             "threads": 4,
             "preload_app": True,
@@ -153,27 +159,11 @@ class Panel(BaseApplication):
         PanelArbiter(self).run()
 
     def load(self) -> Any:
+        limit_waits(WEB)
         application = get_wsgi_application()
         application.request_class = import_string(settings.REQUEST_CLASS)
         gc.freeze()  # what is loaded stays: workers share it, and no end has to sweep it
         return application
-
-
-class WebWorker(ThreadWorker):
-    """gunicorn's worker with threads, which ends whenever it is told to."""
-
-    def init_signals(self) -> None:
-        super().init_signals()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_WORKERS)
-
-    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends the process, as every worker does.
-
-        ThreadWorker shuts its pool down first, for which it takes a lock that the thread may hold
-        already where the signal found it: handing out a request, or ending on the same Ctrl-C that
-        the arbiter passes on a moment later. The interpreter ends the pool's threads by itself.
-        """
-        Worker.handle_quit(self, sig, frame)
 
 
 class PanelArbiter(Arbiter):

@@ -26,6 +26,8 @@ from procrastinate.contrib.django import app, connector_params
 from procrastinate.psycopg_connector import PsycopgConnector
 from psycopg import AsyncConnection
 
+from users.database import WORKER, limit_waits
+
 ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RETRY_MIN_SECONDS: Final = 1.0
 RETRY_MAX_SECONDS: Final = 30.0
@@ -60,6 +62,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, parent: int | None, once: bool, **options: Any) -> None:
         self.parent, self.once = parent, once
+        limit_waits(WORKER)
         for number in ENDINGS:
             signal.signal(number, self.end)
         for handler in logging.getLogger().handlers:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.http import HttpResponse
 from django.utils import timezone
 
@@ -128,6 +128,20 @@ def with_a_clock_that_went_back(scene: Scene) -> HttpResponse:
     return scene.refill()
 
 
+def failing_by(state: str) -> Callable[[Scene], HttpResponse]:
+    """With the error that the database reports by this SQLSTATE."""
+
+    def fail(*args: Any, **options: Any) -> None:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$")
+
+    def provoke(scene: Scene) -> HttpResponse:
+        scene.patch.setattr(ledger, "change_balance", fail)
+        return scene.refill()
+
+    return provoke
+
+
 def too_often(scene: Scene) -> HttpResponse:
     program = program_of_administrator(requests_per_minute=1)
     program.get("/users")
@@ -202,6 +216,11 @@ PROVOKED: dict[str, Callable[[Scene], HttpResponse]] = {
     "too_many_requests": too_often,
     "too_slow": too_slow,
     "internal_error": failing,
+    # By the database
+    "busy": failing_by("55P03"),
+    "database_unavailable": failing_by("57P01"),
+    "database_read_only": failing_by("25006"),
+    "database_full": failing_by("53100"),
 }
 
 
@@ -225,4 +244,5 @@ def test_every_code_is_told_with_its_status(
     status = OWN[code][0] if code in OWN else STATUS_BY_CODE.get(code, 422)
     response = PROVOKED[code](scene)
     problem = assert_problem(response, status, code)
+    assert ("seconds" in problem) == ("Retry-After" in response)
     assert "{" not in problem["detail"]

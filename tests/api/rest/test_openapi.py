@@ -78,7 +78,7 @@ def test_every_call_says_what_it_does_and_asks_for(described: dict[str, Any]) ->
 def test_problems_are_described_in_the_type_they_come_in(described: dict[str, Any]) -> None:
     for name, call in calls(described):
         statuses = {int(status) for status in call["responses"]}
-        assert {400, 401, 403, 422, 429, 500} < statuses, name
+        assert {400, 401, 403, 422, 429, 500, 503} < statuses, name
         if "requestBody" in call:
             assert {413, 415} < statuses, name
         if "{" in name:
@@ -97,6 +97,7 @@ def test_problems_are_described_in_the_type_they_come_in(described: dict[str, An
             assert content["schema"] == {"$ref": "#/components/schemas/ProblemOut"}
             assert content["example"]["status"] == int(status)
         assert "Retry-After" in call["responses"]["429"]["headers"]
+        assert "Retry-After" in call["responses"]["503"]["headers"]
 
 
 def test_calls_that_post_tell_of_replays(described: dict[str, Any]) -> None:

@@ -1,0 +1,114 @@
+"""How long a connection waits, and whose waiting is bounded."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from billing import ledger
+from billing.models import Channel
+from tests.billing.histories import execute
+from tests.conftest import Connections
+from tests.factories import user_with
+from users import database
+from users.database import WEB, WORKER, Busy, Limits, Turns
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """`limit(WEB)`: from now on, connections are those of such a process."""
+
+    def use(limits: Limits) -> None:
+        monkeypatch.setattr(database._Process, "limits", limits)
+        connection.close()
+
+    yield use
+    connection.close()
+
+
+def settings_of_connection() -> dict[str, str]:
+    names = ("lock_timeout", "idle_in_transaction_session_timeout", "statement_timeout")
+    return {name: str(execute(f"SHOW {name}")[0][0]) for name in names}
+
+
+def test_commands_wait_for_as_long_as_it_takes(committed_db: None) -> None:
+    assert set(settings_of_connection().values()) == {"0"}
+
+
+def test_pages_and_workers_do_not(committed_db: None, limit: Any) -> None:
+    limit(WEB)
+    assert settings_of_connection() == {
+        "lock_timeout": "2s",
+        "idle_in_transaction_session_timeout": "1min",
+        "statement_timeout": "5min",
+    }
+    limit(WORKER)
+    assert settings_of_connection() == {
+        "lock_timeout": "10s",
+        "idle_in_transaction_session_timeout": "1min",
+        "statement_timeout": "0",
+    }
+
+
+def test_what_the_address_says_counts_more(
+    committed_db: None, limit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = connection.settings_dict["OPTIONS"]
+    monkeypatch.setitem(options, "options", "-c lock_timeout=7s")
+    limit(WEB)
+    assert settings_of_connection()["lock_timeout"] == "7s"
+    assert settings_of_connection()["statement_timeout"] == "5min"
+
+
+def test_of_one_process_one_request_waits_for_a_row_and_the_others_are_told() -> None:
+    turns = Turns()
+    with turns.taken([7]):
+        outcome: list[str] = []
+
+        def ask(key: int) -> None:
+            try:
+                with turns.taken([key]):
+                    outcome.append("its turn")
+            except Busy:
+                outcome.append("busy")
+
+        for key in (7, 7, 8):
+            thread = threading.Thread(target=ask, args=[key])
+            thread.start()
+            thread.join()
+    assert outcome == ["busy", "busy", "its turn"]
+    with turns.taken([7]):
+        pass
+
+
+def test_many_at_once_are_all_posted_where_nobody_holds_a_balance_for_long(
+    connections: Connections, limit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever holds a balance takes it again without waiting for whoever waits for it."""
+    monkeypatch.setattr(database, "PATIENCE_SECONDS", 60)  # however slow the machine is
+    limit(Limits(lock_timeout_seconds=60, idle_in_transaction_seconds=60, takes_turns=True))
+    user = user_with(1)
+    to_be_reversed = user_with(1)
+
+    def work(place: int) -> None:
+        if place % 2:
+            ledger.reverse(
+                to_be_reversed,
+                number=1,
+                description="Wrong user",
+                idempotency_key="once",
+                actor=None,
+                channel=Channel.API,
+            )
+        for each in (user, to_be_reversed):
+            ledger.change_balance(
+                each, amount=1, description="Paid at the desk", actor=None, channel=Channel.API
+            )
+
+    for outcome in connections(8, work):
+        if outcome.error:
+            raise outcome.error
+    assert ledger.balance(user).real == 9
+    assert ledger.balance(to_be_reversed).real == 8
