@@ -173,8 +173,8 @@ class Limits:
             f"('{name}', '{value}')" for name, value in milliseconds.items() if value
         )
         return (
-            "SELECT set_config(name, value, false) "
-            f"FROM (VALUES {limits}) limits (name, value) "  # noqa: S608 - numbers of ours
+            "SELECT set_config(name, value, false) "  # noqa: S608 - numbers of ours
+            f"FROM (VALUES {limits}) limits (name, value) "
             "JOIN pg_catalog.pg_settings USING (name) WHERE source <> 'client'"
         )
 
