@@ -14,9 +14,16 @@ from django.test.utils import CaptureQueriesContext
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing.models import StandardDescription
 from tests.api.panel.client import Program as PanelProgram
 from tests.api.rest.programs import program_of_administrator
-from tests.factories import AdministratorFactory, PlanFactory, UserFactory, subscribed
+from tests.factories import (
+    AdministratorFactory,
+    PlanFactory,
+    ServiceFactory,
+    UserFactory,
+    subscribed,
+)
 from tests.operators import client_of
 from users import search
 from users.models import User
@@ -237,3 +244,23 @@ def test_a_rare_word_is_found_by_the_index() -> None:
         cursor.execute("SET LOCAL enable_seqscan = off")
         plan = search.search(User.objects.all(), "lukasiewicz").explain()
     assert search.INDEX in plan
+
+
+# --- Small tables -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("typed", ["lodz", "ŁÓDŹ", "ohara's", "basic  lodz"])
+def test_plans_services_and_descriptions_are_found_by_the_same_fold(db: None, typed: str) -> None:
+    plan = PlanFactory(name="Basic Łódź O’Hara’s")
+    PlanFactory(name="Other")
+    service = ServiceFactory(code="lodz", name="Basic Łódź O’Hara’s")
+    ServiceFactory(code="other", name="Other")
+    standard = StandardDescription.objects.create(text="Basic Łódź O’Hara’s")
+    StandardDescription.objects.create(text="Something else")
+    administrator = AdministratorFactory()
+    client = client_of(administrator)
+    for name, row in (("plan", plan), ("service", service), ("standarddescription", standard)):
+        answer = client.get(f"/admin/billing/{name}/", {"q": typed})
+        assert list(answer.context["cl"].result_list) == [row], name
+    told = PanelProgram(administrator)("tariff/list", filter=typed)
+    assert [each["id"] for each in told["list"]] == [plan.pk]

@@ -4,12 +4,13 @@ from typing import Any
 
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import SEARCH_VAR
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.text import capfirst
 from unfold.admin import ModelAdmin
 
 from users.models import User
+from users.search import in_texts
 
 
 def titled(subject: Model, page: str) -> str:
@@ -32,6 +33,12 @@ class PanelAdmin(ModelAdmin):
     ) -> Any:
         """The row. `?_to_field=` names no field: Django would look for one called ""."""
         return super().get_object(request, object_id, from_field or None)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """The rows in which all words are found, compared as the words of people are."""
+        return in_texts(queryset, search_term, *self.get_search_fields(request)), False
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """The list. The database takes no NUL, with which nothing can be found anyway; in the

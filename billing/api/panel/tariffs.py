@@ -11,6 +11,7 @@ from billing.api.panel.errors import NOT_FOUND, Refused
 from billing.api.panel.parameters import MAX_ROWS
 from billing.models import Plan
 from billing.pricing import Cycle
+from users.search import Folded, asked
 
 DEVICE_TYPE: Final = "tracker"
 DEVICE_TYPES: Final = ("tracker", "camera", "socket")
@@ -64,20 +65,20 @@ def _filtered(plans: QuerySet[Plan], text: str) -> QuerySet[Plan]:
     """Every word has to be found in ID, name, price or type of device."""
     spaced = Value(" ")
     price = Func(F("price"), function="trim_scale")
-    plans = plans.alias(
-        searched=Concat(
-            Cast("pk", CharField()),
-            spaced,
-            F("name"),
-            spaced,
-            Cast(price, CharField()),
-            spaced,
-            Value(DEVICE_TYPE),
-            output_field=CharField(),
-        )
+    words = Concat(
+        Cast("pk", CharField()),
+        spaced,
+        F("name"),
+        spaced,
+        Cast(price, CharField()),
+        spaced,
+        Value(DEVICE_TYPE),
+        output_field=CharField(),
     )
-    for word in text.split():
-        plans = plans.filter(searched__icontains=word)
+    plans = plans.alias(searched=Folded(words))
+    for word in asked(text):
+        for folded in word.folded:
+            plans = plans.filter(searched__contains=folded)
     return plans
 
 
