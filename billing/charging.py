@@ -11,7 +11,7 @@ The time is an argument; no function here reads a clock.
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -35,7 +35,6 @@ from billing.models import (
 from billing.money import ZERO
 from billing.reports import last_scheduled
 from billing.subscriptions import Step
-from users.models import User
 
 log = logging.getLogger(__name__)
 
@@ -291,42 +290,16 @@ def _charge_together(
     plans = Plan.objects.in_bulk({subscription.plan_id for subscription in due})
     for subscription in due:
         subscription.plan = plans[subscription.plan_id]
-    missed = {
-        each.user_id
-        for each in due
-        if each.status == Subscription.Status.SUSPENDED and each.due_on and each.due_on < day
-    }
-    deactivated = set(
-        User.objects.filter(pk__in=balances, is_active=False).values_list("pk", flat=True)
-    )
     steps, posted = subscriptions.bring_up(
         due,
         through=day,
         real={user_id: balance.real for user_id, balance in balances.items()},
-        cannot_pay=deactivated,
-        refilled_on=None if retry else _refilled_on(missed),
         retry=retry,
         actor=None,
         channel=Channel.CHARGING,
         in_full=is_rehearsal,
     )
     return set(balances), Done(figures_of(steps), steps, posted, len(due))
-
-
-def _refilled_on(user_ids: Collection[int]) -> dict[int, date]:
-    """The last day on which the real balance of each of these users went up, if it ever did."""
-    if not user_ids:
-        return {}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT users.id, (refill.created_at AT TIME ZONE 'UTC')::date"
-            "  FROM unnest(%s::bigint[]) AS users (id), LATERAL ("
-            "    SELECT created_at FROM billing_transaction"
-            "     WHERE user_id = users.id AND amount > 0 ORDER BY number DESC LIMIT 1"
-            "  ) refill",
-            [list(user_ids)],
-        )
-        return dict(cursor.fetchall())
 
 
 def figures_of(steps: Sequence[Step]) -> Figures:

@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "billing.access",
         "billing.ledger",
+        "billing.moments",
         "billing.reports",
         "billing.sentences",
         "billing.verification",

@@ -1,6 +1,7 @@
 from billing.models.access import ApiAllowance, ApiKey, ApiSession
 from billing.models.balances import Balance
 from billing.models.descriptions import StandardDescription
+from billing.models.moments import Activation, PlanTerms
 from billing.models.plans import Plan, Service, ServicePrice, UserDefaults
 from billing.models.runs import ChargingBatch, ChargingFailure, ChargingRun
 from billing.models.subscriptions import ActiveDay, Subscription
@@ -15,6 +16,7 @@ from billing.models.webhooks import (
 )
 
 __all__ = [
+    "Activation",
     "ActiveDay",
     "ApiAllowance",
     "ApiKey",
@@ -27,6 +29,7 @@ __all__ = [
     "EventType",
     "LowBalanceThreshold",
     "Plan",
+    "PlanTerms",
     "Service",
     "ServicePrice",
     "StandardDescription",

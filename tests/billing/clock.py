@@ -1,11 +1,12 @@
 """Transactions in the past, posted by the ledger itself."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
 from django.db import connection
 
+CLOCK = "'billing_clock()'::regprocedure"
 POST = "'billing_post(jsonb, bigint, text, boolean)'::regprocedure"
 
 
@@ -26,3 +27,29 @@ def database_clock_at(moment: datetime) -> Iterator[None]:
             yield
         finally:
             cursor.execute(as_it_is)
+
+
+@contextmanager
+def movable_clock(moment: datetime) -> Iterator[Callable[[datetime], None]]:
+    """The same for all that the database dates, within a test that is rolled back.
+
+    The clock stands at `moment` until what this answers puts it to another one.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT pg_get_functiondef({POST}), pg_get_functiondef({CLOCK})")
+        functions = cursor.fetchone()
+
+        def put(to: datetime) -> None:
+            with connection.cursor() as moving:
+                moving.execute("SELECT set_config('tests.clock', %s, false)", [to.isoformat()])
+
+        put(moment)
+        for function in functions:
+            assert function.count("clock_timestamp()") == 1
+            standing = "current_setting('tests.clock')::timestamptz"
+            cursor.execute(function.replace("clock_timestamp()", standing))
+        try:
+            yield put
+        finally:
+            for function in functions:
+                cursor.execute(function)
