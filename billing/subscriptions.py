@@ -400,7 +400,7 @@ def settle(
     Yields None where a subscription whose status has changed goes on to change again: whoever
     keeps each status has to store it then.
     """
-    return _Settling(
+    return Settling(
         subscriptions,
         through=through,
         past=past,
@@ -466,7 +466,7 @@ class _Line:
         self.subscription.due_on = min((each.due_on for each in self.days), default=None)
 
 
-class _Settling:
+class Settling:
     """The subscriptions of a user while they are settled, one attempt after another."""
 
     def __init__(
@@ -488,7 +488,7 @@ class _Settling:
         self.changed: set[int] = set()  # whose new status is not stored yet
 
     def steps(self, *, retry: bool, resumes: bool) -> Iterator[Step | None]:
-        yield from self._what_was_missed()
+        yield from self._what_was_missed(retry=retry)
         # What is left is done now: what is due today, and what only now is tried again.
         lines = [
             line for line in self.lines if resumes or not line.is_held or not line.is_suspended
@@ -499,10 +499,13 @@ class _Settling:
                 line.subscription.due_on = self.through
         yield from self._attempt(self.through, self.until, lines)
 
-    def _what_was_missed(self) -> Iterator[Step | None]:
-        """Runs, and attempts after refills and activations, in the order of their moments."""
+    def _what_was_missed(self, *, retry: bool) -> Iterator[Step | None]:
+        """Runs, and attempts after refills and activations, in the order of their moments.
+
+        Without the last one, if nothing has changed since: it is the one that is made now.
+        """
         wakes = deque(self.past.wakes)
-        is_on_time = self._is_on_time()
+        is_on_time = self.has_not_changed_since(run_of(self.through))
         while True:
             day = self._next_run()
             run = None if day is None else run_of(day)
@@ -510,6 +513,8 @@ class _Settling:
                 wakes.popleft()
             if wakes and (run is None or wakes[0] < run):
                 moment = wakes.popleft()
+                if retry and moment.date() == self.through and self.has_not_changed_since(moment):
+                    return
                 for line in self._wakes(moment):
                     line.subscription.due_on = moment.date()
                 yield from self._attempt(moment.date(), moment, self._looking_at(moment))
@@ -518,12 +523,11 @@ class _Settling:
             else:
                 yield from self._attempt(day, run, self._looking_at(run))
 
-    def _is_on_time(self) -> bool:
-        """Whether nothing has changed since the run of the last day was due: it is this one."""
-        due = run_of(self.through)
+    def has_not_changed_since(self, moment: datetime) -> bool:
+        """Whether nothing that decides about a charge is another thing than it was at `moment`."""
         plans = [line.subscription.plan for line in self.lines]
         changes = self.past.changes + [at for plan in plans for at in self.prices.changes(plan)]
-        return not any(due < at <= self.until for at in changes)
+        return not any(moment < at <= self.until for at in changes)
 
     def _next_run(self) -> date | None:
         """The next day that a run should have looked at."""
