@@ -18,7 +18,7 @@ from decimal import Decimal
 from itertools import batched
 from typing import Final
 
-from django.db import connection, transaction
+from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
@@ -46,6 +46,10 @@ USERS_PER_BATCH: Final = 5_000
 # How long a run waits for somebody who holds a user's balance: long enough for any batch of
 # postings, and not for a program that hangs, which would stop the users after this one.
 WAIT_MAX_SECONDS: Final = 10
+
+# Classes of PostgreSQL's error codes that no user is to blame for: of the connection, of resources
+# that are used up, of an operator who stops the server, of the system, and of the server itself.
+NOBODY_S: Final = frozenset({"08", "53", "57", "58", "XX"})
 
 SCHEDULING: Final = 0x63686172  # the advisory lock of whoever looks whether a run is due
 
@@ -210,18 +214,18 @@ def _charge_or_one_by_one(
     """
     try:
         return _charge_and_note(user_ids, day, run_id, skip_held=skip_held)
-    except Exception:
-        if len(user_ids) > 1 and connection.is_usable():
+    except Exception as problem:
+        if _is_nobody_s(problem):
+            raise
+        if len(user_ids) > 1:
             log.warning("Users %s to %s are charged one by one.", user_ids[0], user_ids[-1])
-        elif not connection.is_usable():
-            raise  # it is nobody's in particular
     taken: set[int] = set()
     together = Done()
     for user_id in user_ids:
         try:
             held, done = _charge_and_note([user_id], day, run_id, skip_held=skip_held)
         except Exception as problem:
-            if not connection.is_usable():
+            if _is_nobody_s(problem):
                 raise
             log.exception("User %s could not be charged.", user_id)
             taken.add(user_id)
@@ -232,6 +236,14 @@ def _charge_or_one_by_one(
             taken |= held
             together += done
     return taken, together
+
+
+def _is_nobody_s(problem: Exception) -> bool:
+    """Whether it was the database that failed, for whichever user it was asked: the connection was
+    cut, the server stops or has no room. Whoever called the run tries the rest again."""
+    cause = problem.__cause__ if isinstance(problem, DatabaseError | InterfaceError) else None
+    sqlstate = getattr(cause, "sqlstate", None) or ""
+    return sqlstate[:2] in NOBODY_S or not connection.is_usable()
 
 
 def _charge_and_note(

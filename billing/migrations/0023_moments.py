@@ -113,8 +113,8 @@ class Migration(migrations.Migration):
             field=models.CharField(
                 blank=True,
                 choices=[
-                    ("no_money", "the balance does not suffice"),
-                    ("user_deactivated", "the user is deactivated"),
+                    ("no_money", "until there is money"),
+                    ("user_deactivated", "until the user is active again"),
                 ],
                 db_default="",
                 default="",

@@ -27,6 +27,13 @@ class Migration(migrations.Migration):
                 name="a_suspended_subscription_has_a_reason",
             ),
         ),
+        migrations.AlterField(
+            model_name="chargingrun",
+            name="suspended",
+            field=models.BigIntegerField(
+                db_default=0, default=0, help_text="Subscriptions suspended."
+            ),
+        ),
         migrations.RunSQL(
             sql=(SQL / "0025_reasons.sql").read_text(),
             reverse_sql=(SQL / "0025_reasons.reverse.sql").read_text(),

@@ -33,10 +33,13 @@ class Subscription(models.Model):
         CANCELLED = "cancelled", "Cancelled"
 
     class SuspensionReason(models.TextChoices):
-        """Why a subscription is suspended: what was in the way when it was last tried."""
+        """Why a subscription is suspended: what was in the way when it was last tried.
 
-        NO_MONEY = "no_money", "the balance does not suffice"
-        USER_DEACTIVATED = "user_deactivated", "the user is deactivated"
+        The label says what it waits for, wherever that is said.
+        """
+
+        NO_MONEY = "no_money", "until there is money"
+        USER_DEACTIVATED = "user_deactivated", "until the user is active again"
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -149,6 +152,12 @@ class Subscription(models.Model):
     @property
     def is_live(self) -> bool:
         return self.status != self.Status.CANCELLED
+
+    @property
+    def suspended_until(self) -> str:
+        """What a suspended one waits for: "until there is money"."""
+        reason = self.suspension_reason
+        return self.SuspensionReason(reason).label if reason else ""
 
     @property
     def made_at(self) -> datetime | None:

@@ -14,6 +14,7 @@ from django.core.management import call_command
 from django.db import OperationalError, connection
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from psycopg.errors import AdminShutdown
 
 from billing import charging, ledger, subscriptions
 from billing.charging import Done, Figures
@@ -745,6 +746,22 @@ def test_a_lost_connection_stops_the_run_and_is_nobody_s_failure(
     trouble_with(three_users[0], OperationalError("server closed the connection"), monkeypatch)
     monkeypatch.setattr(connection, "is_usable", iter(answers).__next__)
     with pytest.raises(OperationalError, match="server closed"):
+        list(charging.charge_batch(of_run.batches.get()))
+    of_run.refresh_from_db()
+    assert figures(of_run) == (0, 0, 0, 0, 0, 0)
+    assert of_run.finished_at is None
+    assert not ChargingFailure.objects.exists()
+
+
+def test_a_cut_connection_is_nobody_s_failure_even_if_there_is_another_by_then(
+    three_users: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What asks after the failure may get a connection that works, from whatever keeps them."""
+    of_run = charging.open_run(at(date(2026, 2, 1)), ChargingRun.Start.COMMAND)
+    problem = OperationalError("terminating connection due to administrator command")
+    problem.__cause__ = AdminShutdown()
+    trouble_with(three_users[0], problem, monkeypatch)
+    with pytest.raises(OperationalError, match="terminating"):
         list(charging.charge_batch(of_run.batches.get()))
     of_run.refresh_from_db()
     assert figures(of_run) == (0, 0, 0, 0, 0, 0)

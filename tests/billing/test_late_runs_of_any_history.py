@@ -41,6 +41,7 @@ from billing.subscriptions import (
 )
 
 D = Decimal
+ZERO = D(0)
 DAY = timedelta(days=1)
 FIRST, LAST = date(2024, 1, 1), date(2024, 12, 31)
 USERS = 400
@@ -59,7 +60,7 @@ class World:
     """One user: money, subscriptions and what was posted; and what operators do to them."""
 
     plans: list[Plan]
-    real: Decimal = D(0)
+    real: Decimal = ZERO
     is_active: bool = True
     subscriptions: dict[int, Subscription] = field(default_factory=dict)
     uncharged: dict[int, dict[date, datetime]] = field(default_factory=dict)
@@ -510,7 +511,7 @@ class Life:
                 return at
 
     def runs(self) -> list[datetime]:
-        """When a run really comes: mostly on time, or days or months too late, or late in the day."""
+        """When a run really comes: on time, or days or months too late, or late in the day."""
         rng = self.rng
         share = rng.choice([0.01, 0.05, 0.3, 0.7, 0.95, 1])
         runs = []
@@ -585,6 +586,5 @@ def test_the_histories_are_of_all_kinds() -> None:
         for each in late.subscriptions.values():
             seen[each.status] = seen.get(each.status, 0) + 1
         seen["resumed"] = seen.get("resumed", 0) + len(late.held)
-    assert all(seen[cycle] > 100 for cycle in Cycle), seen
-    assert seen["remainder"] > 20
-    assert min(seen[status] for status in ("active", "suspended", "cancelled", "resumed")) > 10
+    assert min(seen[kind] for kind in (*Cycle, "remainder", "resumed")) > 20
+    assert min(seen[status] for status in ("active", "suspended", "cancelled")) > 20
