@@ -15,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from billing import ledger, subscriptions
 from billing.models import Channel, Plan, Subscription, Transaction, UserDefaults
 from billing.pricing import Cycle
+from billing.sentences import changed_plan
 from tests.factories import PlanFactory, UserFactory, subscribed, user_with
 from tests.operators import client_of, operator_with
 from users.models import User
@@ -823,7 +824,7 @@ def test_a_deactivated_user_with_money_is_not_said_to_lack_it(
         **BY_API,
     )
     assert changed.subscription.suspension_reason == "user_deactivated"
-    assert sentences.changed_plan(changed.subscription, business, changed.posted).endswith(
+    assert changed_plan(changed.subscription, business, changed.posted).endswith(
         "nothing charged, suspended until the user is active again."
     )
     shown = text_of(panel.get(tab(user)))
