@@ -6,22 +6,27 @@ each day, and an attempt after each refill and activation, each with what is the
 Both live through the same year. One thing `OnTime` has to be told: what is suspended for `Late`,
 in the database, cannot be used, and is not tried before somebody really comes.
 
-The same is tried through the database and its clock in test_late_runs.py.
+At the end, some such histories go through the database and its clock; single cases of it are in
+test_late_runs.py.
 """
 
 import heapq
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import count
 from operator import attrgetter
 from typing import Any
 
 import pytest
 
-from billing.models import Plan, Subscription
+from billing import charging, ledger, subscriptions
+from billing.errors import SamePlan
+from billing.models import ChargingFailure, ChargingRun, Plan, Subscription, Transaction
 from billing.moments import Activated, Moved, Past, Prices, Version
 from billing.pricing import Charge, Cycle, charge_on, remainder
 from billing.subscriptions import (
@@ -39,6 +44,10 @@ from billing.subscriptions import (
     reported_in_time,
     run_of,
 )
+from tests.billing.clock import movable_clock
+from tests.billing.histories import BY_PANEL, judge
+from tests.factories import PlanFactory, UserFactory, subscribed
+from users.models import User
 
 D = Decimal
 ZERO = D(0)
@@ -66,6 +75,7 @@ class World:
     uncharged: dict[int, dict[date, datetime]] = field(default_factory=dict)
     paid: dict[int, list[tuple[int, Charge]]] = field(default_factory=dict)
     rows: list[tuple[int, str, Decimal, date, date]] = field(default_factory=list)
+    refused: int = 0
 
     @property
     def live(self) -> list[Subscription]:
@@ -182,7 +192,8 @@ class World:
         needed = D(0) if new.cycle == BY_ACTIVE_DAY else charge_on(day, new.terms).amount
         if charge_now and (not self.is_active or needed > there):
             self.note_status(subscription, at)
-            return  # refused
+            self.refused += 1
+            return
         if pay_back:
             self.pay_back(subscription, day)
         is_charged = put_on_plan(
@@ -452,9 +463,10 @@ class Life:
         self.moments: set[datetime] = set()
         self.plans = [self._terms() for _ in range(rng.randint(1, 4))]
         devices = range(1, rng.randint(1, 3) + 1)
+        starts = sorted(self._at(0, 60, at_work=True) for _ in devices)
         events = [
-            Event(self._at(0, 60, at_work=True), "start", {"pk": pk, "plan": self._plan()})
-            for pk in devices
+            Event(at, "start", {"pk": pk, "plan": self._plan()})
+            for pk, at in zip(devices, starts, strict=True)
         ]
         rich = rng.choice([3, 20, 100, 1000])
         events.append(Event(self._at(0, 1), "money", {"amount": self._amount(rich)}))
@@ -588,3 +600,116 @@ def test_the_histories_are_of_all_kinds() -> None:
         seen["resumed"] = seen.get("resumed", 0) + len(late.held)
     assert min(seen[kind] for kind in (*Cycle, "remainder", "resumed")) > 20
     assert min(seen[status] for status in ("active", "suspended", "cancelled")) > 20
+
+
+# --- Through the database -----------------------------------------------------------------------
+
+
+class InDatabase:
+    """The same user in the database, by its clock, charged by runs and jobs, moved by operators."""
+
+    def __init__(self, life: Life) -> None:
+        self.user = UserFactory()
+        self.plans = [
+            PlanFactory(cycle=cycle, price=price, proportional_charge=proportional)
+            for cycle, price, proportional in life.plans
+        ]
+        self.subscriptions: dict[int, Subscription] = {}
+        self.days: set[tuple[int, date]] = set()
+
+    def live(self, pk: int) -> Subscription | None:
+        mine = Subscription.objects.live().filter(pk=self.subscriptions[pk].pk)
+        return mine.first() if pk in self.subscriptions else None
+
+    def run(self, at: datetime) -> None:
+        for batch in charging.open_run(at, ChargingRun.Start.COMMAND).batches.all():
+            list(charging.charge_batch(batch))
+        assert not ChargingFailure.objects.exists()
+
+    def happens(self, event: Event) -> None:
+        day, its = event.at.date(), event.options
+        match event.what:
+            case "money" if its["amount"]:
+                ledger.change_balance(
+                    self.user, amount=its["amount"], description="A change", **BY_PANEL
+                )
+                self.resume(event.at, its["amount"] > 0)
+            case "activity":
+                is_active = not User.objects.get(pk=self.user.pk).is_active
+                User.objects.filter(pk=self.user.pk).update(is_active=is_active)
+                self.resume(event.at, is_active)
+            case "price":
+                Plan.objects.filter(pk=self.plans[its["plan"]].pk).update(
+                    price=its["price"], proportional_charge=its["proportional"]
+                )
+            case "start":
+                plan, device = self.plans[its["plan"]], f"{its['pk']}"
+                self.subscriptions[its["pk"]] = subscribed(self.user, plan, day=day, device=device)
+            case "change" if its["pk"] in self.subscriptions and (live := self.live(its["pk"])):
+                with suppress(SamePlan):
+                    subscriptions.change_plan(
+                        live,
+                        self.plans[its["plan"]],
+                        day=day,
+                        pay_back=its["pay_back"],
+                        charge_now=its["charge_now"],
+                        **BY_PANEL,
+                    )
+            case "cancel" if its["pk"] in self.subscriptions and (live := self.live(its["pk"])):
+                subscriptions.cancel(live, day=day, pay_back=its["pay_back"], **BY_PANEL)
+            case "active_day" if its["pk"] in self.subscriptions and self.live(its["pk"]):
+                active, device = day - its["back"] * DAY, f"{its['pk']}"
+                subscriptions.record_active_day(self.user, device=device, day=active, today=day)
+
+    def resume(self, at: datetime, is_tried: bool) -> None:
+        """The job that the database's triggers queue."""
+        if is_tried and self.user.subscriptions.filter(status=SUSPENDED).exists():
+            charging.resume(self.user.pk, at)
+
+    def rows(self) -> list[tuple[int, str, Decimal, date, date]]:
+        pks = {each.pk: pk for pk, each in self.subscriptions.items()}
+        return [
+            (
+                pks[row.metadata["subscription"]],
+                row.subtype,
+                row.amount,
+                date.fromisoformat(row.metadata["from"]),
+                date.fromisoformat(row.metadata["through"]),
+            )
+            for row in Transaction.objects.filter(user=self.user, type="main_charge").order_by(
+                "number"
+            )
+        ]
+
+
+def seeds_for_the_database(number: int) -> Iterator[int]:
+    """Without changes that are refused, of which the database keeps nothing."""
+    for seed in count(1000):
+        life = Life(seed)
+        late, _ = live(life, has_workers=True, runs=life.runs())
+        if not late.refused and 10 < len(late.rows) < 120 and len(life.runs()) < 130:
+            yield seed
+            number -= 1
+            if not number:
+                return
+
+
+@pytest.mark.django_db
+def test_the_database_keeps_all_that_this_takes() -> None:
+    for seed in seeds_for_the_database(5):
+        life = Life(seed)
+        runs = life.runs()
+        late, _ = live(life, has_workers=True, runs=runs)
+        with (
+            ledger.rehearsal(),
+            movable_clock(datetime.combine(FIRST, time(tzinfo=UTC))) as clock,
+        ):
+            real = InDatabase(life)
+            for at, event in in_order(life.events, runs):
+                clock(at)
+                if event is None:
+                    real.run(at)
+                else:
+                    real.happens(event)
+            assert real.rows() == late.rows, f"user {seed}"
+            judge()
