@@ -181,6 +181,8 @@ def test_an_attempt_to_resume_does_not_skip_what_an_active_subscription_owes() -
     steps = settled(
         [subscription], through=date(2024, 5, 3), past=Past(D(100)), active_days={}, retry=True
     )
+    assert [step.outcome for step in steps] == ["charged", "charged"]
+    assert (subscription.status_since, subscription.due_on) == (april, date(2024, 6, 1))
     assert [tuple(charge) for _, charge in charges(steps)] == [
         (april, date(2024, 4, 30), 30),
         (date(2024, 5, 1), date(2024, 5, 31), 30),
