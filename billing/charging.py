@@ -18,7 +18,7 @@ from decimal import Decimal
 from itertools import batched
 from typing import Final
 
-from django.db import DatabaseError, InterfaceError, connection, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
@@ -214,8 +214,8 @@ def _charge_or_one_by_one(
     """
     try:
         return _charge_and_note(user_ids, day, run_id, skip_held=skip_held)
-    except Exception as problem:
-        if _is_nobody_s(problem):
+    except Exception:
+        if not connection.is_usable():  # for now, there is no database
             raise
         if len(user_ids) > 1:
             log.warning("Users %s to %s are charged one by one.", user_ids[0], user_ids[-1])
@@ -241,9 +241,14 @@ def _charge_or_one_by_one(
 def _is_nobody_s(problem: Exception) -> bool:
     """Whether it was the database that failed, for whichever user it was asked: the connection was
     cut, the server stops or has no room. Whoever called the run tries the rest again."""
-    cause = problem.__cause__ if isinstance(problem, DatabaseError | InterfaceError) else None
-    sqlstate = getattr(cause, "sqlstate", None) or ""
-    return sqlstate[:2] in NOBODY_S or not connection.is_usable()
+    if not connection.is_usable():
+        return True
+    if not isinstance(problem, DatabaseError | InterfaceError):
+        return False
+    sqlstate = getattr(problem.__cause__, "sqlstate", None)
+    if sqlstate is None:  # it did not come from the server
+        return isinstance(problem, OperationalError | InterfaceError)
+    return sqlstate[:2] in NOBODY_S
 
 
 def _charge_and_note(
