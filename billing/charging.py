@@ -12,14 +12,14 @@ The time is an argument; no function here reads a clock.
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import batched
 from typing import Final
 
-from django.db import connection, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
@@ -37,7 +37,6 @@ from billing.money import ZERO
 from billing.reports import last_scheduled
 from billing.subscriptions import Step
 from users.database import Busy
-from users.models import User
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +52,9 @@ WAIT_MAX_SECONDS: Final = 10
 RESUME_WAIT_MAX_SECONDS: Final = 1
 # And for all whom it finds held, one after the other: a worker's place is needed for others.
 WAIT_FOR_ALL_MAX_SECONDS: Final = 60
+# Classes of PostgreSQL's error codes that no user is to blame for: of the connection, of resources
+# that are used up, of an operator who stops the server, of the system, and of the server itself.
+NOBODY_S: Final = frozenset({"08", "53", "57", "58", "XX"})
 
 SCHEDULING: Final = 0x63686172  # the advisory lock of whoever looks whether a run is due
 
@@ -233,17 +235,17 @@ def _charge_or_one_by_one(
     try:
         return _charge_and_note(user_ids, day, run_id, skip_held=skip_held)
     except Exception:
-        if len(user_ids) > 1 and connection.is_usable():
+        if not connection.is_usable():  # for now, there is no database
+            raise
+        if len(user_ids) > 1:
             log.warning("Users %s to %s are charged one by one.", user_ids[0], user_ids[-1])
-        elif not connection.is_usable():
-            raise  # it is nobody's in particular
     taken: set[int] = set()
     together = Done()
     for user_id in user_ids:
         try:
             held, done = _charge_and_note([user_id], day, run_id, skip_held=skip_held)
         except Exception as problem:
-            if not connection.is_usable():
+            if _is_nobody_s(problem):
                 raise
             log.exception("User %s could not be charged.", user_id)
             taken.add(user_id)
@@ -254,6 +256,19 @@ def _charge_or_one_by_one(
             taken |= held
             together += done
     return taken, together
+
+
+def _is_nobody_s(problem: Exception) -> bool:
+    """Whether it was the database that failed, for whichever user it was asked: the connection was
+    cut, the server stops or has no room. Whoever called the run tries the rest again."""
+    if not connection.is_usable():
+        return True
+    if not isinstance(problem, DatabaseError | InterfaceError):
+        return False
+    sqlstate = getattr(problem.__cause__, "sqlstate", None)
+    if sqlstate is None:  # it did not come from the server
+        return isinstance(problem, OperationalError | InterfaceError)
+    return sqlstate[:2] in NOBODY_S
 
 
 def _charge_and_note(
@@ -313,42 +328,16 @@ def _charge_together(
     plans = Plan.objects.in_bulk({subscription.plan_id for subscription in due})
     for subscription in due:
         subscription.plan = plans[subscription.plan_id]
-    missed = {
-        each.user_id
-        for each in due
-        if each.status == Subscription.Status.SUSPENDED and each.due_on and each.due_on < day
-    }
-    deactivated = set(
-        User.objects.filter(pk__in=balances, is_active=False).values_list("pk", flat=True)
-    )
     steps, posted = subscriptions.bring_up(
         due,
         through=day,
         real={user_id: balance.real for user_id, balance in balances.items()},
-        cannot_pay=deactivated,
-        refilled_on=None if retry else _refilled_on(missed),
         retry=retry,
         actor=None,
         channel=Channel.CHARGING,
         in_full=is_rehearsal,
     )
     return set(balances), Done(figures_of(steps), steps, posted, len(due))
-
-
-def _refilled_on(user_ids: Collection[int]) -> dict[int, date]:
-    """The last day on which the real balance of each of these users went up, if it ever did."""
-    if not user_ids:
-        return {}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT users.id, (refill.created_at AT TIME ZONE 'UTC')::date"
-            "  FROM unnest(%s::bigint[]) AS users (id), LATERAL ("
-            "    SELECT created_at FROM billing_transaction"
-            "     WHERE user_id = users.id AND amount > 0 ORDER BY number DESC LIMIT 1"
-            "  ) refill",
-            [list(user_ids)],
-        )
-        return dict(cursor.fetchall())
 
 
 def figures_of(steps: Sequence[Step]) -> Figures:

@@ -249,11 +249,8 @@ class SubscriptionExists(BillingError):
 
 class SubscriptionSuspended(BillingError):
     code = "subscription_suspended"
-    further_figures = ("device",)
-    sentence = (
-        "The subscription to the plan {plan} is suspended until it is paid, "
-        "and its services with it."
-    )
+    further_figures = ("device", "reason")
+    sentence = "The subscription to the plan {plan} is suspended {until}, and its services with it."
 
 
 class SubscriptionCancelled(BillingError):

@@ -439,7 +439,12 @@ def price_of(user: User | int, *, service: str, device: str = "") -> Price:
         raise NoPlan(user_id=_user_id(user), device=device)
     plan = subscription.plan
     if subscription.status == Subscription.Status.SUSPENDED:
-        raise SubscriptionSuspended(plan=plan.name, device=subscription.device)
+        raise SubscriptionSuspended(
+            plan=plan.name,
+            device=subscription.device,
+            reason=subscription.suspension_reason,
+            until=subscription.suspended_until,
+        )
     price = ServicePrice.objects.filter(plan=plan, service=known).first()
     if price is None:
         raise ServiceNotAvailable(plan=plan.name, service=known.name)

@@ -26,13 +26,14 @@ def cancelled(subscription: Subscription, posted: Iterable[Transaction]) -> str:
 
 
 def _ending(subscription: Subscription, posted: Iterable[Transaction]) -> str:
-    """ "3.35 paid back, 8.7850 charged." """
-    amounts = [row.amount for row in posted]
+    """ "3.35 paid back, 8.7850 charged." Without what was charged first for others of the user."""
+    mine = (row for row in posted if row.metadata.get("subscription") == subscription.pk)
+    amounts = [row.amount for row in mine]
     paid_back = sum((each for each in amounts if each > 0), ZERO)
     charged = -sum((each for each in amounts if each < 0), ZERO)
     parts = [f"{format_money(paid_back)} paid back"] if paid_back else []
     parts += [f"{format_money(charged)} charged"] if charged else []
     parts = parts or ["nothing charged"]
     if subscription.status == Subscription.Status.SUSPENDED:
-        parts.append("suspended until there is money")
+        parts.append(f"suspended {subscription.suspended_until}")
     return f"{', '.join(parts)}."

@@ -14,21 +14,22 @@ Common to all that write:
 """
 
 import heapq
-from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple
 
 from django.db import connection, transaction
-from django.db.models import Count
+from django.db.models import Count, Min
+from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Greatest
 
-from billing import ledger
+from billing import ledger, moments
 from billing.errors import (
     IdempotencyConflict,
     InsufficientFunds,
@@ -40,17 +41,23 @@ from billing.errors import (
     UserDeactivated,
 )
 from billing.models import ActiveDay, Channel, Plan, Subscription, Transaction, UserDefaults
+from billing.moments import Past, Prices
 from billing.money import ZERO
-from billing.pricing import Charge, charge_on, format_period, next_period, remainder
+from billing.pricing import Charge, Terms, charge_on, format_period, next_period, remainder
+from billing.reports import RUN_TIME
 from users.models import User
 
 DAY: Final = timedelta(days=1)
+INSTANT: Final = timedelta(microseconds=1)
+NEVER: Final = datetime.min.replace(tzinfo=UTC)
 # Devices report late, but not for ever.
 ACTIVE_DAYS_BACK: Final = 31
 
 ACTIVE: Final = Subscription.Status.ACTIVE
 SUSPENDED: Final = Subscription.Status.SUSPENDED
 CANCELLED: Final = Subscription.Status.CANCELLED
+NO_MONEY: Final = Subscription.SuspensionReason.NO_MONEY
+USER_DEACTIVATED: Final = Subscription.SuspensionReason.USER_DEACTIVATED
 
 
 class Changed(NamedTuple):
@@ -80,11 +87,11 @@ def start(
     `wait_for_money` the subscription is suspended instead, until it can be paid and the user is
     active. Raises PlanRetired and SubscriptionExists.
     """
-    ledger.hold([user.pk])
+    _, brought_up = _bring_up_user(user.pk, day)
     plan = _offered(plan)
     device = ledger.checked_device(device)
-    can_pay = User.objects.filter(pk=user.pk, is_active=True).exists()
-    if not can_pay and not wait_for_money:
+    is_active = User.objects.filter(pk=user.pk, is_active=True).exists()
+    if not is_active and not wait_for_money:
         raise UserDeactivated(user_id=user.pk)
     existing = Subscription.objects.live().filter(user=user, device=device).first()
     if existing is not None:
@@ -92,18 +99,14 @@ def start(
     subscription = Subscription.objects.create(
         user=user, plan=plan, device=device, started_on=day, plan_since=day, status_since=day
     )
-    posted: list[Transaction] = []
-    if can_pay:
-        try:
-            posted = _charge(subscription, day, actor=actor, channel=channel)
-        except InsufficientFunds:
-            if not wait_for_money:
-                raise
-            can_pay = False
-    if not can_pay:
-        await_money(subscription, day)
+    if wait_for_money:
+        posted = _charge_or_wait(
+            subscription, day, is_active=is_active, actor=actor, channel=channel
+        )
+    else:
+        posted = _charge(subscription, day, actor=actor, channel=channel)
     store([subscription])
-    return Changed(subscription, posted)
+    return Changed(subscription, [*brought_up, *posted])
 
 
 @transaction.atomic
@@ -119,10 +122,13 @@ def change_plan(
 ) -> Changed:
     """Puts a subscription on another plan from `day` on.
 
-    The days before `day` are charged first, under the old plan. With `pay_back`, what was paid for
-    `day` and later is returned. With `charge_now` the new plan is charged from `day` on, and a
-    suspended subscription resumes; otherwise from the day after what has been paid or, where
-    nothing is left of that, from its next regular day. (By active day, every day is regular.)
+    What the runs up to `day` charge is charged first, under the old plan, whether or not they have
+    come. With `pay_back`, what was paid for `day` and later is returned. With `charge_now` the new
+    plan is charged from `day` on, and a suspended subscription resumes. Otherwise it is charged
+    from the day after what has been paid ahead or, with `pay_back`, from its next regular day after
+    `day`. (By active day, every day is regular, and charged when it is over.) Where nothing was
+    paid ahead and nothing is to be paid back, it is charged from `day` on all the same, and waits,
+    suspended, if that cannot be paid.
 
     Raises InsufficientFunds if all this together cannot be paid; nothing has changed then. Raises
     SamePlan, PlanRetired, SubscriptionCancelled and, to charge now, UserDeactivated.
@@ -136,11 +142,21 @@ def change_plan(
     if charge_now and not subscription.user.is_active:
         raise UserDeactivated(user_id=subscription.user_id)
     subscription.plan = plan  # whose active days are looked for
-    put_on_plan(
-        subscription, plan, day, charge_now=charge_now, active_days=_uncharged(subscription)
+    is_charged = put_on_plan(
+        subscription,
+        plan,
+        day,
+        charge_now=charge_now,
+        pay_back=pay_back,
+        active_days=_uncharged(subscription, day),
     )
     if charge_now:
         posted += _charge(subscription, day, actor=actor, channel=channel)
+    elif is_charged:
+        is_active = subscription.user.is_active
+        posted += _charge_or_wait(
+            subscription, day, is_active=is_active, actor=actor, channel=channel
+        )
     subscription.save(update_fields=["plan", "term", "plan_since"])
     store([subscription])
     return Changed(subscription, posted)
@@ -155,7 +171,8 @@ def cancel(
     channel: Channel,
     pay_back: bool = False,
 ) -> Changed:
-    """Ends a subscription on `day`. The days before are charged, as far as the money goes.
+    """Ends a subscription on `day`. What the runs up to then charge is charged first, as far as the
+    money goes, whether or not they have come.
 
     With `pay_back`, what was paid for `day` and later is returned. Raises SubscriptionCancelled
     if it has ended already.
@@ -165,7 +182,7 @@ def cancel(
         posted += _pay_back(subscription, day, actor=actor, channel=channel)
     if subscription.is_by_active_day and subscription.status == ACTIVE:
         # For this subscription `day` is over now, and is charged like one that is.
-        posted += _settled(subscription, day + DAY, actor=actor, channel=channel)
+        posted += _settled_now(subscription, day + DAY, actor=actor, channel=channel)
     end(subscription, day)
     store([subscription])
     return Changed(subscription, posted)
@@ -249,6 +266,58 @@ def upcoming(subscription: Subscription, today: date) -> Upcoming | None:
     return Upcoming(subscription.due_on, charge_on(subscription.due_on, plan.terms).amount)
 
 
+class PaidAhead(NamedTuple):
+    """The days of one charge that are still to come, what is left of it for them, and its plan."""
+
+    number: int
+    plan: Plan
+    rest: Charge
+
+
+def paid_ahead(subscription: Subscription, day: date) -> list[PaidAhead]:
+    """What was paid for `day` and later, over all periods and plans of a subscription, and was not
+    given back yet: neither paid back nor, by reversing the charge, reversed."""
+    of_user = Transaction.objects.filter(user=subscription.user_id)
+    mine = of_user.filter(type="main_charge", metadata__subscription=subscription.pk).alias(
+        through=KeyTextTransform("through", "metadata")
+    )
+    rows = list(mine.filter(through__gte=f"{day}").order_by("number"))
+    numbers = [row.number for row in rows]
+    reversed_ones = set(of_user.filter(reverses__in=numbers).values_list("reverses", flat=True))
+    rows = [row for row in rows if row.number not in reversed_ones]
+    plans = Plan.objects.in_bulk({row.metadata.get("plan") for row in rows})
+    left = []
+    for row in rows:
+        if row.subtype == "remainder":
+            continue
+        first, last = _days_of(row)
+        amount = -row.amount
+        for other in rows:
+            if other.subtype == "remainder" and _returns(other, row):
+                last = min(last, _days_of(other)[0] - DAY)
+                amount -= other.amount
+        if last >= day:
+            rest = Charge(max(first, day), last, remainder(Charge(first, last, amount), day))
+            plan = plans.get(row.metadata.get("plan"), subscription.plan)
+            left.append(PaidAhead(row.number, plan, rest))
+    return left
+
+
+def _days_of(row: Transaction) -> tuple[date, date]:
+    return date.fromisoformat(row.metadata["from"]), date.fromisoformat(row.metadata["through"])
+
+
+def _returns(paid_back: Transaction, charge: Transaction) -> bool:
+    """Whether a remainder is one of this charge. Not every one says of which it is."""
+    if "charge" in paid_back.metadata:
+        return bool(paid_back.metadata["charge"] == charge.number)
+    return (
+        paid_back.number > charge.number
+        and paid_back.metadata.get("plan") == charge.metadata.get("plan")
+        and _days_of(paid_back)[1] == _days_of(charge)[1]
+    )
+
+
 class ToResume(NamedTuple):
     """How many subscriptions of a user are suspended, and what they need together."""
 
@@ -281,116 +350,318 @@ class Step:
     charge: Charge | None = None
 
 
+class Reported(NamedTuple):
+    """A day of activity that is not charged yet, and the day whose run is the first to know it."""
+
+    day: date
+    due_on: date
+
+
+def reported_in_time(days: Iterable[date]) -> list[Reported]:
+    """Days known by the run of the day after them."""
+    return [Reported(day, day + DAY) for day in days]
+
+
+def run_of(day: date) -> datetime:
+    """The moment at which the run of a day is due."""
+    return datetime.combine(day, RUN_TIME)
+
+
+def end_of(day: date) -> datetime:
+    return datetime.combine(day + DAY, time(tzinfo=UTC)) - timedelta(microseconds=1)
+
+
 def settle(
     subscriptions: Iterable[Subscription],
     *,
     through: date,
-    real: Decimal,
-    active_days: Mapping[int, Sequence[date]],
-    can_pay: bool = True,
-    refilled_on: date | None = None,
+    past: Past,
+    active_days: Mapping[int, Sequence[Reported]],
+    prices: Prices | None = None,
     retry: bool = False,
-    one_change_each: bool = False,
-) -> list[Step]:
-    """Everything that falls due for one user up to `through`, day by day, the oldest first.
+    resumes: bool = True,
+) -> Iterator[Step | None]:
+    """Everything that falls due for one user up to `through`, as it would have been done on time.
 
-    Pure: it changes the given subscriptions in memory only. `real` is the user's real balance,
-    which pays for what comes first; on the same day, what is active before what is suspended.
-    `active_days` are the days not charged yet, in order, by subscription. Someone who cannot pay
-    (`can_pay`: a deactivated user) is charged nothing and owes nothing.
+    Pure: it changes the given subscriptions in memory only, and `past.spent`. On time, there is a
+    run at 00:05 of each day, and something is tried soon after each refill and each activation of
+    a user who has something suspended. Each of them finds the money, the prices and the user as
+    they were at its moment (`past`, `prices`), and charges the oldest first; on the same day, what
+    is active before what is suspended. Money that was there but is spent since was not there.
 
-    Who is suspended, and was refilled after the last day on which that was tried (`refilled_on` is
-    the last day on which the balance went up), is tried on `through` and no earlier day: nothing is
-    owed for them. With `retry` everybody suspended is, also where it was tried on that day already.
+    A subscription that the database says is suspended could not be used, and owes nothing: it is
+    tried once, at the end, unless not `resumes`. With `retry` that is also done where it was
+    tried on `through` already.
 
-    Settling up to one day and then up to a later one comes to the same as doing both at once. With
-    `one_change_each` it ends where a subscription whose status has changed falls due once more.
+    `active_days` are the days not charged yet, in order, by subscription. A subscription that was
+    added after `through` was told to look at a time before it was there; it goes by what is known
+    now.
+
+    Yields None where a subscription whose status has changed goes on to change again: whoever
+    keeps each status has to store it then.
     """
-    queue: list[tuple[date, bool, int, Subscription, list[date]]] = []
+    return Settling(
+        subscriptions,
+        through=through,
+        past=past,
+        active_days=active_days,
+        prices=prices or Prices(),
+    ).steps(retry=retry, resumes=resumes)
 
-    def enqueue(day: date | None, subscription: Subscription, days: list[date]) -> None:
-        if day is not None and day <= through:
-            is_suspended = subscription.status == SUSPENDED
-            heapq.heappush(queue, (day, is_suspended, subscription.pk, subscription, days))
 
-    for subscription in subscriptions:
+def settled(subscriptions: Iterable[Subscription], **options: Any) -> list[Step]:
+    """The steps of `settle`."""
+    return [step for step in settle(subscriptions, **options) if step is not None]
+
+
+class _Line:
+    """A subscription while it is settled, with what it takes to know when it is due."""
+
+    def __init__(
+        self, subscription: Subscription, days: Sequence[Reported], past: Past, until: datetime
+    ) -> None:
+        self.subscription = subscription
+        self.days = list(days)
+        made = subscription.made_at
+        self.is_told_ahead = made is not None and made > until
+        self.account = past.known if self.is_told_ahead else past.recorded
+        self.made = None if self.is_told_ahead else made
+        # A refill from then on has it tried again.
+        self._wakes_from: datetime | None = None
+        # Of one that is suspended in the database, the moment from which it is. (A late run has
+        # suspended it as of an earlier day; in between it could be used.)
+        self._held_since: datetime | None = None
         if subscription.status == SUSPENDED and subscription.due_on is not None:
-            was_refilled = refilled_on is not None and subscription.due_on <= refilled_on
-            if retry or (was_refilled and subscription.due_on <= through):
-                subscription.due_on = through
-        days = list(active_days.get(subscription.pk, ()))
-        enqueue(subscription.due_on, subscription, days)
-    steps: list[Step] = []
-    changed: set[int] = set()
-    while queue:
-        day, _, _, subscription, days = heapq.heappop(queue)
-        if one_change_each and subscription.pk in changed:
-            break
-        status = subscription.status
-        if subscription.is_by_active_day:
-            step = _step_by_active_day(subscription, day, days, real if can_pay else None)
-        else:
-            step = _step(subscription, day, real if can_pay else None)
-        if step is not None:
-            steps.append(step)
-            if step.charge is not None:
-                real -= step.charge.amount
-        if subscription.status != status:
-            changed.add(subscription.pk)
-        enqueue(subscription.due_on, subscription, days)
-    return steps
+            self._wakes_from = datetime.combine(subscription.due_on, time(tzinfo=UTC))
+            since = None if self.is_told_ahead else subscription.suspended_at
+            self._held_since = since or NEVER
+
+    @property
+    def is_suspended(self) -> bool:
+        return self.subscription.status == SUSPENDED
+
+    @property
+    def is_held(self) -> bool:
+        return self._held_since is not None
+
+    def looks_at(self, moment: datetime) -> bool:
+        return self._held_since is None or moment <= self._held_since
+
+    def wakes_at(self, moment: datetime) -> bool:
+        return (
+            self.is_suspended
+            and self._wakes_from is not None
+            and self._wakes_from <= moment
+            and self.looks_at(moment)
+        )
+
+    def goes_on_from(self, moment: datetime) -> None:
+        """Its status is another one from `moment` on, by what is settled here."""
+        self._held_since = None
+        self._wakes_from = moment + INSTANT
+
+    def wait_for_active_day(self) -> None:
+        accrues_from = self.subscription.accrues_from
+        self.days = [each for each in self.days if each.day >= accrues_from]
+        self.subscription.due_on = min((each.due_on for each in self.days), default=None)
 
 
-def _step(subscription: Subscription, day: date, real: Decimal | None) -> Step:
-    """What becomes of a subscription due on `day`, with so much money; None: none at all."""
+class Settling:
+    """The subscriptions of a user while they are settled, one attempt after another."""
+
+    def __init__(
+        self,
+        subscriptions: Iterable[Subscription],
+        *,
+        through: date,
+        past: Past,
+        active_days: Mapping[int, Sequence[Reported]],
+        prices: Prices,
+    ) -> None:
+        self.through, self.until = through, end_of(through)
+        self.past, self.prices = past, prices
+        self.lines = [
+            _Line(subscription, active_days.get(subscription.pk, ()), past, self.until)
+            for subscription in subscriptions
+            if subscription.status != CANCELLED
+        ]
+        self.changed: set[int] = set()  # whose new status is not stored yet
+
+    def steps(self, *, retry: bool, resumes: bool) -> Iterator[Step | None]:
+        yield from self._what_was_missed(retry=retry)
+        # What is left is done now: what is due today, and what only now is tried again.
+        lines = [
+            line for line in self.lines if resumes or not line.is_held or not line.is_suspended
+        ]
+        for line in lines:
+            due_on = line.subscription.due_on
+            if line.is_suspended and due_on is not None and (retry or due_on <= self.through):
+                line.subscription.due_on = self.through
+        yield from self._attempt(self.through, self.until, lines)
+
+    def _what_was_missed(self, *, retry: bool) -> Iterator[Step | None]:
+        """Runs, and attempts after refills and activations, in the order of their moments.
+
+        Without the last one, if nothing has changed since: it is the one that is made now.
+        """
+        wakes = deque(self.past.wakes)
+        is_on_time = self.has_not_changed_since(run_of(self.through))
+        while True:
+            day = self._next_run()
+            run = None if day is None else run_of(day)
+            while wakes and (run is None or wakes[0] < run) and not self._wakes(wakes[0]):
+                wakes.popleft()
+            if wakes and (run is None or wakes[0] < run):
+                moment = wakes.popleft()
+                if retry and moment.date() == self.through and self.has_not_changed_since(moment):
+                    return
+                for line in self._wakes(moment):
+                    line.subscription.due_on = moment.date()
+                yield from self._attempt(moment.date(), moment, self._looking_at(moment))
+            elif day is None or run is None or (day == self.through and is_on_time):
+                return
+            else:
+                yield from self._attempt(day, run, self._looking_at(run))
+
+    def has_not_changed_since(self, moment: datetime) -> bool:
+        """Whether nothing that decides about a charge is another thing than it was at `moment`."""
+        plans = [line.subscription.plan for line in self.lines]
+        changes = self.past.changes + [at for plan in plans for at in self.prices.changes(plan)]
+        return not any(moment < at <= self.until for at in changes)
+
+    def _next_run(self) -> date | None:
+        """The next day that a run should have looked at."""
+        days = [
+            due_on
+            for line in self.lines
+            if (due_on := line.subscription.due_on) is not None
+            and due_on <= self.through
+            and line.looks_at(run_of(due_on))
+        ]
+        return min(days, default=None)
+
+    def _looking_at(self, moment: datetime) -> list[_Line]:
+        return [line for line in self.lines if line.looks_at(moment)]
+
+    def _wakes(self, moment: datetime) -> list[_Line]:
+        return [line for line in self.lines if line.wakes_at(moment)]
+
+    def _attempt(
+        self, day: date, moment: datetime, lines: Iterable[_Line]
+    ) -> Iterator[Step | None]:
+        """Whatever of these is due on `day` or before, with what there was at `moment`."""
+        queue: list[tuple[date, bool, int, _Line]] = []
+
+        def enqueue(line: _Line) -> None:
+            due_on = line.subscription.due_on
+            if due_on is not None and due_on <= day:
+                heapq.heappush(queue, (due_on, line.is_suspended, line.subscription.pk, line))
+
+        for line in lines:
+            enqueue(line)
+        while queue:
+            due_on, _, _, line = heapq.heappop(queue)
+            subscription = line.subscription
+            if subscription.pk in self.changed:
+                self.changed.clear()
+                yield None
+            status = subscription.status
+            conditions = self._conditions(line, moment)
+            if subscription.is_by_active_day:
+                step = _step_by_active_day(line, due_on, day, conditions)
+            else:
+                step = _step(subscription, due_on, conditions)
+            if step is not None and step.charge is not None:
+                self.past.spent += step.charge.amount
+            if subscription.status != status:
+                self.changed.add(subscription.pk)
+                line.goes_on_from(moment)
+            if step is not None:
+                yield step
+            enqueue(line)
+
+    def _conditions(self, line: _Line, moment: datetime) -> "_Conditions":
+        when = moment if line.made is None else max(moment, line.made)
+        account = line.account
+        return _Conditions(
+            account.real(when) - self.past.spent if account.is_active(when) else None,
+            self.prices.terms(
+                line.subscription.plan, when, until=self.until if line.is_told_ahead else None
+            ),
+        )
+
+
+class _Conditions(NamedTuple):
+    """What decides about a charge: the money that is there (None: the user is deactivated), and
+    what the plan asks for."""
+
+    real: Decimal | None
+    terms: Terms
+
+    def pay(self, amount: Decimal) -> bool:
+        return self.real is not None and amount <= self.real
+
+    @property
+    def reason(self) -> "Subscription.SuspensionReason":
+        return USER_DEACTIVATED if self.real is None else NO_MONEY
+
+
+def _step(subscription: Subscription, day: date, conditions: _Conditions) -> Step:
+    """What becomes of a subscription that is due on `day`."""
     paid_through = subscription.charged_through
-    if real is not None and paid_through is not None and day <= paid_through:
+    if conditions.real is not None and paid_through is not None and day <= paid_through:
         # Suspended by a run that was told to look ahead of these days, which are paid.
         outcome = _resume(subscription, day)
         subscription.due_on = paid_through + DAY
         return Step(subscription, outcome, day)
-    charge = charge_on(day, subscription.plan.terms)
-    if real is None or charge.amount > real:
-        return _unpaid(subscription, day)
+    charge = charge_on(day, conditions.terms)
+    if not conditions.pay(charge.amount):
+        return _unpaid(subscription, day, conditions.reason)
     outcome = _resume(subscription, day)
     _mark_paid(subscription, charge)
     return Step(subscription, outcome, day, charge)
 
 
 def _step_by_active_day(
-    subscription: Subscription, day: date, days: list[date], real: Decimal | None
+    line: _Line, due_on: date, run_day: date, conditions: _Conditions
 ) -> Step | None:
-    """The same where each active day is paid afterwards. `days`, those to pay, gets shorter."""
-    plan = subscription.plan
+    """The same where each active day is paid afterwards, by a run that knows of it."""
+    subscription = line.subscription
     if subscription.status == SUSPENDED:
         # Nothing is owed. It resumes as soon as a day could be paid.
-        if real is None or plan.price > real:
-            return _unpaid(subscription, day)
-        outcome = _resume(subscription, day)
-        _wait_for_active_day(subscription, days)
-        return Step(subscription, outcome, day)
-    _wait_for_active_day(subscription, days)
-    if subscription.due_on is None or subscription.due_on > day:
+        if not conditions.pay(conditions.terms.price):
+            return _unpaid(subscription, due_on, conditions.reason)
+        outcome = _resume(subscription, due_on)
+        line.wait_for_active_day()
+        return Step(subscription, outcome, due_on)
+    line.wait_for_active_day()
+    known = [each for each in line.days if each.due_on <= run_day]
+    if not known:
         return None
-    charge = charge_on(days[0], plan.terms)
-    if real is None or charge.amount > real:
-        return _unpaid(subscription, day)
-    del days[0]
+    first = known[0]
+    charge = charge_on(first.day, conditions.terms)
+    if not conditions.pay(charge.amount):
+        return _unpaid(subscription, first.due_on, conditions.reason)
+    line.days.remove(first)
     _mark_paid(subscription, charge)
-    _wait_for_active_day(subscription, days)
-    return Step(subscription, "charged", day, charge)
+    line.wait_for_active_day()
+    return Step(subscription, "charged", first.due_on, charge)
 
 
-def _unpaid(subscription: Subscription, day: date) -> Step:
+def _unpaid(subscription: Subscription, day: date, reason: "Subscription.SuspensionReason") -> Step:
     if subscription.status == SUSPENDED:
         subscription.due_on = day + DAY
+        subscription.suspension_reason = reason
         return Step(subscription, "skipped", day)
-    _suspend(subscription, day)
+    _suspend(subscription, day, reason)
     return Step(subscription, "suspended", day)
 
 
-def _suspend(subscription: Subscription, day: date) -> None:
+def _suspend(
+    subscription: Subscription, day: date, reason: "Subscription.SuspensionReason"
+) -> None:
     subscription.status, subscription.status_since = SUSPENDED, day
+    subscription.suspension_reason = reason
     subscription.due_on = day + DAY
 
 
@@ -398,6 +669,7 @@ def _resume(subscription: Subscription, day: date) -> Literal["charged", "resume
     if subscription.status == ACTIVE:
         return "charged"
     subscription.status, subscription.status_since = ACTIVE, day
+    subscription.suspension_reason = ""
     return "resumed"
 
 
@@ -412,21 +684,23 @@ def _mark_paid(subscription: Subscription, charge: Charge) -> None:
 
 
 def charge_at_once(
-    subscription: Subscription, day: date, active_days: Sequence[date] = ()
+    subscription: Subscription, day: date, active_days: Sequence[Reported] = ()
 ) -> list[Step]:
     """What an active subscription costs at once, when it starts or its plan changes on `day`."""
     if subscription.is_by_active_day:
-        _wait_for_active_day(subscription, list(active_days))
+        _wait_for_active_day(subscription, active_days)
         return []
     charge = charge_on(day, subscription.plan.terms)
     _mark_paid(subscription, charge)
     return [Step(subscription, "charged", day, charge)]
 
 
-def await_money(subscription: Subscription, day: date) -> None:
+def await_money(
+    subscription: Subscription, day: date, reason: "Subscription.SuspensionReason"
+) -> None:
     """Suspends a subscription of which the very first charge could not be paid."""
     _forget_paid(subscription)
-    _suspend(subscription, day)
+    _suspend(subscription, day, reason)
 
 
 def await_charge_of(subscription: Subscription, active_day: date) -> bool:
@@ -450,30 +724,36 @@ def put_on_plan(
     day: date,
     *,
     charge_now: bool,
-    active_days: Sequence[date] = (),
-) -> None:
-    """Changes the plan from `day` on; `charge_at_once` has to follow if it is charged now."""
-    is_due = subscription.due_on is not None and subscription.due_on <= day
+    pay_back: bool = False,
+    active_days: Sequence[Reported] = (),
+) -> bool:
+    """Changes the plan from `day` on. Whether `charge_at_once` has to follow.
+
+    It does if the plan is charged now; and if there is nothing else that `day` is paid by: nothing
+    was paid ahead, and nothing was paid back, which would put the new plan off.
+    """
     paid = subscription.paid_period
     subscription.plan = plan
     subscription.term += 1
     if charge_now:
         subscription.plan_since = day
         if subscription.status == SUSPENDED:
-            subscription.status, subscription.status_since = ACTIVE, day
-        return
+            _resume(subscription, day)
+        return True
     if paid is not None and paid.last >= day:
         subscription.plan_since = paid.last + DAY
-    elif is_due or subscription.is_by_active_day:
-        subscription.plan_since = day
-    else:
+    elif pay_back and not subscription.is_by_active_day:
         subscription.plan_since = next_period(day, plan.cycle)
+    else:
+        subscription.plan_since = day
     if subscription.status == SUSPENDED:
         subscription.due_on = day + DAY
-    elif subscription.is_by_active_day:
-        _wait_for_active_day(subscription, list(active_days))
-    else:
-        subscription.due_on = subscription.plan_since
+        return False
+    if subscription.is_by_active_day:
+        _wait_for_active_day(subscription, active_days)
+        return False
+    subscription.due_on = subscription.plan_since
+    return subscription.plan_since == day
 
 
 def cut_short(subscription: Subscription, day: date, amount: Decimal) -> None:
@@ -488,6 +768,7 @@ def cut_short(subscription: Subscription, day: date, amount: Decimal) -> None:
 
 def end(subscription: Subscription, day: date) -> None:
     subscription.status, subscription.status_since = CANCELLED, day
+    subscription.suspension_reason = ""
     subscription.due_on = None
 
 
@@ -496,26 +777,43 @@ def _forget_paid(subscription: Subscription) -> None:
     subscription.paid = ZERO
 
 
-def _wait_for_active_day(subscription: Subscription, days: list[date]) -> None:
-    while days and days[0] < subscription.accrues_from:
-        del days[0]  # of a time that nothing is owed for
-    subscription.due_on = days[0] + DAY if days else None
+def _wait_for_active_day(subscription: Subscription, days: Sequence[Reported]) -> None:
+    accrues_from = subscription.accrues_from
+    subscription.due_on = min(
+        (each.due_on for each in days if each.day >= accrues_from), default=None
+    )
 
 
-def unpaid_active_days(subscriptions: Iterable[Subscription]) -> dict[int, list[date]]:
-    """For `settle`: the days that can still be charged."""
+def unpaid_active_days(
+    subscriptions: Iterable[Subscription], until: datetime | None = None
+) -> dict[int, list[Reported]]:
+    """For `settle`: the days that can still be charged, and the first run to know of each.
+
+    What was reported after `until` counts as reported in time.
+    """
     by_active_day = [s.pk for s in subscriptions if s.is_by_active_day]
-    days: dict[int, list[date]] = defaultdict(list)
+    first_report: dict[tuple[int, date], datetime] = {}
     if by_active_day:
         # What was before the present plan, or a suspension, is never charged any more.
         accrues_from = Greatest("subscription__plan_since", "subscription__status_since")
         rows = ActiveDay.objects.filter(
             subscription__in=by_active_day, is_charged=False, day__gte=accrues_from
         )
-        for subscription_id, day in (
-            rows.order_by("subscription", "day").values_list("subscription", "day").distinct()
+        # An account's day can be reported by several of its devices.
+        for subscription_id, day, reported_at in (
+            rows.order_by("subscription", "day")
+            .values_list("subscription", "day")
+            .annotate(Min("reported_at"))
         ):
-            days[subscription_id].append(day)
+            first_report[subscription_id, day] = reported_at
+    days: dict[int, list[Reported]] = defaultdict(list)
+    for (subscription_id, day), reported_at in first_report.items():
+        due_on = day + DAY
+        if until is not None and reported_at <= until:
+            reported_on = reported_at.astimezone(UTC).date()
+            is_before_run = reported_at <= run_of(reported_on)
+            due_on = max(due_on, reported_on if is_before_run else reported_on + DAY)
+        days[subscription_id].append(Reported(day, due_on))
     return days
 
 
@@ -524,44 +822,61 @@ def bring_up(
     *,
     through: date,
     real: Mapping[int, Decimal],
-    cannot_pay: Container[int] = (),
-    refilled_on: Mapping[int, date] | None = None,
     retry: bool = False,
+    resumes: bool = True,
     actor: User | None,
     channel: Channel,
     in_full: bool = True,
 ) -> tuple[list[Step], list[Transaction]]:
     """Settles, posts and stores what falls due up to `through`, of users whose balances are held.
 
-    `due` are in the order of their users; what else is given by user is as for `settle`, and the
-    transactions that it answers are as from `post`. Each change of a status is stored before the
-    next one of the same subscription, so that programs are told of each.
+    `due` are in the order of their users; `real` is what these have, by user. The other arguments
+    are as for `settle`, and the transactions that it answers are as from `post`. Each change of a
+    status is stored before the next one of the same subscription, so that programs are told of
+    each.
     """
-    left = dict(real)
+    if not due:
+        return [], []
+    until = end_of(through)
+    active_days = unpaid_active_days(due, until)
+    of_users = {user_id: list(its) for user_id, its in groupby(due, key=attrgetter("user_id"))}
+    # On a day, somebody may be refilled before the run that is due on it.
+    since = {
+        user_id: datetime.combine(
+            min((each.due_on for each in its if each.due_on is not None), default=through),
+            time(tzinfo=UTC),
+        )
+        for user_id, its in of_users.items()
+    }
+    pasts = moments.pasts(real, since, until)
+    prices = moments.prices({each.plan_id: each.plan for each in due}.values())
+    going_on = [
+        settle(
+            its,
+            through=through,
+            past=pasts[user_id],
+            active_days=active_days,
+            prices=prices,
+            retry=retry,
+            resumes=resumes,
+        )
+        for user_id, its in of_users.items()
+    ]
     steps: list[Step] = []
     posted: list[Transaction] = []
-    while due:
-        active_days = unpaid_active_days(due)
+    while going_on:
         in_turn: list[Step] = []
-        for user_id, of_user in groupby(due, key=attrgetter("user_id")):
-            in_turn += settle(
-                of_user,
-                through=through,
-                real=left[user_id],
-                active_days=active_days,
-                can_pay=user_id not in cannot_pay,
-                refilled_on=refilled_on.get(user_id) if refilled_on else None,
-                retry=retry,
-                one_change_each=True,
-            )
+        interrupted = []
+        for settling in going_on:
+            for step in settling:
+                if step is None:
+                    interrupted.append(settling)
+                    break
+                in_turn.append(step)
         posted += post(in_turn, actor=actor, channel=channel, in_full=in_full)
         store(due)
-        for step in in_turn:
-            if step.charge is not None:
-                left[step.subscription.user_id] -= step.charge.amount
         steps += in_turn
-        due = [each for each in due if each.due_on is not None and each.due_on <= through]
-        refilled_on, retry = None, False  # they are about who was suspended at the beginning
+        going_on = interrupted
     return steps, posted
 
 
@@ -638,13 +953,15 @@ def store(subscriptions: Sequence[Subscription]) -> None:
 
 def _as_array(values: Iterable[object]) -> str:
     """A PostgreSQL array of numbers, days or codes. A run writes very many of them."""
-    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
+    texts = ["NULL" if value is None else str(value) or '""' for value in values]
+    return "{" + ",".join(texts) + "}"
 
 
 _STORED_FIELDS: Final = {
     "id": "bigint",
     "status": "text",
     "status_since": "date",
+    "suspension_reason": "text",
     "charged_from": "date",
     "charged_through": "date",
     "paid": "numeric",
@@ -654,7 +971,11 @@ _STORED_FIELDS: Final = {
 _STORED: Final = attrgetter(*_STORED_FIELDS)
 _STORE: Final = (
     f"UPDATE billing_subscription SET "  # noqa: S608 - made of the names above
-    f"{', '.join(f'{name} = changed.{name}' for name in _STORED_FIELDS if name != 'id')} "
+    f"{', '.join(f'{name} = changed.{name}' for name in _STORED_FIELDS if name != 'id')}, "
+    "suspended_at = CASE"
+    " WHEN changed.status <> 'suspended' THEN NULL"
+    " WHEN billing_subscription.status = 'suspended' THEN billing_subscription.suspended_at"
+    " ELSE billing_clock() END "
     f"FROM unnest({', '.join(f'%s::{type_name}[]' for type_name in _STORED_FIELDS.values())}) "
     f"AS changed ({', '.join(_STORED_FIELDS)}) WHERE billing_subscription.id = changed.id"
 )
@@ -672,69 +993,99 @@ def _offered(plan: Plan) -> Plan:
     return held
 
 
+def _bring_up_user(user_id: int, day: date) -> tuple[dict[int, Subscription], list[Transaction]]:
+    """Charges what the runs up to `day` charge, of the user whose balance is held from now on.
+
+    It is the system that charges, whoever comes first: operators' actions and runs leave the same.
+    What is suspended is left to runs. Answers the subscriptions that were looked at.
+    """
+    real = {pk: balance.real for pk, balance in ledger.hold([user_id]).items()}
+    rows = Subscription.objects.select_related("plan").filter(user=user_id, due_on__lte=day)
+    due = list(rows.order_by("id"))
+    _, posted = bring_up(
+        due, through=day, real=real, resumes=False, actor=None, channel=Channel.CHARGING
+    )
+    return {subscription.pk: subscription for subscription in due}, posted
+
+
 def _brought_up(
     subscription: Subscription, day: date, *, actor: User | None, channel: Channel
 ) -> tuple[Subscription, list[Transaction]]:
-    """The subscription as it is now, its user's balance held, all days before `day` charged."""
-    ledger.hold([subscription.user_id])
+    """The subscription as the runs up to `day` leave it, its user's balance held."""
+    _, posted = _bring_up_user(subscription.user_id, day)
     subscription = Subscription.objects.select_related("plan", "user").get(pk=subscription.pk)
     if not subscription.is_live:
         raise SubscriptionCancelled(day=f"{subscription.status_since}")
-    if subscription.status == SUSPENDED:
-        return subscription, []  # nothing is owed
-    # An active day falls due on the day after it, any other day on itself or before.
-    through = day if subscription.is_by_active_day else day - DAY
-    return subscription, _settled(subscription, through, actor=actor, channel=channel)
+    if subscription.is_by_active_day and subscription.status == ACTIVE:
+        # Days that were reported late enough to be left to the next run.
+        posted += _settled_now(subscription, day, actor=actor, channel=channel)
+    return subscription, posted
 
 
-def _uncharged(subscription: Subscription) -> list[date]:
-    return unpaid_active_days([subscription]).get(subscription.pk, [])
+def _uncharged(subscription: Subscription, day: date) -> list[Reported]:
+    return unpaid_active_days([subscription], end_of(day)).get(subscription.pk, [])
 
 
-def _settled(
+def _settled_now(
     subscription: Subscription, through: date, *, actor: User | None, channel: Channel
 ) -> list[Transaction]:
-    user = subscription.user
-    _, posted = bring_up(
+    """Charges the active days before `through`, with what is there now."""
+    user = User.objects.get(pk=subscription.user_id)
+    steps = settled(
         [subscription],
         through=through,
-        real={user.pk: ledger.balance(user).real},
-        cannot_pay=() if user.is_active else {user.pk},
-        actor=actor,
-        channel=channel,
+        past=Past(ledger.balance(user).real, is_active=user.is_active),
+        active_days=unpaid_active_days([subscription]),
     )
+    posted = post(steps, actor=actor, channel=channel)
+    store([subscription])
     return posted
+
+
+def _charge_or_wait(
+    subscription: Subscription,
+    day: date,
+    *,
+    is_active: bool,
+    actor: User | None,
+    channel: Channel,
+) -> list[Transaction]:
+    """Charges a subscription at once or, if that cannot be paid, suspends it."""
+    if not is_active:
+        await_money(subscription, day, USER_DEACTIVATED)
+        return []
+    try:
+        return _charge(subscription, day, actor=actor, channel=channel)
+    except InsufficientFunds:
+        await_money(subscription, day, NO_MONEY)
+        return []
 
 
 def _charge(
     subscription: Subscription, day: date, *, actor: User | None, channel: Channel
 ) -> list[Transaction]:
-    steps = charge_at_once(subscription, day, _uncharged(subscription))
+    steps = charge_at_once(subscription, day, _uncharged(subscription, day))
     return post(steps, actor=actor, channel=channel)
 
 
 def _pay_back(
     subscription: Subscription, day: date, *, actor: User | None, channel: Channel
 ) -> list[Transaction]:
-    """Returns what was paid for `day` and later, unless that charge was reversed already."""
+    """Returns everything that was paid for `day` and later, each charge by a transaction of its
+    own, which names it."""
+    left = paid_ahead(subscription, day)
     paid = subscription.paid_period
-    if paid is None or paid.last < day:
+    if paid is not None and paid.last >= day:
+        of_row = [each.rest.amount for each in left if each.number == subscription.charge_number]
+        cut_short(subscription, day, sum(of_row, ZERO))
+    entries = [
+        remainder_entry(subscription, each.plan, each.rest, each.number)
+        for each in left
+        if each.rest.amount
+    ]
+    if not entries:
         return []
-    amount = remainder(paid, day)
-    plan = subscription.plan
-    rows = Transaction.objects.filter(user=subscription.user_id)
-    if charged := rows.filter(number=subscription.charge_number or 0).first():
-        if rows.filter(reverses=charged.number).exists():
-            amount = ZERO
-        # A plan that was changed without charging at once is not the one that was paid for.
-        plan = Plan.objects.filter(pk=charged.metadata.get("plan")).first() or plan
-    rest = Charge(max(day, paid.first), paid.last, amount)
-    number = subscription.charge_number
-    cut_short(subscription, day, amount)
-    if not amount:
-        return []
-    entry = remainder_entry(subscription, plan, rest, number)
-    results = ledger.post_batch([entry], actor=actor, channel=channel)
+    results = ledger.post_batch(entries, actor=actor, channel=channel)
     return [result.transaction for result in results if result.transaction is not None]
 
 

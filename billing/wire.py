@@ -60,6 +60,7 @@ def subscription(row: Subscription) -> dict[str, Any]:
         "started_on": day(row.started_on),
         "plan_since": day(row.plan_since),
         "status_since": day(row.status_since),
+        "suspension_reason": row.suspension_reason or None,
         "charged_from": day(row.charged_from),
         "charged_through": day(row.charged_through),
         "paid": amount(row.paid),

@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "billing.access",
         "billing.answers",
         "billing.ledger",
+        "billing.moments",
         "billing.reports",
         "billing.sentences",
         "billing.verification",

@@ -31,9 +31,9 @@ from billing.errors import (
     SubscriptionCancelled,
     SubscriptionExists,
 )
-from billing.models import Channel, Plan, Subscription, Transaction
+from billing.models import Channel, Plan, Subscription
 from billing.money import ZERO, format_money
-from billing.pricing import Cycle, format_period, remainder
+from billing.pricing import Cycle, format_period
 from users.ids import id_in
 from users.models import User
 
@@ -43,6 +43,7 @@ CANCELLED_SHOWN: Final = 20
 FILTERED_FROM: Final = 10
 
 STATUS: Final = Subscription.Status
+REASON: Final = Subscription.SuspensionReason
 
 
 # --- In words -----------------------------------------------------------------------------------
@@ -64,9 +65,12 @@ def next_charge_in_words(subscription: Subscription, today: date) -> str:
         return "None"
     amount = format_money(upcoming.amount)
     if subscription.status == STATUS.SUSPENDED:
+        is_deactivated = subscription.suspension_reason == REASON.USER_DEACTIVATED
         if subscription.is_by_active_day:
-            return f"{amount} after each active day, once the balance suffices for one"
-        return f"{amount} as soon as the balance suffices"
+            once = "once the user is active again" if is_deactivated else "once there is enough"
+            return f"{amount} after each active day, {once}"
+        once = "the user is active again" if is_deactivated else "the balance suffices"
+        return f"{amount} as soon as {once}"
     if subscription.is_by_active_day or upcoming.day is None:
         return f"{amount} after each active day"
     return f"{amount} on {_day(upcoming.day)}"
@@ -78,7 +82,7 @@ def _day(day: date) -> str:
 
 def _status_in_words(subscription: Subscription) -> str:
     if subscription.status == STATUS.SUSPENDED:
-        return "Suspended, waits for money"
+        return f"Suspended {subscription.suspended_until}"
     return str(subscription.get_status_display())
 
 
@@ -324,23 +328,20 @@ class ExistingForm(SubscriptionForm):
     @property
     def remainder(self) -> Decimal:
         """What is left of what was paid, as far as can be told without doing it."""
-        paid = self.before.paid_period
-        return remainder(paid, self.today) if paid is not None else ZERO
+        ahead = subscriptions.paid_ahead(self.before, self.today)
+        return sum((each.rest.amount for each in ahead), ZERO)
 
-    @property
-    def _is_reversed(self) -> bool:
-        """Whether an operator has given back already what was paid."""
-        number = self.before.charge_number
-        reversals = Transaction.objects.filter(user=self.user, reverses=number)
-        return number is not None and reversals.exists()
-
-    def _not_paid_back(self) -> list[tuple[str, str]]:
+    def _not_paid_back(self, changed: subscriptions.Changed) -> list[tuple[str, str]]:
         """What a user loses who has paid for today and later, and does not get it back."""
-        paid = self.before.paid_period
-        if paid is None or not self.remainder or self._is_reversed:
-            return []
-        days = format_period(max(paid.first, self.today), paid.last)
-        return [("Not paid back", f"{format_money(self.remainder)}, paid for {days}")]
+        new = {row.number for row in changed.posted if row.channel == Channel.PANEL}
+        return [
+            (
+                "Not paid back",
+                f"{format_money(rest.amount)}, paid for {format_period(rest.first, rest.last)}",
+            )
+            for number, _, rest in subscriptions.paid_ahead(changed.subscription, self.today)
+            if rest.amount and number not in new
+        ]
 
 
 class ChangePlanForm(ExistingForm):
@@ -351,14 +352,16 @@ class ChangePlanForm(ExistingForm):
         label="Pay back the remainder",
         required=False,
         initial=True,
-        help_text="Of what was paid for today and later under the present plan.",
+        help_text="Of all that was paid for today and later, under whichever plan.",
     )
     charge_now = forms.BooleanField(
         label="Charge the new plan now",
         required=False,
         initial=True,
-        help_text="From today on. Otherwise when what has been paid is used up or, if that is paid "
-        "back, on the new plan's next regular day; until then nothing is charged.",
+        help_text="From today on. Otherwise when what has been paid is used up or, if that is "
+        "paid back, on the new plan's next regular day; until then nothing is charged. Where "
+        "nothing was paid ahead and nothing is paid back, the new plan is charged from today on "
+        "in any case.",
     )
 
     done_before = (SamePlan, SubscriptionCancelled)
@@ -399,7 +402,7 @@ class ChangePlanForm(ExistingForm):
             *self._uncharged_days(subscription),
         ]
         if self.cleaned_data["charge_now"] and not self.cleaned_data["pay_back"]:
-            facts += self._not_paid_back()
+            facts += self._not_paid_back(changed)
         sentence = sentences.changed_plan(subscription, old, changed.posted)
         return self._outcome(changed, facts, sentence)
 
@@ -439,7 +442,7 @@ class CancelForm(ExistingForm):
             ("Ends", f"{_day(self.today)}, today (UTC)"),
         ]
         if not self.cleaned_data["pay_back"]:
-            facts += self._not_paid_back()
+            facts += self._not_paid_back(changed)
         return self._outcome(changed, facts, sentences.cancelled(*changed))
 
 

@@ -174,7 +174,7 @@ def given_to(user: User) -> str:
         number = subscription.charge_number or 0
         charged = Transaction.objects.filter(user=user, number=number).first()
         if subscription.status == Subscription.Status.SUSPENDED:
-            ending = "suspended until there is money"
+            ending = f"suspended {subscription.suspended_until}"
         elif charged is None:
             ending = "nothing charged"
         else:

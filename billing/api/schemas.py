@@ -529,6 +529,9 @@ class SubscriptionStateOut(Told):
     started_on: DayOut
     plan_since: DayOut
     status_since: DayOut
+    suspension_reason: Subscription.SuspensionReason | None = Field(
+        description="Why it is suspended; null: it is not."
+    )
     charged_from: DayOut | None
     charged_through: DayOut | None
     paid: AmountOut = Field(description="For the days from charged_from to charged_through.")

@@ -2,6 +2,7 @@ from billing.models.access import ApiAllowance, ApiKey, ApiSession
 from billing.models.answers import KeptAnswer
 from billing.models.balances import Balance
 from billing.models.descriptions import StandardDescription
+from billing.models.moments import Activation, PlanTerms
 from billing.models.plans import Plan, Service, ServicePrice, UserDefaults
 from billing.models.runs import ChargingBatch, ChargingFailure, ChargingRun
 from billing.models.subscriptions import ActiveDay, Subscription
@@ -23,6 +24,7 @@ from billing.models.webhooks import (
 )
 
 __all__ = [
+    "Activation",
     "ActiveDay",
     "ApiAllowance",
     "ApiKey",
@@ -37,6 +39,7 @@ __all__ = [
     "Label",
     "LowBalanceThreshold",
     "Plan",
+    "PlanTerms",
     "Reference",
     "Service",
     "ServicePrice",

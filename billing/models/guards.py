@@ -9,17 +9,20 @@ are missing; their functions are in `billing/sql/`. What breaks without each of 
 | `follows` | transactions | a row can be inserted that does not continue its chain (G2, G9) |
 | `never_removed` | balances | a user's balance row can be deleted |
 | `matches_last_transaction` | balances | a balance can change without a transaction (G1) |
+| `append_only` | activations, plan terms | late runs charge what nobody owes |
 | `keeps_its_code` | services | transactions lose the name of their service |
 | `keeps_its_cycle` | plans | what is paid was reckoned by another cycle than the plan has |
 | `billing_open_balance` | users | a user created with SQL has no balance |
 | `billing_resume_after_refill` | balances | what a refill could pay for waits for the next run |
 | `billing_resume_after_activation` | users | subscriptions of an activated user wait for it |
+| `billing_note_activation` | users | nobody knows later when a user was deactivated |
+| `billing_note_terms` | plans | nobody knows later what a plan cost |
 | `billing_tell_of_transactions` | transactions | webhooks tell of no transaction |
 | `billing_tell_of_subscription` | subscriptions | webhooks tell of no suspension |
 | `billing_end_sessions` | users | logins to the Panel API outlive a change of password |
 
-The last six are installed by migrations alone: three stand on the users' table, and `users` knows
-nothing of `billing`; the others guard nothing, but queue jobs and note what is to be told.
+The last eight are installed by migrations alone: four stand on the users' table, and `users` knows
+nothing of `billing`; the others guard nothing, but queue jobs and note what happened.
 """
 
 from typing import Any

@@ -26,7 +26,7 @@ class ChargingRun(models.Model):
     due = models.BigIntegerField("due", default=0, help_text="Subscriptions due when it started.")
     charged = models.BigIntegerField(default=0, db_default=0, help_text="Charges posted.")
     suspended = models.BigIntegerField(
-        default=0, db_default=0, help_text="Subscriptions suspended for want of money."
+        default=0, db_default=0, help_text="Subscriptions suspended."
     )
     resumed = models.BigIntegerField(
         default=0, db_default=0, help_text="Suspended subscriptions that could be paid again."

@@ -1,6 +1,6 @@
 """Who uses which plan, and how far it is paid."""
 
-from datetime import date
+from datetime import date, datetime
 from typing import Self
 
 from django.conf import settings
@@ -8,6 +8,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from billing.models.balances import money_field
+from billing.models.moments import DATABASE_CLOCK
 from billing.models.plans import Plan
 from billing.pricing import Charge, Cycle
 
@@ -31,6 +32,15 @@ class Subscription(models.Model):
         SUSPENDED = "suspended", "Suspended"
         CANCELLED = "cancelled", "Cancelled"
 
+    class SuspensionReason(models.TextChoices):
+        """Why a subscription is suspended: what was in the way when it was last tried.
+
+        The label says what it waits for, wherever that is said.
+        """
+
+        NO_MONEY = "no_money", "until there is money"
+        USER_DEACTIVATED = "user_deactivated", "until the user is active again"
+
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         on_delete=models.PROTECT,
@@ -49,6 +59,26 @@ class Subscription(models.Model):
     started_on = models.DateField("started")
     plan_since = models.DateField(help_text="The day from which the present plan counts.")
     status_since = models.DateField(help_text="The day from which the present status counts.")
+    suspension_reason = models.CharField(
+        max_length=20,
+        choices=SuspensionReason,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Why it is suspended; empty: it is not.",
+    )
+    suspended_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="The moment from which it could not be used, by the database's clock. It may be "
+        "later than the day that it is suspended from, if the run was late.",
+    )
+    created_at = models.DateTimeField(
+        editable=False,
+        db_default=DATABASE_CLOCK,
+        help_text="When it was added, by the database's clock.",
+    )
     term = models.PositiveIntegerField(
         default=1, db_default=1, help_text="1, and one more with each change of plan."
     )
@@ -94,6 +124,13 @@ class Subscription(models.Model):
                 condition=Q(due_on__isnull=False) | ~Q(status="suspended"),
             ),
             models.CheckConstraint(
+                name="a_suspended_subscription_has_a_reason",
+                condition=Q(
+                    status="suspended", suspension_reason__in=["no_money", "user_deactivated"]
+                )
+                | Q(~Q(status="suspended"), suspension_reason=""),
+            ),
+            models.CheckConstraint(
                 name="charged_days_have_a_beginning_and_an_end",
                 condition=Q(charged_from__isnull=True, charged_through__isnull=True)
                 | Q(
@@ -115,6 +152,17 @@ class Subscription(models.Model):
     @property
     def is_live(self) -> bool:
         return self.status != self.Status.CANCELLED
+
+    @property
+    def suspended_until(self) -> str:
+        """What a suspended one waits for: "until there is money"."""
+        reason = self.suspension_reason
+        return self.SuspensionReason(reason).label if reason else ""
+
+    @property
+    def made_at(self) -> datetime | None:
+        """When it was added, as far as that is known of this object."""
+        return self.created_at if isinstance(self.created_at, datetime) else None
 
     @property
     def accrues_from(self) -> date:
@@ -150,6 +198,11 @@ class ActiveDay(models.Model):
         help_text="That the day counts for: the device's own, else the account's.",
     )
     is_charged = models.BooleanField("charged", default=False, db_default=False)
+    reported_at = models.DateTimeField(
+        editable=False,
+        db_default=DATABASE_CLOCK,
+        help_text="When it was reported, by the database's clock.",
+    )
 
     class Meta:
         default_permissions = ("view",)

@@ -14,6 +14,7 @@ from django.core.management import call_command
 from django.db import OperationalError, connection
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from psycopg.errors import AdminShutdown
 
 from billing import charging, ledger, subscriptions
 from billing.charging import Done, Figures
@@ -29,7 +30,7 @@ from billing.models import (
     WebhookEvent,
 )
 from billing.pricing import Cycle
-from tests.billing.clock import database_clock_at
+from tests.billing.clock import database_clock_at, movable_clock
 from tests.billing.histories import BY_PANEL, execute, judge
 from tests.factories import PlanFactory, UserFactory, subscribed, user_with
 from users.models import User
@@ -405,17 +406,19 @@ def test_who_was_suspended_and_refilled_meanwhile_owes_nothing_for_days_without_
 def test_it_makes_no_difference_whether_the_run_or_the_refill_s_own_job_comes_first(
     *, resumed_first: bool
 ) -> None:
-    with database_clock_at(datetime(2026, 11, 1, tzinfo=UTC)):
+    with movable_clock(datetime(2025, 11, 1, tzinfo=UTC)) as clock:
         user = user_with(real=10)
-    subscription = subscribed(user, PlanFactory(price="12.55"), day=date(2026, 11, 1))
-    run(date(2026, 11, 22))
-    with database_clock_at(datetime(2026, 11, 23, 9, tzinfo=UTC)):
+        subscription = subscribed(user, PlanFactory(price="12.55"), day=date(2025, 11, 1))
+        clock(at(date(2025, 11, 22)))
+        run(date(2025, 11, 22))
+        clock(datetime(2025, 11, 23, 9, tzinfo=UTC))
         refill(user, 100)
-    if resumed_first:
-        charging.resume(user.pk, at(date(2026, 12, 5)))
-    run(date(2026, 12, 5))
-    assert periods(user) == [("2026-12-05", "2026-12-31", D("-12.55"))]
-    assert now(subscription).status_since == date(2026, 12, 5)
+        clock(at(date(2025, 12, 5)))
+        if resumed_first:
+            charging.resume(user.pk, at(date(2025, 12, 5)))
+        run(date(2025, 12, 5))
+    assert periods(user) == [("2025-12-05", "2025-12-31", D("-12.55"))]
+    assert now(subscription).status_since == date(2025, 12, 5)
 
 
 def test_who_was_suspended_and_never_had_money_owes_nothing() -> None:
@@ -433,7 +436,10 @@ def test_a_resumption_after_days_without_runs_is_of_its_own_day(cycle: Cycle) ->
     subscription = subscribed(user, plan, day=date(2026, 5, 1))
     if cycle == Cycle.ACTIVE_DAY:
         Subscription.objects.update(
-            status="suspended", status_since=date(2026, 5, 1), due_on=date(2026, 5, 2)
+            status="suspended",
+            suspension_reason="no_money",
+            status_since=date(2026, 5, 1),
+            due_on=date(2026, 5, 2),
         )
         day = date(2026, 5, 10)  # of the suspension
         subscriptions.record_active_day(user, device="", day=day, today=day)
@@ -470,7 +476,10 @@ def test_who_waits_does_not_overtake_who_has_paid_so_far() -> None:
     plan = PlanFactory(price=10)
     waits = subscribed(user, plan, day=date(2026, 3, 1), device="waits")
     Subscription.objects.filter(pk=waits.pk).update(
-        status="suspended", due_on=date(2026, 4, 1), status_since=date(2026, 3, 31)
+        status="suspended",
+        suspension_reason="no_money",
+        due_on=date(2026, 4, 1),
+        status_since=date(2026, 3, 31),
     )
     refill(user, 10)
     paid = subscribed(user, plan, day=date(2026, 3, 1), device="paid")
@@ -737,6 +746,22 @@ def test_a_lost_connection_stops_the_run_and_is_nobody_s_failure(
     trouble_with(three_users[0], OperationalError("server closed the connection"), monkeypatch)
     monkeypatch.setattr(connection, "is_usable", iter(answers).__next__)
     with pytest.raises(OperationalError, match="server closed"):
+        list(charging.charge_batch(of_run.batches.get()))
+    of_run.refresh_from_db()
+    assert figures(of_run) == (0, 0, 0, 0, 0, 0)
+    assert of_run.finished_at is None
+    assert not ChargingFailure.objects.exists()
+
+
+def test_a_cut_connection_is_nobody_s_failure_even_if_there_is_another_by_then(
+    three_users: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What asks after the failure may get a connection that works, from whatever keeps them."""
+    of_run = charging.open_run(at(date(2026, 2, 1)), ChargingRun.Start.COMMAND)
+    problem = OperationalError("terminating connection due to administrator command")
+    problem.__cause__ = AdminShutdown()
+    trouble_with(three_users[0], problem, monkeypatch)
+    with pytest.raises(OperationalError, match="terminating"):
         list(charging.charge_batch(of_run.batches.get()))
     of_run.refresh_from_db()
     assert figures(of_run) == (0, 0, 0, 0, 0, 0)

@@ -537,16 +537,20 @@ def test_who_changes_the_plan_waits_for_who_is_subscribing(connections: Connecti
 # --- A connection that is lost ------------------------------------------------------------------
 
 
-def lose_connection_at(user: User, monkeypatch: pytest.MonkeyPatch, *, for_good: bool) -> None:
-    """The connection breaks in the midst of charging this user, once or until the thread ends."""
+def lose_connection_at(
+    user: User, monkeypatch: pytest.MonkeyPatch, *, for_good: bool, times: int = 1
+) -> None:
+    """The connection breaks in the midst of charging this user: so often, or for good."""
     store = subscriptions.store
+    left = iter(range(times - 1, -1, -1))
 
     def refuse(parameters: Any) -> Any:
         raise OperationalError("the server is down")
 
     def lost(changed: Any) -> None:
         if changed[0].user_id == user.pk:
-            monkeypatch.setattr(subscriptions, "store", store)
+            if next(left) == 0:
+                monkeypatch.setattr(subscriptions, "store", store)
             connection.connection.close()
             if for_good:
                 connection.get_new_connection = refuse  # type: ignore[method-assign]
@@ -583,4 +587,20 @@ def test_a_connection_that_comes_back_goes_on_with_whom_it_was_lost(
     [outcome] = connections(1, lambda i: run())
     assert_no_errors([outcome])
     assert (outcome.result.charged, outcome.result.failed) == (3 * 35, 0)
+    assert_charged_right(users)
+
+
+@pytest.mark.parametrize("at_once", [1, 400])
+def test_a_connection_that_is_lost_again_ends_the_run_and_is_nobody_s_failure(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """There is another one at once, each time; but the users are not to blame for that."""
+    monkeypatch.setattr(charging, "USERS_AT_ONCE", at_once)
+    users = customers(3)
+    lose_connection_at(users[0], monkeypatch, for_good=False, times=2)
+    [outcome] = connections(1, lambda i: run())
+    assert isinstance(outcome.error, OperationalError)
+    assert ChargingRun.objects.get().failed == 0
+    assert not ChargingFailure.objects.exists()
+    assert run().charged == 3 * 35
     assert_charged_right(users)

@@ -184,7 +184,12 @@ def test_there_is_one_row_of_defaults(db: None) -> None:
 BAD_SUBSCRIPTIONS = {
     "a_subscription_has_a_status": "status = 'paused'",
     "a_cancelled_subscription_is_never_due": "status = 'cancelled'",
-    "a_suspended_subscription_is_tried_again": "status = 'suspended', due_on = NULL",
+    "a_suspended_subscription_is_tried_again": (
+        "status = 'suspended', suspension_reason = 'no_money', due_on = NULL"
+    ),
+    "a_suspended_subscription_has_a_reason": "status = 'suspended'",
+    "a_suspended_subscription_has_a_reason ": "status = 'suspended', suspension_reason = 'spite'",
+    " a_suspended_subscription_has_a_reason": "suspension_reason = 'no_money'",
     "charged_days_have_a_beginning_and_an_end": "charged_through = charged_from - 1",
     "charged_days_have_a_beginning_and_an_end ": "charged_through = NULL",
     " charged_days_have_a_beginning_and_an_end": "charged_from = NULL",
@@ -208,9 +213,10 @@ def another(**fields: Any) -> Subscription:
 
 
 def test_a_device_has_one_live_subscription(plan: Plan) -> None:
-    for status in ("active", "suspended"):
+    for status, reason in (("active", ""), ("suspended", "no_money")):
+        given = {"status": status, "suspension_reason": reason, "due_on": APRIL_1}
         with pytest.raises(IntegrityError, match="a_device_has_one_live_subscription"):
-            attempt(lambda status=status: another(status=status, due_on=APRIL_1))
+            attempt(lambda given=given: another(**given))
     attempt(lambda: another(status="cancelled"))
 
 

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.models import Plan, Subscription
+from billing.moments import Past
 from billing.pricing import Cycle
-from billing.subscriptions import Step, settle
+from billing.subscriptions import Step, end_of, reported_in_time, settled
 
 D = Decimal
 DAY = timedelta(days=1)
@@ -39,16 +40,21 @@ class Customer:
     real: Decimal
     subscriptions: list[Subscription]
     active_days: Mapping[int, Sequence[date]]
-    can_pay: bool = True
+    is_active: bool = True
 
     def settle(self, *stops: date) -> tuple[list[Step], list[Any]]:
         """What is done by settling up to each of these days in turn, and what is left then."""
         its = [copy(subscription) for subscription in self.subscriptions]
+        for subscription in its:  # all of it is late: none was suspended while it could be used
+            subscription.suspended_at = end_of(stops[-1])
         uncharged = {pk: list(of_one) for pk, of_one in self.active_days.items()}
         real, steps = self.real, []
         for through in stops:
-            done = settle(
-                its, through=through, real=real, active_days=uncharged, can_pay=self.can_pay
+            done = settled(
+                its,
+                through=through,
+                past=Past(real, is_active=self.is_active),
+                active_days={pk: reported_in_time(days) for pk, days in uncharged.items()},
             )
             for step in done:
                 if step.charge is not None:
@@ -60,8 +66,9 @@ class Customer:
 
 
 state = attrgetter(
-    "pk", "status", "status_since", "charged_from", "charged_through", "paid", "due_on"
-)
+    "pk", "status", "status_since", "charged_from", "charged_through", "paid", "due_on",
+    "suspension_reason",
+)  # fmt: skip
 
 
 @st.composite
@@ -83,6 +90,7 @@ def customers(draw: st.DrawFn) -> Customer:
                 pk=pk,
                 plan=plan,
                 status="suspended" if is_suspended else "active",
+                suspension_reason="no_money" if is_suspended else "",
                 started_on=since,
                 plan_since=since,
                 status_since=since,
@@ -92,7 +100,7 @@ def customers(draw: st.DrawFn) -> Customer:
         )
     real = draw(st.decimals(min_value=0, max_value=200, places=4))
     return Customer(
-        real, its, active_days, can_pay=draw(st.sampled_from([True, True, True, False]))
+        real, its, active_days, is_active=draw(st.sampled_from([True, True, True, False]))
     )
 
 
@@ -127,7 +135,7 @@ def test_no_day_is_charged_twice_or_early_and_nobody_pays_what_is_not_there(
         assert step.day <= last
         if step.charge is None:
             continue
-        assert customer.can_pay
+        assert customer.is_active
         first, through, amount = step.charge
         spent += amount
         assert amount >= 0
@@ -147,7 +155,7 @@ def test_who_waits_is_tried_each_day_and_who_is_active_is_paid_up(
     customer: Customer, last: date
 ) -> None:
     _, left = customer.settle(last)
-    for subscription, (_, status, since, _, charged_through, _, due_on) in zip(
+    for subscription, (_, status, since, _, charged_through, _, due_on, reason) in zip(
         customer.subscriptions, left, strict=True
     ):
         was_due = subscription.due_on is not None and subscription.due_on <= last
@@ -155,8 +163,27 @@ def test_who_waits_is_tried_each_day_and_who_is_active_is_paid_up(
             assert (status, due_on) == (subscription.status, subscription.due_on)
         elif status == "suspended":
             assert due_on == last + DAY
+            assert reason == ("no_money" if customer.is_active else "user_deactivated")
             assert since <= last
         elif subscription.plan.cycle == Cycle.ACTIVE_DAY:
             assert due_on is None or due_on > last
         else:
             assert due_on == charged_through + DAY > last
+
+
+def test_an_attempt_to_resume_does_not_skip_what_an_active_subscription_owes() -> None:
+    plan = Plan(pk=1, cycle=Cycle.MONTHLY, price=D(30))
+    april = date(2024, 4, 1)
+    subscription = Subscription(
+        pk=1, plan=plan, status="active", started_on=april, plan_since=april, status_since=april,
+        due_on=april,
+    )  # fmt: skip
+    steps = settled(
+        [subscription], through=date(2024, 5, 3), past=Past(D(100)), active_days={}, retry=True
+    )
+    assert [step.outcome for step in steps] == ["charged", "charged"]
+    assert (subscription.status_since, subscription.due_on) == (april, date(2024, 6, 1))
+    assert [tuple(charge) for _, charge in charges(steps)] == [
+        (april, date(2024, 4, 30), 30),
+        (date(2024, 5, 1), date(2024, 5, 31), 30),
+    ]

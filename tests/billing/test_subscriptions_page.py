@@ -15,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from billing import ledger, subscriptions
 from billing.models import Channel, Plan, Subscription, Transaction, UserDefaults
 from billing.pricing import Cycle
+from billing.sentences import changed_plan
 from tests.factories import PlanFactory, UserFactory, subscribed, user_with
 from tests.operators import client_of, operator_with
 from users.models import User
@@ -167,7 +168,7 @@ def test_a_refusal_for_lack_of_money_has_the_figures_and_offers_to_wait(
     sent = {"plan": str(business.pk), "device": "8617", "wait_for_money": "on"}
     preview = panel.post(add_page(poor), sent)
     assert previewed(preview) == []
-    assert "Status Suspended, waits for money" in text_of(preview)
+    assert "Status Suspended until there is money" in text_of(preview)
     assert "Nothing: no money moves now." in text_of(preview)
     confirm(panel, add_page(poor), second_step(preview))
     assert Subscription.objects.get(user=poor).status == "suspended"
@@ -806,3 +807,26 @@ def test_an_operators_account_gets_nothing(panel: Client, business: Plan) -> Non
     assert operator.is_staff
     assert ledger.balance(operator).number == 0
     assert not Subscription.objects.exists()
+
+
+def test_a_deactivated_user_with_money_is_not_said_to_lack_it(
+    panel: Client, business: Plan
+) -> None:
+    user = user_with(real=1000)
+    subscription = subscribed(user, business, day=date(2026, 3, 1))
+    User.objects.filter(pk=user.pk).update(is_active=False)
+    changed = subscriptions.change_plan(
+        subscription,
+        PlanFactory(name="Other"),
+        day=TENTH,
+        pay_back=False,
+        charge_now=False,
+        **BY_API,
+    )
+    assert changed.subscription.suspension_reason == "user_deactivated"
+    assert changed_plan(changed.subscription, business, changed.posted).endswith(
+        "nothing charged, suspended until the user is active again."
+    )
+    shown = text_of(panel.get(tab(user)))
+    assert "until the user is active again" in shown
+    assert "until there is money" not in shown

@@ -12,8 +12,14 @@ from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 from psycopg import sql
 
-# Read by everybody here, and written by the functions that run with the owner's rights.
-LEDGER: Final = ("billing_transaction", "billing_balance")
+# Read by everybody here, and written by the functions that run with the owner's rights. What is
+# owed hangs on the moments, too.
+LEDGER: Final = (
+    "billing_transaction",
+    "billing_balance",
+    "billing_activation",
+    "billing_planterms",
+)
 # Added to, and never changed or removed: what operators did.
 HISTORY: Final = ("django_admin_log",)
 # The owner's business.
@@ -25,6 +31,7 @@ FUNCTIONS: Final = (
     "billing_number_at",
     "billing_digest",
     "billing_wake_webhooks",
+    "billing_clock",  # the default of columns
 )
 ALL: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
 EVERYTHING: Final = (*ALL, "TRUNCATE", "REFERENCES", "TRIGGER")

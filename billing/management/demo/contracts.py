@@ -27,6 +27,7 @@ from billing.models import (
     Plan,
     Subscription,
 )
+from billing.moments import Past
 from billing.money import DECIMALS
 from billing.pricing import Charge, Cycle, remainder
 from billing.subscriptions import (
@@ -39,7 +40,8 @@ from billing.subscriptions import (
     end,
     put_on_plan,
     remainder_entry,
-    settle,
+    reported_in_time,
+    settled,
 )
 
 if TYPE_CHECKING:
@@ -181,12 +183,12 @@ class Contracts:
     def settle(
         self, account: "Account", due: Sequence[Subscription], through: date, *, retry: bool = False
     ) -> list[Step]:
-        steps = settle(
+        steps = settled(
             due,
             through=through,
-            real=Decimal(account.real).scaleb(-DECIMALS),
+            past=Past(Decimal(account.real).scaleb(-DECIMALS)),
             active_days={
-                each.pk: list(self._not_charged[each.pk])
+                each.pk: reported_in_time(self._not_charged[each.pk])
                 for each in due
                 if each.pk in self._not_charged
             },

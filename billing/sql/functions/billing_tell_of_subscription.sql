@@ -26,6 +26,7 @@ BEGIN
             'plan_id', NEW.plan_id, 'plan', p.name, 'device', NEW.device,
             'status', NEW.status, 'started_on', NEW.started_on,
             'plan_since', NEW.plan_since, 'status_since', NEW.status_since,
+            'suspension_reason', nullif(NEW.suspension_reason, ''),
             'charged_from', NEW.charged_from, 'charged_through', NEW.charged_through,
             'paid', NEW.paid::text, 'charge_number', NEW.charge_number
         )), clock_timestamp()

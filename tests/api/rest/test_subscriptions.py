@@ -64,6 +64,7 @@ def test_a_subscription_starts_today_and_is_charged(program: Program, plan: Plan
         "started_on": "2026-04-10",
         "plan_since": "2026-04-10",
         "status_since": "2026-04-10",
+        "suspension_reason": None,
         "charged_from": "2026-04-10",
         "charged_through": "2026-04-30",
         "paid": "8.7850",

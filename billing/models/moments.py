@@ -1,0 +1,78 @@
+"""What a charging run that comes late has to know of the past: when users were activated and
+deactivated, and what plans cost when.
+
+Triggers write these rows (migrations/sql/0023_moments.sql), whoever changes the user or the plan
+and by whatever way; nobody changes them afterwards. `billing.moments` reads them.
+"""
+
+import pgtrigger
+from django.conf import settings
+from django.db import models
+
+from billing.models.balances import money_field
+from billing.models.guards import refuses
+
+# A function of ours, so that tests can move the clock of everything that is dated by it.
+DATABASE_CLOCK = models.Func(function="billing_clock", output_field=models.DateTimeField())
+
+
+class Activation(models.Model):
+    """A user was activated or deactivated. Before the first such row, the user was the opposite."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        related_name="+",
+        db_index=False,  # declared below
+    )
+    is_active = models.BooleanField(help_text="What the user was from then on.")
+    at = models.DateTimeField(db_default=DATABASE_CLOCK)
+
+    class Meta:
+        default_permissions = ()
+        ordering = ["at", "id"]
+        indexes = [models.Index(fields=["user", "at"], name="activations_of_a_user")]
+        triggers = [
+            refuses(
+                "append_only",
+                pgtrigger.Update | pgtrigger.Delete | pgtrigger.Truncate,
+                executes="billing_refuse_rewriting_moments",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"User {self.user_id} {'activated' if self.is_active else 'deactivated'}"
+
+
+class PlanTerms(models.Model):
+    """What a plan asked for from a moment on, until its next row. The last one is as the plan is.
+
+    A plan that was never subscribed to can be deleted; what it asked for stays here.
+    """
+
+    plan = models.ForeignKey(
+        "billing.Plan",
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,  # declared below
+        related_name="+",
+    )
+    price = money_field()
+    proportional_charge = models.BooleanField()
+    at = models.DateTimeField(db_default=DATABASE_CLOCK)
+
+    class Meta:
+        default_permissions = ()
+        verbose_name_plural = "plan terms"
+        ordering = ["at", "id"]
+        indexes = [models.Index(fields=["plan", "at"], name="terms_of_a_plan")]
+        triggers = [
+            refuses(
+                "append_only",
+                pgtrigger.Update | pgtrigger.Delete | pgtrigger.Truncate,
+                executes="billing_refuse_rewriting_moments",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"Plan {self.plan_id} at {self.price}"

@@ -1,0 +1,13 @@
+-- From when a user was active, or was not: days without service cost nothing, however late the run.
+CREATE OR REPLACE FUNCTION public.billing_note_activation()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET jit TO 'off'
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+BEGIN
+    INSERT INTO billing_activation (user_id, is_active) VALUES (NEW.id, NEW.is_active);
+    RETURN NULL;
+END
+$function$;
