@@ -87,7 +87,7 @@ def start(
     `wait_for_money` the subscription is suspended instead, until it can be paid and the user is
     active. Raises PlanRetired and SubscriptionExists.
     """
-    _, brought_up = _bring_up_user(user.pk, day)
+    _bring_up_user(user.pk, day)
     plan = _offered(plan)
     device = ledger.checked_device(device)
     is_active = User.objects.filter(pk=user.pk, is_active=True).exists()
@@ -106,7 +106,7 @@ def start(
     else:
         posted = _charge(subscription, day, actor=actor, channel=channel)
     store([subscription])
-    return Changed(subscription, [*brought_up, *posted])
+    return Changed(subscription, posted)
 
 
 @transaction.atomic
@@ -1012,7 +1012,8 @@ def _brought_up(
     subscription: Subscription, day: date, *, actor: User | None, channel: Channel
 ) -> tuple[Subscription, list[Transaction]]:
     """The subscription as the runs up to `day` leave it, its user's balance held."""
-    _, posted = _bring_up_user(subscription.user_id, day)
+    _, rows = _bring_up_user(subscription.user_id, day)
+    posted = [row for row in rows if row.metadata.get("subscription") == subscription.pk]
     subscription = Subscription.objects.select_related("plan", "user").get(pk=subscription.pk)
     if not subscription.is_live:
         raise SubscriptionCancelled(day=f"{subscription.status_since}")

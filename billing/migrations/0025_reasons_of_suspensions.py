@@ -15,13 +15,8 @@ class Migration(migrations.Migration):
             model_name="subscription",
             constraint=models.CheckConstraint(
                 condition=models.Q(
-                    models.Q(
-                        ("status", "suspended"),
-                        ("suspension_reason__in", ["no_money", "user_deactivated"]),
-                    ),
-                    models.Q(
-                        models.Q(("status", "suspended"), _negated=True), ("suspension_reason", "")
-                    ),
+                    models.Q(("status", "suspended"), _negated=True),
+                    ("suspension_reason__in", ["no_money", "user_deactivated"]),
                     _connector="OR",
                 ),
                 name="a_suspended_subscription_has_a_reason",

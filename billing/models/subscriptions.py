@@ -125,10 +125,8 @@ class Subscription(models.Model):
             ),
             models.CheckConstraint(
                 name="a_suspended_subscription_has_a_reason",
-                condition=Q(
-                    status="suspended", suspension_reason__in=["no_money", "user_deactivated"]
-                )
-                | Q(~Q(status="suspended"), suspension_reason=""),
+                condition=~Q(status="suspended")
+                | Q(suspension_reason__in=["no_money", "user_deactivated"]),
             ),
             models.CheckConstraint(
                 name="charged_days_have_a_beginning_and_an_end",

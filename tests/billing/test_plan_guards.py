@@ -189,7 +189,6 @@ BAD_SUBSCRIPTIONS = {
     ),
     "a_suspended_subscription_has_a_reason": "status = 'suspended'",
     "a_suspended_subscription_has_a_reason ": "status = 'suspended', suspension_reason = 'spite'",
-    " a_suspended_subscription_has_a_reason": "suspension_reason = 'no_money'",
     "charged_days_have_a_beginning_and_an_end": "charged_through = charged_from - 1",
     "charged_days_have_a_beginning_and_an_end ": "charged_through = NULL",
     " charged_days_have_a_beginning_and_an_end": "charged_from = NULL",

@@ -353,7 +353,11 @@ def test_the_list_counts_live_subscriptions_and_leads_to_them(panel: Client) -> 
     for status in ("active", "suspended", "cancelled"):
         subscription = subscribed(user_with(real=100), plan)
         due_on = None if status == "cancelled" else date(2026, 5, 1)
-        Subscription.objects.filter(pk=subscription.pk).update(status=status, due_on=due_on)
+        Subscription.objects.filter(pk=subscription.pk).update(
+            status=status,
+            suspension_reason="no_money" if status == "suspended" else "",
+            due_on=due_on,
+        )
     subscribed(user_with(real=100), other)
     text = panel.get(PLANS).text
     [count] = re.findall(rf'plan={plan.pk}&amp;status=live"[^>]*>(\d+)<', text)
