@@ -7,6 +7,7 @@ from typing import Any
 
 from django import template
 from django.db.models import Model
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
@@ -131,3 +132,9 @@ def with_query(context: dict[str, Any], **changes: object) -> str:
         if value is not None:
             query[name] = str(value)
     return f"?{query.urlencode()}"
+
+
+@register.simple_tag
+def time_zone() -> str:
+    """The name of the zone in which times are shown: Europe/Berlin."""
+    return str(timezone.get_current_timezone())

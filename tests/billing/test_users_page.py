@@ -499,3 +499,8 @@ def test_standard_descriptions_are_for_those_with_the_permission() -> None:
     short = client.post(f"{address}add/", {"text": "Gift", "position": 0})
     assert "text" in short.context["adminform"].form.errors
     assert client.post(f"{address}add/", {"text": "A gift", "position": 0}).status_code == 302
+
+
+def test_a_filter_that_is_left_at_all_leaves_nobody_out(by_balance: list[User]) -> None:
+    query = "?status=&real_from=&real_to=&bonus_from=&bonus_to=&legal_type__exact=&q="
+    assert len(found(query)) == len(by_balance)

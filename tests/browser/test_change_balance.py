@@ -107,7 +107,7 @@ def test_a_balance_is_changed_with_the_keyboard_alone(
     expect(marked.locator(".number")).to_have_text("2")
     row = transactions(page)[0]
     assert (row["Amount"], row["Old → new balance"]) == ("−40.25", "100.00 → 59.75")
-    assert row["Type, subtype"] == "Payment Manual or API"
+    assert row["Type, subtype"] == "Deduction Manual or API"
     assert row["Who"] == "Olga Operator Panel"
 
 

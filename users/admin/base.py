@@ -41,9 +41,16 @@ class PanelAdmin(ModelAdmin):
         return in_texts(queryset, search_term, *self.get_search_fields(request)), False
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
-        """The list. The database takes no NUL, with which nothing can be found anyway; in the
-        search, its form says so.
+        """The list. What a filter's form leaves empty is not asked for: Django would look for rows
+        in which it is empty. The database takes no NUL, with which nothing can be found anyway; in
+        the search, its form says so.
         """
+        asked_for = request.GET.copy()
+        for name, given in request.GET.lists():
+            asked_for.setlist(name, [each for each in given if each])
+            if not asked_for.getlist(name):
+                del asked_for[name]
+        request.GET = asked_for  # type: ignore[assignment]
         values = [
             each for name, given in request.GET.lists() if name != SEARCH_VAR for each in given
         ]
