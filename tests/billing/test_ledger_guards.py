@@ -731,6 +731,11 @@ def test_every_guard_is_installed_and_armed() -> None:
         ("billing_transaction", "billing_tell_of_transactions"),
         ("billing_subscription", "billing_tell_of_subscription"),
         ("users_user", "billing_end_sessions"),
+        # What late charging runs go by: test_late_runs.
+        ("users_user", "billing_note_activation"),
+        ("billing_plan", "billing_note_terms"),
+        ("billing_activation", "billing_refuse_rewriting_moments"),
+        ("billing_planterms", "billing_refuse_rewriting_moments"),
     }
 
 
