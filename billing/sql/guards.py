@@ -136,7 +136,7 @@ SENTENCES: Final = (
     WHERE current_setting('session_replication_role') NOT IN ('origin', 'local')
     UNION ALL
     SELECT concat('Triggers and foreign keys do not fire for some: ',
-        coalesce(concat('the role ', r.rolname), 'everybody'), ' has ', setting, '.')
+        coalesce('the role ' || textin(nameout(r.rolname)), 'everybody'), ' has ', setting, '.')
     FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole
     CROSS JOIN LATERAL unnest(s.setconfig) setting
     WHERE setting = 'session_replication_role=replica' AND s.setdatabase IN (
@@ -166,7 +166,7 @@ SENTENCES: Final = (
             pg_attribute a, LATERAL aclexplode(a.attacl) g
         WHERE a.attrelid = c.oid AND g.grantee <> o.oid
     )
-    SELECT concat(coalesce(concat('The role ', r.rolname), 'Everybody'), ' may ',
+    SELECT concat(coalesce('The role ' || textin(nameout(r.rolname)), 'Everybody'), ' may ',
         string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type), ' on ', a.relname, '.')
     FROM allowed a LEFT JOIN pg_roles r ON r.oid = a.grantee
     WHERE a.privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER', 'REFERENCES', 'USAGE')

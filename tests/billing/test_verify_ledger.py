@@ -2,7 +2,6 @@
 
 import re
 from io import StringIO
-from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
