@@ -12,10 +12,8 @@ from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 from psycopg import sql
 
-# Read by everybody here, and written by the functions that run with the owner's rights.
-LEDGER: Final = ("billing_transaction", "billing_balance")
-# Added to, and never changed or removed: what operators did.
-HISTORY: Final = ("django_admin_log",)
+from billing.sql.guards import HISTORY, LEDGER
+
 # The owner's business.
 STRUCTURE: Final = ("django_migrations", "procrastinate_version")
 # The other functions are of triggers and guards, or called by these.
