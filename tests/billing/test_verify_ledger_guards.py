@@ -300,10 +300,11 @@ def test_each_column_is_named_that_may_be_null_or_is_of_another_type(
 ) -> None:
     called = f"The column {name} of {table} is another than it should be: "
     is_key = (table, name) in {("billing_transaction", "id"), ("billing_balance", "user_id")}
+    kind = text.split(" NOT ", maxsplit=1)[0]
     changes = [
         f"ALTER COLUMN {name} DROP IDENTITY"
         if " IDENTITY" in text
-        else f"ALTER COLUMN {name} SET DEFAULT NULLIF('1', '1')::{text.split(' NOT ', maxsplit=1)[0]}"
+        else f"ALTER COLUMN {name} SET DEFAULT NULLIF('1', '1')::{kind}"
         if " NOT NULL" in text
         else f"ALTER COLUMN {name} SET NOT NULL"
     ]
