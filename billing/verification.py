@@ -4,6 +4,12 @@ Everything is done by the database, in sets: each user's transactions are read o
 of their numbers, each next to the one before it. Work goes by stretches of users, so that memory
 stays bounded and progress can be shown. Each stretch is read as of one moment, so the panel may
 go on working meanwhile.
+
+Nothing that somebody could have put into the database is believed. The SQL here uses what comes
+with PostgreSQL and no function of ours; it looks names up in `pg_catalog` alone, and tables in
+`public` (`billing.sql.guards.unbelieving`). It converts values to text with the types' own
+functions instead of casts, because a cast can be created for types that exist. Whether PostgreSQL's
+own functions are the original ones is a question of `billing.sql.guards`.
 """
 # ruff: noqa: S608 - all SQL here is put together from the constants below and whole numbers
 
@@ -11,13 +17,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 
-from billing.models import Balance
 from billing.money import MAX_MONEY
+from billing.sql.guards import unbelieving
 
 ROWS_PER_STRETCH: Final = 200_000
+COLUMNS: Final = (
+    *("id", "user_id", "number", "type", "subtype", "description", "device"),
+    *("amount", "old_balance", "new_balance", "bonus_amount", "old_bonus", "new_bonus"),
+    *("refilled", "bonus_refilled", "created_at", "actor_id", "channel", "idempotency_key"),
+    *("reverses", "metadata", "digest"),
+)
+AMOUNTS: Final = COLUMNS[7:15]
+
+
+def _texts(writer: str, *columns: str) -> str:
+    """Values as the texts that their type's own function writes, by no cast."""
+    return ", ".join(f"textin({writer}({column}))" for column in columns)
+
+
+# The canonical form of docs/ledger.md, of a row `v` beside the user's row before it.
+DIGEST: Final = f"""sha256(convert_to(textin(json_out(json_build_array(
+    encode(coalesce(before_digest, ''), 'hex'),
+    {_texts("int8out", "id", "user_id", "number")},
+    type, subtype, description, device,
+    {_texts("numeric_out", *AMOUNTS)},
+    to_char(created_at AT TIME ZONE INTERVAL '0', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+    {_texts("int8out", "actor_id")}, channel, idempotency_key, {_texts("int8out", "reverses")},
+    {_texts("jsonb_out", "metadata")}
+))), 'UTF8'))"""
 
 
 class Rule(NamedTuple):
@@ -28,7 +57,7 @@ class Rule(NamedTuple):
 
     guarantee: str
     says: str
-    holds: str
+    holds: str = "true"  # of those that are asked apart
 
 
 # In this order: the first one that a row breaks is reported. The digest comes last: it covers all
@@ -39,7 +68,7 @@ TRANSACTION_RULES: Final = (
         "its user has a balance",
         # Asked once for each user.
         "before_number IS NOT NULL OR "
-        "(SELECT true FROM billing_balance b WHERE b.user_id = v.user_id LIMIT 1)",
+        "(SELECT true FROM public.billing_balance b WHERE b.user_id = v.user_id LIMIT 1)",
     ),
     Rule(
         "G2",
@@ -83,6 +112,25 @@ TRANSACTION_RULES: Final = (
         "(amount, bonus_amount) <> (0, 0)",
     ),
     Rule(
+        "G4",
+        "its amounts and balances have four decimals",
+        " AND ".join(f"scale({each}) = 4" for each in AMOUNTS),
+    ),
+    Rule(
+        "G4",
+        "its texts have their lengths, and none that has to be there is missing",
+        "char_length(btrim(description)) >= 5 AND char_length(description) <= 200 "
+        "AND char_length(device) <= 100 AND char_length(subtype) <= 32 "
+        "AND coalesce(char_length(idempotency_key), 0) <= 100 AND metadata IS NOT NULL",
+    ),
+    Rule(
+        "G8",
+        "its type, subtype and channel are codes that there are",
+        "type IN ('payment', 'bonus_charge', 'main_charge', 'tariff_charge', 'reversal') "
+        "AND channel IN ('panel', 'api', 'charging', 'import') "
+        "AND subtype ~ '^[a-z][a-z0-9_]*$'",
+    ),
+    Rule(
         "G5",
         "what is paid with falls on the balances by the debit order",
         """CASE type
@@ -100,10 +148,10 @@ TRANSACTION_RULES: Final = (
         """CASE type WHEN 'reversal' THEN reverses < number AND (
             SELECT o.type <> 'reversal' AND o.type = v.subtype
                 AND (o.amount, o.bonus_amount) = (-v.amount, -v.bonus_amount)
-            FROM billing_transaction o
+            FROM public.billing_transaction o
             WHERE o.user_id = v.user_id AND o.number = v.reverses LIMIT 1
         ) AND (
-            SELECT count(*) FROM billing_transaction o
+            SELECT count(*) FROM public.billing_transaction o
             WHERE o.user_id = v.user_id AND o.reverses = v.reverses
         ) = 1
         ELSE reverses IS NULL END""",
@@ -111,9 +159,16 @@ TRANSACTION_RULES: Final = (
     Rule(
         "G9",
         "its digest is that of its fields and the digest before it",
-        "digest = billing_digest(entry, coalesce(before_digest, ''))",
+        f"digest = {DIGEST}",
     ),
 )
+
+# Not of a row and the one before it, hence asked apart.
+ONE_KEY: Final = Rule("G6", "no other transaction of the user has its idempotency key")
+ACTOR: Final = Rule("G8", "its actor is somebody who exists")
+ONE_ID: Final = Rule("G2", "no other transaction has its ID")
+SOMEBODYS: Final = Rule("G1", "it says whose it is")
+RULES_APART: Final = (ONE_KEY, ACTOR, ONE_ID, SOMEBODYS)
 
 # Asked last, and of no row: those of a clock that went back are as they should be.
 CLOCK: Final = Rule(
@@ -135,6 +190,11 @@ BALANCE_RULES: Final = (
     ),
     Rule(
         "G1",
+        "no user has two",
+        "b.place = 1",
+    ),
+    Rule(
+        "G1",
         "both balances are what the last transaction left; before the first, zero",
         "b.real = coalesce(t.new_balance, 0) AND b.bonus = coalesce(t.new_bonus, 0)",
     ),
@@ -150,6 +210,12 @@ BALANCE_RULES: Final = (
         "the last digest is that of the last transaction",
         "b.last_digest = coalesce(t.digest, '')",
     ),
+    Rule(
+        "G4",
+        "its amounts have four decimals",
+        "scale(b.real) = 4 AND scale(b.bonus) = 4 "
+        "AND scale(b.refilled) = 4 AND scale(b.bonus_refilled) = 4",
+    ),
 )
 
 
@@ -158,7 +224,7 @@ class Problem:
     """The first row that breaks a rule. `number` is None where it is a balance."""
 
     rule: Rule
-    user_id: int
+    user_id: int | None
     number: int | None
     row: dict[str, Any]
 
@@ -187,8 +253,8 @@ class Stretch(NamedTuple):
 
     def covers(self, column: str) -> str:
         """A condition in SQL on a column of user IDs."""
-        limits = [f"{column} > {self.after}"] if self.after is not None else []
-        limits += [f"{column} <= {self.up_to}"] if self.up_to is not None else []
+        limits = [f"{column} > {self.after}::bigint"] if self.after is not None else []
+        limits += [f"{column} <= {self.up_to}::bigint"] if self.up_to is not None else []
         return " AND ".join(limits) or "true"
 
 
@@ -206,77 +272,121 @@ def stretches(rows_per_stretch: int = ROWS_PER_STRETCH) -> list[Stretch]:
     They are cut by what the balances say; a wrong balance makes a stretch longer or shorter, and
     leaves nothing out.
     """
-    with connection.cursor() as cursor:
+    with unbelieving() as cursor:
         cursor.execute(
-            """
-            SELECT max(user_id), sum(greatest(last_number, 0))::bigint FROM (
-                SELECT user_id, last_number,
-                    (sum(greatest(last_number, 0) + 1) OVER (ORDER BY user_id) / %s)::bigint AS part
-                FROM billing_balance
+            f"""
+            SELECT max(user_id), sum(greatest(last_number, 0)) FROM (
+                SELECT user_id, last_number, floor(
+                    sum(greatest(last_number, 0) + 1) OVER (ORDER BY user_id) / {rows_per_stretch}
+                ) AS part
+                FROM public.billing_balance WHERE user_id IS NOT NULL
             ) parts GROUP BY part ORDER BY part
-            """,
-            [rows_per_stretch],
+            """
         )
         parts = cursor.fetchall() or [(None, 0)]
     ends = [None, *(last for last, _ in parts[:-1]), None]
-    return [Stretch(ends[i], ends[i + 1], size) for i, (_, size) in enumerate(parts)]
+    return [Stretch(ends[i], ends[i + 1], int(size or 0)) for i, (_, size) in enumerate(parts)]
 
 
-def stretch_of(user_id: int) -> Stretch:
-    """One user alone."""
-    sizes = Balance.objects.filter(pk=user_id).values_list("last_number", flat=True)
-    return Stretch(user_id - 1, user_id, next(iter(sizes), 0))
+def stretch_of(user_id: int) -> Stretch | None:
+    """One user alone; None if there is no such user."""
+    with unbelieving() as cursor:
+        cursor.execute(
+            "SELECT coalesce(max(b.last_number), 0) FROM public.users_user u "
+            "LEFT JOIN public.billing_balance b ON b.user_id = u.id "
+            f"WHERE u.id = {user_id}::bigint GROUP BY u.id"
+        )
+        found = cursor.fetchone()
+    return None if found is None else Stretch(user_id - 1, user_id, found[0])
 
 
 def check(parts: list[Stretch]) -> Iterator[Checked]:
-    """Checks stretch after stretch, and stops after the first one that has a problem; then the
-    clock.
+    """Checks stretch after stretch, and stops after the first one that has a problem; then what
+    only all of them together can show, and the clock.
     """
     for stretch in parts:
-        checked = _check(stretch)
+        with unbelieving() as cursor:
+            checked = _check(cursor, stretch)
         yield checked
         if checked.problem:
             return
-    for stretch in parts:
-        if problem := _clock_behind(stretch):
-            yield Checked(0, 0, problem)
-            return
+    all_of_them = Stretch(parts[0].after, parts[-1].up_to, 0)
+    with unbelieving() as cursor:
+        for ask in (_nobodys, _same_id, _clock_behind):
+            if problem := ask(cursor, all_of_them):
+                yield Checked(0, 0, problem)
+                return
 
 
-def _clock_behind(stretch: Stretch) -> Problem | None:
+def _nobodys(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
+    """A row of no user. No stretch has it, since it is neither before nor after any."""
+    if stretch.after is not None or stretch.up_to is not None:
+        return None
+    for table, number in (("billing_transaction", "number"), ("billing_balance", "NULL")):
+        cursor.execute(f"SELECT {number} FROM public.{table} WHERE user_id IS NULL LIMIT 1")
+        if found := cursor.fetchone():
+            return Problem(SOMEBODYS, None, found[0], {})
+    return None
+
+
+def _same_id(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
+    """A transaction whose ID another one has, of the same user or not."""
+    ids = "true"
+    if stretch.after is not None or stretch.up_to is not None:
+        ids = f"id IN (SELECT id FROM public.billing_transaction WHERE {stretch.covers('user_id')})"
+    cursor.execute(
+        "SELECT id FROM (SELECT id, lag(id) OVER (ORDER BY id) AS before "
+        f"FROM public.billing_transaction WHERE {ids}) ids "
+        "WHERE id = before OR id IS NULL LIMIT 1"
+    )
+    if (found := cursor.fetchone()) is None:
+        return None
+    is_it = f"id = {found[0]}::bigint" if found[0] is not None else "id IS NULL"
+    return _problem_at(cursor, ONE_ID, f"{is_it} AND {stretch.covers('user_id')}")
+
+
+def _clock_behind(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
     """The first transaction that the database's clock is more than a day behind."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT user_id, number, created_at, clock_timestamp() FROM billing_transaction "
-            f"WHERE {stretch.covers('user_id')} AND NOT ({CLOCK.holds}) "
-            "ORDER BY created_at, user_id, number LIMIT 1"
-        )
-        found = cursor.fetchone()
+    cursor.execute(
+        "SELECT user_id, number, created_at, clock_timestamp() FROM public.billing_transaction "
+        f"WHERE {stretch.covers('user_id')} AND NOT ({CLOCK.holds}) "
+        "ORDER BY created_at, user_id, number LIMIT 1"
+    )
+    found = cursor.fetchone()
     if found is None:
         return None
     user_id, number, created_at, clock = found
     return Problem(CLOCK, user_id, number, {"posted": created_at, "clock": clock})
 
 
-def _check(stretch: Stretch) -> Checked:
+def _check(cursor: CursorWrapper, stretch: Stretch) -> Checked:
     rows, balances = _judged_transactions(stretch), _judged_balances(stretch)
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SET LOCAL jit = off")  # would compile the queries anew each time
-        row_count, bad_row_user = _summary(cursor, rows)
-        user_count, bad_balance_user = _summary(cursor, balances)
-        problem = None
-        if bad_row_user is not None and bad_row_user <= (bad_balance_user or bad_row_user):
-            problem = _first_problem(cursor, rows, bad_row_user, TRANSACTION_RULES)
-        elif bad_balance_user is not None:
-            problem = _first_problem(cursor, balances, bad_balance_user, BALANCE_RULES)
-    return Checked(row_count, user_count, problem)
+    problems: list[Problem | None] = []
+    row_count, bad_user, actors = _summary_by_actor(cursor, rows)
+    if bad_user is not None:
+        problems.append(_first_broken(cursor, rows, bad_user, TRANSACTION_RULES))
+    problems.append(_key_used_twice(cursor, stretch))
+    problems.append(_actor_of_nowhere(cursor, stretch, actors))
+    user_count, bad_user = _summary(cursor, balances)
+    if bad_user is not None:
+        problems.append(_first_broken(cursor, balances, bad_user, BALANCE_RULES))
+    found = [problem for problem in problems if problem is not None]
+    return Checked(row_count, user_count, min(found, key=_place, default=None))
+
+
+def _place(problem: Problem) -> tuple[int, float]:
+    """By user, then by number; a user's balance comes after all transactions."""
+    user_id = -1 if problem.user_id is None else problem.user_id
+    return user_id, float("inf") if problem.number is None else problem.number
 
 
 def _judged_transactions(stretch: Stretch) -> str:
     """Each transaction with the place of the first rule that it breaks as `broken`, or NULL."""
+    # Their names one by one: nothing is taken for another because a column was added.
+    columns = ", ".join(f"t.{name}" for name in COLUMNS)
     return f"""(
-        SELECT v.*, {_first_broken(TRANSACTION_RULES)} AS broken FROM (
-            SELECT t.*, t AS entry,
+        SELECT v.*, {_place_of_first_broken(TRANSACTION_RULES)} AS broken FROM (
+            SELECT {columns},
                 lag(number) OVER w AS before_number,
                 lag(new_balance) OVER w AS before_balance,
                 lag(new_bonus) OVER w AS before_bonus,
@@ -284,7 +394,7 @@ def _judged_transactions(stretch: Stretch) -> str:
                 lag(bonus_refilled) OVER w AS before_bonus_refilled,
                 lag(created_at) OVER w AS before_at,
                 lag(digest) OVER w AS before_digest
-            FROM billing_transaction t WHERE {stretch.covers("user_id")}
+            FROM public.billing_transaction t WHERE {stretch.covers("user_id")}
             WINDOW w AS (PARTITION BY user_id ORDER BY number)
         ) v
     ) judged"""
@@ -293,20 +403,22 @@ def _judged_transactions(stretch: Stretch) -> str:
 def _judged_balances(stretch: Stretch) -> str:
     """The same for balances, and for users without one."""
     return f"""(
-        SELECT coalesce(u.id, b.user_id) AS user_id, NULL::bigint AS number,
+        SELECT coalesce(u.id, b.user_id) AS user_id, NULL AS number,
             b.real, b.bonus, b.refilled, b.bonus_refilled, b.last_number, b.last_at, b.last_digest,
-            {_first_broken(BALANCE_RULES)} AS broken
-        FROM (SELECT id FROM users_user WHERE {stretch.covers("id")}) u
-        FULL JOIN (SELECT * FROM billing_balance WHERE {stretch.covers("user_id")}) b
-            ON b.user_id = u.id
+            {_place_of_first_broken(BALANCE_RULES)} AS broken
+        FROM (SELECT id FROM public.users_user WHERE {stretch.covers("id")}) u
+        FULL JOIN (
+            SELECT *, row_number() OVER (PARTITION BY user_id) AS place
+            FROM public.billing_balance WHERE {stretch.covers("user_id")}
+        ) b ON b.user_id = u.id
         LEFT JOIN LATERAL (
-            SELECT * FROM billing_transaction x WHERE x.user_id = coalesce(u.id, b.user_id)
+            SELECT * FROM public.billing_transaction x WHERE x.user_id = coalesce(u.id, b.user_id)
             ORDER BY x.number DESC LIMIT 1
         ) t ON true
     ) judged"""
 
 
-def _first_broken(rules: tuple[Rule, ...]) -> str:
+def _place_of_first_broken(rules: tuple[Rule, ...]) -> str:
     cases = (f"WHEN ({rule.holds}) IS NOT TRUE THEN {i}" for i, rule in enumerate(rules))
     return f"CASE {' '.join(cases)} END"
 
@@ -318,16 +430,64 @@ def _summary(cursor: CursorWrapper, judged: str) -> tuple[int, int | None]:
     return count, first_user
 
 
-def _first_problem(
+def _summary_by_actor(cursor: CursorWrapper, judged: str) -> tuple[int, int | None, list[int]]:
+    """The same, and who caused them."""
+    cursor.execute(
+        "SELECT actor_id, count(*), min(user_id) FILTER (WHERE broken IS NOT NULL) "
+        f"FROM {judged} GROUP BY actor_id"
+    )
+    found = cursor.fetchall()
+    bad_users = [user for _, _, user in found if user is not None]
+    actors = sorted(actor for actor, _, _ in found if actor is not None)
+    return sum(count for _, count, _ in found), min(bad_users, default=None), actors
+
+
+def _key_used_twice(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
+    cursor.execute(
+        "SELECT user_id, max(number) FROM public.billing_transaction "
+        f"WHERE {stretch.covers('user_id')} AND idempotency_key IS NOT NULL "
+        "GROUP BY user_id, idempotency_key HAVING count(*) > 1 ORDER BY 1, 2 LIMIT 1"
+    )
+    if (found := cursor.fetchone()) is None:
+        return None
+    user_id, number = found
+    return _problem_at(
+        cursor, ONE_KEY, f"user_id = {user_id}::bigint AND number = {number}::bigint"
+    )
+
+
+def _actor_of_nowhere(cursor: CursorWrapper, stretch: Stretch, actors: list[int]) -> Problem | None:
+    if not actors:
+        return None
+    asked = f"'{{{','.join(map(str, actors))}}}'"
+    cursor.execute(f"SELECT id FROM public.users_user WHERE id = ANY ({asked}::bigint[])")
+    if not (nowhere := set(actors) - {found for (found,) in cursor.fetchall()}):
+        return None
+    asked = f"'{{{','.join(map(str, nowhere))}}}'"
+    return _problem_at(
+        cursor, ACTOR, f"{stretch.covers('user_id')} AND actor_id = ANY ({asked}::bigint[])"
+    )
+
+
+def _problem_at(cursor: CursorWrapper, rule: Rule, condition: str) -> Problem:
+    """The first transaction of which `condition` is true."""
+    cursor.execute(
+        f"SELECT {', '.join(COLUMNS)} FROM public.billing_transaction WHERE {condition} "
+        "ORDER BY user_id, number LIMIT 1"
+    )
+    row = dict(zip(COLUMNS, cursor.fetchone(), strict=True))
+    return Problem(rule, row.pop("user_id"), row.pop("number"), row)
+
+
+def _first_broken(
     cursor: CursorWrapper, judged: str, user_id: int, rules: tuple[Rule, ...]
 ) -> Problem:
     cursor.execute(
-        f"SELECT * FROM {judged} WHERE user_id = {user_id} AND broken IS NOT NULL "
+        f"SELECT * FROM {judged} WHERE user_id = {user_id}::bigint AND broken IS NOT NULL "
         "ORDER BY number LIMIT 1"
     )
     assert cursor.description  # noqa: S101 - of a SELECT
     names = [column.name for column in cursor.description]
     row = dict(zip(names, cursor.fetchone(), strict=True))
-    row.pop("entry", None)
     rule = rules[row.pop("broken")]
     return Problem(rule, row.pop("user_id"), row.pop("number"), row)

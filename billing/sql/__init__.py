@@ -21,16 +21,19 @@ PREFIX: Final = "billing_"  # of each function of ours
 _FUNCTIONS: Final = r"""
     SELECT p.proname, pg_get_functiondef(p.oid), NULL
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-    WHERE starts_with(p.proname, %s) AND p.prokind = 'f' AND n.nspname !~ '^pg_temp'
+    WHERE starts_with(p.proname, %(prefix)s) AND p.prokind = 'f' AND n.nspname !~ '^pg_temp'
     ORDER BY 1, 2
 """
-# Each that calls a function of ours, and each other one on a table that such a one guards.
+# Each that calls a function of ours, and each other one on a table of ours that such a one guards.
+# (Of the others' tables, users_user has triggers that are the business of `users`.)
 _TRIGGERS: Final = """
     SELECT t.tgname, pg_get_triggerdef(t.oid), t.tgenabled::text
-    FROM pg_trigger t
-    WHERE NOT t.tgisinternal AND t.tgrelid IN (
-        SELECT o.tgrelid FROM pg_trigger o JOIN pg_proc p ON p.oid = o.tgfoid
-        WHERE starts_with(p.proname, %s)
+    FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid JOIN pg_class c ON c.oid = t.tgrelid
+    WHERE NOT t.tgisinternal AND (
+        starts_with(f.proname, %(prefix)s) OR starts_with(c.relname, %(prefix)s) AND c.oid IN (
+            SELECT o.tgrelid FROM pg_trigger o JOIN pg_proc p ON p.oid = o.tgfoid
+            WHERE starts_with(p.proname, %(prefix)s)
+        )
     ) ORDER BY 1, 2
 """
 ARMED: Final = ("O", "A")  # pg_trigger.tgenabled: fires, unless the session is a replica; always
@@ -83,9 +86,9 @@ def _installed(query: str) -> list[Installed]:
         # Names are told with their schema where the search path does not lead to it.
         cursor.execute("SELECT current_setting('search_path')")
         [usual] = cursor.fetchone()
-        cursor.execute("SELECT set_config('search_path', 'pg_catalog', false)")
+        cursor.execute("SELECT set_config('search_path', 'pg_catalog, pg_temp', false)")
         try:
-            cursor.execute(query, [PREFIX])
+            cursor.execute(query, {"prefix": PREFIX})
             found = cursor.fetchall()
         finally:
             cursor.execute("SELECT set_config('search_path', %s, false)", [usual])

@@ -1,11 +1,11 @@
 """Ready-made histories, and the means to tamper with them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
-from django.db import connection
+from django.db import DatabaseError, connection, transaction
 
 from billing import ledger
 from billing.models import Balance, Channel, Transaction
@@ -67,24 +67,31 @@ def judge() -> None:
 def guards_down() -> Iterator[None]:
     """What somebody can do who owns the tables: no trigger and no constraint is in the way.
 
-    For tests that are rolled back, which brings the constraints back too.
+    Afterwards all are back but those that what was done does not allow. For tests that are rolled
+    back, which brings those back too.
     """
     judge()  # what was done so far, as usual
+    put_back = []
     for table in LEDGER_TABLES:
         execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
-        for (name,) in execute(
-            "SELECT conname FROM pg_constraint WHERE conrelid = %s::regclass "
-            "AND contype IN ('c', 'f', 'u')",
+        for name, definition in execute(
+            "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint "
+            "WHERE conrelid = %s::regclass AND contype IN ('c', 'f', 'u')",
             [table],
         ):
             execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
-        for (name,) in execute(
-            "SELECT indexrelid::regclass FROM pg_index WHERE indrelid = %s::regclass "
-            "AND indisunique AND NOT indisprimary",
+            put_back.append(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
+        for name, definition in execute(
+            "SELECT indexrelid::regclass, pg_get_indexdef(indexrelid) FROM pg_index "
+            "WHERE indrelid = %s::regclass AND indisunique AND NOT indisprimary",
             [table],
         ):
             execute(f"DROP INDEX {name}")
+            put_back.append(definition)
     yield
+    for statement in put_back:
+        with suppress(DatabaseError), transaction.atomic():
+            execute(statement)
     for table in LEDGER_TABLES:
         execute(f"ALTER TABLE {table} ENABLE TRIGGER USER")
 

@@ -12,16 +12,12 @@ from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 from psycopg import sql
 
+from billing.sql import guards
+from billing.sql.guards import HISTORY
+
 # Read by everybody here, and written by the functions that run with the owner's rights. What is
 # owed hangs on the moments, too.
-LEDGER: Final = (
-    "billing_transaction",
-    "billing_balance",
-    "billing_activation",
-    "billing_planterms",
-)
-# Added to, and never changed or removed: what operators did.
-HISTORY: Final = ("django_admin_log",)
+LEDGER: Final = (*guards.LEDGER, "billing_activation", "billing_planterms")
 # The owner's business.
 STRUCTURE: Final = ("django_migrations", "procrastinate_version")
 # The other functions are of triggers and guards, or called by these.

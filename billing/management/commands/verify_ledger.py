@@ -5,23 +5,44 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
 from tqdm import tqdm
 
 from billing import verification
-from billing.verification import BALANCE_RULES, CLOCK, TRANSACTION_RULES, Problem
-from users.models import User
+from billing.sql import guards
+from billing.verification import (
+    BALANCE_RULES,
+    CLOCK,
+    RULES_APART,
+    TRANSACTION_RULES,
+    Problem,
+)
 
 
 class Command(BaseCommand):
     help = (
-        "Re-computes every balance, number, sum and digest from the transactions, and exits with "
-        "1 if something does not fit. Reads only, and may run while the panel works."
+        "Re-computes every balance, number, sum and digest from the transactions, looks at each "
+        "guard of the ledger in the database, and exits with 1 if something does not fit. Reads "
+        "only, and may run while the panel works."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--user", type=int, metavar="ID", help="check this user alone")
+        parser.add_argument("--user", type=int, metavar="ID", help="check this user's rows alone")
 
     def handle(self, *, user: int | None, **options: Any) -> None:
+        # The rows are what everybody wants to know about, so they come first; the guards say
+        # whether it will stay like this.
+        try:
+            rows_are_right = self._check_rows(user)
+        except DatabaseError as problem:  # somebody made other tables of them
+            reason = str(problem).strip().splitlines()[0]
+            self.stderr.write(self.style.ERROR(f"The rows could not be checked: {reason}"))
+            rows_are_right = False
+        guards_are_right = self._check_guards(said_that_all_is_well=rows_are_right)
+        if not (rows_are_right and guards_are_right):
+            sys.exit(1)
+
+    def _check_rows(self, user: int | None) -> bool:
         stretches = verification.stretches() if user is None else [_stretch_of(user)]
         transactions = users = 0
         with tqdm(
@@ -35,7 +56,7 @@ class Command(BaseCommand):
                 if checked.problem:
                     bar.close()
                     self._report(checked.problem)
-                    sys.exit(1)
+                    return False
                 transactions += checked.transactions
                 users += checked.users
                 bar.update(checked.transactions)
@@ -46,6 +67,20 @@ class Command(BaseCommand):
                 f"of {_count(users, 'user')}."
             )
         )
+        return True
+
+    def _check_guards(self, *, said_that_all_is_well: bool) -> bool:
+        problems = guards.problems()
+        for problem in problems:
+            self.stderr.write(self.style.ERROR(problem))
+        if problems:
+            self.stderr.write(
+                "Until the guards of the database are as they should be, rows can be changed that "
+                "nobody may change. Migrations install them; grant_roles takes rights back."
+            )
+        elif said_that_all_is_well:
+            self.stdout.write("Each guard of the ledger in the database is there, and armed.")
+        return not problems
 
     def _report(self, problem: Problem) -> None:
         self.stderr.write(self.style.ERROR(str(problem)))
@@ -55,16 +90,20 @@ class Command(BaseCommand):
             self.stderr.write("It is the first such row; later ones were not looked at.")
 
     def _write_rules(self) -> None:
-        for of, rules in (("balance", BALANCE_RULES), ("transaction", TRANSACTION_RULES)):
+        for of, rules in (
+            ("balance", BALANCE_RULES),
+            ("transaction", TRANSACTION_RULES + RULES_APART),
+        ):
             self.stdout.write(f"Checked of each {of}:")
             for rule in rules:
                 self.stdout.write(f"  {rule.guarantee}  {rule.says}")
 
 
 def _stretch_of(user_id: int) -> verification.Stretch:
-    if not User.objects.filter(pk=user_id).exists():
+    stretch = verification.stretch_of(user_id)
+    if stretch is None:
         raise CommandError(f"There is no user with ID {user_id}.")
-    return verification.stretch_of(user_id)
+    return stretch
 
 
 def _count(number: int, what: str) -> str:
