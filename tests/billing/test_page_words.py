@@ -44,7 +44,7 @@ def test_every_page_says_what_it_is_and_whose_first(panel: Client, things: Thing
         assert not re.match("(Select|Change|View|Are you sure|Delete)\\b", title), (page, title)
         if page.path.startswith(f"/admin/users/user/{things.user.pk}/"):
             assert title.startswith("ada@example.net · "), (page, title)
-            assert "Ada Byron" in html
+            assert "Ada Byron" in html, page
     twice = {title for title in titles.values() if [*titles.values()].count(title) > 1}
     assert twice == set()
     its = f"/admin/users/user/{things.user.pk}"
