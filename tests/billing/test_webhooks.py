@@ -517,7 +517,10 @@ def test_a_job_that_no_longer_waits_is_followed_by_another(db: None, status: str
     user = user_with(5)
     execute("UPDATE procrastinate_jobs SET status = %s", [status])
     change(user, 5)
-    assert jobs() == [(status, {"endpoint_id": endpoint.pk}), ("todo", {"endpoint_id": endpoint.pk})]
+    assert jobs() == [
+        (status, {"endpoint_id": endpoint.pk}),
+        ("todo", {"endpoint_id": endpoint.pk}),
+    ]
 
 
 def test_a_job_goes_to_those_who_send_webhooks(db: None) -> None:

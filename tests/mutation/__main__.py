@@ -7,7 +7,8 @@ from collections import Counter
 from typing import Final
 
 from tests.mutation import explanations, targets
-from tests.mutation.mutants import Mutant, mutants_of
+from tests.mutation.mutants import Key, Mutant, mutants_of
+from tests.mutation.running import Verdict, run
 
 ENOUGH: Final = 0.95
 SAMPLE: Final = 200
@@ -20,7 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--sample", type=int, default=SAMPLE, help=f"how many mutants; 0: all ({SAMPLE})"
     )
     parser.add_argument(
-        "--only", nargs="+", choices=targets.TARGETS, default=list(targets.TARGETS), metavar="PART",
+        "--only",
+        nargs="+",
+        choices=targets.TARGETS,
+        default=list(targets.TARGETS),
+        metavar="PART",
         help=f"of these parts only: {', '.join(targets.TARGETS)}",
     )
     parser.add_argument("--matching", default="", help="only those with this text in their change")
@@ -42,13 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
         _say("\n".join(wrong) + "\n")
         return 1
     _say(f"{len(sample)} of {len(chosen)} mutants, seed {options.seed}.\n")
-    return _try(sample, chosen, {key: why for key, why in reasons})
+    return _try(sample, chosen, dict(reasons))
 
 
-def _try(sample: list[Mutant], chosen: list[Mutant], reasons: dict[object, str]) -> int:
+def _try(sample: list[Mutant], chosen: list[Mutant], reasons: dict[Key, str]) -> int:
     """Those explained are tried too, whether or not the sample has them: each must survive."""
-    from tests.mutation.running import Verdict, run
-
     sampled = {mutant.key for mutant in sample}
     mutants = [m for m in chosen if m.key in sampled or m.key in reasons]
     verdicts: list[Verdict] = []
@@ -56,15 +59,17 @@ def _try(sample: list[Mutant], chosen: list[Mutant], reasons: dict[object, str])
     def tell(verdict: Verdict) -> None:
         verdicts.append(verdict)
         explained = "explained " if verdict.mutant.key in reasons else ""
-        _say(f"[{len(verdicts)}/{len(mutants)}] {explained}{verdict.kind} ({verdict.seconds:.1f} s, "
-             f"{verdict.tests} tests) {verdict.test}\n  {verdict.mutant}\n")
+        _say(
+            f"[{len(verdicts)}/{len(mutants)}] {explained}{verdict.kind} ({verdict.seconds:.1f} s, "
+            f"{verdict.tests} tests) {verdict.test}\n  {verdict.mutant}\n"
+        )
 
     problems = run(mutants, tell=tell, say=_say)
     return _report([v for v in verdicts if v.kind != "invalid"], sampled, reasons, problems)
 
 
 def _report(
-    verdicts: list, sampled: set[object], reasons: dict[object, str], problems: list[str]
+    verdicts: list[Verdict], sampled: set[Key], reasons: dict[Key, str], problems: list[str]
 ) -> int:
     of_sample = [each for each in verdicts if each.mutant.key in sampled]
     kinds = Counter(each.kind for each in of_sample)
@@ -86,8 +91,8 @@ def _report(
         _say(f"{each.mutant}\n    {each.test}\n")
     seconds = sum(each.seconds for each in verdicts)
     _say(
-        f"\n{len(of_sample)} mutants: {noticed} noticed ({share:.1%}; {kinds['hangs']} of them by a "
-        f"test that hangs), {len(survivors)} survived, "
+        f"\n{len(of_sample)} mutants: {noticed} noticed ({share:.1%}; "
+        f"{kinds['hangs']} of them by a test that hangs), {len(survivors)} survived, "
         f"{len(survivors) - len(unexplained)} of these explained. "
         f"{seconds / max(1, len(verdicts)):.1f} s a mutant.\n"
     )

@@ -33,8 +33,7 @@ LOCKS: Final = re.compile(r"\.select_for_update\([^()]*\)")
 
 
 def edits(source: str) -> Iterator[Edit]:
-    for edit in _Edits(source).found:
-        yield edit
+    yield from _Edits(source).found
 
 
 class _Edits(ast.NodeVisitor):
@@ -92,13 +91,13 @@ class _Edits(ast.NodeVisitor):
             self.lines = range(node.lineno, max(last, node.lineno) + 1)
         super().visit(node)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:  # noqa: N802
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self.names.append(node.name)
         for each in node.body:
             self.visit(each)
         self.names.pop()
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # noqa: N802
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         is_outermost = not self.depth
         if is_outermost:
             self.names.append(node.name)
@@ -110,23 +109,23 @@ class _Edits(ast.NodeVisitor):
         if is_outermost:
             self.names.pop()
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:  # noqa: N802
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         if node.value:
             self.visit(node.value)
 
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:  # noqa: N802
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         return  # a sentence, mostly; and positions within are not told
 
     # --- What is changed
 
-    def visit_Compare(self, node: ast.Compare) -> None:  # noqa: N802
+    def visit_Compare(self, node: ast.Compare) -> None:
         operands = [node.left, *node.comparators]
         for left, operator, right in zip(operands, node.ops, operands[1:], strict=False):
             for new in COMPARISONS[type(operator)]:
                 self.between(left, right, r"[<>=!]+|is not|is|not in|in", new)
         self.generic_visit(node)
 
-    def visit_BoolOp(self, node: ast.BoolOp) -> None:  # noqa: N802
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
         new = "or" if isinstance(node.op, ast.And) else "and"
         for left, right in zip(node.values, node.values[1:], strict=False):
             self.between(left, right, r"\b(and|or)\b", new)
@@ -134,21 +133,21 @@ class _Edits(ast.NodeVisitor):
             self.replace(each, "True" if isinstance(node.op, ast.And) else "False")
         self.generic_visit(node)
 
-    def visit_BinOp(self, node: ast.BinOp) -> None:  # noqa: N802
+    def visit_BinOp(self, node: ast.BinOp) -> None:
         if type(node.op) in ARITHMETIC:
             old, new = ARITHMETIC[type(node.op)]
             self.between(node.left, node.right, re.escape(old), new)
         self.generic_visit(node)
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:  # noqa: N802
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
         self.replace(node, f"({self.text(node.operand)})")
         self.generic_visit(node)
 
-    def visit_If(self, node: ast.If) -> None:  # noqa: N802
+    def visit_If(self, node: ast.If) -> None:
         self._condition(node.test)
         self.generic_visit(node)
 
-    def visit_IfExp(self, node: ast.IfExp) -> None:  # noqa: N802
+    def visit_IfExp(self, node: ast.IfExp) -> None:
         self._condition(node.test)
         self.generic_visit(node)
 
@@ -163,7 +162,7 @@ class _Edits(ast.NodeVisitor):
             self._condition(each)
         self.generic_visit(node)
 
-    def visit_Constant(self, node: ast.Constant) -> None:  # noqa: N802
+    def visit_Constant(self, node: ast.Constant) -> None:
         value = node.value
         if isinstance(value, bool):
             self.replace(node, str(not value))
@@ -173,36 +172,36 @@ class _Edits(ast.NodeVisitor):
         elif isinstance(value, str) and re.fullmatch(r"[a-z_]+", value):
             self.replace(node, f'"{value}_"')  # a code; sentences are left alone
 
-    def visit_Name(self, node: ast.Name) -> None:  # noqa: N802
+    def visit_Name(self, node: ast.Name) -> None:
         if node.id in NAMES:
             self.replace(node, NAMES[node.id])
 
-    def visit_Return(self, node: ast.Return) -> None:  # noqa: N802
+    def visit_Return(self, node: ast.Return) -> None:
         if node.value and self.text(node.value) != "None":
             self.replace(node.value, "None")
         self.generic_visit(node)
 
-    def visit_Raise(self, node: ast.Raise) -> None:  # noqa: N802
+    def visit_Raise(self, node: ast.Raise) -> None:
         self.replace(node, "pass")
         if node.exc:
             self.visit(node.exc)
 
-    def visit_AugAssign(self, node: ast.AugAssign) -> None:  # noqa: N802
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
         self.replace(node, "pass")
         self.generic_visit(node)
 
-    def visit_Assign(self, node: ast.Assign) -> None:  # noqa: N802
+    def visit_Assign(self, node: ast.Assign) -> None:
         # Without a plain name, what follows would fail for want of it; without these nothing does.
         if isinstance(node.targets[0], ast.Attribute | ast.Subscript):
             self.replace(node, "pass")
         self.visit(node.value)
 
-    def visit_Expr(self, node: ast.Expr) -> None:  # noqa: N802
+    def visit_Expr(self, node: ast.Expr) -> None:
         if isinstance(node.value, ast.Call):
             self.replace(node, "pass")
         self.generic_visit(node)
 
-    def visit_Call(self, node: ast.Call) -> None:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> None:
         if isinstance(node.func, ast.Attribute):
             if node.func.attr in QUERIES:
                 for keyword in node.keywords:

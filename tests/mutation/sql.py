@@ -52,13 +52,17 @@ PHRASES: Final = (
 )
 # Where a condition ends that stands at this depth of parentheses.
 ENDS: Final = frozenset(
-    "AND OR THEN LOOP ORDER GROUP RETURNING UNION FOR LEFT JOIN CROSS WHERE ELSE WHEN END INTO LIMIT "
-    "; ,".split()
+    """
+    AND OR THEN LOOP ORDER GROUP RETURNING UNION FOR LEFT JOIN CROSS WHERE ELSE WHEN END INTO LIMIT
+    ; , ]
+    """.split()  # noqa: SIM905 - one a line would fill a page
 )
-BEGINNINGS: Final = frozenset("WHERE IF ELSIF WHEN ON (".split())
+BEGINNINGS: Final = frozenset(["WHERE", "IF", "ELSIF", "WHEN", "ON", "("])
 # What stands before a statement, and with what one begins that can be left out.
-BEFORE_STATEMENTS: Final = frozenset("; BEGIN THEN ELSE LOOP".split())
-STATEMENTS: Final = frozenset("PERFORM INSERT UPDATE DELETE RAISE CONTINUE SELECT".split())
+BEFORE_STATEMENTS: Final = frozenset([";", "BEGIN", "THEN", "ELSE", "LOOP"])
+STATEMENTS: Final = frozenset(
+    ["PERFORM", "INSERT", "UPDATE", "DELETE", "RAISE", "CONTINUE", "SELECT"]
+)
 
 
 class Token(NamedTuple):
@@ -158,9 +162,10 @@ def _of_conditions(tokens: list[Token], place: int) -> Iterator[Change]:
     first = place
     while first and not _begins(tokens[first - 1], token.depth):
         first -= 1
-        if tokens[first].name in {"AND", "OR"} and tokens[first].depth == token.depth:
-            if not _is_of_between(tokens, first):
-                return
+        each = tokens[first]
+        joins = each.name in {"AND", "OR"} and not _is_of_between(tokens, first)
+        if joins and each.depth == token.depth:
+            return
     if first:
         yield tokens[first].start, token.end, ""
 
