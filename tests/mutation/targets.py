@@ -64,6 +64,7 @@ TARGETS: Final[dict[str, Target]] = {
     "thresholds": Target(
         ("billing/thresholds.py",),
         (
+            "tests/billing/test_thresholds.py",
             "tests/billing/test_low_balance_pages.py",
             "tests/api/rest/test_thresholds.py",
         ),
