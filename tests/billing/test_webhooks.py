@@ -480,8 +480,17 @@ def test_deleting_an_endpoint_refuses_nobodys_posting(connections: Connections) 
 def test_money_moves_also_if_no_job_can_be_queued(db: None) -> None:
     endpoint = endpoint_for()
     user = user_with()
+    warnings: list[str] = []
+
+    def listen(warning: Any) -> None:
+        warnings.append(warning.message_primary)  # gone later
+
+    connection.connection.add_notice_handler(listen)
     execute("ALTER TABLE procrastinate_jobs RENAME TO elsewhere")
     change(user, 7)
+    connection.connection.remove_notice_handler(listen)
+    [warning] = warnings
+    assert f"No job to send webhooks to endpoint {endpoint.pk}" in warning
     execute("ALTER TABLE elsewhere RENAME TO procrastinate_jobs")
     assert noted() == [(TRANSACTION, 1)]
     assert jobs() == []
@@ -528,6 +537,7 @@ def test_a_job_goes_to_those_who_send_webhooks(db: None) -> None:
     user_with(5)
     [job] = ProcrastinateJob.objects.filter(task_name="billing.tasks.send_webhooks")
     assert job.queue_name == tasks.send_webhooks.queue == "webhooks"
+    assert job.priority == 0  # as the sweep queues it
 
 
 def test_there_is_one_default_threshold_and_none_is_negative(db: None) -> None:
