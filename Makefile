@@ -6,7 +6,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint types migrations-check benchmark lock clean
+.PHONY: run test lint types migrations-check benchmark mutation lock clean
 
 run: $(VENV)/installed
 	@exec $(PYTHON) manage.py serve
@@ -28,6 +28,10 @@ migrations-check: $(VENV)/installed-dev
 # The table of docs/benchmarks.md. Takes some minutes and some gigabytes in DATA_DIR.
 benchmark: $(VENV)/installed-dev
 	$(PYTHON) -m tests.benchmarks $(ARGS)
+
+# Whether the tests notice small mistakes in the rules of money: docs/mutation.md.
+mutation: $(VENV)/installed-dev
+	$(PYTHON) -m tests.mutation $(ARGS)
 
 # An environment whose Python is gone is made anew.
 ifneq ($(shell $(PYTHON) -c 'print(1)' 2>/dev/null),1)

@@ -1,5 +1,6 @@
 """The ledger through its module: what each function does, and what it refuses."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -590,6 +591,40 @@ def test_a_reversal_gives_back_to_both_balances_what_was_taken_from_each() -> No
     assert (back.type, back.subtype, back.device) == ("reversal", "tariff_charge", "Truck 7")
     assert back.reverses == charge.number
     assert has(user) == (5, 12)
+
+
+def test_metadata_of_many_decimals_may_be_as_long_as_any_other() -> None:
+    metadata: dict[str, Any] = {"decimals": [0.5] * 1000, "filled": ""}
+    metadata["filled"] = "x" * (ledger.MAX_METADATA - len(json.dumps(metadata)))
+    said = {"amount": 1, "description": "Measured", **BY_PANEL}
+    assert ledger.change_balance(user_with(), metadata=metadata, **said).metadata == metadata
+    metadata["filled"] += "x"
+    with pytest.raises(errors.InvalidEntry):
+        ledger.change_balance(user_with(), metadata=metadata, **said)
+
+
+def test_what_was_paid_back_of_one_charge_was_paid_back_of_no_other() -> None:
+    user = user_with(real=100)
+    say = {"description": "Fee of April"}
+    entries = [ledger.subscription_entry(user, cycle="monthly", price=30, **say) for _ in range(3)]
+    first, second, third = (
+        result.transaction
+        for result in ledger.post_batch(entries, **BY_PANEL)
+        if result.transaction
+    )
+    rests = [
+        ledger.remainder_entry(user, amount=amount, metadata={"charge": number}, **say)
+        for amount, number in ((7, second.number), (5, third.number), (4, second.number))
+    ]
+    posted = [result.transaction for result in ledger.post_batch(rests, **BY_PANEL)]
+    assert ledger.paid_back_of(first) == []
+    assert ledger.paid_back_of(second) == [posted[0], posted[2]]
+    assert ledger.paid_back_of(third) == [posted[1]]
+    said = {"description": "Charged in error", **BY_PANEL}
+    assert ledger.reverse(user, number=first.number, **said).amount == 30
+    with pytest.raises(errors.AlreadyPaidBack) as refused:
+        ledger.reverse(user, number=second.number, **said)
+    assert refused.value.data["amount"] == "11.0000"
 
 
 def test_a_transaction_is_reversed_once_only() -> None:

@@ -41,6 +41,13 @@ def assert_in_order(user: User, count: int) -> None:
     call_command("verify_ledger", verbosity=0)
 
 
+def test_nobody_holds_a_balance_outside_of_a_transaction(committed_db: None) -> None:
+    """The lock would be gone at once, and nobody would notice."""
+    user = user_with(real=100)
+    with pytest.raises(transaction.TransactionManagementError):
+        ledger.hold([user.pk])
+
+
 def test_no_charge_is_accepted_beyond_the_money_there_is(connections: Connections) -> None:
     user = user_with(real=100)
     outcomes = connections(

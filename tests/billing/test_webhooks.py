@@ -69,6 +69,11 @@ def jobs() -> list[tuple[str, Any]]:
     return [(job.status, job.args) for job in found.order_by("id")]
 
 
+def told_to() -> list[tuple[str, int, str]]:
+    deliveries = WebhookDelivery.objects.order_by("id")
+    return list(deliveries.values_list("event__type", "endpoint", "status"))
+
+
 # --- Transactions -------------------------------------------------------------------------------
 
 
@@ -96,6 +101,25 @@ def test_nothing_is_noted_for_nobody(db: None) -> None:
     change(user, -50)
     assert noted() == []
     assert jobs() == []
+
+
+def test_who_asks_for_transactions_alone_is_told_of_no_low_balance(db: None) -> None:
+    asks, asks_for_low = endpoint_for(TRANSACTION), endpoint_for(LOW, is_active=False)
+    LowBalanceThreshold.objects.create(user=None, amount=10)
+    user = user_with(20)
+    change(user, -15)
+    assert noted() == [(TRANSACTION, 1), (TRANSACTION, 2)]
+    assert {*WebhookDelivery.objects.values_list("endpoint", flat=True)} == {asks.pk}
+    assert asks_for_low.pk not in [args["endpoint_id"] for _, args in jobs()]
+
+
+def test_who_asks_for_low_balances_alone_is_told_of_these_alone_and_soon(db: None) -> None:
+    asks = endpoint_for(LOW)
+    LowBalanceThreshold.objects.create(user=None, amount=10)
+    change(user_with(20), -15)
+    assert noted() == [(LOW, 2)]
+    assert told_to() == [(LOW, asks.pk, "pending")]
+    assert jobs() == [("todo", {"endpoint_id": asks.pk})]
 
 
 def test_a_batch_is_told_whole_and_of_each_user_in_order(db: None) -> None:
@@ -317,6 +341,26 @@ def test_a_cancelled_subscription_is_neither(db: None) -> None:
     assert told_of_subscriptions() == []
 
 
+def test_a_subscription_is_told_to_active_endpoints_that_ask_for_it_and_to_no_other(
+    db: None,
+) -> None:
+    asks, asks_for_all = endpoint_for(SUSPENDED), endpoint_for()
+    endpoint_for(SUSPENDED, is_active=False)
+    endpoint_for(is_active=False)
+    endpoint_for(RESUMED, TRANSACTION, LOW)
+    subscribed(user_with(), PlanFactory())
+    assert told_to() == [(SUSPENDED, asks.pk, "pending"), (SUSPENDED, asks_for_all.pk, "pending")]
+    assert jobs() == [("todo", {"endpoint_id": each.pk}) for each in (asks, asks_for_all)]
+
+
+def test_a_subscription_that_nobody_asks_for_is_not_noted(db: None) -> None:
+    endpoint_for(SUSPENDED, is_active=False)
+    endpoint_for(TRANSACTION)
+    subscribed(user_with(), PlanFactory())
+    assert noted() == []
+    assert jobs() == []
+
+
 # --- Many at once -------------------------------------------------------------------------------
 
 
@@ -436,8 +480,17 @@ def test_deleting_an_endpoint_refuses_nobodys_posting(connections: Connections) 
 def test_money_moves_also_if_no_job_can_be_queued(db: None) -> None:
     endpoint = endpoint_for()
     user = user_with()
+    warnings: list[str] = []
+
+    def listen(warning: Any) -> None:
+        warnings.append(warning.message_primary)  # gone later
+
+    connection.connection.add_notice_handler(listen)
     execute("ALTER TABLE procrastinate_jobs RENAME TO elsewhere")
     change(user, 7)
+    connection.connection.remove_notice_handler(listen)
+    [warning] = warnings
+    assert f"No job to send webhooks to endpoint {endpoint.pk}" in warning
     execute("ALTER TABLE elsewhere RENAME TO procrastinate_jobs")
     assert noted() == [(TRANSACTION, 1)]
     assert jobs() == []
@@ -450,6 +503,41 @@ def test_a_paused_endpoint_is_not_woken_by_every_posting(db: None) -> None:
     user_with(5)
     assert len(noted()) == 1
     assert jobs() == []
+
+
+def test_an_endpoint_whose_pause_is_over_is_woken(db: None) -> None:
+    endpoint = endpoint_for(paused_until=timezone.now() - timedelta(minutes=1))
+    user_with(5)
+    assert jobs() == [("todo", {"endpoint_id": endpoint.pk})]
+
+
+def test_an_inactive_endpoint_is_not_woken_though_others_are_active(db: None) -> None:
+    inactive = endpoint_for(is_active=False)
+    endpoint_for()
+    execute("SELECT billing_wake_webhooks(%s)", [inactive.pk])
+    assert jobs() == []
+
+
+@pytest.mark.as_owner
+@pytest.mark.parametrize("status", ["doing", "succeeded", "failed"])
+def test_a_job_that_no_longer_waits_is_followed_by_another(db: None, status: str) -> None:
+    """What was posted since may have come too late for it."""
+    endpoint = endpoint_for()
+    user = user_with(5)
+    execute("UPDATE procrastinate_jobs SET status = %s", [status])
+    change(user, 5)
+    assert jobs() == [
+        (status, {"endpoint_id": endpoint.pk}),
+        ("todo", {"endpoint_id": endpoint.pk}),
+    ]
+
+
+def test_a_job_goes_to_those_who_send_webhooks(db: None) -> None:
+    endpoint_for()
+    user_with(5)
+    [job] = ProcrastinateJob.objects.filter(task_name="billing.tasks.send_webhooks")
+    assert job.queue_name == tasks.send_webhooks.queue == "webhooks"
+    assert job.priority == 0  # as the sweep queues it
 
 
 def test_there_is_one_default_threshold_and_none_is_negative(db: None) -> None:

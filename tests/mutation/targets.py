@@ -1,0 +1,99 @@
+"""What is mutated, and which tests could notice: first those that are most about it.
+
+Tests that compare the text of a database function with its file are in none of the lists: they
+notice every change, and say nothing of what it does.
+"""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+FUNCTIONS: Final = "billing/sql/functions/"
+
+LEDGER_TESTS: Final = (
+    "tests/billing/test_ledger.py",
+    "tests/billing/test_ledger_guards.py",
+    "tests/billing/test_service_charges.py",
+    "tests/billing/test_ledger_digests.py",
+    "tests/billing/test_ledger_clock.py",
+    "tests/billing/test_ledger_model.py",
+    "tests/billing/test_ledger_races.py",
+)
+WEBHOOK_TESTS: Final = ("tests/billing/test_webhooks.py",)
+CHARGING_TESTS: Final = (
+    "tests/billing/test_settle.py",
+    "tests/billing/test_charging.py",
+    "tests/billing/test_charge_due.py",
+    "tests/billing/test_subscriptions.py",
+    "tests/billing/test_plan_guards.py",
+    "tests/billing/test_tasks.py",
+    "tests/billing/test_charging_races.py",
+)
+
+
+class Target(NamedTuple):
+    files: tuple[str, ...]
+    tests: tuple[str, ...]
+
+
+def _functions(*names: str) -> tuple[str, ...]:
+    return tuple(f"{FUNCTIONS}billing_{name}.sql" for name in names)
+
+
+TARGETS: Final[dict[str, Target]] = {
+    "ledger": Target(("billing/ledger.py",), LEDGER_TESTS),
+    "ledger-sql": Target(
+        _functions(
+            "post",
+            "amount_problem",
+            "type_allows",
+            "check_transaction",
+            "check_balance",
+            "digest",
+            "hold",
+            "number_at",
+            "open_balance",
+            "refuse_balance_removal",
+            "refuse_rewriting_history",
+        ),
+        LEDGER_TESTS,
+    ),
+    "pricing": Target(
+        ("billing/pricing.py",),
+        ("tests/billing/test_pricing.py", "tests/billing/test_service_charges.py"),
+    ),
+    "thresholds": Target(
+        ("billing/thresholds.py",),
+        (
+            "tests/billing/test_thresholds.py",
+            "tests/billing/test_low_balance_pages.py",
+            "tests/api/rest/test_thresholds.py",
+        ),
+    ),
+    "webhooks-sql": Target(
+        _functions("tell_of_transactions", "tell_of_subscription", "wake_webhooks"),
+        WEBHOOK_TESTS,
+    ),
+    "charging": Target(("billing/charging.py", "billing/subscriptions.py"), CHARGING_TESTS),
+    "charging-sql": Target(
+        _functions(
+            "queue_resumption",
+            "resume_after_activation",
+            "resume_after_refill",
+            "refuse_other_code",
+            "refuse_other_cycle",
+        ),
+        CHARGING_TESTS,
+    ),
+}
+# Functions that no money hangs on.
+WITHOUT_MONEY: Final = frozenset(_functions("end_sessions"))
+
+
+def files() -> Iterator[str]:
+    for target in TARGETS.values():
+        yield from target.files
+
+
+def tests_of(file: str) -> tuple[str, ...]:
+    [tests] = [target.tests for target in TARGETS.values() if file in target.files]
+    return tests
