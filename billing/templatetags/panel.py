@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from billing import currencies
 from billing.models import Label, Transaction
 from billing.money import decimals_for, format_money
+from users.models import User
 
 register = template.Library()
 
@@ -120,6 +121,9 @@ def page_heading(context: dict[str, Any]) -> str:
             return str(row)
         if title == _("Delete"):
             return f"{title} {row}"
+        if isinstance(row, User):
+            # The title knows people by their login; here there is room for the name.
+            return title.replace(row.email, str(row), 1)
     return title
 
 

@@ -26,7 +26,9 @@ CHARGING_TESTS: Final = (
     "tests/billing/test_subscriptions.py",
     "tests/billing/test_plan_guards.py",
     "tests/billing/test_tasks.py",
+    "tests/billing/test_late_runs.py",
     "tests/billing/test_charging_races.py",
+    "tests/billing/test_late_runs_of_any_history.py",
 )
 
 
@@ -73,7 +75,9 @@ TARGETS: Final[dict[str, Target]] = {
         _functions("tell_of_transactions", "tell_of_subscription", "wake_webhooks"),
         WEBHOOK_TESTS,
     ),
-    "charging": Target(("billing/charging.py", "billing/subscriptions.py"), CHARGING_TESTS),
+    "charging": Target(
+        ("billing/charging.py", "billing/subscriptions.py", "billing/moments.py"), CHARGING_TESTS
+    ),
     "charging-sql": Target(
         _functions(
             "queue_resumption",
@@ -81,6 +85,10 @@ TARGETS: Final[dict[str, Target]] = {
             "resume_after_refill",
             "refuse_other_code",
             "refuse_other_cycle",
+            "note_activation",
+            "note_terms",
+            "refuse_rewriting_moments",
+            "clock",
         ),
         CHARGING_TESTS,
     ),
