@@ -57,7 +57,7 @@ _SHOWN = """
     proportional_charge
     quantity real real_pays request_id results reversed_by reverses seconds service services
     skip_refused started_on status status_since subscription subscription_id subscriptions
-    subtype success tariff_id threshold time_zone title to tracker_id trackers_count transaction
+    subtype success suspension_reason tariff_id threshold time_zone title to tracker_id trackers_count transaction
     transactions type unit unit_price user user_id users wait_for_money
 """
 SHOWN: Final = frozenset(_SHOWN.split())

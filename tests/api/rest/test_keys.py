@@ -401,6 +401,6 @@ def test_no_log_has_a_key(program: Program, caplog: pytest.LogCaptureFixture) ->
         program.get(path)
     program.post("/users", {"email": "no"})
     program.post("/users", b"{")
-    assert caplog.text.count(f"key={program.key.prefix} ") == 4  # whose calls they were is told
+    assert caplog.text.count(f'"key_id": {program.key.pk},') == 4  # whose calls they were is told
     assert program.secret[access.PREFIX_LENGTH :] not in caplog.text
     assert program.key.hashed not in caplog.text

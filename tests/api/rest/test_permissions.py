@@ -151,6 +151,7 @@ def test_who_may_make_which_call_of_the_panel_api(
     db: None, call: PanelCall, caller: Caller
 ) -> None:
     world = panel_calls.World(user_with(real="100"), PlanFactory())
+    given = call.parameters(world)
     owner = caller.owner(call.permission)
     program = PanelProgram(owner)
     happen(caller.then, owner)
@@ -162,7 +163,7 @@ def test_who_may_make_which_call_of_the_panel_api(
         case "revoke":
             assert program("account/logout").status == 200
     before = state()
-    answer = program(call.path, **call.parameters(world))
+    answer = program(call.path, **given)
     told = caller.panel
     if call.permission is None and told == (403, 13):
         told = None  # any operator may
