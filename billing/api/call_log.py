@@ -57,8 +57,8 @@ _SHOWN = """
     proportional_charge
     quantity real real_pays request_id results reversed_by reverses seconds service services
     skip_refused started_on status status_since subscription subscription_id subscriptions
-    subtype success suspension_reason tariff_id threshold time_zone title to tracker_id trackers_count transaction
-    transactions type unit unit_price user user_id users wait_for_money
+    subtype success suspension_reason tariff_id threshold time_zone title to tracker_id
+    trackers_count transaction transactions type unit unit_price user user_id users wait_for_money
 """
 SHOWN: Final = frozenset(_SHOWN.split())
 # Fields whose names may be seen: what is in them is about people, or written freely, or secret.
