@@ -118,21 +118,22 @@ KEY: Final = {
 }
 
 
-def _precondition(name: str, description: str) -> dict[str, Any]:
+def _precondition(name: str, description: str, **schema: str) -> dict[str, Any]:
     return {
         "in": "header",
         "name": name,
         "required": False,
         "description": description,
-        "schema": {
-            "type": "string",
-            "pattern": r'^(\*|"[!#-~]*"(, *"[!#-~]*")*)$',
-            "title": name,
-        },
+        "schema": {"type": "string", "title": name, **schema},
     }
 
 
-IF_MATCH: Final = _precondition("If-Match", "Only if this is still what is there.")
+IF_MATCH: Final = _precondition(
+    "If-Match",
+    "Only if this is still what is there.",
+    pattern=r'^(\*|"[!#-~]*"(, *"[!#-~]*")*)$',
+)
+# Of a call that only reads, one that makes no sense is passed over: it protects nothing.
 IF_NONE_MATCH: Final = _precondition("If-None-Match", "Only if this is not what is there.")
 
 TAGS: Final = (

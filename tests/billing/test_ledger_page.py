@@ -7,7 +7,7 @@ import pytest
 from django.apps import apps
 
 from billing.models import Balance, Transaction, TransactionType
-from billing.verification import BALANCE_RULES, TRANSACTION_RULES
+from billing.verification import BALANCE_RULES, ONE_KEY, TRANSACTION_RULES
 from tests.billing.histories import execute
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text()
@@ -51,6 +51,9 @@ def test_the_triggers_are_described() -> None:
         "billing_tell_of_transactions",
         "billing_tell_of_subscription",
         "billing_end_sessions",
+        "billing_note_activation",
+        "billing_note_terms",
+        "billing_note_terms_of_new_plan",
     }
 
 
@@ -64,7 +67,7 @@ def test_the_constraints_are_described() -> None:
 
 
 def test_the_guarantees_that_are_verified_are_named() -> None:
-    checked = {rule.guarantee for rule in (*TRANSACTION_RULES, *BALANCE_RULES)}
+    checked = {rule.guarantee for rule in (*TRANSACTION_RULES, *BALANCE_RULES, ONE_KEY)}
     said = re.search(r"rules in `billing/verification.py` list: (.*?),? the sums", PAGE)
     assert said is not None
     assert set(re.findall(r"G\d+", said[1])) == checked

@@ -171,7 +171,7 @@ def test_a_gift_that_could_be_two_amounts_is_asked_about(panel: Client) -> None:
 def test_a_history_lists_the_latest_change_first(panel: Client) -> None:
     plan = PlanFactory(price="1")
     address = page_of(plan, "history")
-    assert "No operator has changed anything here yet." in panel.get(address).text
+    assert "No change is recorded here yet." in panel.get(address).text
     for price in ("2", "3"):
         change(panel, page_of(plan), price=price)
     text = panel.get(address).text

@@ -261,7 +261,7 @@ def test_a_transaction_has_a_page_with_everything_on_its_row(
     assert "tariff_charge" in details["Type"]
     assert row.created_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f") in details["Date"]
     expect(page.get_by_role("button", name="Reverse")).to_have_count(0)
-    page.get_by_role("link", name="No. 6", exact=True).click()
+    page.get_by_role("link", name="No. 6", exact=True).first.click()
     expect(page.get_by_role("row", name="Takes back")).to_contain_text("No. 3, 100 messages")
     page.get_by_role("row", name="User").get_by_role("link").click()
     page.wait_for_url(f"**/admin/users/user/{user.pk}/change/")
@@ -305,7 +305,8 @@ def test_downloads_hold_what_is_filtered(windows: Windows, operator: User) -> No
     assert [row["number"] for row in rows] == ["3", "4", "7"]
     assert rows[0]["amount"] == "-5.0000"
     assert rows[0]["new_bonus"] == "0.0000"
-    assert rows[0]["date (UTC)"].replace("T", " ") == transactions(page)[-1]["Date"]
+    [date] = [name for name in rows[0] if name.startswith("date (")]
+    assert rows[0][date].replace("T", " ") == transactions(page)[-1]["Date"]
 
     with page.expect_download() as download:
         page.get_by_role("link", name="XLSX").click()
