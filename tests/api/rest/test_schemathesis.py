@@ -34,7 +34,23 @@ def application(environ: dict[str, Any], start_response: Any) -> Any:
 
 
 # What is well-formed may still be more than the balance, a plan that there is not, or no e-mail.
-REFUSED_BY_RULES = ["402", "422"]
+# An ETag of nothing that is there is refused first, whatever else is wrong.
+REFUSED_BY_RULES = ["402", "412", "422"]
+MALFORMED = [
+    "400",
+    "401",
+    "403",
+    "404",
+    "405",
+    "406",
+    "409",
+    "412",
+    "415",
+    "422",
+    "428",
+    "429",
+    "5xx",
+]
 CONFIG = SchemathesisConfig.from_dict(
     {
         "seed": 1,
@@ -42,7 +58,8 @@ CONFIG = SchemathesisConfig.from_dict(
         "checks": {
             "positive_data_acceptance": {
                 "expected-statuses": ["2xx", "401", "403", "404", "409", *REFUSED_BY_RULES]
-            }
+            },
+            "negative_data_rejection": {"expected-statuses": MALFORMED},
         },
     }
 )
