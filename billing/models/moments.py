@@ -1,7 +1,7 @@
 """What a charging run that comes late has to know of the past: when users were activated and
 deactivated, and what plans cost when.
 
-Triggers write these rows (migrations/sql/0023_moments.sql), whoever changes the user or the plan
+Triggers write these rows (migrations/sql/0022_moments.sql), whoever changes the user or the plan
 and by whatever way; nobody changes them afterwards. `billing.moments` reads them.
 """
 

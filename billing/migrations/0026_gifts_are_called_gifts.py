@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("billing", "0028_kept_answers")]
+    dependencies = [("billing", "0025_kept_answers")]
 
     operations = [
         migrations.AlterField(

@@ -8,7 +8,7 @@ SQL = Path(__file__).parent / "sql"
 class Migration(migrations.Migration):
     """A suspended subscription says why it is, in the database and to other programs."""
 
-    dependencies = [("billing", "0024_moments_are_kept")]
+    dependencies = [("billing", "0022_moments_are_kept")]
 
     operations = [
         migrations.AddConstraint(
@@ -30,7 +30,7 @@ class Migration(migrations.Migration):
             ),
         ),
         migrations.RunSQL(
-            sql=(SQL / "0025_reasons.sql").read_text(),
-            reverse_sql=(SQL / "0025_reasons.reverse.sql").read_text(),
+            sql=(SQL / "0023_reasons.sql").read_text(),
+            reverse_sql=(SQL / "0023_reasons.reverse.sql").read_text(),
         ),
     ]

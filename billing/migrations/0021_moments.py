@@ -22,8 +22,8 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.RunSQL(
-            sql=(SQL / "0023_clock.sql").read_text(),
-            reverse_sql=(SQL / "0023_clock.reverse.sql").read_text(),
+            sql=(SQL / "0021_clock.sql").read_text(),
+            reverse_sql=(SQL / "0021_clock.reverse.sql").read_text(),
         ),
         migrations.CreateModel(
             name="Activation",

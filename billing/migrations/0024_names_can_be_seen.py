@@ -6,7 +6,7 @@ import billing.models.plans
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0025_reasons_of_suspensions"),
+        ("billing", "0023_reasons_of_suspensions"),
     ]
 
     operations = [

@@ -8,7 +8,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0030_names_can_be_seen"),
+        ("billing", "0024_names_can_be_seen"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
