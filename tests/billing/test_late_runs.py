@@ -282,6 +282,7 @@ def test_what_plans_cost_is_noted_however_they_are_changed(clock: Clock) -> None
     ]
 
 
+@pytest.mark.as_owner  # others may not even try
 @pytest.mark.parametrize("table", ["billing_activation", "billing_planterms"])
 @pytest.mark.parametrize("what", ["DELETE FROM {}", "UPDATE {} SET at = now()", "TRUNCATE {}"])
 def test_moments_are_append_only(table: str, what: str) -> None:
