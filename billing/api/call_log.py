@@ -125,11 +125,11 @@ def _path(path: str) -> str:
 
 @cache
 def _words() -> frozenset[str]:
-    from billing.api.panel.dispatch import ACTIONS
+    from billing.api.panel.dispatch import ACTIONS, OPEN
     from billing.api.rest import ROUTERS
 
     paths = [path for router in ROUTERS for path in router.path_operations]
-    paths += [f"{handler}/{action}" for handler, action in ACTIONS]
+    paths += [f"{handler}/{action}" for handler, action in (*OPEN, *ACTIONS)]
     own = ("", "api", "v1", "v2", "panel", "docs", "problems", "openapi.json")
     return frozenset(word for path in paths for word in path.split("/")) | frozenset(own)
 

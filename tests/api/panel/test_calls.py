@@ -318,6 +318,14 @@ def test_the_log_says_who_called_and_what_came_of_it(program: Program, lines: li
     assert unknown["path"] == "/v2/panel/***/***"
 
 
+def test_the_log_names_the_calls_that_take_no_session(db: None, lines: list[str]) -> None:
+    for path in sorted(OPEN):
+        Program()(path)
+    assert [json.loads(line)["path"] for line in lines] == [
+        f"/v2/panel/{each}" for each in sorted(OPEN)
+    ]
+
+
 @pytest.mark.parametrize("way", ["post", "form", "get"])
 def test_nobody_is_named_in_the_log(
     program: Program, world: World, lines: list[str], with_bodies: None, way: str
