@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections import deque
 from collections.abc import Iterator
 from email.message import Message
@@ -79,8 +80,10 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def panel(tmp_path_factory: pytest.TempPathFactory, prepared_data_dir: Path) -> Iterator[Serving]:
-    with Serving(prepared_data_dir, SCRIPT_NAME=PREFIX) as panel:
-        made = manage("shell", "-v0", "-c", ADMINISTRATOR, DATA_DIR=str(prepared_data_dir))
+    data_dir = tmp_path_factory.mktemp("prefix") / "var"
+    subprocess.run(["cp", "-a", prepared_data_dir, data_dir], check=True)  # with its owner
+    with Serving(data_dir, SCRIPT_NAME=PREFIX) as panel:
+        made = manage("shell", "-v0", "-c", ADMINISTRATOR, DATA_DIR=str(data_dir))
         assert made.returncode == 0, made.stderr
         yield panel
         panel.press_ctrl_c()

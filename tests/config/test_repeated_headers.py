@@ -68,12 +68,12 @@ def refuses_what_came_twice(call: Caller) -> None:
     status, _, rest = call("GET", "/v2/panel/user/list", "Authorization: NVX 1")
     assert (status, json.loads(rest)["status"]["code"]) == (400, 5)
     status, _, rest = call("GET", "/api/v1/users")
-    assert json.loads(rest)["users"] == []
+    assert "ada@example.net" not in {user["email"] for user in json.loads(rest)["users"]}
     # A comma is part of a key, and two lines of If-Match are one list.
     status, _, _ = call("POST", users, "Idempotency-Key: a,b", body=BODY)
     assert status == 201
     status, _, rest = call("GET", "/api/v1/users")
-    [user] = json.loads(rest)["users"]
+    [user] = [each for each in json.loads(rest)["users"] if each["email"] == "ada@example.net"]
     path = f"{users}/{user['id']}"
     _, head, _ = call("GET", path)
     [tag] = [line[6:] for line in head.split("\r\n") if line.lower().startswith("etag: ")]
