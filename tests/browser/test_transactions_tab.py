@@ -262,7 +262,7 @@ def test_a_transaction_has_a_page_with_everything_on_its_row(
     assert row.created_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f") in details["Date"]
     expect(page.get_by_role("button", name="Reverse")).to_have_count(0)
     page.get_by_role("link", name="No. 6", exact=True).first.click()
-    expect(page.get_by_role("row", name="Reversal").first).to_contain_text("No. 3")
+    expect(page.get_by_role("row", name="Reversal Reverses")).to_contain_text("No. 3")
     page.get_by_role("row", name="User").get_by_role("link").click()
     page.wait_for_url(f"**/admin/users/user/{user.pk}/change/")
 
