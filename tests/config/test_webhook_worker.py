@@ -124,8 +124,8 @@ def test_what_a_killed_worker_had_sent_without_noting_it_is_sent_again(
     change(running, POST)
     change(running, POST)
     with connected(running) as holder, holder.transaction():
-        # It can read what is due, but not write what came of it.
-        holder.execute("SELECT FROM billing_webhookdelivery FOR UPDATE")
+        # It can read what is due and send it, but not write what came of it.
+        holder.execute("LOCK TABLE billing_webhookattempt IN SHARE MODE")
         with working(running) as killed:
             wait_for(lambda: len(receiver.messages) == 2)
             killed.process.kill()
