@@ -13,7 +13,7 @@ from django.contrib.auth.models import Group
 from django.template.loader import render_to_string
 from playwright.sync_api import Page, Route, expect
 
-from billing import ledger
+from billing import access, ledger
 from billing.models import (
     ApiKey,
     ChargingRun,
@@ -261,6 +261,38 @@ def test_axe_finds_nothing_where_somebody_is_kept_out(
     page.locator("#logout-form").evaluate("form => form.submit()")
     page.wait_for_url("**/logout/")
     with subtests.test("logged out"):
+        assert "\n".join(problems(page)) == ""
+
+
+def test_axe_finds_nothing_where_calls_are_tried_out(
+    windows: Windows, operator: User, subtests: pytest.Subtests
+) -> None:
+    """Every state of the documentation: a call tried out, its schema, a body, the key asked for."""
+    _, secret = access.issue_key(name="Trial", owner=operator, created_by=operator)
+    page = windows()
+    page.add_init_script(AXE_SCRIPT)
+    page.goto("/api/v1/docs")
+    call = page.locator("#operations-Users-list_users")
+    expect(call).to_be_visible()
+    with subtests.test("all calls"):
+        assert "\n".join(problems(page)) == ""
+    page.locator("button.authorize").first.click()
+    page.locator(".auth-container input").fill(secret)
+    with subtests.test("asked for a key"):
+        assert "\n".join(problems(page)) == ""
+    page.locator(".auth-btn-wrapper button.authorize").click()
+    page.locator(".auth-btn-wrapper button.btn-done").click()
+    call.locator(".opblock-summary-control").click()
+    call.locator("button.try-out__btn").click()
+    call.locator("button.execute").click()
+    expect(call.locator(".live-responses-table")).to_be_visible()
+    with subtests.test("answered"):
+        assert "\n".join(problems(page)) == ""
+    call.locator(".model-example .tab button").last.click()
+    body = page.locator("[id$=change_balance]").first
+    body.locator(".opblock-summary-control").click()
+    body.locator("button.try-out__btn").click()
+    with subtests.test("a schema and a body"):
         assert "\n".join(problems(page)) == ""
 
 
