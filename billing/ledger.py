@@ -516,7 +516,7 @@ def _charged_before(user: User | int, key: str | None, said: _Said) -> Transacti
 def _told_apart(value: Any) -> Any:
     """The same, but to be compared as JSON is: to Python, true is 1, and false 0."""
     if isinstance(value, bool):
-        return ("true" if value else "false",)
+        return (bool, value)
     if isinstance(value, dict):
         return {name: _told_apart(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

@@ -635,9 +635,11 @@ def test_a_run_is_divided_among_users_and_finished_with_its_last_part(
     of_run.refresh_from_db()
     assert of_run.finished_at is not None
     assert figures(of_run) == (10, 0, 0, 0, 0, 100)
+    ended = of_run.finished_at
     for batch in batches:  # as a worker does that was killed before it could say that it is done
         list(charging.charge_batch(batch))
     of_run.refresh_from_db()
+    assert of_run.finished_at == ended
     assert figures(of_run) == (10, 0, 0, 0, 0, 100)
 
 
@@ -684,7 +686,8 @@ def test_one_user_s_trouble_does_not_stop_the_others(
     assert figures(of_run) == (2, 0, 0, 0, 1, 20)
     failure = ChargingFailure.objects.get()
     assert (failure.run, failure.user, failure.problem) == (of_run, second, said)
-    assert f"User {second.pk} could not be charged." in caplog.text
+    one_by_one = f"Users {three_users[0].pk} to {three_users[2].pk} are charged one by one."
+    assert caplog.messages == [one_by_one, f"User {second.pk} could not be charged."]
     assert [len(periods(user)) for user in three_users] == [2, 1, 2]
     assert now(second.subscriptions.get()).due_on == date(2026, 2, 1)
     # The next run tries again.

@@ -26,7 +26,14 @@ from billing.models import (
 from billing.pricing import Cycle
 from tests.billing.clock import movable_clock
 from tests.billing.histories import BY_PANEL, execute, judge
-from tests.factories import PlanFactory, UserFactory, subscribed, user_with
+from tests.factories import (
+    PlanFactory,
+    UserFactory,
+    charge_price,
+    pay_back,
+    subscribed,
+    user_with,
+)
 from users.models import User
 
 pytestmark = pytest.mark.django_db
@@ -514,6 +521,43 @@ def test_all_plans_that_were_paid_for_today_and_later_are_paid_back(clock: Clock
         "Remainder of plan B, 16–30 April 2024",
     ]
     assert not subscriptions.paid_ahead(now(subscription), date(2024, 4, 16))
+
+
+def test_a_remainder_that_does_not_say_of_which_charge_is_of_the_one_whose_days_it_ends(
+    clock: Clock,
+) -> None:
+    """As those of before charges were named in them."""
+    user = user_with(real=200)
+    clock(4, 1, 10)
+    first, second = PlanFactory(name="A", price=30), PlanFactory(name="B", price=60)
+    subscription = subscribed(user, first, day=date(2024, 4, 1))
+    clock(4, 11, 10)
+    change(subscription, second, date(2024, 4, 11), charge_now=True)
+
+    def unnamed(amount: int, plan: Plan, month: int, last: int) -> None:
+        days = {"from": f"2024-{month:02}-16", "through": f"2024-{month:02}-{last}"}
+        said = {"subscription": subscription.pk, "plan": plan.pk} | days
+        pay_back(user, amount=amount, description="Paid back", metadata=said, **BY_PANEL)
+
+    def left() -> list[tuple[int, Decimal]]:
+        ahead = subscriptions.paid_ahead(now(subscription), date(2024, 4, 12))
+        return [(each.number, each.rest.amount) for each in ahead]
+
+    assert left() == [(2, 19), (3, 57)]
+    unnamed(1, PlanFactory(name="C"), 4, 30)  # of another plan, or to another day: of none
+    unnamed(1, first, 5, 31)
+    assert left() == [(2, 19), (3, 57)]
+    unnamed(15, first, 4, 30)
+    assert left() == [(2, 4), (3, 57)]
+    unnamed(45, second, 4, 30)
+    assert left() == [(2, 4), (3, 12)]
+    # Those of a charge come after it.
+    said = {"subscription": subscription.pk, "plan": first.pk}
+    said |= {"from": "2024-04-12", "through": "2024-04-30"}
+    later = charge_price(
+        user, cycle="monthly", price=19, description="Again", metadata=said, **BY_PANEL
+    )
+    assert left() == [(2, 4), (3, 12), (later.number, 19)]
 
 
 def test_all_periods_that_were_paid_for_today_and_later_are_paid_back(clock: Clock) -> None:

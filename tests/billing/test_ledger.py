@@ -113,6 +113,9 @@ def test_subtypes_of_changes_and_gifts_can_be_chosen() -> None:
         user, amount=1, description="For Christmas", subtype="holiday_gift", **BY_PANEL
     )
     assert (imported.subtype, gift.subtype) == ("import", "holiday_gift")
+    words = {"amount": 1, "description": "As usual"}
+    assert ledger.balance_change_entry(user, **words).subtype == "partner"
+    assert ledger.bonus_entry(user, **words).subtype == "register"
 
 
 # --- Debit order (G5): the worked examples ------------------------------------------------------
@@ -262,6 +265,10 @@ def test_gifts_costs_prices_and_remainders_are_positive(value: Any) -> None:
         {"type": TransactionType.SUBSCRIPTION, "subtype": "monthly", "bonus_amount": -1},
         {"type": TransactionType.SUBSCRIPTION, "subtype": "monthly", "amount": 1},
         {"type": TransactionType.SUBSCRIPTION, "subtype": "remainder", "amount": -1},
+        {"type": TransactionType.SERVICE, "subtype": "traffic", "amount": "0.0001"},
+        {"type": TransactionType.SUBSCRIPTION, "subtype": "monthly", "amount": "0.0001"},
+        {"type": TransactionType.SUBSCRIPTION, "subtype": "remainder", "amount": "-0.0001"},
+        {"type": TransactionType.BONUS_REFILL, "subtype": "register", "bonus_amount": "-0.0001"},
         {"type": TransactionType.BONUS_REFILL, "subtype": "register", "amount": 1},
         {"type": TransactionType.BONUS_REFILL, "subtype": "register", "bonus_amount": -1},
     ],
@@ -296,6 +303,22 @@ def test_the_smallest_amount_counts() -> None:
     assert has(user) == (D("0.0003"), 0)
 
 
+def test_every_operation_takes_and_gives_the_smallest_amount() -> None:
+    user = user_with(real="0.0002", bonus="0.0002")
+    words = {"description": "Next to nothing", **BY_PANEL}
+    tiny = D("0.0001")
+    assert moves(charge_price(user, cycle="monthly", price=tiny, **words)) == (-tiny, 0)
+    assert moves(pay_back(user, amount=tiny, **words)) == (tiny, 0)
+    assert moves(ledger.give_bonus(user, amount=tiny, **words)) == (0, tiny)
+    assert moves(charge_cost(user, service="traffic", cost=tiny, **words)) == (0, -tiny)
+    assert moves(ledger.reverse(user, number=3, **words)) == (-tiny, 0)
+    spent = charge_cost(user, service="traffic", cost="0.0003", **words)
+    assert moves(spent) == (-tiny, D("-0.0002"))
+    assert has(user) == (0, 0)
+    with pytest.raises(errors.InsufficientFunds):
+        charge_cost(user, service="traffic", cost=tiny, **words)
+
+
 # --- Texts and the rest of an entry -------------------------------------------------------------
 
 
@@ -318,6 +341,7 @@ def test_any_characters_count_as_one_in_a_description(text: str) -> None:
         ("description", "null \0 here"),
         ("description", "two\nlines"),
         ("description", "turned \u202e round"),
+        ("description", "printed but unseen \u3164"),
         ("device", "a bell \x07"),
         ("device", None),
         ("device", 7),
@@ -419,6 +443,14 @@ def test_numbers_of_transactions_are_whole_numbers(number: Any) -> None:
 def test_a_user_id_beyond_all_ids_is_refused() -> None:
     with pytest.raises(errors.InvalidEntry):
         ledger.change_balance(2**70, amount=1, description="Refill", **BY_PANEL)
+    with transaction.atomic():
+        assert ledger.hold([2**63, -(2**63) - 1]) == {}
+
+
+def test_the_last_user_of_all_is_one_as_any_other() -> None:
+    user = UserFactory(pk=2**63 - 1)
+    with transaction.atomic():
+        assert ledger.hold([user.pk]) == {user.pk: (0, 0, 0)}
 
 
 def test_an_unknown_user_is_refused() -> None:
@@ -618,6 +650,7 @@ def test_what_was_paid_back_of_one_charge_was_paid_back_of_no_other() -> None:
     ]
     posted = [result.transaction for result in ledger.post_batch(rests, **BY_PANEL)]
     assert ledger.paid_back_of(first) == []
+    assert ledger.paid_back_of(Transaction.objects.get(user=user, number=1)) == []
     assert ledger.paid_back_of(second) == [posted[0], posted[2]]
     assert ledger.paid_back_of(third) == [posted[1]]
     said = {"description": "Charged in error", **BY_PANEL}

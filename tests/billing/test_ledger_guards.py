@@ -164,6 +164,23 @@ def test_a_balance_cannot_be_edited(edit: str, user: User) -> None:
     assert state() == before
 
 
+@pytest.mark.parametrize("number", [1, 6])
+def test_a_balance_cannot_go_back_to_an_earlier_transaction(number: int, user: User) -> None:
+    before = state()
+    with refused("does not match the last transaction"):
+        attempt(
+            lambda: execute(
+                "UPDATE billing_balance b SET real = t.new_balance, bonus = t.new_bonus, "
+                "refilled = t.refilled, bonus_refilled = t.bonus_refilled, "
+                "last_number = t.number, last_digest = t.digest, last_at = t.created_at "
+                "FROM billing_transaction t WHERE t.user_id = b.user_id AND t.number = %s "
+                "AND b.user_id = %s",
+                [number, user.pk],
+            )
+        )
+    assert state() == before
+
+
 def test_a_balance_written_as_it_was_is_right(user: User) -> None:
     """It makes the tests above fail for the right reason."""
     before = state()
@@ -241,12 +258,25 @@ def test_a_balance_row_stays_with_its_user(user_without_balance: User) -> None:
         )
 
 
-def test_a_balance_row_cannot_be_opened_with_money(user_without_balance: User) -> None:
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("real", "0.0001"),
+        ("bonus", "0.0001"),
+        ("refilled", "0.0001"),
+        ("bonus_refilled", "0.0001"),
+        ("last_number", "1"),
+        ("last_digest", "'\\x00'"),
+        ("last_at", "now()"),
+    ],
+)
+def test_a_balance_row_cannot_be_opened_with_money(
+    column: str, value: str, user_without_balance: User
+) -> None:
     user_id = [user_without_balance.pk]
+    opened = f"INSERT INTO billing_balance (user_id, {column}) VALUES (%s, {value})"
     with refused("does not match"):
-        attempt(
-            lambda: execute("INSERT INTO billing_balance (user_id, real) VALUES (%s, 5)", user_id)
-        )
+        attempt(lambda: execute(opened, user_id))
     attempt(lambda: execute("INSERT INTO billing_balance (user_id) VALUES (%s)", user_id))
 
 
@@ -337,6 +367,19 @@ def test_a_row_that_is_right_in_everything_is_taken(user: User) -> None:
     """Which makes the refusals below be for the one thing that each of them changes."""
     forge(next_row(user))
     assert ledger.balance(user).number == 8
+
+
+def test_a_row_does_not_follow_another_users(user: User) -> None:
+    other = user_with_history()
+    ledger.change_balance(other, amount=3, description="Somewhat richer", **BY_PANEL)
+    ledger.change_balance(user, amount=1, description="As many rows", **BY_PANEL)
+    theirs = Balance.objects.get(user=other)
+    assert theirs.last_number == Balance.objects.get(user=user).last_number
+    row = next_row(user, old_balance=theirs.real, new_balance=theirs.real + 2)
+    row["refilled"] = theirs.refilled + 2
+    last = f"(SELECT last_digest FROM billing_balance WHERE user_id = {other.pk})"
+    with refused("does not follow"):
+        forge(row, digest=f"billing_digest(t, {last})")
 
 
 TYPE_ALLOWS = "a_transaction_does_what_its_type_allows"

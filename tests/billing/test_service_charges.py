@@ -218,6 +218,9 @@ def test_what_costs_nothing_is_free_of_charge_and_leaves_its_key_free(
     business.service_prices.update(price=price)
     figures = refuses(customer, errors.FreeOfCharge, quantity=quantity, idempotency_key="k")
     assert (figures["plan"], D(figures["unit_price"])) == ("Business", D(price))
+    refuses(customer, errors.FreeOfCharge, quantity=quantity, expected_number=1)
+    for other in (0, 2):
+        refuses(customer, errors.BalanceMoved, quantity=quantity, expected_number=other)
     refuses(customer, errors.InvalidDescription, quantity=quantity, description="Four")
     refuses(customer, errors.InvalidDescription, quantity=quantity, description="x" * 201)
     business.service_prices.update(price=1)
@@ -417,6 +420,12 @@ def test_in_metadata_true_is_not_one(customer: User, first: Any, second: Any) ->
     )
 
 
+@pytest.mark.parametrize(("first", "second"), [(1.5, 2.5), (1e22, 1e23), (0.1, None)])
+def test_in_metadata_another_number_is_another(customer: User, first: Any, second: Any) -> None:
+    charge(customer, metadata={"a": first}, idempotency_key="k")
+    refuses(customer, errors.IdempotencyConflict, metadata={"a": second}, idempotency_key="k")
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -442,6 +451,19 @@ def test_a_key_with_other_content_is_an_error(
 def test_a_key_of_another_operation_is_not_found_to_be_a_charge(customer: User) -> None:
     ledger.change_balance(
         customer, amount=-3, description="By hand", idempotency_key="k", **BY_PANEL
+    )
+    refuses(customer, errors.IdempotencyConflict, idempotency_key="k")
+
+
+def test_not_even_by_the_name_of_the_service_and_the_same_metadata(customer: User) -> None:
+    ledger.change_balance(
+        customer,
+        amount=-3,
+        description="By hand",
+        subtype=SMS,
+        metadata={"pricing": {"quantity": "10"}},
+        idempotency_key="k",
+        **BY_PANEL,
     )
     refuses(customer, errors.IdempotencyConflict, idempotency_key="k")
 
