@@ -12,16 +12,18 @@ Nothing here reads a clock. All of it reads only.
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from django.db import connection
 
 from billing.models import Activation, Plan, PlanTerms
 from billing.money import ZERO
 from billing.pricing import Terms
+
+FOREVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class Moved(NamedTuple):
@@ -87,13 +89,13 @@ class Past:
         is_active: bool = True,
         moved: Sequence[Moved] = (),
         activated: Sequence[Activated] = (),
-        until: datetime | None = None,
+        until: datetime = FOREVER,
     ) -> None:
         self.spent = ZERO
         self._real, self._is_active = real, is_active
         self._moved, self._activated = moved, activated
-        self._moved_by = [m for m in moved if until is None or m.at <= until]
-        self._activated_by = [a for a in activated if until is None or a.at <= until]
+        self._moved_by = [m for m in moved if m.at <= until]
+        self._activated_by = [a for a in activated if a.at <= until]
         self.changes = sorted(
             [each.at for each in self._moved_by] + [each.at for each in self._activated_by]
         )

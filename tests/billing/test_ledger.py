@@ -644,20 +644,53 @@ def test_what_was_paid_back_of_one_charge_was_paid_back_of_no_other() -> None:
         for result in ledger.post_batch(entries, **BY_PANEL)
         if result.transaction
     )
+    named = {"metadata": {"charge": second.number}}
     rests = [
         ledger.remainder_entry(user, amount=amount, metadata={"charge": number}, **say)
-        for amount, number in ((7, second.number), (5, third.number), (4, second.number))
+        for amount, number in (
+            (7, second.number),
+            (5, third.number),
+            (4, second.number),
+            (3, second.number),
+            (2, second.number),
+        )
     ]
     posted = [result.transaction for result in ledger.post_batch(rests, **BY_PANEL)]
+    # Others that name it are none of its remainders.
+    ledger.change_balance(user, amount=1, subtype="remainder", **named, **say, **BY_PANEL)
+    charge_price(user, cycle="monthly", price=1, **named, **say, **BY_PANEL)
+    someone = user_with(real=100)
+    for _ in range(3):
+        charge_price(someone, cycle="monthly", price=1, **say, **BY_PANEL)
+    pay_back(someone, amount=1, **named, **say, **BY_PANEL)
+    ledger.reverse(user, number=posted[3].number, **say, **BY_PANEL)
     assert ledger.paid_back_of(first) == []
     assert ledger.paid_back_of(Transaction.objects.get(user=user, number=1)) == []
-    assert ledger.paid_back_of(second) == [posted[0], posted[2]]
+    assert ledger.paid_back_of(second) == [posted[0], posted[2], posted[4]]
     assert ledger.paid_back_of(third) == [posted[1]]
     said = {"description": "Charged in error", **BY_PANEL}
     assert ledger.reverse(user, number=first.number, **said).amount == 30
     with pytest.raises(errors.AlreadyPaidBack) as refused:
         ledger.reverse(user, number=second.number, **said)
-    assert refused.value.data["amount"] == "11.0000"
+    assert refused.value.data == {
+        "number": second.number,
+        "amount": "13.0000",
+        "paid_back_by": posted[4].number,
+    }
+    # Whoever insists, does; and what was reversed is called that.
+    taken = ledger.reverse(user, number=second.number, although_paid_back=True, **said)
+    assert taken.amount == 30
+    with pytest.raises(errors.AlreadyReversed):
+        ledger.reverse(user, number=second.number, **said)
+
+
+def test_a_remainder_comes_after_what_it_is_of() -> None:
+    user = user_with(real=100)
+    say = {"description": "Fee of April", **BY_PANEL}
+    pay_back(user, amount=7, metadata={"charge": 3}, **say)
+    later = charge_price(user, cycle="monthly", price=30, **say)
+    assert later.number == 3
+    assert ledger.paid_back_of(later) == []
 
 
 def test_a_transaction_is_reversed_once_only() -> None:
@@ -784,6 +817,44 @@ def test_a_transaction_can_be_reversed_in_the_batch_that_posts_it() -> None:
     assert [r.outcome for r in results] == ["posted", "posted", "refused"]
     assert isinstance(results[2].refusal, errors.AlreadyReversed)
     assert ledger.balance(user) == (0, 0, 2)
+
+
+def test_numbers_of_nothing_are_none() -> None:
+    assert ledger.post_for_numbers([], **BY_PANEL) == []
+
+
+def test_a_rehearsal_posts_and_leaves_nothing() -> None:
+    user = user_with(real=5)
+    with ledger.rehearsal():
+        shown = ledger.change_balance(user, amount=2, description="A preview", **BY_PANEL)
+        assert shown.new_balance == 7
+    assert ledger.balance(user) == (5, 0, 1)
+
+
+def test_a_request_is_noted_in_what_it_posts_and_in_nothing_else() -> None:
+    user = UserFactory()
+
+    def metadata() -> dict[str, Any]:
+        words = {"description": "Refill", "metadata": {"order": 17}, **BY_PANEL}
+        return ledger.change_balance(user, amount=1, **words).metadata
+
+    with ledger.for_request("outer"):
+        with ledger.for_request("inner"):
+            assert metadata() == {"order": 17, "request_id": "inner"}
+        assert metadata() == {"order": 17, "request_id": "outer"}
+    assert metadata() == {"order": 17}
+
+
+@pytest.mark.parametrize("key", [None, "17", "order:subscription:1", "registration-1"])
+def test_a_callers_key_is_any_other_than_the_panels_own(key: str | None) -> None:
+    assert ledger.callers_key(key) == key
+
+
+@pytest.mark.parametrize("key", ["registration", "subscription:1", "subscription:\n1"])
+def test_the_panels_own_keys_are_no_callers_keys(key: str) -> None:
+    with pytest.raises(errors.InvalidEntry) as refused:
+        ledger.callers_key(key)
+    assert refused.value.data["field"] == "idempotency_key"
 
 
 def test_an_empty_batch_does_nothing() -> None:

@@ -1,18 +1,20 @@
 """Many connections at the same moment on the same users: exactly what may succeed, succeeds."""
 
+import threading
+import time
 from collections import Counter
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import transaction
+from django.db import connection, transaction
 
 from billing import errors, ledger
 from billing.models import Transaction
 from tests.billing.histories import BY_PANEL
-from tests.conftest import Connections, Outcome
-from tests.factories import UserFactory, charge_cost, charge_price, user_with
+from tests.conftest import THREADS_MAX_SECONDS, Connections, Outcome
+from tests.factories import UserFactory, charge_cost, charge_price, pay_back, user_with
 from users.models import User
 
 CONNECTIONS = 20
@@ -123,6 +125,37 @@ def test_of_those_who_saw_the_same_state_one_changes_it(connections: Connections
     )
     assert codes(outcomes) == {"posted": 1, "balance_moved": CONNECTIONS - 1}
     assert_in_order(user, 2)
+
+
+def somebody_waits_for_me() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity "
+            "WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid)))"
+        )
+        [waits] = cursor.fetchone()
+        return bool(waits)
+
+
+def test_a_charge_that_is_paid_back_meanwhile_is_not_reversed(connections: Connections) -> None:
+    user = user_with(real=100)
+    words = {"description": "Fee of April", **BY_PANEL}
+    charge_price(user, cycle="monthly", price=30, **words)
+    is_held = threading.Event()
+
+    def work(place: int) -> Transaction:
+        if place == 0:
+            assert is_held.wait(THREADS_MAX_SECONDS)
+            return ledger.reverse(user, number=2, **words)
+        with transaction.atomic():
+            ledger.hold([user.pk])
+            is_held.set()
+            while not somebody_waits_for_me():
+                time.sleep(0.01)
+            return pay_back(user, amount=7, metadata={"charge": 2}, **words)
+
+    assert codes(connections(2, work)) == {"posted": 1, "already_paid_back": 1}
+    assert ledger.balance(user) == (77, 0, 3)
 
 
 def test_a_transaction_is_reversed_once(connections: Connections) -> None:

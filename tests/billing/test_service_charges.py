@@ -221,6 +221,10 @@ def test_what_costs_nothing_is_free_of_charge_and_leaves_its_key_free(
     refuses(customer, errors.FreeOfCharge, quantity=quantity, expected_number=1)
     for other in (0, 2):
         refuses(customer, errors.BalanceMoved, quantity=quantity, expected_number=other)
+    for possible in ("Fives", "x" * 200):
+        refuses(customer, errors.FreeOfCharge, quantity=quantity, description=possible)
+    figures = refuses(customer, errors.InvalidEntry, quantity=quantity, expected_number="1")
+    assert figures["field"] == "expected_number"
     refuses(customer, errors.InvalidDescription, quantity=quantity, description="Four")
     refuses(customer, errors.InvalidDescription, quantity=quantity, description="x" * 201)
     business.service_prices.update(price=1)
@@ -324,6 +328,11 @@ def test_a_device_is_the_same_however_its_letters_are_put_together(
 def test_a_device_has_nothing_unseen_in_its_name(customer: User, unseen: str) -> None:
     for name in (f"8617{unseen}", f"{unseen}8617", unseen):
         assert refuses(customer, errors.InvalidEntry, device=name)["field"] == "device"
+
+
+def test_a_description_may_be_of_much_space(customer: User) -> None:
+    assert charge(customer, description="Campaign".ljust(10_000)).description == "Campaign"
+    refuses(customer, errors.InvalidEntry, description="Campaign".ljust(10_001))
 
 
 def test_actor_and_channel_are_noted(customer: User) -> None:

@@ -577,6 +577,17 @@ def test_a_day_is_charged_after_it_is_over() -> None:
     assert len(posted(user)) == 1
 
 
+def test_an_active_day_makes_a_subscription_due_only_if_that_is_earlier() -> None:
+    user = user_with(real=10)
+    subscription = by_active_day(user)
+    active(user, APRIL_10)
+    for later in (APRIL_10, APRIL_10 + DAY):
+        assert not subscriptions.await_charge_of(now(subscription), later)
+    subscription = now(subscription)
+    assert subscriptions.await_charge_of(subscription, APRIL_10 - DAY)
+    assert subscription.due_on == APRIL_10
+
+
 def test_a_day_that_is_reported_late_is_charged_by_the_next_run_once() -> None:
     user = user_with(real=10)
     subscription = by_active_day(user)

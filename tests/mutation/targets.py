@@ -18,7 +18,24 @@ LEDGER_TESTS: Final = (
     "tests/billing/test_ledger_model.py",
     "tests/billing/test_ledger_races.py",
 )
+# Python's functions are called by others too: of these, only tests that run a changed line are run.
+LEDGER_CALLERS_TESTS: Final = (
+    "tests/billing/test_charging.py",
+    "tests/api/rest/test_balance_changes.py",
+    "tests/api/rest/test_service_charges.py",
+    "tests/api/rest/test_repeats.py",
+    "tests/api/panel/test_transactions.py",
+    "tests/billing/test_change_balance_page.py",
+    "tests/billing/test_transactions_page.py",
+    "tests/config/test_limits.py",
+)
 WEBHOOK_TESTS: Final = ("tests/billing/test_webhooks.py",)
+CHARGING_CALLERS_TESTS: Final = (
+    "tests/api/rest/test_subscriptions.py",
+    "tests/api/rest/test_active_days.py",
+    "tests/billing/test_subscriptions_page.py",
+    "tests/billing/test_charging_page.py",
+)
 CHARGING_TESTS: Final = (
     "tests/billing/test_settle.py",
     "tests/billing/test_charging.py",
@@ -42,7 +59,7 @@ def _functions(*names: str) -> tuple[str, ...]:
 
 
 TARGETS: Final[dict[str, Target]] = {
-    "ledger": Target(("billing/ledger.py",), LEDGER_TESTS),
+    "ledger": Target(("billing/ledger.py",), LEDGER_TESTS + LEDGER_CALLERS_TESTS),
     "ledger-sql": Target(
         _functions(
             "post",
@@ -76,7 +93,8 @@ TARGETS: Final[dict[str, Target]] = {
         WEBHOOK_TESTS,
     ),
     "charging": Target(
-        ("billing/charging.py", "billing/subscriptions.py", "billing/moments.py"), CHARGING_TESTS
+        ("billing/charging.py", "billing/subscriptions.py", "billing/moments.py"),
+        CHARGING_TESTS + CHARGING_CALLERS_TESTS,
     ),
     "charging-sql": Target(
         _functions(
