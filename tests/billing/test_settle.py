@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.models import Plan, Subscription
-from billing.moments import Past
+from billing.moments import Activated, Moved, Past
 from billing.pricing import Cycle
 from billing.subscriptions import Step, end_of, reported_in_time, settled
 
@@ -187,3 +187,15 @@ def test_an_attempt_to_resume_does_not_skip_what_an_active_subscription_owes() -
         (april, date(2024, 4, 30), 30),
         (date(2024, 5, 1), date(2024, 5, 31), 30),
     ]
+
+
+def test_money_and_activation_wake_whoever_waits_and_nothing_else_does() -> None:
+    at = [end_of(JANUARY_1 + n * DAY) for n in range(6)]
+    past = Past(
+        D(5),
+        moved=[Moved(at[0], D(-1)), Moved(at[2], D("0.0001")), Moved(at[5], D(1))],
+        activated=[Activated(at[1], is_active=False), Activated(at[3], is_active=True)],
+        until=at[4],
+    )
+    assert past.changes == at[:4]
+    assert past.wakes == [at[2], at[3]]
