@@ -158,6 +158,25 @@ def test_a_charge_that_is_paid_back_meanwhile_is_not_reversed(connections: Conne
     assert ledger.balance(user) == (77, 0, 3)
 
 
+def test_whoever_holds_several_waits_for_each_of_them(connections: Connections) -> None:
+    users = [UserFactory().pk for _ in range(3)]
+    is_held = threading.Event()
+
+    def work(place: int) -> list[int]:
+        with transaction.atomic():
+            if place == 0:
+                held = ledger.hold(users[1:2])
+                is_held.set()
+                while not somebody_waits_for_me():
+                    time.sleep(0.01)
+            else:
+                assert is_held.wait(THREADS_MAX_SECONDS)
+                held = ledger.hold(users)
+            return list(held)
+
+    assert [outcome.result for outcome in connections(2, work)] == [users[1:2], users]
+
+
 def test_a_transaction_is_reversed_once(connections: Connections) -> None:
     user = user_with(real=5)
     ledger.change_balance(user, amount=100, description="Plenty of money", **BY_PANEL)

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from billing import ledger
 from billing.models import Channel
 from tests.billing.histories import execute
-from tests.conftest import Connections
+from tests.conftest import THREADS_MAX_SECONDS, Connections
 from tests.factories import user_with
 from users import database
 from users.database import WEB, WORKER, Busy, Limits, Turns
@@ -81,6 +81,30 @@ def test_of_one_process_one_request_waits_for_a_row_and_the_others_are_told() ->
     assert outcome == ["busy", "busy", "its turn"]
     with turns.taken([7]):
         pass
+
+
+def test_whoever_leaves_out_what_is_held_waits_for_nobody(
+    connections: Connections, limit: Any
+) -> None:
+    limit(Limits(lock_timeout_seconds=60, idle_in_transaction_seconds=60, takes_turns=True))
+    user = user_with(1)
+    is_held, is_done = threading.Event(), threading.Event()
+
+    def work(place: int) -> list[int]:
+        with transaction.atomic():
+            if place == 0:
+                held = ledger.hold([user.pk])
+                is_held.set()
+                assert is_done.wait(THREADS_MAX_SECONDS / 2), "the other one waits"
+            else:
+                assert is_held.wait(THREADS_MAX_SECONDS)
+                held = ledger.hold([user.pk], skip_held=True)
+                is_done.set()
+            return list(held)
+
+    outcomes = connections(2, work)
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    assert [outcome.result for outcome in outcomes] == [[user.pk], []]
 
 
 def test_many_at_once_are_all_posted_where_nobody_holds_a_balance_for_long(
