@@ -728,9 +728,12 @@ class SubscriptionListing:
             rows = rows.live()
         elif self.status:
             rows = rows.filter(status=self.status)
-        return rows.filter(
-            found_by(self.text, "user", beside=lambda word: Q(device__icontains=word.typed))
-        )
+        return rows.filter(subscriptions_with(self.text))
+
+
+def subscriptions_with(text: str) -> Q:
+    """Those in which every word is found: in the name of the device, or in whose it is."""
+    return found_by(text, "user", beside=lambda word: Q(device__icontains=word.typed))
 
 
 def was_charged(service_code: str) -> bool:

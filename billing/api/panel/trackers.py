@@ -5,8 +5,6 @@ connection: those fields say that nothing is known.
 """
 
 from collections.abc import Mapping
-from functools import reduce
-from operator import or_
 from typing import Any, Final
 
 from django.db.models import BigIntegerField, Case, DecimalField, F, Q, QuerySet, When
@@ -17,6 +15,7 @@ from billing.api.panel.errors import NOT_FOUND, Refused
 from billing.api.panel.parameters import MAX_ROWS
 from billing.api.panel.transactions import DEALER_ID
 from billing.models import Subscription
+from billing.reports import subscriptions_with
 from users.ids import MAX_ID
 from users.search import LONGEST_SEARCH
 
@@ -38,13 +37,6 @@ ORDERS: Final[Mapping[str, str]] = {
     "tariff_end_date": "charged_through",
     "blocked": "status",
 }
-SEARCHED: Final = (
-    "device",
-    "user__email",
-    "user__first_name",
-    "user__last_name",
-    "user__legal_name",
-)
 
 
 def list_trackers(call: Call) -> dict[str, Any]:
@@ -55,9 +47,8 @@ def list_trackers(call: Call) -> dict[str, Any]:
     if parameters.has("tariff_id"):
         found = found.filter(plan=parameters.whole("tariff_id"))
     if parameters.has("filter"):
-        for word in parameters.text("filter", longest=LONGEST_SEARCH).split():
-            matches = (Q(**{f"{name}__icontains": word}) for name in SEARCHED)
-            found = found.filter(reduce(or_, matches))
+        words = parameters.text("filter", longest=LONGEST_SEARCH)
+        found = found.filter(subscriptions_with(words))
     order = parameters.choice("order_by", ORDERS) if parameters.has("order_by") else "id"
     descending = "" if parameters.flag("ascending", default=True) else "-"
     offset = parameters.whole("offset", lowest=0, highest=MAX_ROWS, default=0)

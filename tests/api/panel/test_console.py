@@ -263,7 +263,9 @@ def test_a_tracker_has_the_number_that_its_transactions_name(program: Program) -
     [
         ({"filter": "van"}, ["name"]),
         ({"filter": "zoe 42"}, ["waits"]),
-        ({"filter": "4711"}, ["number"]),
+        ({"filter": "Zoé LATE"}, ["long", "waits"]),
+        ({"filter": "zoe\u0308, van"}, []),
+        ({"filter": "99999"}, ["long"]),
         ({"filter": "nobody"}, []),
         ({"order_by": "label", "offset": 1, "limit": 1}, ["number"]),
         ({"clones_filter": "all", "order_by": "creation_date", "limit": 0}, []),
