@@ -27,7 +27,10 @@ def main() -> None:
 
         if settings.DEBUG:
             raise
-        sys.exit(f"Error: the database cannot be reached: {_first_sentence(problem)}")
+        # With a code of its own there was an answer: it is full, or stopped in the midst.
+        is_there = getattr(problem.__cause__, "sqlstate", None)
+        what = "could not do this" if is_there else "cannot be reached"
+        sys.exit(f"Error: the database {what}: {_first_sentence(problem)}")
 
 
 def _first_sentence(problem: Exception) -> str:

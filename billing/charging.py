@@ -12,7 +12,7 @@ The time is an argument; no function here reads a clock.
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -192,9 +192,8 @@ def _charge(day: date, first: int, last: int, run_id: int | None) -> Iterator[Do
     """Charges the users with these IDs; without a run, only for show."""
     held_by_others: list[int] = []
     for user_ids in batched(_due_users(day, first, last), USERS_AT_ONCE):
-        free, done = _charge_or_one_by_one(user_ids, day, run_id, skip_held=True)
-        held_by_others += [user_id for user_id in user_ids if user_id not in free]
-        yield done
+        taken = yield from _charge_or_one_by_one(user_ids, day, run_id, skip_held=True)
+        held_by_others += [user_id for user_id in user_ids if user_id not in taken]
     # Mostly these are charged by now, by a run beside this one. Those that are not are waited for
     # one by one: whoever holds one user for long should not keep the others from their money.
     if held_by_others:
@@ -206,7 +205,7 @@ def _charge(day: date, first: int, last: int, run_id: int | None) -> Iterator[Do
                     # Held by one that hangs, perhaps: many users together, as of a batch.
                     yield _left_to_the_next_run(run_id, user_id)
                     continue
-                yield _charge_or_one_by_one([user_id], day, run_id, skip_held=False)[1]
+                yield from _charge_or_one_by_one([user_id], day, run_id, skip_held=False)
 
 
 def _left_to_the_next_run(run_id: int, user_id: int) -> Done:
@@ -227,20 +226,22 @@ def _due_users(day: date, first: int, last: int) -> list[int]:
 
 def _charge_or_one_by_one(
     user_ids: Sequence[int], day: date, run_id: int | None, *, skip_held: bool
-) -> tuple[set[int], Done]:
+) -> Generator[Done, None, set[int]]:
     """Charges these users together or, if that fails, each alone: those who can be.
 
-    Answers whom it did not leave to others, and what was done.
+    Yields what was done after each commit. Returns the users that it did not leave to others.
     """
     try:
-        return _charge_and_note(user_ids, day, run_id, skip_held=skip_held)
+        held, done = _charge_and_note(user_ids, day, run_id, skip_held=skip_held)
     except Exception:
         if not connection.is_usable():  # for now, there is no database
             raise
         if len(user_ids) > 1:
             log.warning("Users %s to %s are charged one by one.", user_ids[0], user_ids[-1])
+    else:
+        yield done
+        return held
     taken: set[int] = set()
-    together = Done()
     for user_id in user_ids:
         try:
             held, done = _charge_and_note([user_id], day, run_id, skip_held=skip_held)
@@ -248,14 +249,12 @@ def _charge_or_one_by_one(
             if _is_nobody_s(problem):
                 raise
             log.exception("User %s could not be charged.", user_id)
-            taken.add(user_id)
-            together.figures.failed += 1
             if run_id is not None:
                 _note_failure(run_id, user_id, problem)
-        else:
-            taken |= held
-            together += done
-    return taken, together
+            held, done = {user_id}, Done(Figures(failed=1))
+        taken |= held
+        yield done
+    return taken
 
 
 def _is_nobody_s(problem: Exception) -> bool:

@@ -17,6 +17,7 @@ from users.database import (
     READ_ONLY,
     UNAVAILABLE,
     Outage,
+    in_one_line,
     outage_of,
     was_full_lately,
 )
@@ -51,7 +52,12 @@ def health(request: HttpRequest) -> HttpResponse:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
     except (DatabaseError, InterfaceError):
-        return HttpResponse("the database does not answer\n", status=503, content_type="text/plain")
+        return HttpResponse(
+            "the database does not answer\n",
+            status=503,
+            content_type="text/plain",
+            headers={"Retry-After": str(UNAVAILABLE.retry_after_seconds)},
+        )
     return HttpResponse("ok\n", content_type="text/plain")
 
 
@@ -80,6 +86,6 @@ def _what_is_wrong() -> Outage | None:
                 cursor.execute(_WRITE, [f"readyz:{secrets.token_hex(8)}"])
             transaction.set_rollback(True)
     except (DatabaseError, InterfaceError) as error:
-        log.warning("Not ready: %s", f"{error}".strip())
+        log.warning("Not ready: %s", in_one_line(error))
         return outage_of(error) or UNAVAILABLE
     return FULL if was_full_lately() else None

@@ -1,10 +1,16 @@
 """Requests as the web server hands them over."""
 
+from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.utils.http import parse_header_parameters
+
+# These have no body at all, and so no length of it.
+WITHOUT_LENGTH = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
 
 class Request(WSGIRequest):
@@ -28,3 +34,27 @@ class Request(WSGIRequest):
         self.content_type, self.content_params = parse_header_parameters(
             meta.get("CONTENT_TYPE", "")
         )
+
+
+Handler = Callable[[HttpRequest], HttpResponseBase]
+
+
+def answer_head_without_a_body(get_response: Handler) -> Handler:
+    """Middleware: a HEAD has the headers of a GET, its Content-Length too, and nothing after them.
+
+    The web server would leave the body out as well, but complains of it in its log each time.
+    """
+
+    def handle(request: HttpRequest) -> HttpResponseBase:
+        response = get_response(request)
+        if request.method != "HEAD":
+            return response
+        if isinstance(response, HttpResponse):
+            if response.status_code not in WITHOUT_LENGTH:
+                response.headers.setdefault("Content-Length", str(len(response.content)))
+            response.content = b""
+        elif isinstance(response, StreamingHttpResponse):
+            response.streaming_content = ()
+        return response
+
+    return handle

@@ -135,6 +135,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "config.requests.answer_head_without_a_body",
     "config.health.answer_health_checks",
     "config.outages.begin_requests",
     "billing.api.requests.api_requests",

@@ -102,13 +102,18 @@ def _state_of(error: BaseException) -> str | None:
     return state if isinstance(state, str) else None
 
 
+def in_one_line(error: BaseException | None) -> str:
+    """What the driver says: its hints and context stand on lines of their own."""
+    return " ".join(f"{error}".split())
+
+
 class OneLine(logging.Filter):
     """Of the log: an outage is one line. The same trace for each request tells nobody more."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if outage_of(error) is not None:
-            record.msg = f"{record.getMessage()}: {f'{error}'.strip()}".replace("\n", " ")
+            record.msg = f"{record.getMessage()}: {in_one_line(error)}".replace("\n", " ")
             record.args = ()
             record.exc_info = record.exc_text = None
         return True

@@ -29,7 +29,7 @@ from billing.api.problems import Problem, answer, outage_problem
 from billing.api.repeats import once_by_key
 from billing.errors import BillingError
 from billing.reports import TooSlow
-from users.database import outage_of
+from users.database import in_one_line, outage_of
 
 log = logging.getLogger("billing.api")
 
@@ -251,7 +251,7 @@ def tell_of_slowness(request: HttpRequest, problem: TooSlow) -> HttpResponse:
 @api.exception_handler(Exception)
 def tell_of_the_unexpected(request: HttpRequest, problem: Exception) -> HttpResponse:
     if outage := outage_of(problem):
-        log.warning("%s failed: %s", getattr(request, "id", "-"), f"{problem}".strip())
+        log.warning("%s failed: %s", getattr(request, "id", "-"), in_one_line(problem))
         return answer(request, outage_problem(outage))
     log.exception("%s failed", getattr(request, "id", "-"), exc_info=problem)
     return answer(request, Problem("internal_error"))

@@ -54,11 +54,12 @@ console.log("pages:", numbers.join(" "));
 const subscription = done(
   await api.POST("/api/v1/users/{user_id}/subscriptions", {
     params: { path },
-    body: { plan_id: planId },
+    body: { plan_id: planId, device: "8617" },
   }),
 );
 console.log("subscribed:", subscription.subscription.status);
-const use = { params: { path }, body: { service: "outgoing_sms", quantity: "10" } };
+const body = { service: "outgoing_sms", quantity: "10", device: "8617" };
+const use = { params: { path }, body };
 const quote = done(await api.POST("/api/v1/users/{user_id}/service-charges/quote", use));
 console.log("quote:", quote.cost);
 const reversal = done(

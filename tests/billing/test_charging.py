@@ -714,7 +714,9 @@ def test_a_rehearsal_counts_trouble_and_notes_nothing(
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     trouble_with(three_users[1], RuntimeError("out of order"), monkeypatch)
-    [done] = charging.rehearse(at(date(2026, 2, 1)))
+    done = Done()
+    for each in charging.rehearse(at(date(2026, 2, 1))):
+        done += each
     assert figures(done.figures) == (2, 0, 0, 0, 1, 20)
     assert not ChargingFailure.objects.exists()
     assert not ChargingRun.objects.exists()
@@ -754,6 +756,20 @@ def test_a_lost_connection_stops_the_run_and_is_nobody_s_failure(
     assert figures(of_run) == (0, 0, 0, 0, 0, 0)
     assert of_run.finished_at is None
     assert not ChargingFailure.objects.exists()
+
+
+def test_what_was_charged_before_the_connection_was_lost_is_told(
+    three_users: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_run = charging.open_run(at(date(2026, 2, 1)), ChargingRun.Start.COMMAND)
+    trouble_with(three_users[1], OperationalError("server closed the connection"), monkeypatch)
+    monkeypatch.setattr(connection, "is_usable", iter([True, False]).__next__)
+    told = Done()
+    with pytest.raises(OperationalError, match="server closed"):  # noqa: PT012 - as it goes
+        for done in charging.charge_batch(of_run.batches.get()):
+            told += done
+    of_run.refresh_from_db()
+    assert figures(told.figures) == figures(of_run) == (1, 0, 0, 0, 0, 10)
 
 
 def test_a_cut_connection_is_nobody_s_failure_even_if_there_is_another_by_then(

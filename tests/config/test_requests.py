@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from django.core.handlers.wsgi import WSGIHandler
 from django.test import RequestFactory
 
 from config.requests import Request
@@ -22,6 +23,37 @@ def test_the_charset_of_a_body_is_not_that_of_its_address(charset: str) -> None:
         "application/json",
         {"charset": charset},
     )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/admin/login/",
+        "/admin/",
+        "/nowhere/",
+        "/healthz",
+        "/readyz",
+        "/api/v1/openapi.json",
+        "/api/v1/users",
+        "/static/billing/panel.css",
+    ],
+)
+def test_a_head_hands_no_body_to_the_web_server(db: None, path: str) -> None:
+    def sent(method: str) -> tuple[str, str | None, bytes]:
+        begun: list[tuple[str, dict[str, str]]] = []
+        environ = RequestFactory().generic(method, path).environ
+        body = WSGIHandler()(environ, lambda status, headers: begun.append((status, dict(headers))))
+        with closing(body):  # type: ignore[type-var]
+            whole = b"".join(body)
+        [(status, headers)] = begun
+        return status, headers.get("Content-Length"), whole
+
+    of_get, of_head = sent("GET"), sent("HEAD")
+    assert of_head[2] == b""
+    assert of_head[0] == of_get[0]
+    assert of_head[1] is not None
+    if path != "/admin/login/":  # which is never the same twice
+        assert of_head[1] == str(len(of_get[2]))
 
 
 def test_the_server_answers_a_body_of_any_charset(data_dir: Path) -> None:

@@ -35,7 +35,7 @@ from billing.api.panel.errors import (
 from billing.api.panel.parameters import Parameters, parameters_of
 from billing.errors import BillingError
 from billing.models import ApiSession
-from users.database import outage_of
+from users.database import in_one_line, outage_of
 
 log = logging.getLogger("billing.api.panel")
 
@@ -91,7 +91,7 @@ def answer(request: HttpRequest, path: str) -> HttpResponseBase:
             response = _refusal(refused_by_the_ledger(refusal))
         except Exception as problem:
             if outage := outage_of(problem):
-                log.warning("The call %r failed: %s", path[:100], f"{problem}".strip())
+                log.warning("The call %r failed: %s", path[:100], in_one_line(problem))
                 response = _refusal(database_error(outage))
             else:
                 log.exception("The call %r failed", path[:100])
