@@ -22,6 +22,7 @@ from pytest_django.plugin import DjangoDbBlocker
 
 from tests import roles
 from tests.factories import OperatorFactory, UserFactory
+from tests.template import make_template
 from users.models import User
 
 # Examples take as long as the database does, and a failure must not hide in a local cache.
@@ -81,6 +82,10 @@ def django_db_setup(  # noqa: PLR0917 - fixtures are named, not placed
     verbosity = request.config.option.verbose
     keep = django_db_keepdb and not django_db_createdb
     with django_db_blocker.unblock():
+        if not keep:
+            template = f"test_{connection.settings_dict['NAME']}_template"
+            make_template(template, verbosity=verbosity)
+            connection.settings_dict["TEST"]["TEMPLATE"] = template
         made = setup_databases(
             verbosity=verbosity, interactive=False, keepdb=keep, serialized_aliases=()
         )

@@ -1,0 +1,68 @@
+"""The database that test databases are copies of: migrated once, for all processes and runs.
+
+It is made anew whenever a migration, a database function or the migrated models are others than
+those it was made of, which its comment says.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import django
+from django.apps import apps
+from django.db import connection
+from django.db.migrations.loader import MigrationLoader
+
+ONE_AT_A_TIME: Final = 7_301_955  # an advisory lock
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+
+def make_template(name: str, *, verbosity: int) -> None:
+    """Makes it, unless there is one of the present code."""
+    creation, test = connection.creation, connection.settings_dict["TEST"]
+    quoted = connection.ops.quote_name(name)
+    of_now = _fingerprint()
+    with creation._nodb_cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [ONE_AT_A_TIME])
+        cursor.execute(
+            "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s",
+            [name],
+        )
+        if cursor.fetchone() == (of_now,):
+            return
+        cursor.execute(f"DROP DATABASE IF EXISTS {quoted} WITH (FORCE)")
+        before = dict(connection.settings_dict), dict(test)
+        test["NAME"] = name
+        try:
+            creation.create_test_db(verbosity, autoclobber=True, serialize=False)
+        finally:
+            connection.close()
+            connection.settings_dict.update(before[0])
+            test.clear()
+            test.update(before[1])
+        cursor.execute(f"COMMENT ON DATABASE {quoted} IS '{of_now}'")
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256(django.__version__.encode())
+    for text in _sources():
+        digest.update(text)
+    return digest.hexdigest()
+
+
+def _sources() -> Iterator[bytes]:
+    loader = MigrationLoader(None)
+    for key in sorted(loader.disk_migrations):
+        yield repr(key).encode()
+        yield Path(inspect.getfile(type(loader.disk_migrations[key]))).read_bytes()
+    # What migrating makes of the models: their permissions.
+    for model in sorted(apps.get_models(), key=lambda model: model._meta.label):
+        yield repr(
+            (model._meta.label, model._meta.default_permissions, model._meta.permissions)
+        ).encode()
+    for folder in ("billing/sql", "billing/migrations", "users/migrations"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.is_file() and path.suffix != ".pyc":
+                yield path.read_bytes()
