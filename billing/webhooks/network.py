@@ -9,6 +9,7 @@ again and knows proxies is in there, so none of it can happen here.
 """
 
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -47,6 +48,8 @@ ANSWER_BYTES: Final = 4096
 ANSWER_LENGTH: Final = 500
 PROBLEM_LENGTH: Final = 200
 KEEP_ALIVE_SECONDS: Final = 5.0
+# Perhaps said several times.
+ONE_LENGTH: Final = re.compile(r"([0-9]{1,19})(\s*,\s*\1)*")
 
 # What says that nobody is there to take anything, unlike a refusal of what was sent.
 OUT_OF_REACH: Final = frozenset({408, 429, 502, 503, 504})
@@ -264,11 +267,20 @@ class _Response(HTTPResponse):
         while 100 <= self.status < 200 and self.status != 101:
             self.headers = self.msg = None  # type: ignore[assignment]
             super().begin(**options)
+        self._check()
+
+    def _check(self) -> None:
+        """http.client makes something of any answer. What contradicts itself is none."""
         assert_header_parsing(self.headers)
         if self.status == 101:
             raise HTTPException("it switched to another protocol")  # which nobody asked for
         if "transfer-encoding" in self.headers:
+            if not self.chunked:
+                raise HTTPException("Only Transfer-Encoding: chunked is supported")
             del self.headers["content-length"]  # which then says nothing
+        lengths = ",".join(self.headers.get_all("content-length", []))
+        if lengths and not ONE_LENGTH.fullmatch(lengths):
+            raise HTTPException("bad Content-Length")
 
 
 class _Connection(HTTPConnection):

@@ -104,6 +104,7 @@ def says_and_resets(beginning: bytes) -> Behaviour:
             "taken",
         ),
         (b"HTTP/1.1 204 No Content\r\n\r\n", ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\ntaken", "taken"),
         (b"HTTP/1.1 200 OK\r\nX-Folded: a\r\n b\r\nContent-Length: 5\r\n\r\ntaken", "taken"),
     ],
     ids=[
@@ -119,6 +120,7 @@ def says_and_resets(beginning: bytes) -> Behaviour:
         "after 100",
         "after 102, 100 and 103",
         "empty",
+        "a length said twice",
         "folded header",
     ],
 )
@@ -214,7 +216,19 @@ def test_a_compressed_answer_is_not_unpacked(receiver: Receiver, line: Line) -> 
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-            "The connection broke off: ",
+            "The connection broke off: bad Content-Length",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+            "The connection broke off: bad Content-Length",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n" % (b"9" * 5000),
+            "The connection broke off: bad Content-Length",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            "The connection broke off: Only Transfer-Encoding: chunked is supported",
         ),
     ],
     ids=[
@@ -233,6 +247,9 @@ def test_a_compressed_answer_is_not_unpacked(receiver: Receiver, line: Line) -> 
         "null bytes",
         "a header that is none",
         "two lengths",
+        "a negative length",
+        "an endless length",
+        "packed in chunks",
     ],
 )
 def test_what_is_no_answer_is_a_failure(
