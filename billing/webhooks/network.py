@@ -4,8 +4,8 @@ Whoever registers an endpoint chooses where this machine connects to. So a name 
 each address it has is judged, and the connection goes to an address that was judged: a name that
 means another address a moment later changes nothing. TLS checks the certificate against the name.
 
-HTTP is spoken by urllib3's connection alone. Its pool is not used: what follows redirects, tries
-again and knows proxies is in there, so none of it can happen here.
+HTTP is spoken by urllib3's connection, without its pool: redirects, repeats and proxies are the
+pool's work, so none of them can happen here.
 """
 
 import logging
@@ -42,13 +42,13 @@ CONNECT_SECONDS: Final = 5.0
 ATTEMPT_SECONDS: Final = 10.0
 # The status says how it went; for what stands below it nobody waits long.
 ANSWER_SECONDS: Final = 2.0
-# No more is read of one answer, with its headers and all that comes before them.
+# No more than this is read for one answer, headers and hints included.
 READ_BYTES: Final = 100_000
 ANSWER_BYTES: Final = 4096
 ANSWER_LENGTH: Final = 500
 PROBLEM_LENGTH: Final = 200
 KEEP_ALIVE_SECONDS: Final = 5.0
-# Perhaps said several times.
+# A number, perhaps several times the same.
 ONE_LENGTH: Final = re.compile(r"([0-9]{1,19})(\s*,\s*\1)*")
 
 # What says that nobody is there to take anything, unlike a refusal of what was sent.
@@ -227,14 +227,14 @@ _attempt: Final = _Attempt()
 
 
 class _Socket(socket.socket):
-    """Reads and writes for as long as the attempt may take, however little comes at a time."""
+    """Gives up when the attempt's time is over, however little comes at a time."""
 
     def recv_into(self, *arguments: Any, **options: Any) -> int:
         if _attempt.bytes_read > READ_BYTES:
             raise ConnectionError("The answer is too long.")
         count: int = self._in_time(super().recv_into, *arguments, **options)
         if _attempt.is_in_head and not count:
-            # http.client would take what is there for all of the headers.
+            # http.client would take the end of the connection for the end of the headers.
             raise ConnectionError("Server disconnected without sending a response.")
         _attempt.bytes_read += count
         return count
@@ -259,7 +259,7 @@ class _SecureSocket(_Socket, ssl.SSLSocket):
 
 
 class _Response(HTTPResponse):
-    """The answer, without what may come before it, and only if its headers can be read."""
+    """The answer, without the hints that may come before it. Raises if it is no proper answer."""
 
     def begin(self, **options: Any) -> None:
         super().begin(**options)
@@ -270,7 +270,7 @@ class _Response(HTTPResponse):
         self._check()
 
     def _check(self) -> None:
-        """http.client makes something of any answer. What contradicts itself is none."""
+        """Raises if the answer contradicts itself, which http.client accepts."""
         assert_header_parsing(self.headers)
         if self.status == 101:
             raise HTTPException("it switched to another protocol")  # which nobody asked for
@@ -325,7 +325,7 @@ def _first_that_answers(addresses: Sequence[Address], port: int, end: float) -> 
 
 
 def _over_tls(connected: _Socket, name: str) -> ssl.SSLSocket:
-    """Closes the connection unless it is to who has a certificate for that name."""
+    """Does the handshake. Closes the connection if the certificate is not one for that name."""
     context = trusted()
     context.sslsocket_class = _SecureSocket
     try:
@@ -419,7 +419,7 @@ class Line:
             if connection.is_closed:
                 connection.connect()
             _attempt.is_in_head, _attempt.bytes_read = True, 0
-            # An answer may have come without the whole message being taken: say, that it is long.
+            # Whoever refuses a message may have answered without reading all of it.
             with suppress(OSError):
                 connection.request("POST", target, body, headers, preload_content=False)
             with connection.getresponse() as response:

@@ -1,4 +1,4 @@
-"""What receivers answer, also those that mean harm: each answer has its end, and costs little."""
+"""What receivers answer, also those that mean harm: no answer costs much time or memory."""
 
 import gzip
 import logging
@@ -54,7 +54,7 @@ def says(*parts: bytes, closes: bool = True) -> Behaviour:
     return behave
 
 
-def says_for_ever(beginning: bytes, part: bytes) -> Behaviour:
+def says_endlessly(beginning: bytes, part: bytes) -> Behaviour:
     def behave(handler: Handler, message: Message) -> None:
         handler.close_connection = True
         try:
@@ -170,7 +170,7 @@ def test_a_reset_in_the_middle_of_an_answer_changes_nothing_about_its_status(
 def test_of_an_endless_answer_the_beginning_is_kept(
     receiver: Receiver, line: Line, beginning: bytes, part: bytes
 ) -> None:
-    receiver.behave = says_for_ever(b"HTTP/1.1 200 OK\r\n" + beginning, part)
+    receiver.behave = says_endlessly(b"HTTP/1.1 200 OK\r\n" + beginning, part)
     answer = send(line)
     assert answer.is_delivered
     assert set(answer.beginning) == {"x"}
@@ -274,18 +274,18 @@ def test_what_is_no_answer_is_a_failure(
     ],
     ids=["one header", "many headers", "the status line", "100 again and again", "hints"],
 )
-def test_an_answer_that_never_gets_to_its_end_of_headers_is_given_up(
+def test_an_answer_whose_headers_never_end_is_given_up(
     receiver: Receiver, line: Line, beginning: bytes, part: bytes
 ) -> None:
-    """By its length, long before its time is over."""
-    receiver.behave = says_for_ever(beginning, part)
+    """Because of its length, long before its time is over."""
+    receiver.behave = says_endlessly(beginning, part)
     answer = send(line)
     assert answer.status_code is None
     assert answer.problem.startswith("The connection broke off: ")
     assert len(receiver.messages) == 1
 
 
-def test_where_it_redirects_to_nobody_goes(receiver: Receiver, line: Line) -> None:
+def test_redirects_are_not_followed(receiver: Receiver, line: Line) -> None:
     with Receiver() as other:
         for status in (301, 302, 303, 307, 308):
             receiver.behave = answers(status, Location=other.url)
@@ -294,7 +294,7 @@ def test_where_it_redirects_to_nobody_goes(receiver: Receiver, line: Line) -> No
         assert other.connection_count == 0
 
 
-def test_a_receiver_that_takes_nothing_holds_nobody_for_ever(
+def test_a_receiver_that_reads_nothing_does_not_hold_a_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(network, "ATTEMPT_SECONDS", 0.5)
@@ -308,7 +308,7 @@ def test_a_receiver_that_takes_nothing_holds_nobody_for_ever(
 
 
 def test_an_answer_may_come_before_the_message_is_there(receiver: Receiver, line: Line) -> None:
-    """Of a receiver that finds it too long, and closes."""
+    """If the receiver finds it too long, and closes."""
 
     def refuse(self: Handler) -> None:
         self.close_connection = True
@@ -396,7 +396,9 @@ def test_after_a_whole_answer_the_connection_is_used_again(
     ],
     ids=["long", "last", "HTTP/1.0"],
 )
-def test_after_others_another_is_opened(receiver: Receiver, line: Line, answer: bytes) -> None:
+def test_after_other_answers_a_new_one_is_opened(
+    receiver: Receiver, line: Line, answer: bytes
+) -> None:
     receiver.behave = says(answer, closes=False)
     assert send(line).is_delivered
     receiver.behave = OK
