@@ -2,11 +2,14 @@
 
 Whoever registers an endpoint chooses where this machine connects to. So a name is resolved here,
 each address it has is judged, and the connection goes to an address that was judged: a name that
-means another address a moment later changes nothing. Redirects are not followed, and no proxy of
-the environment is used. TLS checks the certificate against the name as ever.
+means another address a moment later changes nothing. TLS checks the certificate against the name.
+
+HTTP is spoken by urllib3's connection, without its pool: redirects, repeats and proxies are the
+pool's work, so none of them can happen here.
 """
 
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -16,14 +19,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from http.client import BadStatusLine, HTTPException, HTTPResponse, UnknownProtocol
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 import certifi
-import httpcore
 from django.conf import settings
 from django.core.exceptions import ValidationError
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import HeaderParsingError, HTTPError
+from urllib3.util.response import assert_header_parsing
 
 from users.texts import readable
 
@@ -36,11 +42,14 @@ CONNECT_SECONDS: Final = 5.0
 ATTEMPT_SECONDS: Final = 10.0
 # The status says how it went; for what stands below it nobody waits long.
 ANSWER_SECONDS: Final = 2.0
+# No more than this is read for one answer, headers and hints included.
+READ_BYTES: Final = 100_000
 ANSWER_BYTES: Final = 4096
 ANSWER_LENGTH: Final = 500
 PROBLEM_LENGTH: Final = 200
 KEEP_ALIVE_SECONDS: Final = 5.0
-WRITE_BYTES: Final = 16_384
+# A number, perhaps several times the same.
+ONE_LENGTH: Final = re.compile(r"([0-9]{1,19})(\s*,\s*\1)*")
 
 # What says that nobody is there to take anything, unlike a refusal of what was sent.
 OUT_OF_REACH: Final = frozenset({408, 429, 502, 503, 504})
@@ -57,6 +66,10 @@ class NotAllowed(Exception):
 
 class NotResolved(Exception):
     """Nobody knows the address of this name."""
+
+
+class NotConnected(Exception):
+    """There is no connection to any address of this name. Says why, as a sentence."""
 
 
 class OutOfTime(Exception):
@@ -200,7 +213,8 @@ class _Attempt(threading.local):
     """What the present attempt of a thread may take: its connection may be of an earlier one."""
 
     deadline = 0.0
-    has_connected = False
+    is_in_head = False
+    bytes_read = 0
 
     def seconds_left(self) -> float:
         left = self.deadline - time.monotonic()
@@ -212,68 +226,114 @@ class _Attempt(threading.local):
 _attempt: Final = _Attempt()
 
 
-class _Stream(httpcore.NetworkStream):
-    """A connection that is given up when the attempt's time is."""
+class _Socket(socket.socket):
+    """Gives up when the attempt's time is over, however little comes at a time."""
 
-    def __init__(self, inner: httpcore.NetworkStream) -> None:
-        self.inner = inner
+    def recv_into(self, *arguments: Any, **options: Any) -> int:
+        if _attempt.bytes_read > READ_BYTES:
+            raise ConnectionError("The answer is too long.")
+        count: int = self._in_time(super().recv_into, *arguments, **options)
+        if _attempt.is_in_head and not count:
+            # http.client would take the end of the connection for the end of the headers.
+            raise ConnectionError("Server disconnected without sending a response.")
+        _attempt.bytes_read += count
+        return count
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self.inner.read(max_bytes, _attempt.seconds_left())
+    def sendall(self, *arguments: Any, **options: Any) -> None:
+        self._in_time(super().sendall, *arguments, **options)
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for start in range(0, len(buffer), WRITE_BYTES):
-            self.inner.write(buffer[start : start + WRITE_BYTES], _attempt.seconds_left())
+    def send(self, *arguments: Any, **options: Any) -> int:
+        """What sendall() of TLS consists of, which has a time limit for each part alone."""
+        return int(self._in_time(super().send, *arguments, **options))
 
-    def close(self) -> None:
-        self.inner.close()
-
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.NetworkStream:
-        seconds = min(CONNECT_SECONDS, _attempt.seconds_left())
-        return _Stream(self.inner.start_tls(ssl_context, server_hostname, seconds))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self.inner.get_extra_info(info)
+    def _in_time(self, do: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        self.settimeout(_attempt.seconds_left())
+        try:
+            return do(*arguments, **options)
+        except TimeoutError:
+            raise OutOfTime from None
 
 
-class _Network(httpcore.NetworkBackend):
+class _SecureSocket(_Socket, ssl.SSLSocket):
+    """The same over TLS."""
+
+
+class _Response(HTTPResponse):
+    """The answer, without the hints that may come before it. Raises if it is no proper answer."""
+
+    def begin(self, **options: Any) -> None:
+        super().begin(**options)
+        # http.client passes over 100 only.
+        while 100 <= self.status < 200 and self.status != 101:
+            self.headers = self.msg = None  # type: ignore[assignment]
+            super().begin(**options)
+        self._check()
+
+    def _check(self) -> None:
+        """Raises if the answer contradicts itself, which http.client accepts."""
+        assert_header_parsing(self.headers)
+        if self.status == 101:
+            raise HTTPException("it switched to another protocol")  # which nobody asked for
+        if "transfer-encoding" in self.headers:
+            if not self.chunked:
+                raise HTTPException("Only Transfer-Encoding: chunked is supported")
+            del self.headers["content-length"]  # which then says nothing
+        lengths = ",".join(self.headers.get_all("content-length", []))
+        if lengths and not ONE_LENGTH.fullmatch(lengths):
+            raise HTTPException("bad Content-Length")
+
+
+class _Connection(HTTPConnection):
     """Connects to where webhooks may go, and to nowhere else."""
 
-    def __init__(self, *, private_only: bool) -> None:
-        self.private_only = private_only
-        self.plain = httpcore.SyncBackend()
+    response_class = _Response
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
-        _attempt.has_connected = True
+    def __init__(self, host: str, port: int, *, is_secure: bool) -> None:
+        super().__init__(host, port)
+        self.name = host
+        self.is_secure = is_secure
+
+    def connect(self) -> None:
         end = time.monotonic() + min(CONNECT_SECONDS, _attempt.seconds_left())
-        addresses = resolve(host, port, end - time.monotonic())
-        _refuse_others(host, addresses, private_only=self.private_only)
-        return _Stream(self._first_that_answers(addresses, port, end))
+        addresses = resolve(self.name, self.port, end - time.monotonic())
+        _refuse_others(self.name, addresses, private_only=not self.is_secure)
+        try:
+            connected = _first_that_answers(addresses, self.port, end)
+            self.sock = _over_tls(connected, self.host) if self.is_secure else connected
+        except TimeoutError:
+            raise NotConnected(f"No connection within {CONNECT_SECONDS:.0f} seconds.") from None
+        except ssl.SSLCertVerificationError as problem:
+            reason = problem.verify_message.rstrip(".")
+            raise NotConnected(f"Its certificate is not to be trusted: {reason}.") from None
+        except OSError as problem:
+            raise NotConnected(f"No connection: {problem}.") from None
 
-    def _first_that_answers(
-        self, addresses: Sequence[Address], port: int, end: float
-    ) -> httpcore.NetworkStream:
-        for place, address in enumerate(addresses, start=1):
-            # A silent one leaves time for those after it.
-            share = (end - time.monotonic()) / (len(addresses) - place + 1)
-            try:
-                return self.plain.connect_tcp(str(address), port, timeout=max(share, 0.01))
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                if place == len(addresses):
-                    raise
-        raise NotResolved("It has no address.")
+
+def _first_that_answers(addresses: Sequence[Address], port: int, end: float) -> _Socket:
+    for place, address in enumerate(addresses, start=1):
+        # A silent one leaves time for those after it.
+        share = (end - time.monotonic()) / (len(addresses) - place + 1)
+        try:
+            connected = socket.create_connection((str(address), port), max(share, 0.01))
+        except OSError:
+            if place == len(addresses):
+                raise
+        else:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return _Socket(fileno=connected.detach())
+    raise NotResolved("It has no address.")
+
+
+def _over_tls(connected: _Socket, name: str) -> ssl.SSLSocket:
+    """Does the handshake. Closes the connection if the certificate is not one for that name."""
+    context = trusted()
+    context.sslsocket_class = _SecureSocket
+    try:
+        connected.settimeout(min(CONNECT_SECONDS, _attempt.seconds_left()))
+        return context.wrap_socket(connected, server_hostname=name)
+    except BaseException:
+        connected.close()
+        raise
 
 
 @cache
@@ -281,6 +341,7 @@ def trusted() -> ssl.SSLContext:
     """The machine's certificate authorities, with those that come with the panel."""
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
+    context.set_alpn_protocols(["http/1.1"])
     return context
 
 
@@ -289,18 +350,15 @@ class Line:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=trusted(),
-            max_connections=1,
-            keepalive_expiry=KEEP_ALIVE_SECONDS,
-            network_backend=_Network(private_only=url.startswith("http:")),
-        )
+        self._connection: _Connection | None = None
+        self._is_kept_until = 0.0
 
     def __enter__(self) -> "Line":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._pool.close()
+        if self._connection is not None:
+            self._connection.close()
 
     def post(
         self,
@@ -321,18 +379,13 @@ class Line:
             at=at,
             milliseconds=round((time.monotonic() - began) * 1000),
             status_code=status_code,
-            problem=problem[:PROBLEM_LENGTH],
+            problem=readable(problem)[:PROBLEM_LENGTH],
             beginning=_readable(beginning),
         )
 
     def _exchange(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
         parts, port = _parsed(self.url)
-        url = httpcore.URL(
-            scheme=parts.scheme,
-            host=parts.hostname or "",
-            port=port,
-            target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
-        )
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         all_headers = {
             "Host": parts.netloc,
             "Content-Type": "application/json",
@@ -340,34 +393,48 @@ class Line:
             "Accept-Encoding": "identity",
             **headers,
         }
+        for name, value in all_headers.items():
+            # urllib3 lets a line break through if a space comes after it.
+            if not (value.isascii() and value.isprintable()):
+                raise ValueError(f"The header {name} has a character that none may have")
+        if self._connection is None:
+            is_secure = parts.scheme == "https"
+            self._connection = _Connection(parts.hostname or "", port, is_secure=is_secure)
+        is_kept = self._connection.is_connected and time.monotonic() < self._is_kept_until
+        if not is_kept:
+            self._connection.close()
         try:
-            _attempt.has_connected = False
-            return self._request(url, all_headers, body)
-        except (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError):
-            if _attempt.has_connected:
+            return self._request(self._connection, target, all_headers, body)
+        except (OSError, HTTPException, HTTPError):
+            if not is_kept:
                 raise
         # The receiver closed a connection that it had kept until now, which is its right.
-        return self._request(url, all_headers, body)
+        return self._request(self._connection, target, all_headers, body)
 
     def _request(
-        self, url: httpcore.URL, headers: Mapping[str, str], body: bytes
+        self, connection: _Connection, target: str, headers: Mapping[str, str], body: bytes
     ) -> tuple[int, bytes]:
-        beginning = b""
-        with self._pool.stream(
-            "POST", url, headers=list(headers.items()), content=body
-        ) as response:
-            _attempt.deadline = min(_attempt.deadline, time.monotonic() + ANSWER_SECONDS)
-            # That it was not read whole changes nothing about what it said.
-            with suppress(
-                httpcore.NetworkError,
-                httpcore.ProtocolError,
-                httpcore.TimeoutException,
-                OutOfTime,
-            ):
-                for part in response.iter_stream():
-                    beginning += part
-                    if len(beginning) > ANSWER_BYTES:
-                        break
+        is_whole, beginning = False, b""
+        try:
+            if connection.is_closed:
+                connection.connect()
+            _attempt.is_in_head, _attempt.bytes_read = True, 0
+            # Whoever refuses a message may have answered without reading all of it.
+            with suppress(OSError):
+                connection.request("POST", target, body, headers, preload_content=False)
+            with connection.getresponse() as response:
+                _attempt.is_in_head = False
+                _attempt.deadline = min(_attempt.deadline, time.monotonic() + ANSWER_SECONDS)
+                # That it was not read whole changes nothing about what it said.
+                with suppress(HTTPError, OutOfTime):
+                    while len(beginning) <= ANSWER_BYTES and not is_whole:
+                        part = response.read1(ANSWER_BYTES, decode_content=False)
+                        beginning += part
+                        is_whole = not part
+        finally:
+            if not is_whole:
+                connection.close()
+        self._is_kept_until = time.monotonic() + KEEP_ALIVE_SECONDS
         return response.status, beginning
 
 
@@ -380,25 +447,28 @@ def _problem_of_status(status_code: int) -> str:
 
 
 def _in_words(error: Exception) -> str:
-    said = str(error.__cause__ or error).strip()
     match error:
-        case NotAllowed() | NotResolved():
-            words = said
-        case OutOfTime() | httpcore.ReadTimeout() | httpcore.WriteTimeout():
+        case NotAllowed() | NotResolved() | NotConnected():
+            words = str(error)
+        case OutOfTime():
             words = f"No answer within {ATTEMPT_SECONDS:.0f} seconds."
-        case httpcore.ConnectTimeout():
-            words = f"No connection within {CONNECT_SECONDS:.0f} seconds."
-        case httpcore.ConnectError() if "CERTIFICATE_VERIFY_FAILED" in said:
-            reason = said.partition("verify failed: ")[2].partition(" (_ssl")[0]
-            words = f"Its certificate is not to be trusted: {reason.rstrip('.')}."
-        case httpcore.ConnectError():
-            words = f"No connection: {said}."
-        case httpcore.RemoteProtocolError() | httpcore.ReadError() | httpcore.WriteError():
-            words = f"The connection broke off: {said.rstrip('.')}."
+        case OSError() | HTTPException() | HTTPError():
+            words = f"The connection broke off: {_reason(error)}."
         case _:
             log.error("A webhook could not be sent.", exc_info=error)
-            words = f"It could not be sent: {type(error).__name__}: {said}."
+            words = f"It could not be sent: {type(error).__name__}: {error}."
     return words
+
+
+def _reason(error: Exception) -> str:
+    said = str(error).strip().rstrip(".")
+    match error:
+        case BadStatusLine() | UnknownProtocol():
+            return f"illegal status line: {said!r}"
+        case HeaderParsingError():
+            return "illegal header line"
+        case _:
+            return said or type(error).__name__
 
 
 def _readable(beginning: bytes) -> str:

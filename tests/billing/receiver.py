@@ -8,11 +8,16 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import pytest
+
+from billing.webhooks import network
 
 PATIENCE_SECONDS = 60
 
@@ -178,6 +183,26 @@ class Receiver:
         finally:
             with self.lock:
                 self.at_once -= 1
+
+
+@contextmanager
+def impatience(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whoever sends gives up soon after the message is there; on its way, it may take its time."""
+    behave, is_there, read = receiver.behave, threading.Event(), network._Socket.recv_into
+
+    def take(handler: Handler, message: Message) -> None:
+        is_there.set()
+        behave(handler, message)
+
+    def read_impatiently(connected: Any, *arguments: Any, **options: Any) -> int:
+        is_there.wait(PATIENCE_SECONDS)
+        network._attempt.deadline = min(network._attempt.deadline, time.monotonic() + 0.3)
+        return read(connected, *arguments, **options)
+
+    receiver.behave = take
+    with monkeypatch.context() as patched:
+        patched.setattr(network._Socket, "recv_into", read_impatiently)
+        yield
 
 
 def is_signed(message: Message, secret: str) -> bool:

@@ -5,6 +5,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -18,7 +19,18 @@ from billing.models import WebhookEndpoint
 from billing.webhooks import network
 from billing.webhooks.network import Answer, Line, check_url, is_public
 from config.settings import _networks
-from tests.billing.receiver import Receiver, is_signed
+from tests.billing.receiver import (
+    OK,
+    PATIENCE_SECONDS,
+    Behaviour,
+    Handler,
+    Message,
+    Receiver,
+    drips,
+    hangs,
+    impatience,
+    is_signed,
+)
 
 PUBLIC, PRIVATE = "93.184.216.34", "10.1.2.3"
 
@@ -407,3 +419,110 @@ def test_tls_that_never_comes_is_a_failure(
             answer = line.post(b"{}", lambda at: {}, lambda: datetime.now(UTC))
     assert answer.problem
     assert answer.is_out_of_reach
+
+
+@pytest.mark.parametrize("host", ["crm.example.com", "CRM.example.com", "crm.example.com."])
+def test_over_tls_the_receiver_is_told_whom_it_is_asked_for(  # noqa: PLR0917 - fixtures
+    secure: Receiver,
+    certificate: tuple[Path, Path],
+    names: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    this_machine_is_allowed: None,
+    host: str,
+) -> None:
+    """By the name, although the connection goes to an address."""
+    asked_for: list[str | None] = []
+    spoken: list[str | None] = []
+    names[host.lower()] = ["127.0.0.1"]
+    trusted = network.trusted.__wrapped__()
+    trusted.load_verify_locations(certificate[1])
+    monkeypatch.setattr(network, "trusted", lambda: trusted)
+    assert secure.certificate is not None
+    secure.certificate.sni_callback = lambda connected, name, context: asked_for.append(name)
+    secure.certificate.set_alpn_protocols(["h2", "http/1.1"])
+
+    def note_protocol(handler: Handler, message: Message) -> None:
+        spoken.append(handler.connection.selected_alpn_protocol())
+        OK(handler, message)
+
+    secure.behave = note_protocol
+    assert send_to(f"https://{host}:{secure.port}/").problem == ""
+    assert asked_for == ["crm.example.com"]
+    assert spoken == ["http/1.1"]
+    assert secure.messages[0].headers["host"] == f"{host}:{secure.port}"
+
+
+def test_over_tls_one_connection_serves_many_messages(
+    secure: Receiver,
+    certificate: tuple[Path, Path],
+    names: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    this_machine_is_allowed: None,
+) -> None:
+    names["crm.example.com"] = ["127.0.0.1"]
+    trust(certificate[1], monkeypatch)
+    with Line(f"https://crm.example.com:{secure.port}/") as line:
+        for _ in range(3):
+            assert line.post(b"{}", lambda at: {}, lambda: datetime.now(UTC)).is_delivered
+    assert len(secure.messages) == 3
+    assert secure.connection_count == 1
+
+
+@pytest.mark.parametrize("behave", [drips, hangs], ids=["drips", "hangs"])
+def test_over_tls_the_time_of_an_attempt_is_limited_too(  # noqa: PLR0917 - named, not placed
+    secure: Receiver,
+    certificate: tuple[Path, Path],
+    names: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    this_machine_is_allowed: None,
+    behave: Behaviour,
+) -> None:
+    names["crm.example.com"] = ["127.0.0.1"]
+    trust(certificate[1], monkeypatch)
+    secure.behave = behave
+    with impatience(secure, monkeypatch):
+        answer = send_to(f"https://crm.example.com:{secure.port}/")
+    assert answer.problem == f"No answer within {PATIENCE_SECONDS} seconds."
+
+
+def test_tls_that_drips_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, this_machine_is_allowed: None
+) -> None:
+    """Each byte in time, and the handshake never over."""
+    monkeypatch.setattr(network, "ATTEMPT_SECONDS", 0.3)
+    is_over = threading.Event()
+
+    def drip(connected: socket.socket) -> None:
+        with connected, suppress(OSError):
+            connected.sendall(b"\x16\x03\x03\x40\x00")
+            while not is_over.wait(0.02):
+                connected.sendall(b"\x02")
+
+    with socket.create_server(("127.0.0.1", 0)) as slow:
+        url = f"https://127.0.0.1:{slow.getsockname()[1]}/"
+        thread = threading.Thread(target=lambda: drip(slow.accept()[0]), daemon=True)
+        thread.start()
+        with Line(url) as line:
+            answer = line.post(b"{}", lambda at: {}, lambda: datetime.now(UTC))
+        is_over.set()
+    assert answer.problem
+    assert answer.is_out_of_reach
+
+
+@pytest.mark.parametrize(
+    "bytes_sent", [b"HTTP/1.1 200 OK\r\n\r\n", b"", b"\x15\x03\x03\x00\x02\x02\x28"]
+)
+def test_what_speaks_no_tls_is_no_connection(
+    this_machine_is_allowed: None, bytes_sent: bytes
+) -> None:
+    def speak(connected: socket.socket) -> None:
+        with connected, suppress(OSError):
+            connected.recv(10_000)
+            connected.sendall(bytes_sent)
+
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        url = f"https://127.0.0.1:{plain.getsockname()[1]}/"
+        threading.Thread(target=lambda: speak(plain.accept()[0]), daemon=True).start()
+        with Line(url) as line:
+            answer = line.post(b"{}", lambda at: {}, lambda: datetime.now(UTC))
+    assert answer.problem.startswith("No connection: ")

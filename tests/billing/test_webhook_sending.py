@@ -1,9 +1,8 @@
 """Webhooks on their way: to a real receiver, which takes them, fails, hangs and comes back."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from typing import Any
@@ -25,7 +24,15 @@ from billing.models import (
 from billing.webhooks import network, sending
 from tests.billing import receiver as behaviour
 from tests.billing.histories import execute
-from tests.billing.receiver import OK, Handler, Message, Receiver, answers, is_signed
+from tests.billing.receiver import (
+    OK,
+    Handler,
+    Message,
+    Receiver,
+    answers,
+    impatience,
+    is_signed,
+)
 from tests.conftest import Connections
 from tests.factories import user_with
 from users.models import User
@@ -286,26 +293,6 @@ def test_more_than_fits_into_one_job_is_left_to_the_next(
 
 
 # --- Failures -----------------------------------------------------------------------------------
-
-
-@contextmanager
-def impatience(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whoever sends gives up soon after the message is there; on its way, it may take its time."""
-    behave, is_there, read = receiver.behave, threading.Event(), network._Stream.read
-
-    def take(handler: Handler, message: Message) -> None:
-        is_there.set()
-        behave(handler, message)
-
-    def read_impatiently(stream: Any, *arguments: Any, **options: Any) -> bytes:
-        is_there.wait(behaviour.PATIENCE_SECONDS)
-        network._attempt.deadline = min(network._attempt.deadline, time.monotonic() + 0.3)
-        return read(stream, *arguments, **options)
-
-    receiver.behave = take
-    with monkeypatch.context() as patched:
-        patched.setattr(network._Stream, "read", read_impatiently)
-        yield
 
 
 NO_ANSWER = f"No answer within {behaviour.PATIENCE_SECONDS} seconds."
