@@ -204,6 +204,30 @@ def test_the_license_is_the_one_that_the_package_names() -> None:
     assert "9. Accepting Warranty or Additional Liability." in text
 
 
+def test_every_path_that_a_document_names_is_there() -> None:
+    ours = r"`((?:billing|users|config|templates|tests|docs|requirements|\.ci)/[\w./*-]*)`"
+    named = {
+        (path, document.name)
+        for document in documents()
+        for path in re.findall(ours, document.read_text())
+    }
+    assert ("billing/ledger.py", "architecture.md") in named
+    gone = {f"{name}: {path}" for path, name in named if not list(ROOT.glob(path.rstrip("/")))}
+    assert not gone
+
+
+def test_every_test_that_a_document_names_is_there() -> None:
+    tests = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in (file.stem, *re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE))
+    }
+    example = "test_files_hold_the_sum_of_all_refills"  # that CONTRIBUTING.md has you write
+    for document in documents():
+        named = set(re.findall(r"`(test_[a-z_]+)`", document.read_text())) - {example}
+        assert named <= tests, document.relative_to(ROOT)
+
+
 def test_every_document_is_in_an_index() -> None:
     linked = {
         (index.parent / link).resolve()
