@@ -6,7 +6,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint types migrations-check benchmark mutation lock clean
+.PHONY: run test lint types migrations-check benchmark mutation architecture hooks lock clean
 
 run: $(VENV)/installed
 	@exec $(PYTHON) manage.py serve
@@ -32,6 +32,14 @@ benchmark: $(VENV)/installed-dev
 # Whether the tests notice small mistakes in the rules of money: docs/mutation.md.
 mutation: $(VENV)/installed-dev
 	$(PYTHON) -m tests.mutation $(ARGS)
+
+# The picture and the table of imports in docs/architecture.md, drawn from the code.
+architecture: $(VENV)/installed-dev
+	$(PYTHON) -m tests.architecture
+
+# Has git check each commit as .pre-commit-config.yaml says.
+hooks: $(VENV)/installed-dev
+	$(VENV)/bin/pre-commit install
 
 # An environment whose Python is gone is made anew.
 ifneq ($(shell $(PYTHON) -c 'print(1)' 2>/dev/null),1)

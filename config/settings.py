@@ -1,6 +1,6 @@
 """All settings of the panel. Every environment variable is read here and nowhere else.
 
-README, "Configure", lists the variables; a test holds that list and this file together.
+docs/configuration.md lists the variables; a test holds that list and this file together.
 """
 
 import re
@@ -319,7 +319,7 @@ X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_HTTPONLY = True
 CSRF_COOKIE_HTTPONLY = False  # Unfold's htmx reads it
 if not IS_LOCAL:
-    # Behind a proxy that ends TLS and sets X-Forwarded-Proto; see "Deploy" in the README.
+    # Behind a proxy that ends TLS and sets X-Forwarded-Proto; see docs/deployment.md.
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = _flag("SECURE_SSL_REDIRECT", default=True)
     SECURE_HSTS_SECONDS = _number("SECURE_HSTS_SECONDS", default=3600, lowest=0, highest=10**9)

@@ -220,7 +220,7 @@ class Server:
         if found != bundled:
             raise OperationalError(
                 f"the data in {self.cluster_dir} was written by PostgreSQL {found}, "
-                f"the embedded one is {bundled}; see “Upgrade” in the README"
+                f"the embedded one is {bundled}; see “Upgrade” in docs/operations.md"
             )
 
     def _start(self) -> None:

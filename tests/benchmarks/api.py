@@ -71,7 +71,7 @@ class Caller:
 
 @contextmanager
 def served() -> Iterator[Server]:
-    """The production server on the benchmark's database, with the settings of the README."""
+    """The production server on the benchmark's database, set as docs/deployment.md has it."""
     owner = User.objects.create_superuser("programs@example.com", "programs")
     _, key = access.issue_key(name="Benchmark", owner=owner, created_by=owner)
     with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -454,6 +454,13 @@ def test_files_name_what_a_row_reverses_and_what_reversed_it(panel: Client) -> N
     assert "Deduction" in "".join(book.read(name).decode() for name in book.namelist())
 
 
+def test_each_row_of_a_file_has_a_cell_under_each_heading(panel: Client) -> None:
+    content = b"".join(panel.get(tab(user_with(real=10), "?export=csv")).streaming_content)  # type: ignore[attr-defined]
+    heading, *rows = csv.reader(io.StringIO(content.decode("utf-8-sig")))
+    assert {len(row) for row in rows} == {len(heading)}
+    assert len(set(heading)) == len(heading)
+
+
 def test_csv_gives_spreadsheets_no_formulas_and_keeps_amounts_numbers(panel: Client) -> None:
     user = user_with(real=10)
     ledger.change_balance(user, amount=-1, description="=1+1 and more", device="@x", **BY_API)

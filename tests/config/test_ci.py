@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pre_commit.clientlib import load_config
 
 from tests.config.processes import PATIENCE_SECONDS, ROOT, environment
 
@@ -60,3 +61,21 @@ def test_a_python_that_is_too_old_is_named(tmp_path: Path) -> None:
     assert found.stderr == (
         "This panel needs Python 3.12 or newer, with its venv module; found: 3.9.\n"
     )
+
+
+def test_hooks_run_what_is_locked_here_and_fetch_nothing() -> None:
+    hooks = []
+    for repository in load_config(str(ROOT / ".pre-commit-config.yaml"))["repos"]:
+        assert repository["repo"] == "local"
+        hooks += repository["hooks"]
+    for hook in hooks:
+        assert hook["language"] in ("system", "unsupported"), hook["id"]
+        assert not hook["additional_dependencies"], hook["id"]
+        assert hook["entry"].startswith(".venv/bin/python -m "), hook["id"]
+    run = {hook["entry"].split()[2] for hook in hooks}
+    for target in ("lint", "types"):
+        made = subprocess.run(
+            ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        checks = {line.split()[2] for line in made.splitlines() if " -m " in line}
+        assert checks & run, f"make {target} checks what no hook does"

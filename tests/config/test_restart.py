@@ -1,4 +1,4 @@
-"""A restart of the panel under gunicorn, as the README has it: nobody is refused meanwhile."""
+"""A restart of the panel under gunicorn, as docs/deployment.md has it: nobody is refused."""
 
 import os
 import re

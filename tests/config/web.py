@@ -54,7 +54,7 @@ def handing_over(listener: socket.socket) -> tuple[str, ...]:
 
 
 class Web:
-    """gunicorn as the README has it. Entering waits until it answers; leaving ends it."""
+    """gunicorn as docs/deployment.md has it. Entering waits until it answers; leaving ends it."""
 
     def __init__(
         self,

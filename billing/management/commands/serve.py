@@ -1,6 +1,6 @@
 """`manage.py serve`: the panel on this machine, from an empty data directory if need be.
 
-This is what `make run` runs. Production runs gunicorn itself; see "Deploy" in the README.
+This is what `make run` runs. Production runs gunicorn itself; see docs/deployment.md.
 """
 
 import errno

@@ -162,7 +162,7 @@ def test_a_batch_that_is_refused_whole_leaves_its_key_free(program: Program) -> 
 def test_of_many_at_once_one_does_the_work_and_all_have_its_answer(
     connections: Connections,
 ) -> None:
-    UserDefaults.objects.create(bonus=5)
+    UserDefaults.objects.create(pk=UserDefaults.ONLY_ID, bonus=5)
     program = program_of_administrator()
     outcomes = connections(10, lambda i: program.post("/users", ADA, key="17"))
     responses = [outcome.result for outcome in outcomes]
