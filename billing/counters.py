@@ -244,10 +244,11 @@ def keep_in(directory: Path) -> bool:
     for other in directory.iterdir():
         if other != own:
             shutil.rmtree(other, ignore_errors=True)
-    os.environ.update({"PROMETHEUS_MULTIPROC_DIR": str(own)})
-    values.ValueClass = values.MultiProcessValue(_own_number)
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # of a parent
     for metric in ALL:
         metric.clear()
+    os.environ.update({"PROMETHEUS_MULTIPROC_DIR": str(own)})
+    values.ValueClass = values.MultiProcessValue(_own_number)
     return True
 
 

@@ -12,6 +12,13 @@ from billing import heartbeat
 from billing.models import Heartbeat
 from config import health
 from tests.factories import PlanFactory, subscribed, user_with
+from users import database
+
+
+@pytest.fixture(autouse=True)
+def no_disk_was_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a request of this process, that is: another test's."""
+    monkeypatch.setattr(database._Process, "full_at", None)
 
 
 @pytest.fixture

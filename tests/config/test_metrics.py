@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 from django.db import OperationalError, connection, transaction
 from django.test import Client, RequestFactory, override_settings
 from django.utils import timezone
@@ -70,6 +71,11 @@ class Counted:
             if named == name
         }
         return {labels: number for labels, number in changed.items() if number}
+
+
+@pytest.fixture(autouse=True)
+def nothing_cached() -> None:
+    cache.clear()
 
 
 @pytest.fixture
