@@ -156,9 +156,9 @@ def resume(user_id: int, at: datetime) -> Figures:
         return _charge_together([user_id], _day(at), retry=True)[1].figures
 
 
-def count_due(at: datetime) -> int:
-    """How many subscriptions a run at `at` would look at."""
-    return Subscription.objects.filter(due_on__lte=_day(at)).count()
+def count_due(at: datetime, *, at_most: int | None = None) -> int:
+    """How many subscriptions a run at `at` would look at; counts no further than `at_most`."""
+    return Subscription.objects.filter(due_on__lte=_day(at))[:at_most].count()
 
 
 def _day(at: datetime) -> date:

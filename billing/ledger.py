@@ -39,6 +39,8 @@ from unicodedata import normalize
 
 from django.db import DatabaseError, connection, transaction
 
+from billing import counters
+from billing.counters import counts_refusals
 from billing.errors import (
     AlreadyPaidBack,
     BalanceMoved,
@@ -133,6 +135,7 @@ class Balances(NamedTuple):
 # --- What can happen to a user's money ----------------------------------------------------------
 
 
+@counts_refusals
 def change_balance(
     user: User | int,
     *,
@@ -163,6 +166,7 @@ def change_balance(
     )
 
 
+@counts_refusals
 def give_bonus(
     user: User | int,
     *,
@@ -181,6 +185,7 @@ def give_bonus(
     )
 
 
+@counts_refusals
 def charge_service(
     user: User | int,
     *,
@@ -217,6 +222,7 @@ def charge_service(
         # Alone with the user: meanwhile no run suspends the subscription, and nobody uses the key.
         held = hold([_user_id(user)])
         if earlier := _charged_before(user, idempotency_key, said):
+            counters.replayed(channel)
             return earlier
         price = price_of(user, service=service, device=said.device)
         cost = _cost(price, units)
@@ -261,6 +267,7 @@ def _refuse_if_moved(held: Balances, expected_number: int | None) -> None:
         )
 
 
+@counts_refusals
 def reverse(
     user: User | int,
     *,
@@ -307,6 +314,7 @@ def _refuse_what_was_paid_back(reversal: Entry) -> None:
         raise AlreadyPaidBack(number=number, amount=str(amount), paid_back_by=paid_back[-1].number)
 
 
+@counts_refusals
 def post_batch(
     entries: Iterable[Entry],
     *,
@@ -329,6 +337,7 @@ def post_batch(
             if not skip_refused:
                 refusal.data["entry"] = place
                 raise
+            counters.refused(refusal.code, channel)
             results[place] = Result("refused", None, refusal)
     if valid:
         posted = _post([e for _, e in valid], actor, channel, skip_refused=skip_refused)
@@ -336,6 +345,7 @@ def post_batch(
     return [results[place] for place in sorted(results)]
 
 
+@counts_refusals
 def post_for_numbers(
     entries: Sequence[Entry], *, actor: User | None, channel: Channel
 ) -> list[int]:
@@ -348,7 +358,10 @@ def post_for_numbers(
     arguments = _arguments([_as_json(entry) for entry in entries], actor, channel)
     with _refusals({entry.user_id for entry in entries}), connection.cursor() as cursor:
         cursor.execute(_CALL_FOR_NUMBERS, arguments)
-        return [number for (number,) in cursor.fetchall()]
+        numbered = cursor.fetchall()
+        outcomes = [outcome for _, outcome in numbered]
+    _count([entry.type for entry in entries], outcomes, channel)
+    return [number for number, _ in numbered]
 
 
 @contextmanager
@@ -357,7 +370,7 @@ def rehearsal() -> Iterator[None]:
 
     What it posts has the very amounts and balances that posting it for good would have now.
     """
-    with transaction.atomic():
+    with transaction.atomic(), counters.rehearsing():
         yield
         transaction.set_rollback(True)
 
@@ -776,7 +789,22 @@ def _post(
     """One call of `billing_post`: results with the positions of their entries, from 1."""
     arguments = _arguments(entries, actor, channel, skip_refused=skip_refused)
     with _refusals({entry["user_id"] for entry in entries}):
-        return _call(arguments)
+        results = _call(arguments)
+    types = [entries[position - 1]["type"] for position, _ in results]
+    _count(types, [result.outcome for _, result in results], channel)
+    for _, result in results:
+        if result.refusal is not None:
+            counters.refused(result.refusal.code, channel)
+    return results
+
+
+def _count(types: Sequence[str], outcomes: Sequence[str], channel: Channel) -> None:
+    """Counts what became of the entries of these types: only if and when it is committed."""
+    counters.posted(
+        [each for each, outcome in zip(types, outcomes, strict=True) if outcome == "posted"],
+        channel,
+    )
+    counters.replayed(channel, outcomes.count("replayed"))
 
 
 def _arguments(
@@ -817,7 +845,7 @@ _HOLD: Final = f"SELECT user_id, {', '.join(_BALANCES)} FROM billing_hold(%s::bi
 # With the star the database looks at the row's type once; named one by one, once for each column.
 _CALL: Final = 'SELECT "position", outcome, refusal, (posted).* FROM billing_post(%s, %s, %s, %s)'
 _CALL_FOR_NUMBERS: Final = (
-    'SELECT (posted).number FROM billing_post(%s, %s, %s, %s) ORDER BY "position"'
+    'SELECT (posted).number, outcome FROM billing_post(%s, %s, %s, %s) ORDER BY "position"'
 )
 _COLUMNS: Final = [column.attname for column in Transaction._meta.concrete_fields]
 

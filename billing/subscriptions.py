@@ -30,6 +30,7 @@ from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Greatest
 
 from billing import ledger, moments
+from billing.counters import counts_refusals
 from billing.errors import (
     IdempotencyConflict,
     InsufficientFunds,
@@ -70,6 +71,7 @@ class Changed(NamedTuple):
 # --- What can happen to a subscription ----------------------------------------------------------
 
 
+@counts_refusals
 @transaction.atomic
 def start(
     user: User,
@@ -109,6 +111,7 @@ def start(
     return Changed(subscription, posted)
 
 
+@counts_refusals
 @transaction.atomic
 def change_plan(
     subscription: Subscription,
@@ -162,6 +165,7 @@ def change_plan(
     return Changed(subscription, posted)
 
 
+@counts_refusals
 @transaction.atomic
 def cancel(
     subscription: Subscription,
@@ -188,6 +192,7 @@ def cancel(
     return Changed(subscription, posted)
 
 
+@counts_refusals
 @transaction.atomic
 def record_active_day(user: User, *, device: str, day: date, today: date) -> ActiveDay:
     """Notes that a device was active on `day`; doing so again changes nothing.
@@ -224,6 +229,7 @@ def record_active_day(user: User, *, device: str, day: date, today: date) -> Act
     return active_day
 
 
+@counts_refusals
 @transaction.atomic
 def welcome(user: User, *, day: date, actor: User | None, channel: Channel) -> None:
     """Gives a user who has just registered what the defaults for new users say, once."""

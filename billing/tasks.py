@@ -11,6 +11,7 @@
   (function billing_wake_webhooks, which names this task and its argument).
 - `sweep_webhooks`, every fifteen seconds, queues it for endpoints for which something is due: for
   another attempt, or because nobody could queue it in time.
+- `heartbeat`, every fifteen seconds, notes that jobs are being done.
 - `keep_house`, every minute, gives jobs of workers that died to others; `tidy_up`, every hour,
   removes what is long over.
 
@@ -32,6 +33,7 @@ from procrastinate.manager import JobManager
 from procrastinate.retry import BaseRetryStrategy
 
 from billing import access, answers, charging, webhooks
+from billing import heartbeat as heartbeats
 from billing.models import ChargingBatch, ChargingRun
 
 log = logging.getLogger(__name__)
@@ -194,6 +196,12 @@ def sweep_webhooks(timestamp: int) -> None:
 
 
 # --- Housekeeping -------------------------------------------------------------------------------
+
+
+@app.periodic(cron="* * * * * */15", queueing_lock="heartbeat")
+@app.task(name="billing.tasks.heartbeat", queue="schedule", priority=HOUSEKEEPING)
+def heartbeat(timestamp: int) -> None:
+    heartbeats.beat()
 
 
 @app.periodic(cron="* * * * *", queueing_lock="keep_house")

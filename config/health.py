@@ -1,17 +1,28 @@
 """Whether this process can serve, for load balancers and supervisors, and for people.
 
-`GET /healthz` asks whether the database answers, `GET /readyz` also whether it can be written, and
-says in JSON what is wrong. Under gunicorn both have threads of their own (config/serving.py).
+`GET /healthz` says that the process is alive, and asks nobody: who restarts a panel because its
+database is away has two troubles. `GET /readyz` says in JSON whether it can serve, and what else is
+wrong with the panel. Under gunicorn both have threads of their own (config/serving.py).
+
+What is wrong with the workers is a warning and no reason for a 503: a load balancer would take web
+processes away that serve as well as ever, all of them at once.
 """
 
 import logging
 import secrets
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
 
 from django.db import DatabaseError, InterfaceError, connection, transaction
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.recorder import MigrationRecorder
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.utils import timezone
 
+from billing import heartbeat, reports
+from config import metrics
 from users.database import (
     FULL,
     READ_ONLY,
@@ -28,6 +39,7 @@ _IS_READ_ONLY: Final = (
     "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean"
 )
 _WRITE: Final = "INSERT INTO billing_apiallowance (bearer, spent_until) VALUES (%s, now())"
+RETRY_AFTER_SECONDS: Final = 30  # where it is not the database that is away
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
@@ -42,34 +54,141 @@ def answer_health_checks(get_response: Handler) -> Handler:
             return health(request)
         if request.path_info == "/readyz":
             return readiness(request)
+        if request.path_info == "/metrics":
+            return metrics.answer(request)
         return get_response(request)
 
     return handle
 
 
 def health(request: HttpRequest) -> HttpResponse:
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-    except (DatabaseError, InterfaceError):
-        return HttpResponse(
-            "the database does not answer\n",
-            status=503,
-            content_type="text/plain",
-            headers={"Retry-After": str(UNAVAILABLE.retry_after_seconds)},
-        )
     return HttpResponse("ok\n", content_type="text/plain")
 
 
+@dataclass(frozen=True)
+class Check:
+    """What was looked at. `code` is for programs, and empty if all is well."""
+
+    name: str
+    sentence: str
+    code: str = ""
+    keeps_from_serving: bool = False
+    retry_after_seconds: int = RETRY_AFTER_SECONDS
+    figures: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.code
+
+
 def readiness(request: HttpRequest) -> HttpResponse:
-    """`problems` is empty where all is well; else each has a code and a sentence, and it is 503."""
+    """`problems` keep the panel from serving, and it is 503; with `warnings` it serves."""
+    checks = list(_checks())
+    problems = [each for each in checks if not each.ok and each.keeps_from_serving]
+    warnings = [each for each in checks if not each.ok and not each.keeps_from_serving]
+    response = JsonResponse(
+        {
+            "ready": not problems,
+            "problems": [{"code": each.code, "sentence": each.sentence} for each in problems],
+            "status": "unavailable" if problems else "degraded" if warnings else "ok",
+            "warnings": [{"code": each.code, "sentence": each.sentence} for each in warnings],
+            "checks": {
+                each.name: {"ok": each.ok, "sentence": each.sentence, **dict(each.figures)}
+                for each in checks
+            },
+        },
+        status=503 if problems else 200,
+    )
+    if problems:
+        response["Retry-After"] = str(max(each.retry_after_seconds for each in problems))
+    return response
+
+
+def _checks() -> Iterator[Check]:
     outage = _what_is_wrong()
     if outage is None:
-        return JsonResponse({"ready": True, "problems": []})
-    problem = {"code": outage.code, "sentence": outage.sentence}
-    response = JsonResponse({"ready": False, "problems": [problem]}, status=503)
-    response["Retry-After"] = str(outage.retry_after_seconds)
-    return response
+        yield Check("database", "The database answers, and can be written.")
+    else:
+        yield Check(
+            "database",
+            outage.sentence,
+            outage.code,
+            keeps_from_serving=True,
+            retry_after_seconds=outage.retry_after_seconds,
+        )
+    for name, look in (("migrations", _migrations), ("worker", _worker), ("run", _run)):
+        if outage is UNAVAILABLE:
+            yield _not_known(name)  # nor waited for once more
+            continue
+        try:
+            with transaction.atomic():
+                metrics.limit_questions()
+                yield look()
+        except (DatabaseError, InterfaceError) as error:
+            log.warning("Not known: %s: %s", name, f"{error}".strip())
+            yield _not_known(name)
+
+
+def _not_known(name: str) -> Check:
+    return Check(name, "This is not known: the database did not tell.", "not_known")
+
+
+def _migrations() -> Check:
+    applied = MigrationRecorder(connection).applied_migrations()
+    missing = sorted(".".join(each) for each in _own_migrations() if each not in applied)
+    if not missing:
+        return Check("migrations", "All migrations are applied.")
+    named = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
+    return Check(
+        "migrations",
+        f"Migrations are missing: {named}. Run manage.py migrate.",
+        "migrations_missing",
+        keeps_from_serving=True,
+    )
+
+
+@cache
+def _own_migrations() -> frozenset[tuple[str, str]]:
+    """Those of this version. One that stands for others is as good as they are."""
+    on_disk = MigrationLoader(None, ignore_no_migrations=True).disk_migrations
+    return frozenset(key for key, migration in on_disk.items() if not migration.replaces)
+
+
+def _worker() -> Check:
+    age = heartbeat.age()
+    if age is None:
+        return Check(
+            "worker",
+            "No worker has done a job yet: nothing is charged and no webhook is sent. "
+            "Start one: manage.py worker.",
+            "worker_silent",
+            figures=(("age_seconds", None),),
+        )
+    seconds = max(round(age.total_seconds()), 0)
+    figures = (("age_seconds", seconds),)
+    if age > heartbeat.SILENT_AFTER:
+        return Check(
+            "worker",
+            f"No worker has done a job for {seconds // 60} minutes: nothing is charged and no "
+            "webhook is sent. See to it that one is running: manage.py worker.",
+            "worker_silent",
+            figures=figures,
+        )
+    return Check("worker", f"A worker did a job {seconds} seconds ago.", figures=figures)
+
+
+def _run() -> Check:
+    late = reports.overdue(timezone.now())
+    if late is None:
+        return Check("run", "No charging run is overdue.")
+    became = {
+        None: "has not begun: subscriptions are not being charged. See to it that a worker is "
+        "running: manage.py worker.",
+        "running": "is still going on.",
+        "interrupted": "was interrupted. See to it that a worker is running: manage.py worker.",
+    }
+    sentence = f"The charging run of {late.since:%Y-%m-%d %H:%M} UTC {became[late.state]}"
+    return Check("run", sentence, "run_overdue", figures=(("since", late.since.isoformat()),))
 
 
 def _what_is_wrong() -> Outage | None:

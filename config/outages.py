@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.template.loader import render_to_string
 
+from billing import counters
 from billing.api.panel.answers import in_json
 from billing.api.panel.errors import database_error
 from billing.api.problems import answer, outage_problem
@@ -69,6 +70,7 @@ class Field(NamedTuple):
 
 
 def _page(request: HttpRequest, outage: Outage) -> HttpResponse:
+    counters.outage(outage.code)
     fields = _fields(request)
     context: dict[str, Any] = {
         "outage": outage,

@@ -42,7 +42,7 @@ pre_request = note_repeated
 
 TO_WORKERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 BEGINNING_BYTES: Final = 512
-HEALTH_CHECK: Final = re.compile(rb"(GET|HEAD) \S*/(healthz|readyz)[ ?]")
+HEALTH_CHECK: Final = re.compile(rb"(GET|HEAD) \S*/(healthz|readyz|metrics)[ ?]")
 HEALTH_THREADS: Final = 2
 FIRST_DATA_SECONDS: Final = 5.0  # how long a new connection may say nothing
 STARTS_SECONDS: Final = 120.0

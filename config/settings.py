@@ -98,7 +98,7 @@ if not SECRET_KEY:
 # The prefix of all addresses, like /billing, where the panel shares a host with others. A proxy may
 # pass it on or take it off.
 SCRIPT_NAME = env.str("SCRIPT_NAME", default="").rstrip("/")
-OWN_ADDRESSES = ("admin", "api", "v2", "static", "healthz")
+OWN_ADDRESSES = ("admin", "api", "v2", "static", "healthz", "readyz", "metrics")
 if SCRIPT_NAME and not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", SCRIPT_NAME):
     raise ImproperlyConfigured(f"SCRIPT_NAME is “{SCRIPT_NAME}”; it must be a path like /billing.")
 if SCRIPT_NAME and SCRIPT_NAME.split("/")[1] in OWN_ADDRESSES:
@@ -137,6 +137,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "config.requests.answer_head_without_a_body",
     "config.health.answer_health_checks",
+    "config.metrics.count_requests",
     "config.outages.begin_requests",
     "billing.api.requests.api_requests",
     "django.middleware.security.SecurityMiddleware",
@@ -223,19 +224,30 @@ LOG_API_BODIES = _flag("LOG_API_BODIES", default=False)
 # --- Webhooks -----------------------------------------------------------------------------------
 
 
-def _networks(written: list[str]) -> tuple[IPv4Network | IPv6Network, ...]:
+def _networks(name: str, written: list[str]) -> tuple[IPv4Network | IPv6Network, ...]:
     try:
         return tuple(ip_network(network.strip()) for network in written if network.strip())
     except ValueError as problem:
         raise ImproperlyConfigured(
-            f"WEBHOOK_PRIVATE_NETWORKS: {problem}; it must be networks like 10.1.0.0/16, "
-            "separated by commas."
+            f"{name}: {problem}; it must be networks like 10.1.0.0/16, separated by commas."
         ) from None
 
 
 # Where webhooks may go although it is not on the Internet. Everything there can be reached by
 # whoever may register endpoints, this machine too if it is named.
-WEBHOOK_PRIVATE_NETWORKS = _networks(env.list("WEBHOOK_PRIVATE_NETWORKS", default=[]))
+WEBHOOK_PRIVATE_NETWORKS = _networks(
+    "WEBHOOK_PRIVATE_NETWORKS", env.list("WEBHOOK_PRIVATE_NETWORKS", default=[])
+)
+
+# --- Metrics ------------------------------------------------------------------------------------
+
+# Who may read /metrics: whoever sends this as a bearer token, and these networks without one.
+METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
+METRICS_NETWORKS = _networks(
+    "METRICS_NETWORKS", env.list("METRICS_NETWORKS", default=[]) or ["127.0.0.0/8", "::1/128"]
+)
+# Where processes keep what they have counted.
+METRICS_DIR = DATA_DIR / "metrics"
 
 # --- Background jobs ----------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
 from django.utils.module_loading import import_string
 
+from billing import counters
 from users.database import WEB, limit_waits
 
 os.environ.setdefault("ENVIRONMENT", "production")
@@ -18,6 +19,7 @@ GUNICORN_APP_LOAD_ERROR = 4  # tells gunicorn's master to stop instead of starti
 limit_waits(WEB)
 try:
     application = get_wsgi_application()
+    counters.keep_in(settings.METRICS_DIR)
     application.request_class = import_string(settings.REQUEST_CLASS)
     # Gunicorn would read the prefix too, and fail where an address lacks it: that of a probe, or
     # any behind a proxy that takes it off. Requests take it off (config/requests.py).

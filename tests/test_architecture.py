@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("billing.admin", "billing.api", "billing.management", "billing.tasks"),
     ("billing.templatetags",),
-    ("billing.charging", "billing.exports", "billing.webhooks"),
+    ("billing.charging", "billing.exports", "billing.heartbeat", "billing.webhooks"),
     ("billing.subscriptions", "billing.thresholds"),
     (
         "billing.access",
@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "billing.wire",
     ),
     ("billing.models",),
+    ("billing.counters",),
     ("billing.errors", "billing.pricing", "billing.typed"),
     ("billing.money", "billing.sql"),
     ("billing.currencies",),

@@ -10,6 +10,7 @@ from typing import Any, Final
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import reverse
 
+from billing import counters
 from billing.errors import BillingError
 from users.database import BUSY, FULL, READ_ONLY, UNAVAILABLE, Outage, may_have_written
 
@@ -81,6 +82,7 @@ class Problem(Exception):
 
 def outage_problem(outage: Outage) -> Problem:
     """What is wrong with the database, and whether the call did something nevertheless."""
+    counters.outage(outage.code)
     outcome = UNKNOWN if may_have_written() else NOTHING_WRITTEN
     return Problem(outage.code, outcome=outcome, seconds=outage.retry_after_seconds)
 

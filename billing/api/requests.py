@@ -18,7 +18,7 @@ from django.core.exceptions import TooManyFieldsSent
 from django.http import HttpRequest, JsonResponse, QueryDict
 from django.http.response import HttpResponseBase
 
-from billing import ledger
+from billing import counters, ledger
 from billing.api import call_log, etags
 from billing.api.problems import Problem, answer
 
@@ -58,11 +58,19 @@ def api_requests(get_response: Handler) -> Handler:
         # What a key may see is for that key alone.
         response.headers.setdefault("Cache-Control", "no-store")
         call_log.note(request, response, time.monotonic() - started)
+        _count_problem(request, response)
         # Django would note a refusal once more, with its address as it came.
         response._has_been_logged = True  # type: ignore[attr-defined]
         return response
 
     return handle
+
+
+def _count_problem(request: HttpRequest, response: HttpResponseBase) -> None:
+    code = getattr(response, "problem_code", None)
+    if code is not None:
+        face = "panel_api" if request.path_info.startswith("/v2/") else "rest"
+        counters.api_problem(face, str(code))
 
 
 def _id_of(request: HttpRequest) -> str:
@@ -157,4 +165,6 @@ def _too_many_parameters(request: HttpRequest) -> HttpResponseBase | None:
 
 def _wrong_format(reason: str, *, status: int) -> HttpResponseBase:
     told = {"code": 5, "description": f"Wrong request format: {reason}"}
-    return JsonResponse({"success": False, "status": told}, status=status)
+    response = JsonResponse({"success": False, "status": told}, status=status)
+    response.problem_code = told["code"]  # type: ignore[attr-defined]  # for the log
+    return response

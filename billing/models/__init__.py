@@ -4,7 +4,7 @@ from billing.models.balances import Balance
 from billing.models.descriptions import StandardDescription
 from billing.models.moments import Activation, PlanTerms
 from billing.models.plans import Plan, Service, ServicePrice, UserDefaults
-from billing.models.runs import ChargingBatch, ChargingFailure, ChargingRun
+from billing.models.runs import ChargingBatch, ChargingFailure, ChargingRun, Heartbeat
 from billing.models.subscriptions import ActiveDay, Subscription
 from billing.models.transactions import (
     Channel,
@@ -35,6 +35,7 @@ __all__ = [
     "ChargingFailure",
     "ChargingRun",
     "EventType",
+    "Heartbeat",
     "KeptAnswer",
     "Label",
     "LowBalanceThreshold",

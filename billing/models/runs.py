@@ -47,6 +47,27 @@ class ChargingRun(models.Model):
         return f"Charging run of {self.at:%Y-%m-%d %H:%M} UTC"
 
 
+class Heartbeat(models.Model):
+    """When workers last did a job: one row, written by a job that does nothing else.
+
+    procrastinate's own list of workers tells of those that are there now. This tells how long
+    nobody has been, and counts workers that cron starts and that end again.
+    """
+
+    ONLY_ID = 1
+
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        default_permissions = ()
+        constraints = [
+            models.CheckConstraint(name="there_is_one_heartbeat", condition=Q(id=1)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.at}"
+
+
 class ChargingBatch(models.Model):
     """A part of a run: the users with IDs from `first_user_id` to `last_user_id`.
 

@@ -136,6 +136,12 @@ class WebhookDelivery(models.Model):
                 name="deliveries_to_send_by_user",
             ),
             models.Index(fields=["endpoint", "id"], name="deliveries_of_an_endpoint"),
+            # The oldest that waits, at each scrape of the metrics.
+            models.Index(
+                fields=["endpoint", "id"],
+                condition=Q(status="pending"),
+                name="deliveries_waiting",
+            ),
             models.Index(fields=["user_id", "id"], name="deliveries_of_a_user"),
             models.Index(
                 fields=["endpoint", "id"],

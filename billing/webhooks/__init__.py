@@ -18,7 +18,13 @@ from billing.webhooks.sending import (
     start_anew,
     wake,
 )
-from billing.webhooks.watching import failing, given_up_lately, unsent_since
+from billing.webhooks.watching import (
+    failing,
+    given_up_lately,
+    oldest_waiting,
+    unsent_since,
+    waiting,
+)
 
 __all__ = [
     "Answer",
@@ -29,6 +35,7 @@ __all__ = [
     "failing",
     "given_up_lately",
     "new_secret",
+    "oldest_waiting",
     "send_again",
     "send_due",
     "send_given_up_again",
@@ -36,5 +43,6 @@ __all__ = [
     "sign",
     "start_anew",
     "unsent_since",
+    "waiting",
     "wake",
 ]

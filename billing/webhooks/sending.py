@@ -36,6 +36,7 @@ from django.db import connection, transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery
 from django.utils import timezone
 
+from billing import counters
 from billing.models import (
     Transaction,
     WebhookAttempt,
@@ -490,6 +491,8 @@ def _keep_attempts(results: Sequence[Result]) -> None:
         )
         for result in results
     )
+    delivered = sum(result.answer.is_delivered for result in results)
+    counters.webhook_attempts(delivered=delivered, failed=len(results) - delivered)
 
 
 def _pause(endpoint: WebhookEndpoint, now: datetime) -> bool:

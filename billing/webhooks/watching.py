@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Final
 
-from django.db.models import QuerySet
+from django.db.models import Min, OuterRef, QuerySet, Subquery
 
 from billing.models import WebhookAttempt, WebhookDelivery, WebhookEndpoint, WebhookEvent
 from billing.webhooks.sending import next_due
@@ -28,6 +28,25 @@ def given_up_lately(now: datetime) -> QuerySet[WebhookDelivery]:
         status=WebhookDelivery.Status.FAILED,
         finished_at__gt=now - GIVEN_UP_IS_NEWS_FOR,
     )
+
+
+def waiting() -> QuerySet[WebhookDelivery]:
+    """What is still to be delivered. An endpoint that is not active gets nothing."""
+    return WebhookDelivery.objects.filter(
+        endpoint_id__in=WebhookEndpoint.objects.filter(is_active=True).values("pk"),
+        status=WebhookDelivery.Status.PENDING,
+    )
+
+
+def oldest_waiting() -> datetime | None:
+    """When the oldest event happened that is still to be delivered."""
+    of_endpoint = WebhookDelivery.objects.filter(
+        endpoint_id=OuterRef("pk"), status=WebhookDelivery.Status.PENDING
+    )
+    first = Subquery(of_endpoint.order_by("pk").values("event__created_at")[:1])
+    active = WebhookEndpoint.objects.filter(is_active=True)
+    oldest: datetime | None = active.aggregate(at=Min(first))["at"]
+    return oldest
 
 
 def unsent_since(now: datetime) -> datetime | None:

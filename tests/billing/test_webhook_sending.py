@@ -11,7 +11,7 @@ import pytest
 from django.db import transaction
 from procrastinate.contrib.django.models import ProcrastinateJob
 
-from billing import ledger, webhooks
+from billing import counters, ledger, webhooks
 from billing.models import (
     Channel,
     EventType,
@@ -884,3 +884,27 @@ def test_a_delivery_that_somebody_holds_delays_its_own_user_only(
     assert not send(endpoint, clock)
     assert [message.user for message in receiver.messages[2:]] == [users[0].pk] * 2
     assert states(endpoint) == ["delivered"] * 4
+
+
+# --- What is counted ----------------------------------------------------------------------------
+
+
+def attempts(outcome: str) -> float:
+    [counted] = [m for m in counters.collect() if m.name == "billing_webhook_attempts"]
+    return sum(sample.value for sample in counted.samples if sample.labels["outcome"] == outcome)
+
+
+def test_attempts_are_counted_by_what_came_of_them(
+    endpoint: WebhookEndpoint,
+    receiver: Receiver,
+    clock: Clock,
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    delivered, failed = attempts("delivered"), attempts("failed")
+    refused, others = user_with(), [user_with() for _ in range(3)]
+    receiver.behave = is_for(refused, answers(400))
+    for each in (refused, *others):
+        post(each)
+    with django_capture_on_commit_callbacks(execute=True):
+        send(endpoint, clock)
+    assert (attempts("delivered") - delivered, attempts("failed") - failed) == (3, 1)

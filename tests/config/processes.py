@@ -124,9 +124,9 @@ class Serving:
         return postmaster(self.data_dir)
 
     def health(self) -> int:
-        """The status of /healthz; 0 while nothing answers."""
+        """The status of /readyz; 0 while nothing answers."""
         try:
-            with urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=PATIENCE_SECONDS) as page:
+            with urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=PATIENCE_SECONDS) as page:
                 return int(page.status)
         except HTTPError as refusal:
             return refusal.code

@@ -150,6 +150,7 @@ def test_the_api_names_no_address_without_the_prefix(panel: Serving) -> None:
 def test_a_proxy_may_take_the_prefix_off(panel: Serving) -> None:
     browser = Browser(panel.port)
     assert browser.open("/healthz").status == browser.open(f"{PREFIX}/healthz").status == 200
+    assert browser.open("/metrics").status == browser.open(f"{PREFIX}/metrics").status == 200
     page = browser.open("/admin/login/").content.decode()
     assert f'href="{PREFIX}/static/billing/panel.css"' in page
     assert browser.open("/static/billing/panel.css").status == 200

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
+from billing import counters
 from billing.access import whole_seconds
 from billing.errors import (
     BalanceOutOfRange,
@@ -102,6 +103,7 @@ def too_many_requests(wait: timedelta) -> Refused:
 
 def database_error(outage: Outage) -> Refused:
     """The same call can succeed a little later; with a key, it is done once."""
+    counters.outage(outage.code)
     return Refused(DATABASE_ERROR, headers={"Retry-After": str(outage.retry_after_seconds)})
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Final
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 from django.utils import timezone
@@ -16,7 +17,7 @@ from procrastinate.contrib.django import app
 from procrastinate.contrib.django.models import ProcrastinateJob
 from tqdm import tqdm
 
-from billing import charging
+from billing import charging, counters
 from billing.charging import Done, Figures
 from billing.models import ChargingRun
 from billing.money import format_money
@@ -30,6 +31,10 @@ LAST_YEAR: Final = 2199
 
 class Command(BaseCommand):
     help = "Charges every subscription that is due, and says what was done."
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        counters.keep_in(settings.METRICS_DIR)
+        super().run_from_argv(argv)
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(

@@ -26,6 +26,7 @@ from gunicorn import systemd
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
+from billing import counters
 from billing.management.demo.people import PASSWORD
 from users.database import WEB, limit_waits
 from users.models import User
@@ -162,6 +163,7 @@ class Panel(BaseApplication):
         limit_waits(WEB)
         application = get_wsgi_application()
         application.request_class = import_string(settings.REQUEST_CLASS)
+        counters.keep_in(settings.METRICS_DIR)
         gc.freeze()  # what is loaded stays: workers share it, and no end has to sweep it
         return application
 

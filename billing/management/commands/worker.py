@@ -19,6 +19,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, connections
 from procrastinate import exceptions
@@ -26,6 +27,7 @@ from procrastinate.contrib.django import app, connector_params
 from procrastinate.psycopg_connector import PsycopgConnector
 from psycopg import AsyncConnection
 
+from billing import counters
 from users.database import WORKER, limit_waits
 
 ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -63,6 +65,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, parent: int | None, once: bool, **options: Any) -> None:
         self.parent, self.once = parent, once
         limit_waits(WORKER)
+        counters.keep_in(settings.METRICS_DIR)
         for number in ENDINGS:
             signal.signal(number, self.end)
         for handler in logging.getLogger().handlers:

@@ -37,7 +37,10 @@ def test_head_is_refused_where_get_is(program: Program) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/healthz", "/api/v1/openapi.json", "/api/v1/docs", "/api/v1/problems", "/admin/login/", "/"],
+    [
+        *("/healthz", "/readyz", "/metrics", "/admin/login/", "/"),
+        *("/api/v1/openapi.json", "/api/v1/docs", "/api/v1/problems"),
+    ],
 )
 def test_every_other_address_takes_head_too(db: None, client: Client, path: str) -> None:
     got, head = client.get(path), client.head(path)
