@@ -8,7 +8,9 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 
 .PHONY: run test lint types migrations-check benchmark mutation architecture hooks lock clean
 
-run: $(VENV)/installed
+# PostgreSQL itself is installed only where DATABASE_URL names no server.
+NEEDED := $(if $(DATABASE_URL),production,embedded)
+run: $(VENV)/installed-$(NEEDED)
 	@exec $(PYTHON) manage.py serve
 
 # Two processes: much of a test is waiting. More would need more connections than PostgreSQL gives.
@@ -18,6 +20,8 @@ test: $(VENV)/installed-dev
 lint: $(VENV)/installed-dev
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m deptry .
+	$(PYTHON) -m deptry . --exclude '\.venv' --ignore DEP004
 
 types: $(VENV)/installed-dev
 	$(PYTHON) -m mypy
@@ -43,29 +47,31 @@ hooks: $(VENV)/installed-dev
 
 # An environment whose Python is gone is made anew.
 ifneq ($(shell $(PYTHON) -c 'print(1)' 2>/dev/null),1)
-.PHONY: $(VENV)/created
+$(shell rm -f $(VENV)/created $(VENV)/installed-*)
 endif
 
 $(VENV)/created:
 	@python=$$(sh .ci/find-python) && echo "Setting up $(VENV) with $$python …" && \
 	rm -rf $(VENV) && "$$python" -m venv $(VENV) && touch $@
 
-$(VENV)/installed: requirements/production.txt | $(VENV)/created
+$(VENV)/installed-production $(VENV)/installed-embedded: \
+$(VENV)/installed-%: requirements/%.txt | $(VENV)/created
 	@echo "Installing what the panel needs …"
-	@$(PIP) install --require-hashes --requirement requirements/production.txt
+	@$(PIP) install --require-hashes --requirement $<
 	@touch $@
 
-$(VENV)/installed-dev: requirements/development.txt | $(VENV)/installed
+$(VENV)/installed-dev: requirements/development.txt | $(VENV)/created
 	@echo "Installing what the tests need …"
 	@$(PIP) install --require-hashes --requirement requirements/development.txt
 	@touch $@
 
 # Resolves pyproject.toml anew. Needs uv (`pip install uv`); hashes, no addresses.
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.12 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet --extra embedded
+	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet
 lock:
 	$(LOCK) --output-file requirements/production.txt
-	$(LOCK) --group dev --output-file requirements/development.txt
+	$(LOCK) --extra embedded --output-file requirements/embedded.txt
+	$(LOCK) --extra embedded --group dev --output-file requirements/development.txt
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -20,6 +20,7 @@ from django.templatetags.static import static
 from django.urls import reverse_lazy
 
 from billing.currencies import is_currency
+from config import embedded
 from config.postgresql.url import settings_from
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -183,7 +184,7 @@ def _database() -> dict[str, Any]:
     url = env.str("DATABASE_URL", default="")
     database: dict[str, Any] = {}
     if not url:
-        database = {"ENGINE": "config.embedded", "NAME": "billing", "DATA_DIR": DATA_DIR}
+        database = embedded.database(DATA_DIR)
     else:
         try:
             database = settings_from(url)

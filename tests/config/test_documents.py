@@ -259,7 +259,7 @@ def test_no_file_names_a_package_registry() -> None:
             assert host not in content, f"{file.relative_to(ROOT)} names {host.decode()}"
 
 
-@pytest.mark.parametrize("name", ["production", "development"])
+@pytest.mark.parametrize("name", ["production", "embedded", "development"])
 def test_requirements_are_exact_and_hashed_and_come_from_no_address(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     assert "://" not in text
