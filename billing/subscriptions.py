@@ -42,7 +42,7 @@ from billing.errors import (
     UserDeactivated,
 )
 from billing.models import ActiveDay, Channel, Plan, Subscription, Transaction, UserDefaults
-from billing.moments import Past, Prices
+from billing.moments import FOREVER, Past, Prices
 from billing.money import ZERO
 from billing.pricing import Charge, Terms, charge_on, format_period, next_period, remainder
 from billing.reports import RUN_TIME
@@ -433,7 +433,7 @@ class _Line:
         self.account = past.known if self.is_told_ahead else past.recorded
         self.made = None if self.is_told_ahead else made
         # A refill from then on has it tried again.
-        self._wakes_from: datetime | None = None
+        self._wakes_from = FOREVER
         # Of one that is suspended in the database, the moment from which it is. (A late run has
         # suspended it as of an earlier day; in between it could be used.)
         self._held_since: datetime | None = None
@@ -454,12 +454,7 @@ class _Line:
         return self._held_since is None or moment <= self._held_since
 
     def wakes_at(self, moment: datetime) -> bool:
-        return (
-            self.is_suspended
-            and self._wakes_from is not None
-            and self._wakes_from <= moment
-            and self.looks_at(moment)
-        )
+        return self.is_suspended and self._wakes_from <= moment and self.looks_at(moment)
 
     def goes_on_from(self, moment: datetime) -> None:
         """Its status is another one from `moment` on, by what is settled here."""

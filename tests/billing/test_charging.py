@@ -660,10 +660,12 @@ def test_a_run_is_divided_among_users_and_finished_with_its_last_part(
     assert of_run.finished_at is not None
     assert figures(of_run) == (10, 0, 0, 0, 0, 100)
     ended = of_run.finished_at
+    ended_in_part = list(of_run.batches.values_list("finished_at", flat=True))
     for batch in batches:  # as a worker does that was killed before it could say that it is done
         list(charging.charge_batch(batch))
     of_run.refresh_from_db()
     assert of_run.finished_at == ended
+    assert list(of_run.batches.values_list("finished_at", flat=True)) == ended_in_part
     assert figures(of_run) == (10, 0, 0, 0, 0, 100)
 
 

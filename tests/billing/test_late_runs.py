@@ -560,6 +560,39 @@ def test_a_remainder_that_does_not_say_of_which_charge_is_of_the_one_whose_days_
     assert left() == [(2, 4), (3, 12), (later.number, 19)]
 
 
+def test_a_remainder_that_says_of_which_charge_is_of_no_other(clock: Clock) -> None:
+    user = user_with(real=200)
+    clock(4, 1, 10)
+    plan = PlanFactory(price=30)
+    subscription = subscribed(user, plan, day=date(2024, 4, 1))
+    said = {"subscription": subscription.pk, "plan": plan.pk}
+    said |= {"from": "2024-04-11", "through": "2024-04-30"}
+    words = {"description": "By hand", **BY_PANEL}
+    later = charge_price(user, cycle="monthly", price=20, metadata=said, **words)
+    named = {"metadata": said | {"from": "2024-04-21", "charge": later.number}}
+    pay_back(user, amount=10, **named, **words)
+    ahead = subscriptions.paid_ahead(now(subscription), date(2024, 4, 12))
+    assert [(each.number, each.rest.amount) for each in ahead] == [(2, 19), (later.number, 9)]
+
+
+@pytest.mark.parametrize(
+    ("hour", "minute", "due"), [(0, 4, 12), (0, 5, 12), (0, 6, 13), (23, 59, 13)]
+)
+def test_a_day_is_known_to_the_first_run_after_its_report(
+    clock: Clock, hour: int, minute: int, due: int
+) -> None:
+    user = user_with(real=10)
+    clock(4, 1)
+    plan = PlanFactory(price=1, cycle=Cycle.ACTIVE_DAY)
+    subscription = subscribed(user, plan, day=date(2024, 4, 1))
+    clock(4, 12, hour, minute)
+    subscriptions.record_active_day(user, device="", day=date(2024, 4, 10), today=date(2024, 4, 12))
+    days = subscriptions.unpaid_active_days([now(subscription)], moment(4, 20))
+    assert [tuple(each) for each in days[subscription.pk]] == [
+        (date(2024, 4, 10), date(2024, 4, due))
+    ]
+
+
 def test_all_periods_that_were_paid_for_today_and_later_are_paid_back(clock: Clock) -> None:
     user = user_with(real=200)
     clock(4, 1, 10)

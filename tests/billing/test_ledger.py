@@ -334,6 +334,14 @@ def test_any_characters_count_as_one_in_a_description(text: str) -> None:
     assert Transaction.objects.get(pk=posted.pk).description == text
 
 
+def test_a_description_may_be_of_much_space() -> None:
+    user = UserFactory()
+    padded = ledger.change_balance(user, amount=1, description="Refill".ljust(10_000), **BY_PANEL)
+    assert padded.description == "Refill"
+    with pytest.raises(errors.InvalidEntry):
+        ledger.change_balance(user, amount=1, description="Refill".ljust(10_001), **BY_PANEL)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

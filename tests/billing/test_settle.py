@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.models import Plan, Subscription
-from billing.moments import Activated, Moved, Past
-from billing.pricing import Cycle
-from billing.subscriptions import Step, end_of, reported_in_time, settled
+from billing.moments import Activated, Moved, Past, Prices, Version
+from billing.pricing import Cycle, Terms
+from billing.subscriptions import Reported, Step, end_of, reported_in_time, settled
 
 D = Decimal
 DAY = timedelta(days=1)
@@ -199,3 +199,32 @@ def test_money_and_activation_wake_whoever_waits_and_nothing_else_does() -> None
     )
     assert past.changes == at[:4]
     assert past.wakes == [at[2], at[3]]
+
+
+def test_money_that_is_spent_since_was_not_there() -> None:
+    at = [end_of(JANUARY_1 + n * DAY) for n in range(4)]
+    moved = [Moved(at[1], D(-9)), Moved(at[2], D(20)), Moved(at[3], D(-3))]
+    past = Past(D(18), moved=moved, until=at[2])
+    assert [past.recorded.real(each) for each in at] == [1, 1, 18, 18]
+    # What happened after `until` counts as if it had always been so: there were 3 less.
+    assert [past.known.real(each) for each in at] == [-2, -2, 18, 18]
+
+
+def test_before_its_first_price_a_plan_cost_that_one() -> None:
+    plan = Plan(pk=1, cycle=Cycle.MONTHLY, price=D(3))
+    first, second, third = (Terms(Cycle.MONTHLY, D(n), True) for n in (1, 2, 3))
+    at = [end_of(JANUARY_1 + n * DAY) for n in range(4)]
+    prices = Prices({1: [Version(at[1], first), Version(at[2], second), Version(at[3], third)]})
+    assert [prices.terms(plan, each) for each in at] == [first, first, second, plan.terms]
+
+
+def test_a_day_that_is_reported_late_waits_for_the_run_that_knows_of_it() -> None:
+    plan = Plan(pk=1, cycle=Cycle.ACTIVE_DAY, price=D(1))
+    subscription = Subscription(
+        pk=1, plan=plan, status="active", started_on=JANUARY_1, plan_since=JANUARY_1,
+        status_since=JANUARY_1, due_on=JANUARY_1 + DAY,
+    )  # fmt: skip
+    known = {1: [Reported(JANUARY_1, JANUARY_1 + 3 * DAY)]}
+    two_days_later = JANUARY_1 + 2 * DAY
+    assert not settled([subscription], through=two_days_later, past=Past(D(9)), active_days=known)
+    assert subscription.due_on == JANUARY_1 + 3 * DAY
