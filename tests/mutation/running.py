@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import CodeType, FunctionType
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +27,7 @@ from tests.mutation.mutants import ROOT, Mutant
 
 WARM_UP: Final = "tests/mutation/warm_up.py"
 TOOL: Final = 4  # of sys.monitoring; 0 to 2 and 5 have their users
+WRAPPERS: Final = (property, cached_property, staticmethod, classmethod)
 # A test that took a moment before and now tells nothing for so long hangs; a busy machine is not
 # that slow. The slowest ones get more.
 HANGS_MIN_SECONDS: Final = 180
@@ -357,6 +359,8 @@ def _bare(value: Any) -> FunctionType:
     while not isinstance(value, FunctionType) or hasattr(value, "__wrapped__"):
         if isinstance(value, property):
             value = value.fget
+        elif isinstance(value, cached_property):
+            value = value.func
         elif isinstance(value, staticmethod | classmethod):
             value = value.__func__
         else:
@@ -391,7 +395,7 @@ def _codes_of(owner: Any, path: str) -> Iterator[CodeType]:
     for value in list(vars(owner).values()):
         if isinstance(value, type) and value.__module__ == getattr(owner, "__name__", None):
             yield from _codes_of(value, path)
-        elif isinstance(value, property | staticmethod | classmethod) or callable(value):
+        elif isinstance(value, WRAPPERS) or callable(value):
             with suppress(AttributeError):
                 code = _bare(value).__code__
                 if code.co_filename == path:

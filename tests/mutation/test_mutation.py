@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from billing import pricing
+from billing import moments, pricing
 from billing.pricing import next_period
 from tests.mutation import explanations, running, targets
 from tests.mutation.__main__ import _report
@@ -238,6 +238,11 @@ def test_a_mutant_takes_the_place_of_a_function_for_whoever_imported_it(restored
     assert next_period(date(2026, 4, 7), "monthly") == date(2026, 5, 1)
     assert running.install(mutant) == ""
     assert next_period(date(2026, 4, 7), "monthly") == date(2026, 4, 29)
+
+
+def test_lines_are_watched_below_every_decorator() -> None:
+    names = {code.co_name for code in running._codes_of(moments, moments.__file__)}
+    assert {"known", "real", "changes", "pasts"} <= names, "cached, of a class, plain"
 
 
 TRY_TWO = """
