@@ -58,8 +58,8 @@ class WebWorker(ThreadWorker):
 
     def init_signals(self) -> None:
         super().init_signals()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_WORKERS)
         end_with_parent(self.ppid)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_WORKERS)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """Ends the process, as every worker does.

@@ -644,8 +644,11 @@ def test_metadata_of_many_decimals_may_be_as_long_as_any_other() -> None:
 
 
 def test_what_was_paid_back_of_one_charge_was_paid_back_of_no_other() -> None:
-    user = user_with(real=100)
     say = {"description": "Fee of April"}
+    someone = user_with(real=100)
+    for _ in range(3):
+        charge_price(someone, cycle="monthly", price=1, **say, **BY_PANEL)
+    user = user_with(real=100)
     entries = [ledger.subscription_entry(user, cycle="monthly", price=30, **say) for _ in range(3)]
     first, second, third = (
         result.transaction
@@ -667,9 +670,6 @@ def test_what_was_paid_back_of_one_charge_was_paid_back_of_no_other() -> None:
     # Others that name it are none of its remainders.
     ledger.change_balance(user, amount=1, subtype="remainder", **named, **say, **BY_PANEL)
     charge_price(user, cycle="monthly", price=1, **named, **say, **BY_PANEL)
-    someone = user_with(real=100)
-    for _ in range(3):
-        charge_price(someone, cycle="monthly", price=1, **say, **BY_PANEL)
     pay_back(someone, amount=1, **named, **say, **BY_PANEL)
     ledger.reverse(user, number=posted[3].number, **say, **BY_PANEL)
     assert ledger.paid_back_of(first) == []

@@ -55,6 +55,16 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
+def takes_signals(pid: int) -> bool:
+    """Whether SIGTERM is let through to the process, and not kept back."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except GONE:
+        return False
+    [blocked] = [line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:")]
+    return not int(blocked, 16) & (1 << (signal.SIGTERM - 1))
+
+
 def _does_jobs(pid: int) -> bool:
     try:
         return b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

@@ -23,6 +23,7 @@ from tests.config.processes import (
     is_running,
     manage,
     postmaster,
+    takes_signals,
     wait_for,
 )
 
@@ -171,7 +172,9 @@ def test_the_server_is_asked_for_by_its_own_data(data_dir: Path) -> None:
 
 def test_the_port_is_free_at_once_where_the_panel_was_killed(data_dir: Path) -> None:
     with Serving(data_dir) as panel:
-        wait_for(lambda: len(panel.workers) == 2)
+        panel.wait_for_job_worker()
+        # From the start of a process until it is tied to the panel, the panel keeps signals back.
+        wait_for(lambda: len(panel.workers) == 2 and all(map(takes_signals, panel.workers)))
         workers = panel.workers
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)  # whatever they are busy with
