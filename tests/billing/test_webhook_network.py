@@ -163,13 +163,13 @@ def test_the_setting_allows_what_it_names_and_no_more(
 
 
 def test_the_setting_is_read_as_networks() -> None:
-    assert _networks(["10.1.0.0/16", " fd00:1::/32 ", ""]) == (
+    assert _networks("NETWORKS", ["10.1.0.0/16", " fd00:1::/32 ", ""]) == (
         ip_network("10.1.0.0/16"),
         ip_network("fd00:1::/32"),
     )
     for wrong in ("10.1.0.1/16", "intranet", "10.0.0.0/33"):
-        with pytest.raises(ImproperlyConfigured, match="WEBHOOK_PRIVATE_NETWORKS"):
-            _networks([wrong])
+        with pytest.raises(ImproperlyConfigured, match="^NETWORKS: .* networks like"):
+            _networks("NETWORKS", [wrong])
 
 
 # --- What an operator may enter -----------------------------------------------------------------
