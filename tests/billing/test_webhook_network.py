@@ -168,7 +168,7 @@ def test_the_setting_is_read_as_networks() -> None:
         ip_network("fd00:1::/32"),
     )
     for wrong in ("10.1.0.1/16", "intranet", "10.0.0.0/33"):
-        with pytest.raises(ImproperlyConfigured, match="^NETWORKS: .* networks like"):
+        with pytest.raises(ImproperlyConfigured, match=r"^NETWORKS: .* networks like"):
             _networks("NETWORKS", [wrong])
 
 
