@@ -721,6 +721,15 @@ def test_one_user_s_trouble_does_not_stop_the_others(
     assert periods(second)[1:] == [("2026-02-01", "2026-02-28", -10)]
 
 
+def test_who_is_charged_alone_anyway_is_not_said_to_be_one_of_many(
+    three_users: list[User], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(charging, "USERS_AT_ONCE", 1)
+    trouble_with(three_users[1], RuntimeError("out of order"), monkeypatch)
+    assert figures(run(date(2026, 2, 1))) == (2, 0, 0, 0, 1, 20)
+    assert caplog.messages == [f"User {three_users[1].pk} could not be charged."]
+
+
 def test_trouble_in_the_database_does_not_stop_the_others_either(three_users: list[User]) -> None:
     """A key that somebody has used for something else: the posting function refuses."""
     second = three_users[1]
