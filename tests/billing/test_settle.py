@@ -193,11 +193,16 @@ def test_money_and_activation_wake_whoever_waits_and_nothing_else_does() -> None
     at = [end_of(JANUARY_1 + n * DAY) for n in range(6)]
     past = Past(
         D(5),
-        moved=[Moved(at[0], D(-1)), Moved(at[2], D("0.0001")), Moved(at[5], D(1))],
+        moved=[
+            Moved(at[0], D(-1)),
+            Moved(at[1], D(0)),
+            Moved(at[2], D("0.0001")),
+            Moved(at[5], D(1)),
+        ],
         activated=[Activated(at[1], is_active=False), Activated(at[3], is_active=True)],
         until=at[4],
     )
-    assert past.changes == at[:4]
+    assert past.changes == [at[0], at[1], at[1], at[2], at[3]]
     assert past.wakes == [at[2], at[3]]
 
 

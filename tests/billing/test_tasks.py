@@ -299,9 +299,9 @@ def test_any_way_to_more_real_money_counts(db: None) -> None:
 
 
 def test_nothing_is_queued_where_there_is_nothing_to_resume(db: None) -> None:
+    waiting = suspended().user
     refill(user_with())  # has no subscription
     refill(subscribed(user_with(100), PlanFactory()).user)  # an active one
-    waiting = suspended().user
     ledger.give_bonus(
         waiting, amount=5, description="A gift", subtype="gift", actor=None, channel=Channel.PANEL
     )
