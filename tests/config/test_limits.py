@@ -107,6 +107,32 @@ def test_whoever_leaves_out_what_is_held_waits_for_nobody(
     assert [outcome.result for outcome in outcomes] == [[user.pk], []]
 
 
+def test_of_those_who_ask_for_a_held_balance_one_waits_and_the_others_are_told(
+    connections: Connections, limit: Any
+) -> None:
+    limit(Limits(lock_timeout_seconds=60, idle_in_transaction_seconds=60, takes_turns=True))
+    user = user_with(1)
+    is_held, is_told = threading.Event(), threading.Event()
+
+    def work(place: int) -> list[int]:
+        with transaction.atomic():
+            if place:
+                assert is_held.wait(THREADS_MAX_SECONDS)
+            try:
+                held = ledger.hold([user.pk])
+            except Busy:
+                is_told.set()
+                raise
+            if not place:
+                is_held.set()
+                assert is_told.wait(THREADS_MAX_SECONDS / 2), "the others wait, too"
+            return list(held)
+
+    outcomes = connections(3, work)
+    assert [outcome.result for outcome in outcomes].count([user.pk]) == 2
+    assert [type(outcome.error) for outcome in outcomes if outcome.error] == [Busy]
+
+
 def test_many_at_once_are_all_posted_where_nobody_holds_a_balance_for_long(
     connections: Connections, limit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

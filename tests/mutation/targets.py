@@ -28,6 +28,7 @@ LEDGER_CALLERS_TESTS: Final = (
     "tests/billing/test_change_balance_page.py",
     "tests/billing/test_transactions_page.py",
     "tests/config/test_limits.py",
+    "tests/config/test_metrics.py",
 )
 WEBHOOK_TESTS: Final = ("tests/billing/test_webhooks.py",)
 CHARGING_CALLERS_TESTS: Final = (
