@@ -280,6 +280,14 @@ def test_a_balance_row_cannot_be_opened_with_money(
     attempt(lambda: execute("INSERT INTO billing_balance (user_id) VALUES (%s)", user_id))
 
 
+def test_a_balance_row_that_comes_before_its_user_is_the_users() -> None:
+    """As some ways of copying a database do, within one transaction."""
+    execute("INSERT INTO billing_balance (user_id) VALUES (4711000)")
+    user = UserFactory(pk=4711000)
+    judge()
+    assert ledger.balance(user) == (0, 0, 0)
+
+
 @pytest.mark.parametrize(
     "sql",
     [
