@@ -125,7 +125,7 @@ def _checks() -> Iterator[Check]:
                 metrics.limit_questions()
                 yield look()
         except (DatabaseError, InterfaceError) as error:
-            log.warning("Not known: %s: %s", name, f"{error}".strip())
+            log.warning("Not known: %s: %s", name, in_one_line(error))
             yield _not_known(name)
 
 

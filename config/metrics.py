@@ -29,6 +29,7 @@ from prometheus_client.exposition import choose_encoder
 
 from billing import charging, counters, heartbeat, reports, tasks, webhooks
 from billing.models import ChargingBatch, ChargingRun
+from users.database import in_one_line
 
 log = logging.getLogger(__name__)
 
@@ -310,7 +311,7 @@ def ask_database() -> Iterator[Metric]:
                 samples += list(question())
             failed[name] = False
         except (DatabaseError, InterfaceError) as problem:
-            log.warning("Metrics lack %s: %s", name, f"{problem}".strip())
+            log.warning("Metrics lack %s: %s", name, in_one_line(problem))
             is_up = connection.connection is not None and connection.is_usable()
     samples.append(("billing_database_up", int(is_up), ()))
     samples += [("billing_question_failed", int(failed[name]), (name,)) for name in QUESTIONS]
