@@ -38,8 +38,9 @@ def _of_a_country(international: str) -> set[str]:
     if not phonenumbers.is_possible_number(number):  # a part of one, say
         return set()
     national = phonenumbers.national_significant_number(number)
-    found = {f"{number.country_code}{national}"}
-    region = phonenumbers.region_code_for_country_code(number.country_code)
+    country = number.country_code or 0
+    found = {f"{country}{national}"}
+    region = phonenumbers.region_code_for_country_code(country)
     metadata = phonenumbers.PhoneMetadata.metadata_for_region(region, None)
     if metadata is not None and metadata.national_prefix:
         with_prefix = f"{metadata.national_prefix}{national}"
