@@ -79,7 +79,7 @@ def set_default(amount: Amount | None) -> DefaultChange:
 def set_own(user_id: int, amount: Amount | None) -> Change:
     """None: never. Raises InvalidAmount for what is no amount, or is negative."""
     checked = None if amount is None else _checked(amount)
-    ledger.hold([user_id])
+    ledger.lock_balances([user_id])
     before = of(user_id)
     LowBalanceThreshold.objects.update_or_create(user_id=user_id, defaults={"amount": checked})
     return Change(before, of(user_id))
@@ -88,7 +88,7 @@ def set_own(user_id: int, amount: Amount | None) -> Change:
 @transaction.atomic
 def unset_own(user_id: int) -> Change:
     """Puts a user back on the default."""
-    ledger.hold([user_id])
+    ledger.lock_balances([user_id])
     before = of(user_id)
     LowBalanceThreshold.objects.filter(user=user_id).delete()
     return Change(before, of(user_id))

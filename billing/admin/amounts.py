@@ -19,7 +19,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 from billing import currencies
 from billing.errors import InvalidAmount, InvalidQuantity
 from billing.money import NotMoney, format_money, to_money
-from billing.pricing import to_quantity
+from billing.plans.pricing import to_quantity
 from billing.typed import Ambiguous, NotRead, finer_than_money, in_full, read_number, shown
 
 LONGEST_TYPED: Final = 40

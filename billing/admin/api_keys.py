@@ -21,10 +21,10 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from billing import access, reports
-from billing.access import KeyState
+from billing import authority, reports
 from billing.admin.pages import PanelForm, midnight, page_context, row_or_404
 from billing.admin.transactions import DayField, cursor_of
+from billing.authority import KeyState
 from billing.models import ApiKey
 from billing.models.plans import validate_readable
 from users import database
@@ -39,10 +39,8 @@ from users.search import Asked, Folded, found_by
 JUST_NOW: Final = timedelta(minutes=10)
 # Addresses get into logs and the browser's history, where nobody is to find a key. As browsers and
 # Python both read it.
-MORE_THAN_A_BEGINNING: Final = (
-    rf"{access.KEY_BEGINS}[A-Za-z0-9_\-]{{{access.PREFIX_LENGTH - len(access.KEY_BEGINS) + 1}}}"
-)
-ONLY_BEGINNINGS: Final = f"Of a key, only the first {access.PREFIX_LENGTH} characters."
+MORE_THAN_A_BEGINNING: Final = rf"{authority.KEY_BEGINS}[A-Za-z0-9_\-]{{{authority.PREFIX_LENGTH - len(authority.KEY_BEGINS) + 1}}}"
+ONLY_BEGINNINGS: Final = f"Of a key, only the first {authority.PREFIX_LENGTH} characters."
 STATES: Final[dict[KeyState, str]] = {
     "working": "Working",
     "expired": "Expired",
@@ -64,7 +62,7 @@ class KeyReport:
 
 
 def report(key: ApiKey, now: datetime) -> KeyReport:
-    return KeyReport(key, access.state_of(key, now))
+    return KeyReport(key, authority.state_of(key, now))
 
 
 class KeyFilters(PanelForm):
@@ -96,9 +94,9 @@ class KeyFilters(PanelForm):
         rows = ApiKey.objects.select_related("owner", "created_by")
         state = self.cleaned_data["state"]
         if state == "working":
-            rows = rows.filter(pk__in=access.working_keys(now).values("pk"))
+            rows = rows.filter(pk__in=authority.working_keys(now).values("pk"))
         elif state == "other":
-            rows = rows.exclude(pk__in=access.working_keys(now).values("pk"))
+            rows = rows.exclude(pk__in=authority.working_keys(now).values("pk"))
         rows = rows.alias(folded_name=Folded("name"))
         return rows.filter(found_by(self.cleaned_data.get("q", ""), "owner", _of_the_key))
 
@@ -168,7 +166,7 @@ class ApiKeyForm(PanelForm):
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]
-        self.twin = access.working_keys(self.now).filter(name=name).order_by("-pk").first()
+        self.twin = authority.working_keys(self.now).filter(name=name).order_by("-pk").first()
         if self.twin:
             raise forms.ValidationError("A working key has this name already. Choose another.")
         return name
@@ -199,7 +197,7 @@ class ApiKeyForm(PanelForm):
 
     def save(self) -> tuple[ApiKey, str]:
         chosen = self.cleaned_data
-        return access.issue_key(
+        return authority.issue_key(
             name=chosen["name"],
             owner=chosen["owner"],
             created_by=self.actor,
@@ -352,7 +350,7 @@ class ApiKeyAdmin(AdminWithHistory):
             with transaction.atomic():
                 held = database.held(ApiKey.objects.filter(pk=key.pk), key.pk, no_key=False)
                 if held is not None and held.revoked_at is None:
-                    access.revoke_key(key, by=actor, now=timezone.now())
+                    authority.revoke_key(key, by=actor, now=timezone.now())
                     self.log_change(request, key, "Revoked.")
                     log_of_owner(actor, key, f"API key “{key}” ({key.prefix}…) was revoked.")
             self.message_user(

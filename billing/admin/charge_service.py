@@ -12,9 +12,9 @@ from unfold.admin import ModelAdmin
 
 from billing import ledger
 from billing.admin.amounts import QuantityField
+from billing.admin.confirmation import Outcome, TwoStepForm, take_step
 from billing.admin.pages import page_context, page_of_form
 from billing.admin.transactions import to_posted
-from billing.admin.two_steps import Outcome, TwoStepForm, take_step
 from billing.errors import (
     BillingError,
     FreeOfCharge,
@@ -30,7 +30,8 @@ from billing.errors import (
 )
 from billing.models import Channel, Service, Subscription
 from billing.money import format_money
-from billing.pricing import format_quantity
+from billing.plans import services
+from billing.plans.pricing import format_quantity
 from users.models import User
 
 DEVICES_SUGGESTED: Final = 1000
@@ -105,7 +106,7 @@ class ChargeServiceForm(TwoStepForm):
     def perform(self) -> Outcome:
         service, quantity = self.cleaned_data["service"], self.cleaned_data["quantity"]
         key = self.cleaned_data["key"]
-        posted = ledger.charge_service(
+        posted = services.charge_service(
             self.user,
             service=service.code,
             quantity=quantity,
@@ -116,9 +117,9 @@ class ChargeServiceForm(TwoStepForm):
             channel=Channel.PANEL,
         )
         unit = service.unit and f" {service.unit}"
-        price = Decimal(posted.metadata[ledger.PRICING]["price"])
+        price = Decimal(posted.metadata[services.PRICING]["price"])
         cost = -(posted.amount + posted.bonus_amount)
-        plan = self._plan(posted.metadata[ledger.PRICING]["plan"])
+        plan = self._plan(posted.metadata[services.PRICING]["plan"])
         facts = [
             ("Service", f"{service}"),
             ("Device", posted.device or "None: the user's own pricing plan"),

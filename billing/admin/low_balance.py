@@ -16,9 +16,9 @@ from unfold.admin import ModelAdmin
 from billing import ledger, reports, thresholds
 from billing.admin.amounts import NumberInput
 from billing.admin.configuration import PriceField
+from billing.admin.confirmation import log
 from billing.admin.pages import PanelForm, ReadOnlyAdmin, page_context, row_or_404
 from billing.admin.transactions import cursor_of
-from billing.admin.two_steps import log
 from billing.models import LowBalanceThreshold
 from billing.thresholds import Threshold
 from users.models import User

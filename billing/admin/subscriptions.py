@@ -19,9 +19,9 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from unfold.admin import ModelAdmin
 
-from billing import ledger, sentences, subscriptions
+from billing import ledger, sentences
+from billing.admin.confirmation import Outcome, TwoStepForm, log, take_step
 from billing.admin.pages import PanelForm, page_context, page_of_form, utc_today
-from billing.admin.two_steps import Outcome, TwoStepForm, log, take_step
 from billing.errors import (
     BillingError,
     InsufficientFunds,
@@ -33,7 +33,8 @@ from billing.errors import (
 )
 from billing.models import Channel, Plan, Subscription
 from billing.money import ZERO, format_money
-from billing.pricing import Cycle, format_period
+from billing.plans import due, forecast, subscriptions
+from billing.plans.pricing import Cycle, format_period
 from users.ids import id_in
 from users.models import User
 
@@ -60,7 +61,7 @@ def plan_in_words(plan: Plan) -> str:
 
 
 def next_charge_in_words(subscription: Subscription, today: date) -> str:
-    upcoming = subscriptions.upcoming(subscription, today)
+    upcoming = forecast.upcoming(subscription, today)
     if upcoming is None:
         return "None"
     amount = format_money(upcoming.amount)
@@ -119,7 +120,7 @@ class Line:
 
 
 def _line(subscription: Subscription, today: date, real: Decimal) -> Line:
-    upcoming = subscriptions.upcoming(subscription, today)
+    upcoming = forecast.upcoming(subscription, today)
     if upcoming is None:
         return Line(subscription, None, None, ZERO)
     missing = ZERO
@@ -139,7 +140,7 @@ def user_subscriptions(
     balance = ledger.balance(user)
     mine = Subscription.objects.filter(user=user)
     live = mine.live()
-    suspended_count, needed = subscriptions.needed_to_resume(user, today)
+    suspended_count, needed = forecast.needed_to_resume(user, today)
     live_count = live.count()
 
     form = SubscriptionFilters(request.GET)
@@ -321,14 +322,14 @@ class ExistingForm(SubscriptionForm):
 
     def _held(self) -> Subscription:
         """The subscription as it is while nobody else can do anything to it."""
-        ledger.hold([self.user.pk])
+        ledger.lock_balances([self.user.pk])
         self.before = Subscription.objects.select_related("plan").get(pk=self.before.pk)
         return self.before
 
     @property
     def remainder(self) -> Decimal:
         """What is left of what was paid, as far as can be told without doing it."""
-        ahead = subscriptions.paid_ahead(self.before, self.today)
+        ahead = forecast.paid_ahead(self.before, self.today)
         return sum((each.rest.amount for each in ahead), ZERO)
 
     def _not_paid_back(self, changed: subscriptions.Changed) -> list[tuple[str, str]]:
@@ -339,7 +340,7 @@ class ExistingForm(SubscriptionForm):
                 "Not paid back",
                 f"{format_money(rest.amount)}, paid for {format_period(rest.first, rest.last)}",
             )
-            for number, _, rest in subscriptions.paid_ahead(changed.subscription, self.today)
+            for number, _, rest in forecast.paid_ahead(changed.subscription, self.today)
             if rest.amount and number not in new
         ]
 
@@ -409,8 +410,8 @@ class ChangePlanForm(ExistingForm):
     def _uncharged_days(self, subscription: Subscription) -> list[tuple[str, str]]:
         """The days, from today on, for which neither the old nor the new plan is paid."""
         paid = subscription.charged_through
-        first = max(self.today, paid + subscriptions.DAY) if paid else self.today
-        last = subscription.plan_since - subscriptions.DAY
+        first = max(self.today, paid + due.DAY) if paid else self.today
+        last = subscription.plan_since - due.DAY
         if subscription.status == STATUS.SUSPENDED or first > last:
             return []
         return [("Nothing is charged for", format_period(first, last))]

@@ -41,7 +41,7 @@ from billing.admin.pages import (
     row_or_404,
 )
 from billing.errors import AlreadyReversed, BillingError, NotReversible
-from billing.exports import TooManyRows, csv_lines, write_xlsx
+from billing.files.exports import TooManyRows, csv_lines, write_xlsx
 from billing.models import (
     Channel,
     Label,
@@ -55,7 +55,8 @@ from billing.models import (
 )
 from billing.models.transactions import SUBTYPE_LABELS
 from billing.money import NotMoney, format_money, to_money
-from billing.pricing import format_period, format_quantity, to_quantity
+from billing.plans import services
+from billing.plans.pricing import format_period, format_quantity, to_quantity
 from users.admin.base import PanelAdmin
 from users.models import User
 
@@ -357,7 +358,7 @@ class ReversalForm(PanelForm):
     @transaction.atomic
     def save(self) -> Transaction:
         """Raises BillingError as `ledger.reverse` does."""
-        ledger.hold([self.reversed_one.user_id])  # until it is posted, nobody pays back
+        ledger.lock_balances([self.reversed_one.user_id])  # until it is posted, nobody pays back
         now = numbers_of(ledger.paid_back_of(self.reversed_one))
         return ledger.reverse(
             self.reversed_one.user_id,
@@ -492,7 +493,7 @@ def _explanation(row: Transaction) -> list[tuple[str, str]]:
     """How a charge came about, as its metadata say. Integrators write metadata too: whatever is
     not as the panel writes it is left to the raw view.
     """
-    pricing = row.metadata.get(ledger.PRICING)
+    pricing = row.metadata.get(services.PRICING)
     if row.type == TransactionType.SERVICE and isinstance(pricing, dict):
         try:
             quantity, price = to_quantity(pricing["quantity"]), to_money(pricing["price"])

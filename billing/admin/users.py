@@ -17,10 +17,11 @@ from django.utils.timezone import localtime
 from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import display
 
-from billing import reports, subscriptions, thresholds
+from billing import reports, thresholds
 from billing.admin.amounts import AdminNumberInput, Question, TypedField, links
 from billing.admin.change_balance import change_balance
 from billing.admin.charge_service import charge_service
+from billing.admin.confirmation import log
 from billing.admin.low_balance import low_balance
 from billing.admin.navigation import header_actions
 from billing.admin.pages import one_number_of_decimals, utc_today
@@ -31,9 +32,9 @@ from billing.admin.subscriptions import (
     user_subscriptions,
 )
 from billing.admin.transactions import user_transactions
-from billing.admin.two_steps import log
 from billing.models import Channel, Subscription, Transaction
 from billing.money import format_money
+from billing.plans import subscriptions
 from billing.typed import in_full, shown
 from users.admin.customers import UserAdmin
 from users.admin.people import StatusFilter

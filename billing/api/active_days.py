@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router
 from pydantic import Field
 
-from billing import ledger, subscriptions, wire
+from billing import ledger, representations
 from billing.api import cursors
 from billing.api.keys import Needs
 from billing.api.schemas import (
@@ -25,6 +25,7 @@ from billing.api.schemas import (
 from billing.api.today import utc_today
 from billing.api.users import customer, customer_id
 from billing.models import ActiveDay
+from billing.plans import subscriptions
 
 router = Router(tags=["Active days"])
 
@@ -94,7 +95,7 @@ def _day(cursor: str) -> date:
 def _shown(row: ActiveDay) -> dict[str, Any]:
     return {
         "device": row.device,
-        "day": wire.day(row.day),
+        "day": representations.day(row.day),
         "subscription_id": row.subscription_id,
         "is_charged": row.is_charged,
     }

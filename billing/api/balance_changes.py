@@ -8,7 +8,7 @@ from ninja import Header, Router
 from ninja.responses import Status
 from pydantic import Field
 
-from billing import ledger, wire
+from billing import ledger, representations
 from billing.api.keys import IDEMPOTENCY_KEY, Needs, actor
 from billing.api.problems import details
 from billing.api.repeats import PLAIN, REPLAYED
@@ -48,7 +48,7 @@ def posted(response: HttpResponse, transaction: Transaction) -> Status[Any]:
         response[REPLAYED] = "true"
     place = [transaction.user_id, transaction.number]
     response["Location"] = reverse("api-v1:read_transaction", args=place)
-    return Status(200 if transaction.replayed else 201, wire.transaction(transaction))
+    return Status(200 if transaction.replayed else 201, representations.transaction(transaction))
 
 
 @router.post(
@@ -132,14 +132,14 @@ def _post(
     }
 
 
-def _result(result: ledger.Result, place: int) -> dict[str, Any]:
+def _result(result: ledger.Posted, place: int) -> dict[str, Any]:
     if result.refusal is not None:
         result.refusal.data["entry"] = place
         return _refused(result.refusal)
     assert result.transaction is not None  # noqa: S101 - posted or replayed
     return {
         "outcome": result.outcome,
-        "transaction": wire.transaction(result.transaction),
+        "transaction": representations.transaction(result.transaction),
         "problem": None,
     }
 

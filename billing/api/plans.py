@@ -6,7 +6,7 @@ from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router
 
-from billing import wire
+from billing import representations
 from billing.api import cursors, etags
 from billing.api.keys import Needs
 from billing.api.problems import Problem
@@ -100,7 +100,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "id": plan.pk,
         "name": plan.name,
         "cycle": plan.cycle,
-        "price": wire.amount(plan.price),
+        "price": representations.amount(plan.price),
         "price_is_per": plan.price_is_per,
         "proportional_charge": plan.proportional_charge,
         "is_active": plan.is_active,
@@ -109,7 +109,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
                 "service": offer.service.code,
                 "name": offer.service.name,
                 "unit": offer.service.unit,
-                "price": wire.amount(offer.price),
+                "price": representations.amount(offer.price),
             }
             for offer in plan.service_prices.all()
         ],

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from billing.models import Channel, Subscription, TransactionType
-from billing.pricing import Cycle
+from billing.plans.pricing import Cycle
 from users.ids import MAX_ID
 from users.texts import unstorable
 

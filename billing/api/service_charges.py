@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Router
 from ninja.responses import Status
 
-from billing import ledger, wire
+from billing import ledger, representations
 from billing.api.balance_changes import POSTED, KeyHeader, posted
 from billing.api.keys import Needs, actor
 from billing.api.schemas import PathId, ProblemOut, QuoteOut, ServiceChargeIn, TransactionOut
@@ -15,6 +15,7 @@ from billing.api.users import customer_id
 from billing.errors import FreeOfCharge
 from billing.models import Channel, Plan, Service, Transaction
 from billing.money import ZERO
+from billing.plans import services
 
 router = Router(tags=["Service charges"])
 
@@ -51,7 +52,7 @@ def charge_service(
     "It is refused just as the charge would be.",
 )
 def quote_service(request: HttpRequest, user_id: PathId, charge: ServiceChargeIn) -> dict[str, Any]:
-    with ledger.rehearsal():
+    with ledger.dry_run():
         try:
             return _quote(_charge(request, user_id, charge, None))
         except FreeOfCharge as use:
@@ -61,7 +62,7 @@ def quote_service(request: HttpRequest, user_id: PathId, charge: ServiceChargeIn
 def _charge(
     request: HttpRequest, user_id: int, charge: ServiceChargeIn, key: str | None
 ) -> Transaction:
-    return ledger.charge_service(
+    return services.charge_service(
         customer_id(user_id),
         **charge.model_dump(),
         idempotency_key=ledger.callers_key(key),
@@ -71,7 +72,7 @@ def _charge(
 
 
 def _quote(row: Transaction) -> dict[str, Any]:
-    pricing = row.metadata[ledger.PRICING]
+    pricing = row.metadata[services.PRICING]
     plan = Plan.objects.get(pk=pricing["plan"])
     service = Service.objects.get(code=row.subtype)
     return {
@@ -81,18 +82,21 @@ def _quote(row: Transaction) -> dict[str, Any]:
         "device": row.device,
         "plan_id": plan.pk,
         "plan": plan.name,
-        "unit_price": wire.amount(Decimal(pricing["price"])),
-        "cost": wire.amount(-(row.amount + row.bonus_amount)),
-        "bonus_pays": wire.amount(-row.bonus_amount),
-        "real_pays": wire.amount(-row.amount),
-        "new_balance": wire.amount(row.new_balance),
-        "new_bonus": wire.amount(row.new_bonus),
+        "unit_price": representations.amount(Decimal(pricing["price"])),
+        "cost": representations.amount(-(row.amount + row.bonus_amount)),
+        "bonus_pays": representations.amount(-row.bonus_amount),
+        "real_pays": representations.amount(-row.amount),
+        "new_balance": representations.amount(row.new_balance),
+        "new_bonus": representations.amount(row.new_bonus),
         "description": row.description,
     }
 
 
 def _quote_for_nothing(user_id: int, use: FreeOfCharge) -> dict[str, Any]:
     balance = ledger.balance(user_id)
-    nothing = dict.fromkeys(("cost", "bonus_pays", "real_pays"), wire.amount(ZERO))
-    left = {"new_balance": wire.amount(balance.real), "new_bonus": wire.amount(balance.bonus)}
+    nothing = dict.fromkeys(("cost", "bonus_pays", "real_pays"), representations.amount(ZERO))
+    left = {
+        "new_balance": representations.amount(balance.real),
+        "new_bonus": representations.amount(balance.bonus),
+    }
     return use.data | nothing | left

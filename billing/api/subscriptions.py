@@ -13,7 +13,7 @@ from django.urls import reverse
 from ninja import Query, Router
 from ninja.responses import Status
 
-from billing import ledger, sentences, subscriptions, wire
+from billing import ledger, representations, sentences
 from billing.api import cursors, etags
 from billing.api.history import note
 from billing.api.keys import Needs, actor
@@ -36,6 +36,7 @@ from billing.api.schemas import (
 from billing.api.today import utc_today
 from billing.api.users import customer, customer_id
 from billing.models import Channel, Plan, Subscription
+from billing.plans import forecast, subscriptions
 from users.models import User
 
 router = Router(tags=["Subscriptions"])
@@ -127,7 +128,7 @@ def start_subscription(
 def preview_subscription(
     request: HttpRequest, user_id: PathId, new: SubscriptionIn
 ) -> dict[str, Any]:
-    with ledger.rehearsal():
+    with ledger.dry_run():
         answer = _answer(_start(request, customer(request, user_id), new))
     answer["subscription"]["id"] = None  # another one will have the ID that was rehearsed
     return answer
@@ -183,7 +184,7 @@ def change_plan(
 def preview_plan_change(
     request: HttpRequest, user_id: PathId, subscription_id: PathId, change: PlanChangeIn
 ) -> dict[str, Any]:
-    with ledger.rehearsal():
+    with ledger.dry_run():
         user = customer(request, user_id)
         return _answer(_change_plan(request, _held(request, user, subscription_id), change))
 
@@ -236,7 +237,7 @@ def cancel_subscription(
 def preview_cancellation(
     request: HttpRequest, user_id: PathId, subscription_id: PathId, how: CancellationIn
 ) -> dict[str, Any]:
-    with ledger.rehearsal():
+    with ledger.dry_run():
         user = customer(request, user_id)
         return _answer(_cancel(request, _held(request, user, subscription_id), how))
 
@@ -257,18 +258,21 @@ def _cancel(
 
 
 def shown(row: Subscription, today: date) -> dict[str, Any]:
-    upcoming = subscriptions.upcoming(row, today)
+    upcoming = forecast.upcoming(row, today)
     return {
-        **wire.subscription(row),
+        **representations.subscription(row),
         "next_charge": upcoming
-        and {"day": wire.day(upcoming.day), "amount": wire.amount(upcoming.amount)},
+        and {
+            "day": representations.day(upcoming.day),
+            "amount": representations.amount(upcoming.amount),
+        },
     }
 
 
 def _answer(changed: subscriptions.Changed) -> dict[str, Any]:
     return {
         "subscription": shown(changed.subscription, utc_today()),
-        "transactions": [wire.transaction(row) for row in changed.posted],
+        "transactions": [representations.transaction(row) for row in changed.posted],
     }
 
 
@@ -302,7 +306,7 @@ def _subscription(user_id: int, subscription_id: int) -> Subscription:
 
 def _held(request: HttpRequest, user: User, subscription_id: int) -> Subscription:
     """The subscription while nobody else can do anything to it, if it is what the caller knows."""
-    ledger.hold([user.pk])
+    ledger.lock_balances([user.pk])
     row = _subscription(user.pk, subscription_id)
     etags.check(request, _tag(shown(row, utc_today())))
     return row

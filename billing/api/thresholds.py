@@ -6,7 +6,7 @@ from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
-from billing import ledger, thresholds, wire
+from billing import ledger, representations, thresholds
 from billing.api import etags
 from billing.api.history import note
 from billing.api.keys import Needs, actor
@@ -61,7 +61,7 @@ def unset_threshold(
 
 def _hold(request: HttpRequest, user_id: int) -> None:
     """Who sets a user's threshold holds the balance: nobody changes it meanwhile."""
-    ledger.hold([user_id])
+    ledger.lock_balances([user_id])
     etags.check(request, etags.tag_of(_shown(user_id)))
 
 
@@ -80,6 +80,6 @@ def _shown(user_id: int) -> dict[str, Any]:
     amount, is_own = thresholds.of(user_id)
     return {
         "user_id": user_id,
-        "amount": None if amount is None else wire.amount(amount),
+        "amount": None if amount is None else representations.amount(amount),
         "is_default": not is_own,
     }

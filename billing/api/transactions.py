@@ -15,7 +15,7 @@ from ninja import Query, Router
 from ninja.responses import Status
 from pydantic import Field
 
-from billing import ledger, reports, wire
+from billing import ledger, reports, representations
 from billing.api import cursors, etags
 from billing.api.balance_changes import POSTED, KeyHeader, posted
 from billing.api.keys import Needs, actor
@@ -147,7 +147,7 @@ def read_transaction(
     if row is None:
         raise UnknownTransaction(number=number)
     reversal = of_user.filter(reverses=number).values_list("number", flat=True).first()
-    answer = {**wire.transaction(row), "reversed_by": reversal}
+    answer = {**representations.transaction(row), "reversed_by": reversal}
     etags.show(request, response, etags.tag_of(answer))
     return answer
 
@@ -198,9 +198,9 @@ def read_balance(
     return {
         "user_id": user_id,
         "currency": settings.BILLING_CURRENCY,
-        "at": at and wire.moment(at),
-        "real": wire.amount(had.real),
-        "bonus": wire.amount(had.bonus),
+        "at": at and representations.moment(at),
+        "real": representations.amount(had.real),
+        "bonus": representations.amount(had.bonus),
         "number": had.number,
     }
 
@@ -223,7 +223,7 @@ def _page(
 ) -> dict[str, Any]:
     goes_on = stretch.has_more or not filters.newest_first
     return {
-        "transactions": [wire.transaction(row) for row in stretch.rows],
+        "transactions": [representations.transaction(row) for row in stretch.rows],
         "has_more": stretch.has_more,
         "next_cursor": end if goes_on else None,
     }

@@ -12,7 +12,7 @@ from ninja import Query, Router
 from ninja.responses import Status
 from pydantic import Field
 
-from billing import reports, subscriptions, wire
+from billing import reports, representations
 from billing.api import cursors, etags
 from billing.api.history import note
 from billing.api.keys import Needs, actor, may
@@ -32,6 +32,7 @@ from billing.api.schemas import (
 from billing.api.today import utc_today
 from billing.errors import UnknownUser
 from billing.models import Channel
+from billing.plans import subscriptions
 from users import database
 from users.models import ONE_MAILBOX, User, constraint_of
 from users.search import search
@@ -81,11 +82,11 @@ def shown(request: HttpRequest, user: User) -> dict[str, Any]:
         "id": user.pk,
         **{name: getattr(user, name) for name in PLAIN_FIELDS},
         "is_active": user.is_active,
-        "created_at": wire.moment(user.created_at),
+        "created_at": representations.moment(user.created_at),
         "balance": balance
         and {
-            "real": wire.amount(balance.real),
-            "bonus": wire.amount(balance.bonus),
+            "real": representations.amount(balance.real),
+            "bonus": representations.amount(balance.bonus),
             "number": balance.last_number,
         },
     }

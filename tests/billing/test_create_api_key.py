@@ -8,7 +8,7 @@ from django.contrib.admin.models import LogEntry
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from billing import access
+from billing import authority
 from billing.models import ApiKey
 from tests.factories import OperatorFactory, UserFactory
 
@@ -24,7 +24,7 @@ def create(*arguments: str) -> str:
 def test_it_prints_a_working_key_and_nothing_else() -> None:
     operator = OperatorFactory(email="olga@example.com")
     printed = create("--owner", "Olga@Example.com", "--name", " curl ")
-    key = access.find_key(printed.removesuffix("\n"), timezone.now())
+    key = authority.find_key(printed.removesuffix("\n"), timezone.now())
     assert key
     assert (key.name, key.owner_id, key.created_by_id) == ("curl", operator.pk, operator.pk)
     assert (key.is_read_only, key.expires_at) == (False, None)

@@ -1,6 +1,6 @@
 """Any thinning of daily runs leaves what daily runs leave (G12), for any history of a user.
 
-`Late` is a user in memory who is charged by `subscriptions.settle`, whenever a run, a job or an
+`Late` is a user in memory who is charged by `due.decide`, whenever a run, a job or an
 operator happens to come. `OnTime` is written apart from it, in the plainest way: a run at 00:05 of
 each day, and an attempt after each refill and activation, each with what is there at its moment.
 Both live through the same year. One thing `OnTime` has to be told: what is suspended for `Late`,
@@ -24,26 +24,24 @@ from typing import Any
 
 import pytest
 
-from billing import charging, ledger, subscriptions
+from billing import ledger
 from billing.errors import SamePlan
 from billing.models import ChargingFailure, ChargingRun, Plan, Subscription, Transaction
-from billing.moments import Activated, Moved, Past, Prices, Version
-from billing.pricing import Charge, Cycle, charge_on, remainder
-from billing.subscriptions import (
-    ACTIVE,
-    SUSPENDED,
+from billing.plans import charging, subscriptions
+from billing.plans.due import (
+    Decision,
     Reported,
-    Settling,
-    Step,
     await_charge_of,
     await_money,
     cut_short,
     end,
-    end_of,
     put_on_plan,
     reported_in_time,
-    run_of,
 )
+from billing.plans.history import Activated, Moved, Past, Prices, Version
+from billing.plans.pricing import Charge, Cycle, charge_on, remainder
+from billing.plans.schedule import end_of, run_of
+from billing.plans.subscriptions import ACTIVE, SUSPENDED, Settling
 from tests.billing.clock import movable_clock
 from tests.billing.histories import BY_PANEL, judge
 from tests.factories import PlanFactory, UserFactory, subscribed
@@ -271,7 +269,7 @@ class Late(World):
     def bring_up(self, at: datetime) -> None:
         self.settle(at, resumes=False)
 
-    def settle(self, at: datetime, *, retry: bool = False, resumes: bool = True) -> None:
+    def decide(self, at: datetime, *, retry: bool = False, resumes: bool = True) -> None:
         day = at.date()
         due = [
             each
@@ -303,7 +301,7 @@ class Late(World):
         if resumes:
             is_on_time = settling.has_not_changed_since(run_of(day)) and not retry
             self.came.add(run_of(day) if is_on_time and at >= run_of(day) else at)
-        posted: list[Step] = []
+        posted: list[Decision] = []
 
         def store() -> None:
             for step in posted:
@@ -701,7 +699,7 @@ def test_the_database_keeps_all_that_this_takes() -> None:
         runs = life.runs()
         late, _ = live(life, has_workers=True, runs=runs)
         with (
-            ledger.rehearsal(),
+            ledger.dry_run(),
             movable_clock(datetime.combine(FIRST, time(tzinfo=UTC))) as clock,
         ):
             real = InDatabase(life)

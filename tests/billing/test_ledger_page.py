@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from django.apps import apps
 
+from billing.ledger.verification import BALANCE_RULES, ONE_KEY, TRANSACTION_RULES
 from billing.models import Balance, Transaction, TransactionType
-from billing.verification import BALANCE_RULES, ONE_KEY, TRANSACTION_RULES
 from tests.billing.histories import execute
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text()

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from billing import charging, reports
+from billing import reports
 from billing.models import ChargingBatch, ChargingFailure, ChargingRun
+from billing.plans import charging
 from billing.templatetags.panel import duration
 from tests.factories import PlanFactory, UserFactory, subscribed, user_with
 from tests.operators import client_of, operator_with

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.models import Plan, Subscription
-from billing.moments import Activated, Moved, Past, Prices, Version
-from billing.pricing import Cycle, Terms
-from billing.subscriptions import Reported, Step, end_of, reported_in_time, settled
+from billing.plans.due import Decision, Reported, decisions, reported_in_time
+from billing.plans.history import Activated, Moved, Past, Prices, Version
+from billing.plans.pricing import Cycle, Terms
+from billing.plans.schedule import end_of
 
 D = Decimal
 DAY = timedelta(days=1)
@@ -42,7 +43,7 @@ class Customer:
     active_days: Mapping[int, Sequence[date]]
     is_active: bool = True
 
-    def settle(self, *stops: date) -> tuple[list[Step], list[Any]]:
+    def decide(self, *stops: date) -> tuple[list[Decision], list[Any]]:
         """What is done by settling up to each of these days in turn, and what is left then."""
         its = [copy(subscription) for subscription in self.subscriptions]
         for subscription in its:  # all of it is late: none was suspended while it could be used
@@ -50,7 +51,7 @@ class Customer:
         uncharged = {pk: list(of_one) for pk, of_one in self.active_days.items()}
         real, steps = self.real, []
         for through in stops:
-            done = settled(
+            done = decisions(
                 its,
                 through=through,
                 past=Past(real, is_active=self.is_active),
@@ -104,7 +105,7 @@ def customers(draw: st.DrawFn) -> Customer:
     )
 
 
-def charges(steps: Iterable[Step]) -> list[tuple[int, Any]]:
+def charges(steps: Iterable[Decision]) -> list[tuple[int, Any]]:
     return [(step.subscription.pk, step.charge) for step in steps if step.charge is not None]
 
 
@@ -178,7 +179,7 @@ def test_an_attempt_to_resume_does_not_skip_what_an_active_subscription_owes() -
         pk=1, plan=plan, status="active", started_on=april, plan_since=april, status_since=april,
         due_on=april,
     )  # fmt: skip
-    steps = settled(
+    steps = decisions(
         [subscription], through=date(2024, 5, 3), past=Past(D(100)), active_days={}, retry=True
     )
     assert [step.outcome for step in steps] == ["charged", "charged"]
@@ -231,5 +232,5 @@ def test_a_day_that_is_reported_late_waits_for_the_run_that_knows_of_it() -> Non
     )  # fmt: skip
     known = {1: [Reported(JANUARY_1, JANUARY_1 + 3 * DAY)]}
     two_days_later = JANUARY_1 + 2 * DAY
-    assert not settled([subscription], through=two_days_later, past=Past(D(9)), active_days=known)
+    assert not decisions([subscription], through=two_days_later, past=Past(D(9)), active_days=known)
     assert subscription.due_on == JANUARY_1 + 3 * DAY

@@ -12,9 +12,10 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from billing import ledger, subscriptions
+from billing import ledger
 from billing.models import Channel, Plan, Subscription, Transaction, UserDefaults
-from billing.pricing import Cycle
+from billing.plans import subscriptions
+from billing.plans.pricing import Cycle
 from billing.sentences import changed_plan
 from tests.factories import PlanFactory, UserFactory, subscribed, user_with
 from tests.operators import client_of, operator_with

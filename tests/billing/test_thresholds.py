@@ -109,9 +109,9 @@ def test_who_sets_a_users_own_threshold_waits_for_who_moves_the_users_money(
     user, other = UserFactory(), UserFactory()
     thresholds.set_own(user.pk, 5)
     for deed in (lambda: thresholds.set_own(user.pk, 7), lambda: thresholds.unset_own(user.pk)):
-        assert refusal_while_held(connections, lambda: ledger.hold([user.pk]), deed)
+        assert refusal_while_held(connections, lambda: ledger.lock_balances([user.pk]), deed)
         assert thresholds.of(user.pk) == (5, True)
-        assert not refusal_while_held(connections, lambda: ledger.hold([other.pk]), deed)
+        assert not refusal_while_held(connections, lambda: ledger.lock_balances([other.pk]), deed)
         thresholds.set_own(user.pk, 5)
 
 

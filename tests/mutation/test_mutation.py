@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from billing import moments, pricing
-from billing.pricing import next_period
+from billing.plans import pricing
+from billing.plans.pricing import next_period
 from tests.mutation import explanations, running, targets
 from tests.mutation.__main__ import _report
 from tests.mutation.mutants import ROOT, Key, Mutant, mutants_of
@@ -241,7 +241,7 @@ def test_a_mutant_takes_the_place_of_a_function_for_whoever_imported_it(restored
 
 
 def test_lines_are_watched_below_every_decorator() -> None:
-    names = {code.co_name for code in running._codes_of(moments, moments.__file__)}
+    names = {code.co_name for code in running._codes_of(history, history.__file__)}
     assert {"known", "real", "changes", "pasts"} <= names, "cached, of a class, plain"
 
 

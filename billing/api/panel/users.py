@@ -13,15 +13,16 @@ from django.db.models.functions import Coalesce
 from django.http import FileResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from billing import reports, subscriptions
+from billing import reports
 from billing.api.history import note
 from billing.api.panel.answers import moment
 from billing.api.panel.calls import Call
 from billing.api.panel.errors import LOGIN_IN_USE, NOT_FOUND, Invalid, Refused
 from billing.api.panel.parameters import MAX_ROWS, Parameters
 from billing.api.panel.transactions import DEALER_ID
-from billing.exports import Cell, TooManyRows, csv_table, write_xlsx_table
+from billing.files.exports import Cell, TooManyRows, csv_table, write_xlsx_table
 from billing.models import Channel, Plan, Subscription, UserDefaults
+from billing.plans import subscriptions
 from users import database
 from users.addresses import validate_address
 from users.models import ONE_MAILBOX, User, constraint_of, validate_time_zone

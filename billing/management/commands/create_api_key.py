@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 from django.utils import timezone
 
-from billing import access
+from billing import authority
 from billing.models import ApiKey
 from users.models import User
 
@@ -45,7 +45,7 @@ class Command(BaseCommand):
         except ValidationError as problem:
             raise CommandError(f"--name: {' '.join(problem.messages)}") from None
         with transaction.atomic():
-            key, secret = access.issue_key(
+            key, secret = authority.issue_key(
                 name=name,
                 owner=operator,
                 created_by=operator,

@@ -8,15 +8,15 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 from tqdm import tqdm
 
-from billing import verification
-from billing.sql import guards
-from billing.verification import (
+from billing.ledger import verification
+from billing.ledger.verification import (
     BALANCE_RULES,
     CLOCK,
     RULES_APART,
     TRANSACTION_RULES,
     Problem,
 )
+from billing.sql import guards
 
 
 class Command(BaseCommand):

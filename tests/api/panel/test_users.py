@@ -657,7 +657,7 @@ def test_what_is_wrong_with_an_export_is_named(
 def test_more_users_than_a_sheet_holds(
     program: Program, people: dict[str, User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("billing.exports.XLSX_MAX_ROWS", 2)
+    monkeypatch.setattr("billing.files.exports.XLSX_MAX_ROWS", 2)
     assert program("user/export").wrong.keys() == {"format"}
     assert program("user/export", format="csv").status == 200
 

@@ -11,7 +11,7 @@ from django.test import Client
 from django.test.utils import override_script_prefix
 from django.utils import timezone
 
-from billing import ledger, subscriptions
+from billing import ledger
 from billing.api import messages
 from billing.api.openapi import TAGS
 from billing.api.pages import kinds
@@ -26,6 +26,7 @@ from billing.models import (
     WebhookEndpoint,
     WebhookEvent,
 )
+from billing.plans import subscriptions
 from billing.webhooks import messages as messages_of_webhooks
 from tests.factories import PlanFactory, subscribed, user_with
 from tests.test_architecture import ROOT

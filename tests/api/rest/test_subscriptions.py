@@ -9,7 +9,7 @@ from django.contrib.admin.models import LogEntry
 
 from billing import ledger
 from billing.models import Plan, Subscription, Transaction
-from billing.pricing import Cycle
+from billing.plans.pricing import Cycle
 from tests.api.rest.programs import (
     Program,
     assert_problem,
