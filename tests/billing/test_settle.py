@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.models import Plan, Subscription
-from billing.plans.due import Decision, Reported, decisions, reported_in_time
+from billing.plans.due import Decision, Reported, decide, decisions, reported_in_time
 from billing.plans.history import Activated, Moved, Past, Prices, Version
 from billing.plans.pricing import Cycle, Terms
 from billing.plans.schedule import end_of
@@ -234,3 +234,18 @@ def test_a_day_that_is_reported_late_waits_for_the_run_that_knows_of_it() -> Non
     two_days_later = JANUARY_1 + 2 * DAY
     assert not decisions([subscription], through=two_days_later, past=Past(D(9)), active_days=known)
     assert subscription.due_on == JANUARY_1 + 3 * DAY
+
+
+def test_a_day_that_is_reported_in_time_is_known_to_the_run_of_the_next_day() -> None:
+    assert reported_in_time([JANUARY_1]) == [Reported(JANUARY_1, date(2024, 1, 2))]
+
+
+def test_what_resumes_by_active_day_is_stored_once() -> None:
+    plan = Plan(pk=1, cycle=Cycle.ACTIVE_DAY, price=D(1))
+    subscription = Subscription(
+        pk=1, plan=plan, status="suspended", started_on=JANUARY_1, plan_since=JANUARY_1,
+        status_since=JANUARY_1, due_on=JANUARY_1 + DAY, suspension_reason="no_money",
+    )  # fmt: skip
+    [decision] = decide([subscription], through=JANUARY_1 + DAY, past=Past(D(9)), active_days={})
+    assert decision is not None, "a second change of the status was announced"
+    assert (decision.outcome, subscription.due_on) == ("resumed", None)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from billing.plans import pricing
+from billing.plans import history, pricing
 from billing.plans.pricing import next_period
 from tests.mutation import explanations, running, targets
 from tests.mutation.__main__ import _report
