@@ -33,7 +33,7 @@ from billing.reports.runs import (
     state_of,
 )
 from billing.reports.subscriptions import SubscriptionListing, subscriptions_with, was_charged
-from billing.reports.totals import (
+from billing.reports.sums import (
     BothTurnovers,
     Day,
     Turnover,

@@ -364,7 +364,7 @@ def test_a_whole_key_is_searched_for_by_nobody(panel: Client, administrator: Use
 
 @pytest.mark.django_db
 def test_the_list_has_pages(panel: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("billing.reports.PAGE_SIZE", 2)
+    monkeypatch.setattr("billing.reports.pages.PAGE_SIZE", 2)
     keys = [key_of(OperatorFactory(), name=f"Key {number}") for number in range(3)]
     first = panel.get(KEYS)
     assert [row.key for row in first.context["rows"]] == [keys[2], keys[1]]

@@ -194,15 +194,15 @@ def test_users_who_cannot_be_charged_make_it_fail_after_the_others_are(
 ) -> None:
     plan = PlanFactory(cycle=Cycle.EVERY_DAY, price=Decimal(30))
     poor, fine = (subscribed(user_with(100), plan, day=FIRST) for _ in range(2))
-    settle = due.decide
+    decide = due.decide
 
-    def fail_for_one(due: Any, **options: Any) -> Any:
-        due = list(due)
-        if due[0].user_id == poor.user_id:
+    def fail_for_one(its: Any, **options: Any) -> Any:
+        its = list(its)
+        if its[0].user_id == poor.user_id:
             raise ValueError("made to fail")
-        return settle(due, **options)
+        return decide(its, **options)
 
-    monkeypatch.setattr(subscriptions, "settle", fail_for_one)
+    monkeypatch.setattr(due, "decide", fail_for_one)
     output = StringIO()
     with pytest.raises(
         CommandError, match="1 user could not be charged; the panel's page of this run"

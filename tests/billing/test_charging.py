@@ -692,7 +692,7 @@ def trouble_with(user: User, problem: Exception, monkeypatch: pytest.MonkeyPatch
             raise problem
         return charge_entry(subscription, *rest)
 
-    monkeypatch.setattr(subscriptions, "charge_entry", fails)
+    monkeypatch.setattr(posting, "charge_entry", fails)
 
 
 @pytest.mark.parametrize(

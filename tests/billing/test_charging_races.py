@@ -551,13 +551,13 @@ def lose_connection_at(
     def lost(changed: Any) -> None:
         if changed[0].user_id == user.pk:
             if next(left) == 0:
-                monkeypatch.setattr(subscriptions, "store", store)
+                monkeypatch.setattr(posting, "store", store)
             connection.connection.close()
             if for_good:
                 connection.get_new_connection = refuse  # type: ignore[method-assign]
         store(changed)
 
-    monkeypatch.setattr(subscriptions, "store", lost)
+    monkeypatch.setattr(posting, "store", lost)
 
 
 def test_a_server_that_is_gone_stops_the_run_and_the_rest_is_charged_by_the_next(

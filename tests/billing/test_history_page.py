@@ -64,7 +64,7 @@ def test_there_is_no_history_of_nobody(panel: Client, odd: str) -> None:
 def test_a_long_history_of_charges_is_not_read_to_its_beginning(
     panel: Client, administrator: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports, "LOOKED_THROUGH", 2)
+    monkeypatch.setattr(reports.pages, "LOOKED_THROUGH", 2)
     user = user_with(real=50)
     by_hand = {"actor": administrator, "channel": Channel.PANEL}
     for place in range(3):

@@ -605,7 +605,7 @@ def test_a_row_does_not_say_that_money_resumes_what_a_deactivated_user_has(panel
 def test_pages_of_subscriptions_follow_each_other(
     panel: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports, "PAGE_SIZE", 2)
+    monkeypatch.setattr(reports.pages, "PAGE_SIZE", 2)
     plan, user = PlanFactory(), UserFactory()
     made = [subscribed(user, plan, device=f"{number}") for number in range(5)][::-1]
     first = panel.get(SUBSCRIPTIONS)

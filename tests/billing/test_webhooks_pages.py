@@ -418,7 +418,7 @@ def test_the_deliveries_of_a_user_are_found_by_an_index(by: str) -> None:
 
 
 def test_deliveries_have_pages(panel: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("billing.reports.PAGE_SIZE", 2)
+    monkeypatch.setattr("billing.reports.pages.PAGE_SIZE", 2)
     of = endpoint()
     made = [delivery(of) for _ in range(3)]
     first = panel.get(DELIVERIES).context["page"]

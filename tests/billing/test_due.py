@@ -1,4 +1,4 @@
-"""What falls due, settled in memory: `subscriptions.settle` keeps its rules for any user.
+"""What falls due, decided in memory: `due.decide` keeps its rules for any user.
 
 The same is tried through the database in test_charging.py, with fewer examples, which take longer.
 """
@@ -43,7 +43,7 @@ class Customer:
     active_days: Mapping[int, Sequence[date]]
     is_active: bool = True
 
-    def decide(self, *stops: date) -> tuple[list[Decision], list[Any]]:
+    def settle(self, *stops: date) -> tuple[list[Decision], list[Any]]:
         """What is done by settling up to each of these days in turn, and what is left then."""
         its = [copy(subscription) for subscription in self.subscriptions]
         for subscription in its:  # all of it is late: none was suspended while it could be used
@@ -204,7 +204,7 @@ def test_money_and_activation_wake_whoever_waits_and_nothing_else_does() -> None
         until=at[4],
     )
     assert past.changes == [at[0], at[1], at[1], at[2], at[3]]
-    assert past.wakes == [at[2], at[3]]
+    assert past.retries == [at[2], at[3]]
 
 
 def test_money_that_is_spent_since_was_not_there() -> None:
