@@ -7,13 +7,12 @@ from django import forms
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponseBase
-from django.shortcuts import get_object_or_404
 from unfold.admin import ModelAdmin
 
-from billing import ledger
+from billing import ledger, operations
 from billing.admin.amounts import QuantityField
 from billing.admin.confirmation import Outcome, TwoStepForm, take_step
-from billing.admin.pages import page_context, page_of_form
+from billing.admin.pages import customer_or_404, page_context, page_of_form
 from billing.admin.transactions import to_posted
 from billing.errors import (
     BillingError,
@@ -106,8 +105,8 @@ class ChargeServiceForm(TwoStepForm):
     def perform(self) -> Outcome:
         service, quantity = self.cleaned_data["service"], self.cleaned_data["quantity"]
         key = self.cleaned_data["key"]
-        posted = services.charge_service(
-            self.user,
+        posted = operations.money.charge_service(
+            self.user.pk,
             service=service.code,
             quantity=quantity,
             device=self.cleaned_data["device"],
@@ -144,7 +143,7 @@ def charge_service(request: HttpRequest, user_id: int, model_admin: ModelAdmin) 
     actor = request.user
     if not actor.has_perm("billing.change_balance") or not isinstance(actor, User):
         raise PermissionDenied
-    user = get_object_or_404(User, pk=user_id, is_staff=False)
+    user = customer_or_404(user_id)
     form = ChargeServiceForm(user, actor, request.POST if request.method == "POST" else None)
     step = take_step(form)
     if step.done is not None:

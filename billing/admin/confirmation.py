@@ -13,7 +13,6 @@ from hashlib import sha256
 from typing import Any, ClassVar, Final, NamedTuple
 
 from django import forms
-from django.contrib.admin.models import CHANGE, LogEntry
 from django.db import transaction
 from django.forms.boundfield import BoundField
 
@@ -79,9 +78,6 @@ class TwoStepForm(PanelForm):
         """Does it. Raises BillingError."""
         raise NotImplementedError
 
-    def record(self, outcome: Outcome) -> None:
-        """What belongs to doing it for good."""
-
     def refuse(self, refusal: BillingError) -> None:
         self.add_error(self.fields_of_refusals.get(type(refusal)), str(refusal))
 
@@ -110,7 +106,6 @@ def take_step(form: TwoStepForm) -> Step:
         with outages_told_in(form), transaction.atomic():
             outcome = form.perform()
             if is_confirmed and outcome.fingerprint == form.cleaned_data["seen"]:
-                form.record(outcome)
                 return Step(done=outcome)
             transaction.set_rollback(True)
     except BillingError as refusal:
@@ -121,8 +116,3 @@ def take_step(form: TwoStepForm) -> Step:
     if form.outage is not None:
         return Step()
     return Step(preview=outcome, has_moved=is_confirmed, key=confirmation_key())
-
-
-def log(actor: User, user: User, sentence: str) -> None:
-    """Notes an operator's action in the user's history."""
-    LogEntry.objects.log_actions(actor.pk, [user], CHANGE, sentence, single_object=True)

@@ -11,7 +11,6 @@ from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.core.validators import MaxValueValidator, MinValueValidator
-from django.db import transaction
 from django.http import (
     FileResponse,
     Http404,
@@ -22,7 +21,6 @@ from django.http import (
     QueryDict,
     StreamingHttpResponse,
 )
-from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
@@ -30,10 +28,11 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 
-from billing import currencies, ledger, reports
+from billing import currencies, ledger, operations, reports
 from billing.admin.pages import (
     PanelForm,
     confirmation_key,
+    customer_or_404,
     midnight,
     outages_told_in,
     page_context,
@@ -58,6 +57,7 @@ from billing.money import NotMoney, format_money, to_money
 from billing.plans import services
 from billing.plans.pricing import format_period, format_quantity, to_quantity
 from users.admin.base import PanelAdmin
+from users.ids import id_in
 from users.models import User
 
 SEARCH_MAX_SECONDS: Final = 15
@@ -327,7 +327,7 @@ def user_transactions(
     """The Transactions tab."""
     if not request.user.has_perm("billing.view_transaction"):
         raise PermissionDenied
-    return list_page(request, model_admin, get_object_or_404(User, pk=user_id, is_staff=False))
+    return list_page(request, model_admin, customer_or_404(user_id))
 
 
 # --- One transaction ----------------------------------------------------------------------------
@@ -355,16 +355,14 @@ class ReversalForm(PanelForm):
         self.actor = actor
         super().__init__(data, initial={"key": confirmation_key()})
 
-    @transaction.atomic
     def save(self) -> Transaction:
         """Raises BillingError as `ledger.reverse` does."""
-        ledger.lock_balances([self.reversed_one.user_id])  # until it is posted, nobody pays back
-        now = numbers_of(ledger.paid_back_of(self.reversed_one))
-        return ledger.reverse(
+        shown = self.cleaned_data["paid_back"].split()
+        return operations.money.reverse(
             self.reversed_one.user_id,
             number=self.reversed_one.number,
             description=self.cleaned_data["description"],
-            although_paid_back=self.cleaned_data["paid_back"] == now,
+            seen_paid_back=[int(each) for each in shown if id_in(each) is not None],
             idempotency_key=f"panel:{self.cleaned_data['key']}",
             actor=self.actor,
             channel=Channel.PANEL,

@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router
 from pydantic import Field
 
-from billing import ledger, representations
+from billing import ledger, operations, representations
 from billing.api import cursors
 from billing.api.keys import Needs
 from billing.api.schemas import (
@@ -23,9 +23,7 @@ from billing.api.schemas import (
     ProblemOut,
 )
 from billing.api.today import utc_today
-from billing.api.users import customer, customer_id
 from billing.models import ActiveDay
-from billing.plans import subscriptions
 
 router = Router(tags=["Active days"])
 
@@ -41,9 +39,8 @@ router = Router(tags=["Active days"])
 def record_active_day(
     request: HttpRequest, user_id: PathId, active: ActiveDayIn, response: HttpResponse
 ) -> dict[str, Any]:
-    user = customer(request, user_id)
-    row = subscriptions.record_active_day(
-        user, device=active.device, day=active.day, today=utc_today()
+    row = operations.subscriptions.record_active_day(
+        user_id, device=active.device, day=active.day, today=utc_today()
     )
     return _shown(row)
 
@@ -66,7 +63,7 @@ def list_active_days(
     request: HttpRequest, user_id: PathId, filters: Query[ActiveDayFilters]
 ) -> dict[str, Any]:
     device = ledger.checked_device(filters.device)
-    rows = ActiveDay.objects.filter(user=customer_id(user_id), device=device)
+    rows = ActiveDay.objects.filter(user=operations.customers.find_customer(user_id), device=device)
     if filters.since is not None:
         rows = rows.filter(day__gte=filters.since)
     if filters.until is not None:

@@ -8,7 +8,7 @@ from ninja import Header, Router
 from ninja.responses import Status
 from pydantic import Field
 
-from billing import ledger, representations
+from billing import ledger, operations, representations
 from billing.api.keys import IDEMPOTENCY_KEY, Needs, actor
 from billing.api.problems import details
 from billing.api.repeats import PLAIN, REPLAYED
@@ -22,10 +22,8 @@ from billing.api.schemas import (
     ProblemOut,
     TransactionOut,
 )
-from billing.api.users import customer_id
 from billing.errors import BillingError, UnknownUser
 from billing.models import Channel, Transaction
-from users.models import User
 
 router = Router(tags=["Balance changes"])
 
@@ -65,8 +63,8 @@ def change_balance(
     response: HttpResponse,
     idempotency_key: KeyHeader = None,
 ) -> Status[Any]:
-    transaction = ledger.change_balance(
-        customer_id(user_id),
+    transaction = operations.money.change_balance(
+        user_id,
         **change.model_dump(),
         idempotency_key=ledger.callers_key(idempotency_key),
         actor=actor(request),
@@ -85,11 +83,7 @@ def change_balance(
     "place, from 1, of one that was refused. With `skip_refused`, what can be posted is posted.",
 )
 def change_balances(request: HttpRequest, batch: BatchIn, response: HttpResponse) -> dict[str, Any]:
-    known = set(
-        User.objects.filter(is_staff=False, pk__in={e.user_id for e in batch.entries}).values_list(
-            "pk", flat=True
-        )
-    )
+    known = operations.customers.known({entry.user_id for entry in batch.entries})
     refused: dict[int, BillingError] = {}
     entries: list[tuple[int, ledger.Entry]] = []
     for place, entry in enumerate(batch.entries, start=1):
@@ -121,7 +115,7 @@ def _post(
     entries: list[tuple[int, ledger.Entry]], request: HttpRequest, *, skip_refused: bool
 ) -> dict[int, dict[str, Any]]:
     """The results by the places of their entries."""
-    results = ledger.post_batch(
+    results = operations.money.post_batch(
         [entry for _, entry in entries],
         actor=actor(request),
         channel=Channel.API,

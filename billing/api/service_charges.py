@@ -7,11 +7,10 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Router
 from ninja.responses import Status
 
-from billing import ledger, representations
+from billing import ledger, operations, representations
 from billing.api.balance_changes import POSTED, KeyHeader, posted
 from billing.api.keys import Needs, actor
 from billing.api.schemas import PathId, ProblemOut, QuoteOut, ServiceChargeIn, TransactionOut
-from billing.api.users import customer_id
 from billing.errors import FreeOfCharge
 from billing.models import Channel, Plan, Service, Transaction
 from billing.money import ZERO
@@ -52,22 +51,27 @@ def charge_service(
     "It is refused just as the charge would be.",
 )
 def quote_service(request: HttpRequest, user_id: PathId, charge: ServiceChargeIn) -> dict[str, Any]:
-    with ledger.dry_run():
-        try:
-            return _quote(_charge(request, user_id, charge, None))
-        except FreeOfCharge as use:
-            return _quote_for_nothing(user_id, use)
+    try:
+        return _quote(_charge(request, user_id, charge, None, dry_run=True))
+    except FreeOfCharge as use:
+        return _quote_for_nothing(user_id, use)
 
 
 def _charge(
-    request: HttpRequest, user_id: int, charge: ServiceChargeIn, key: str | None
+    request: HttpRequest,
+    user_id: int,
+    charge: ServiceChargeIn,
+    key: str | None,
+    *,
+    dry_run: bool = False,
 ) -> Transaction:
-    return services.charge_service(
-        customer_id(user_id),
+    return operations.money.charge_service(
+        user_id,
         **charge.model_dump(),
         idempotency_key=ledger.callers_key(key),
         actor=actor(request),
         channel=Channel.API,
+        dry_run=dry_run,
     )
 
 

@@ -4,20 +4,18 @@ Days are UTC days, and what is done is done as of today. A preview does the very
 it came to, and undoes it.
 """
 
+from collections.abc import Callable
 from datetime import date
 from typing import Any, Literal
 
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from ninja import Query, Router
 from ninja.responses import Status
 
-from billing import ledger, representations, sentences
+from billing import ledger, operations, representations
 from billing.api import cursors, etags
-from billing.api.history import note
 from billing.api.keys import Needs, actor
-from billing.api.problems import Problem
 from billing.api.schemas import (
     CancellationIn,
     CursorIn,
@@ -34,10 +32,10 @@ from billing.api.schemas import (
     SubscriptionPreviewOut,
 )
 from billing.api.today import utc_today
-from billing.api.users import customer, customer_id
-from billing.models import Channel, Plan, Subscription
-from billing.plans import forecast, subscriptions
-from users.models import User
+from billing.models import Channel, Subscription
+from billing.operations.customers import find_customer
+from billing.operations.subscriptions import SubscriptionChange, find_subscription
+from billing.plans import forecast
 
 router = Router(tags=["Subscriptions"])
 
@@ -61,7 +59,7 @@ class SubscriptionFilters(Parameters):
 def list_subscriptions(
     request: HttpRequest, user_id: PathId, filters: Query[SubscriptionFilters]
 ) -> dict[str, Any]:
-    rows = Subscription.objects.filter(user=customer_id(user_id)).select_related("plan")
+    rows = Subscription.objects.filter(user=find_customer(user_id)).select_related("plan")
     if filters.status == "live":
         rows = rows.live()
     elif filters.status is not None:
@@ -89,7 +87,7 @@ def list_subscriptions(
 def read_subscription(
     request: HttpRequest, user_id: PathId, subscription_id: PathId, response: HttpResponse
 ) -> dict[str, Any]:
-    answer = shown(_subscription(customer_id(user_id), subscription_id), utc_today())
+    answer = shown(find_subscription(find_customer(user_id).pk, subscription_id), utc_today())
     etags.show(request, response, _tag(answer))
     return answer
 
@@ -108,12 +106,9 @@ def read_subscription(
 def start_subscription(
     request: HttpRequest, user_id: PathId, new: SubscriptionIn, response: HttpResponse
 ) -> Status[Any]:
-    with transaction.atomic():
-        user = customer(request, user_id)
-        changed = _start(request, user, new)
-        _note(request, user, sentences.subscribed(*changed))
+    changed = _start(request, user_id, new)
     subscription = changed.subscription
-    response["Location"] = reverse("api-v1:read_subscription", args=[user.pk, subscription.pk])
+    response["Location"] = reverse("api-v1:read_subscription", args=[user_id, subscription.pk])
     return Status(201, _tagged(request, response, changed))
 
 
@@ -128,21 +123,23 @@ def start_subscription(
 def preview_subscription(
     request: HttpRequest, user_id: PathId, new: SubscriptionIn
 ) -> dict[str, Any]:
-    with ledger.dry_run():
-        answer = _answer(_start(request, customer(request, user_id), new))
-    answer["subscription"]["id"] = None  # another one will have the ID that was rehearsed
+    answer = _answer(_start(request, user_id, new, dry_run=True))
+    answer["subscription"]["id"] = None  # the one that is started will have another ID
     return answer
 
 
-def _start(request: HttpRequest, user: User, new: SubscriptionIn) -> subscriptions.Changed:
-    return subscriptions.start(
-        user,
-        _plan(new.plan_id),
+def _start(
+    request: HttpRequest, user_id: int, new: SubscriptionIn, *, dry_run: bool = False
+) -> SubscriptionChange:
+    return operations.subscriptions.start(
+        user_id,
+        new.plan_id,
         day=utc_today(),
         device=new.device,
         wait_for_money=new.wait_for_money,
         actor=actor(request),
         channel=Channel.API,
+        dry_run=dry_run,
     )
 
 
@@ -163,14 +160,7 @@ def change_plan(
     change: PlanChangeIn,
     response: HttpResponse,
 ) -> dict[str, Any]:
-    with transaction.atomic():
-        user = customer(request, user_id)
-        before = _held(request, user, subscription_id)
-        changed = _change_plan(request, before, change)
-        _note(
-            request, user, sentences.changed_plan(changed.subscription, before.plan, changed.posted)
-        )
-    return _tagged(request, response, changed)
+    return _tagged(request, response, _change_plan(request, user_id, subscription_id, change))
 
 
 @router.post(
@@ -184,22 +174,28 @@ def change_plan(
 def preview_plan_change(
     request: HttpRequest, user_id: PathId, subscription_id: PathId, change: PlanChangeIn
 ) -> dict[str, Any]:
-    with ledger.dry_run():
-        user = customer(request, user_id)
-        return _answer(_change_plan(request, _held(request, user, subscription_id), change))
+    return _answer(_change_plan(request, user_id, subscription_id, change, dry_run=True))
 
 
 def _change_plan(
-    request: HttpRequest, before: Subscription, change: PlanChangeIn
-) -> subscriptions.Changed:
-    return subscriptions.change_plan(
-        before,
-        _plan(change.plan_id),
+    request: HttpRequest,
+    user_id: int,
+    subscription_id: int,
+    change: PlanChangeIn,
+    *,
+    dry_run: bool = False,
+) -> SubscriptionChange:
+    return operations.subscriptions.change_plan(
+        user_id,
+        subscription_id,
+        change.plan_id,
         day=utc_today(),
         pay_back=change.pay_back,
         charge_now=change.charge_now,
         actor=actor(request),
         channel=Channel.API,
+        if_unchanged=_check(request),
+        dry_run=dry_run,
     )
 
 
@@ -220,11 +216,7 @@ def cancel_subscription(
     how: CancellationIn,
     response: HttpResponse,
 ) -> dict[str, Any]:
-    with transaction.atomic():
-        user = customer(request, user_id)
-        changed = _cancel(request, _held(request, user, subscription_id), how)
-        _note(request, user, sentences.cancelled(*changed))
-    return _tagged(request, response, changed)
+    return _tagged(request, response, _cancel(request, user_id, subscription_id, how))
 
 
 @router.post(
@@ -237,20 +229,26 @@ def cancel_subscription(
 def preview_cancellation(
     request: HttpRequest, user_id: PathId, subscription_id: PathId, how: CancellationIn
 ) -> dict[str, Any]:
-    with ledger.dry_run():
-        user = customer(request, user_id)
-        return _answer(_cancel(request, _held(request, user, subscription_id), how))
+    return _answer(_cancel(request, user_id, subscription_id, how, dry_run=True))
 
 
 def _cancel(
-    request: HttpRequest, before: Subscription, how: CancellationIn
-) -> subscriptions.Changed:
-    return subscriptions.cancel(
-        before,
+    request: HttpRequest,
+    user_id: int,
+    subscription_id: int,
+    how: CancellationIn,
+    *,
+    dry_run: bool = False,
+) -> SubscriptionChange:
+    return operations.subscriptions.cancel(
+        user_id,
+        subscription_id,
         day=utc_today(),
         pay_back=how.pay_back,
         actor=actor(request),
         channel=Channel.API,
+        if_unchanged=_check(request),
+        dry_run=dry_run,
     )
 
 
@@ -269,7 +267,7 @@ def shown(row: Subscription, today: date) -> dict[str, Any]:
     }
 
 
-def _answer(changed: subscriptions.Changed) -> dict[str, Any]:
+def _answer(changed: SubscriptionChange) -> dict[str, Any]:
     return {
         "subscription": shown(changed.subscription, utc_today()),
         "transactions": [representations.transaction(row) for row in changed.posted],
@@ -277,7 +275,7 @@ def _answer(changed: subscriptions.Changed) -> dict[str, Any]:
 
 
 def _tagged(
-    request: HttpRequest, response: HttpResponse, changed: subscriptions.Changed
+    request: HttpRequest, response: HttpResponse, changed: SubscriptionChange
 ) -> dict[str, Any]:
     answer = _answer(changed)
     etags.show(request, response, _tag(answer["subscription"]))
@@ -289,28 +287,6 @@ def _tag(answer: dict[str, Any]) -> str:
     return etags.tag_of(answer | {"next_charge": None}, besides=answer["next_charge"])
 
 
-def _plan(plan_id: int) -> Plan:
-    plan = Plan.objects.filter(pk=plan_id).first()
-    if plan is None:
-        raise Problem("unknown_plan", plan_id=plan_id)
-    return plan
-
-
-def _subscription(user_id: int, subscription_id: int) -> Subscription:
-    rows = Subscription.objects.filter(user=user_id).select_related("plan")
-    row = rows.filter(pk=subscription_id).first()
-    if row is None:
-        raise Problem("unknown_subscription", subscription_id=subscription_id)
-    return row
-
-
-def _held(request: HttpRequest, user: User, subscription_id: int) -> Subscription:
-    """The subscription while nobody else can do anything to it, if it is what the caller knows."""
-    ledger.lock_balances([user.pk])
-    row = _subscription(user.pk, subscription_id)
-    etags.check(request, _tag(shown(row, utc_today())))
-    return row
-
-
-def _note(request: HttpRequest, user: User, sentence: str) -> None:
-    note(actor(request), user, f"{sentence} By the API.")
+def _check(request: HttpRequest) -> Callable[[Subscription], None]:
+    """Refuses what the caller has seen in another state (`If-Match`)."""
+    return lambda row: etags.check(request, _tag(shown(row, utc_today())))

@@ -1,17 +1,18 @@
 """Calls about the real balance below which programs are told of it (the event `balance.low`)."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
-from billing import ledger, representations, thresholds
+from billing import operations, representations, thresholds
 from billing.api import etags
-from billing.api.history import note
 from billing.api.keys import Needs, actor
 from billing.api.schemas import PathId, ProblemOut, ThresholdIn, ThresholdOut
-from billing.api.users import customer, customer_id
+from billing.models import Channel
+from billing.operations.customers import find_customer
 
 router = Router(tags=["Low balance thresholds"])
 
@@ -25,7 +26,7 @@ ANSWERS = {200: ThresholdOut, 404: ProblemOut}
     summary="Read a user's low balance threshold",
 )
 def read_threshold(request: HttpRequest, user_id: PathId, response: HttpResponse) -> dict[str, Any]:
-    return _tagged(request, response, customer_id(user_id))
+    return _tagged(request, response, find_customer(user_id).pk)
 
 
 @router.put(
@@ -38,8 +39,13 @@ def set_threshold(
     request: HttpRequest, user_id: PathId, new: ThresholdIn, response: HttpResponse
 ) -> dict[str, Any]:
     with transaction.atomic():
-        _hold(request, customer_id(user_id))
-        _note(request, user_id, thresholds.set_own(user_id, new.amount))
+        operations.thresholds.set_own(
+            user_id,
+            new.amount,
+            actor=actor(request),
+            channel=Channel.API,
+            if_unchanged=_check(request, user_id),
+        )
         return _tagged(request, response, user_id)
 
 
@@ -54,26 +60,23 @@ def unset_threshold(
     request: HttpRequest, user_id: PathId, response: HttpResponse
 ) -> dict[str, Any]:
     with transaction.atomic():
-        _hold(request, customer_id(user_id))
-        _note(request, user_id, thresholds.unset_own(user_id))
+        operations.thresholds.unset_own(
+            user_id,
+            actor=actor(request),
+            channel=Channel.API,
+            if_unchanged=_check(request, user_id),
+        )
         return _tagged(request, response, user_id)
 
 
-def _hold(request: HttpRequest, user_id: int) -> None:
-    """Who sets a user's threshold holds the balance: nobody changes it meanwhile."""
-    ledger.lock_balances([user_id])
-    etags.check(request, etags.tag_of(_shown(user_id)))
+def _check(request: HttpRequest, user_id: int) -> Callable[[], None]:
+    return lambda: etags.check(request, etags.tag_of(_shown(user_id)))
 
 
 def _tagged(request: HttpRequest, response: HttpResponse, user_id: int) -> dict[str, Any]:
     answer = _shown(user_id)
     etags.show(request, response, etags.tag_of(answer))
     return answer
-
-
-def _note(request: HttpRequest, user_id: int, change: thresholds.Change) -> None:
-    if change.sentence:
-        note(actor(request), customer(request, user_id), f"{change.sentence} By the API.")
 
 
 def _shown(user_id: int) -> dict[str, Any]:

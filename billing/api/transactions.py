@@ -15,7 +15,7 @@ from ninja import Query, Router
 from ninja.responses import Status
 from pydantic import Field
 
-from billing import ledger, reports, representations
+from billing import ledger, operations, reports, representations
 from billing.api import cursors, etags
 from billing.api.balance_changes import POSTED, KeyHeader, posted
 from billing.api.keys import Needs, actor
@@ -34,9 +34,9 @@ from billing.api.schemas import (
     TransactionPage,
     TransactionWithReversalOut,
 )
-from billing.api.users import customer_id
 from billing.errors import UnknownTransaction
 from billing.models import Channel, Transaction, TransactionType
+from billing.operations.customers import find_customer
 
 router = Router(tags=["Transactions"])
 
@@ -101,7 +101,7 @@ class TransactionFilters(Parameters):
 def list_transactions_of_user(
     request: HttpRequest, user_id: PathId, filters: Query[TransactionFilters]
 ) -> dict[str, Any]:
-    listing = filters.listing(customer_id(user_id))
+    listing = filters.listing(find_customer(user_id).pk)
     of = f"transactions of {user_id}, {filters.order} first"
     beyond = None
     if filters.cursor is not None:
@@ -142,7 +142,7 @@ def list_transactions(request: HttpRequest, filters: Query[TransactionFilters]) 
 def read_transaction(
     request: HttpRequest, user_id: PathId, number: PathId, response: HttpResponse
 ) -> dict[str, Any]:
-    of_user = Transaction.objects.filter(user=customer_id(user_id))
+    of_user = Transaction.objects.filter(user=find_customer(user_id).pk)
     row = of_user.filter(number=number).first()
     if row is None:
         raise UnknownTransaction(number=number)
@@ -168,8 +168,8 @@ def reverse_transaction(  # noqa: PLR0917 - the framework names them
     response: HttpResponse,
     idempotency_key: KeyHeader = None,
 ) -> Status[Any]:
-    transaction = ledger.reverse(
-        customer_id(user_id),
+    transaction = operations.money.reverse(
+        user_id,
         number=number,
         **reversal.model_dump(),
         idempotency_key=ledger.callers_key(idempotency_key),
@@ -192,7 +192,7 @@ class BalanceMoment(Parameters):
 def read_balance(
     request: HttpRequest, user_id: PathId, moment: Query[BalanceMoment]
 ) -> dict[str, Any]:
-    customer_id(user_id)
+    find_customer(user_id)
     at = moment.at
     had = ledger.balance(user_id) if at is None else ledger.balance_at(user_id, at)
     return {

@@ -1,10 +1,10 @@
 """Calls about users: customers only. Operators' own accounts are not to be found here."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
@@ -12,9 +12,8 @@ from ninja import Query, Router
 from ninja.responses import Status
 from pydantic import Field
 
-from billing import reports, representations
+from billing import operations, reports, representations
 from billing.api import cursors, etags
-from billing.api.history import note
 from billing.api.keys import Needs, actor, may
 from billing.api.problems import Problem
 from billing.api.schemas import (
@@ -32,9 +31,7 @@ from billing.api.schemas import (
 from billing.api.today import utc_today
 from billing.errors import UnknownUser
 from billing.models import Channel
-from billing.plans import subscriptions
-from users import database
-from users.models import ONE_MAILBOX, User, constraint_of
+from users.models import User
 from users.search import search
 
 router = Router(tags=["Users"])
@@ -57,7 +54,7 @@ class UserFilters(Parameters):
 
 
 def customers(request: HttpRequest) -> QuerySet[User]:
-    rows = User.objects.filter(is_staff=False)
+    rows = User.objects.customers()
     return rows.select_related("balance") if may(request, "billing.view_balance") else rows
 
 
@@ -67,13 +64,6 @@ def customer(request: HttpRequest, user_id: int) -> User:
     if user is None:
         raise UnknownUser(user_id=user_id)
     return user
-
-
-def customer_id(user_id: int) -> int:
-    """`user_id`, if it is a customer's. Raises UnknownUser also for operators."""
-    if not User.objects.filter(pk=user_id, is_staff=False).exists():
-        raise UnknownUser(user_id=user_id)
-    return user_id
 
 
 def shown(request: HttpRequest, user: User) -> dict[str, Any]:
@@ -124,12 +114,11 @@ def list_users(request: HttpRequest, filters: Query[UserFilters]) -> dict[str, A
     description="The user gets what the defaults for new users give: a bonus, a plan.",
 )
 def create_user(request: HttpRequest, new: UserIn, response: HttpResponse) -> Status[Any]:
-    user = User()
-    user.set_unusable_password()  # customers log in elsewhere
-    with transaction.atomic():
-        _save(user, new)
-        subscriptions.welcome(user, day=utc_today(), actor=actor(request), channel=Channel.API)
-        note(actor(request), user, "Added by the API.", is_new=True)
+    user = User(**new.model_dump(exclude_unset=True))
+    with _problems_told():
+        operations.customers.create(
+            user, day=utc_today(), actor=actor(request), channel=Channel.API
+        )
     response["Location"] = reverse("api-v1:read_user", args=[user.pk])
     return Status(201, _tagged(request, response, customer(request, user.pk)))
 
@@ -154,14 +143,19 @@ def read_user(request: HttpRequest, user_id: PathId, response: HttpResponse) -> 
 def update_user(
     request: HttpRequest, user_id: PathId, changes: UserFields, response: HttpResponse
 ) -> dict[str, Any]:
-    with transaction.atomic():
-        customer(request, user_id)  # found, or refused
-        user = database.held(User.objects.filter(pk=user_id), user_id)
-        assert user is not None  # noqa: S101 - users are not deleted
+    def check(user: User) -> None:
         etags.check(request, _tag(shown(request, user)))
-        changed = _save(user, changes)
-        if changed:
-            note(actor(request), user, f"Changed by the API: {', '.join(changed)}.")
+
+    given = changes.model_dump(exclude_unset=True)
+    with _problems_told():
+        operations.customers.edit(
+            user_id,
+            lambda user: given,
+            if_unchanged=check,
+            day=utc_today(),
+            actor=actor(request),
+            channel=Channel.API,
+        )
     return _tagged(request, response, customer(request, user_id))
 
 
@@ -175,28 +169,14 @@ def _tag(answer: dict[str, Any]) -> str:
     return etags.tag_of(answer | {"balance": None}, besides=answer["balance"])
 
 
-def _save(user: User, fields: UserFields) -> list[str]:
-    """Stores what was given; answers the names of the fields that are another now."""
-    given = fields.model_dump(exclude_unset=True)
-    changed = [name for name, value in given.items() if getattr(user, name) != value]
-    for name in changed:
-        setattr(user, name, given[name])
+@contextmanager
+def _problems_told() -> Iterator[None]:
+    """Tells each field that is not valid."""
     try:
-        user.full_clean(exclude=["password"])
+        yield
     except ValidationError as problem:
-        if user.shares_mailbox():
-            raise Problem("email_taken") from None
         errors = [
             {"field": field, "reason": " ".join(reasons)}
             for field, reasons in problem.message_dict.items()
         ]
         raise Problem("invalid_request", reasons=errors[0]["reason"], errors=errors) from None
-    try:
-        with transaction.atomic():
-            user.save()
-    except IntegrityError as problem:
-        # Of two at once, the second finds the address taken only by now.
-        if constraint_of(problem) not in ONE_MAILBOX:
-            raise
-        raise Problem("email_taken") from None
-    return changed

@@ -128,6 +128,12 @@ def paid_back_of(charge: Transaction) -> list[Transaction]:
     )
 
 
+def paid_back_of_number(user_id: int, number: int) -> list[Transaction]:
+    """Returns the same of the user's transaction `number`; nothing if there is no such one."""
+    charge = Transaction.objects.filter(user=user_id, number=number).first()
+    return [] if charge is None else paid_back_of(charge)
+
+
 def _refuse_what_was_paid_back(reversal: Entry) -> None:
     """`billing_post` refuses what was reversed before: with the same key, it is a replay."""
     number = whole_number("reverses", reversal.reverses)
@@ -226,6 +232,11 @@ def for_request(identifier: str) -> Iterator[None]:
         yield
     finally:
         request_id.reset(token)
+
+
+def current_request() -> str | None:
+    """Returns the ID of the request that is being worked for (`for_request`), if any."""
+    return request_id.get()
 
 
 # --- The call of the database function ----------------------------------------------------------

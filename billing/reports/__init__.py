@@ -7,6 +7,7 @@ from billing.reports.following import (
     stretch_of_all,
     stretch_of_user,
 )
+from billing.reports.history import Before, Deed, HistoryPage, history_of
 from billing.reports.listing import Listing, TooSlow, time_limit
 from billing.reports.pages import (
     LOOKED_THROUGH,
@@ -50,9 +51,12 @@ __all__ = [
     "PAGE_SIZE",
     "RUN_MAY_TAKE",
     "SILENCE",
+    "Before",
     "BothTurnovers",
     "Cursor",
     "Day",
+    "Deed",
+    "HistoryPage",
     "Listing",
     "Page",
     "Place",
@@ -65,6 +69,7 @@ __all__ = [
     "complete_until",
     "cursor_at",
     "heard_of",
+    "history_of",
     "holdings",
     "latest",
     "latest_by_operators",

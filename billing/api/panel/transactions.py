@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from billing import ledger
+from billing import ledger, operations
 from billing.api.panel.answers import moment
 from billing.api.panel.calls import Call
 from billing.api.panel.errors import SPAN_TOO_BIG, Refused
@@ -77,8 +77,8 @@ def change_balance(call: Call) -> dict[str, Any]:
     key = None
     if parameters.has("idempotency_key"):
         key = ledger.callers_key(parameters.text("idempotency_key", longest=100, shortest=1))
-    ledger.change_balance(
-        user,
+    operations.money.change_balance(
+        user.pk,
         amount=ZERO if kind == "bonus" else amount,
         bonus_amount=amount if kind == "bonus" else ZERO,
         description=description,
