@@ -373,7 +373,7 @@ def charge_at_once(
 ) -> list[Decision]:
     """Charges an active subscription at once, when it starts or its plan changes on `day`."""
     if subscription.is_by_active_day:
-        _wait_for_active_day(subscription, active_days)
+        wait_for_active_day(subscription, active_days)
         return []
     charge = charge_on(day, subscription.plan.terms)
     _mark_paid(subscription, charge)
@@ -435,7 +435,7 @@ def put_on_plan(
         subscription.due_on = day + DAY
         return False
     if subscription.is_by_active_day:
-        _wait_for_active_day(subscription, active_days)
+        wait_for_active_day(subscription, active_days)
         return False
     subscription.due_on = subscription.plan_since
     return subscription.plan_since == day
@@ -462,7 +462,7 @@ def _forget_paid(subscription: Subscription) -> None:
     subscription.paid = ZERO
 
 
-def _wait_for_active_day(subscription: Subscription, days: Sequence[Reported]) -> None:
+def wait_for_active_day(subscription: Subscription, days: Sequence[Reported]) -> None:
     accrues_from = subscription.accrues_from
     subscription.due_on = min(
         (each.due_on for each in days if each.day >= accrues_from), default=None

@@ -291,11 +291,14 @@ def _charge_active_days(
 ) -> list[Transaction]:
     """Charges the active days before `through`, with what is there now."""
     user = User.objects.get(pk=subscription.user_id)
+    active_days = unpaid_active_days([subscription])
+    # A day that was reported after the run of today is due now, too, and not first tomorrow.
+    due.wait_for_active_day(subscription, active_days.get(subscription.pk, ()))
     decided = due.decisions(
         [subscription],
         through=through,
         past=Past(ledger.balance(user).real, is_active=user.is_active),
-        active_days=unpaid_active_days([subscription]),
+        active_days=active_days,
     )
     posted = post(decided, actor=actor, channel=channel)
     store([subscription])

@@ -531,6 +531,31 @@ def test_days_reported_late_are_charged_when_the_run_on_time_would_have_known_of
 # --- Paying back --------------------------------------------------------------------------------
 
 
+def test_a_change_of_plan_charges_a_day_that_was_reported_after_the_run_of_today(
+    clock: Clock,
+) -> None:
+    user = user_with(real=100)
+    clock(4, 1, 10)
+    plan = PlanFactory(price=1, cycle=Cycle.ACTIVE_DAY)
+    subscription = subscribed(user, plan, day=date(2024, 4, 1))
+    clock(4, 10, 12)
+    reported = {"device": "", "day": date(2024, 4, 9), "today": date(2024, 4, 10)}
+    subscriptions.record_active_day(user, **reported)
+    changed = subscriptions.change_plan(
+        now(subscription),
+        PlanFactory(price=30),
+        day=date(2024, 4, 10),
+        pay_back=False,
+        charge_now=True,
+        **BY_PANEL,
+    )
+    assert posted(user) == [
+        ("activeday", -1, "04-09", "04-09"),
+        ("monthly", -30, "04-10", "04-30"),
+    ]
+    assert [row.amount for row in changed.posted] == [-1, -30]
+
+
 def test_all_plans_that_were_paid_for_today_and_later_are_paid_back(clock: Clock) -> None:
     user = user_with(real=200)
     clock(4, 1, 10)
