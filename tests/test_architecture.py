@@ -24,7 +24,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "billing.authority",
         "billing.ledger",
         "billing.representations",
-        "billing.sentences",
     ),
     ("billing.models",),
     ("billing.counters",),

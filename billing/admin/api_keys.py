@@ -27,7 +27,7 @@ from billing.authority import KeyState
 from billing.models import ApiKey, EventChannel, Subject
 from billing.models.plans import validate_readable
 from users import database
-from users.admin.base import PanelAdmin, titled
+from users.admin.base import titled
 from users.admin.groups import PermissionsField
 from users.authority import operators_managed_by, permissions_of
 from users.models import User
@@ -237,7 +237,7 @@ def rights_of(key: ApiKey) -> list[Right]:
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(WithHistory, PanelAdmin):
+class ApiKeyAdmin(WithHistory):
     """Keys are added and revoked, and never edited or deleted."""
 
     history_subject = Subject.API_KEY

@@ -19,10 +19,9 @@ from django.utils.text import capfirst
 from billing import events, operations
 from billing.admin.amounts import AdminNumberInput, TypedField
 from billing.admin.history import WithHistory
-from billing.models import Channel, Event, Subject
+from billing.models import Channel, Event
 from billing.money import format_money
 from users import database
-from users.admin.base import PanelAdmin
 from users.models import User
 
 
@@ -105,7 +104,7 @@ class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]
         )
 
 
-class ConfigurationAdmin(WithHistory, PanelAdmin):
+class ConfigurationAdmin(WithHistory):
     """Few rows, which much hangs on: the history says what was changed, and nothing in use goes."""
 
     form = ConfigurationForm
@@ -155,10 +154,6 @@ class ConfigurationAdmin(WithHistory, PanelAdmin):
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         operations.configuration.delete(obj, actor=cast(User, request.user), channel=Channel.PANEL)
-
-    @property
-    def history_subject(self) -> Subject:
-        return Subject(self.opts.model_name)
 
     # --- Deleting: only what was never used -----------------------------------------------------
 

@@ -10,7 +10,6 @@ from django.http import HttpRequest
 from billing import operations
 from billing.admin.history import WithHistory
 from billing.models import Channel, StandardDescription, Subject
-from users.admin.base import PanelAdmin
 from users.models import User
 
 
@@ -23,7 +22,7 @@ class PositionForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(StandardDescription)
-class StandardDescriptionAdmin(WithHistory, PanelAdmin):
+class StandardDescriptionAdmin(WithHistory):
     history_subject = Subject.DESCRIPTION
     list_display = ["text", "position"]
     list_editable = ["position"]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.text import capfirst
@@ -12,18 +12,18 @@ from billing import reports
 from billing.admin.pages import page_context, row_or_404
 from billing.models import Subject
 from billing.reports import Before
-from users.admin.base import titled
+from users.admin.base import PanelAdmin, titled
 from users.ids import id_in
 
 
-class WithHistory:
+class WithHistory(PanelAdmin):
     """A page of Django's admin whose History tab shows events, in place of Django's own entries."""
 
     history_subject: Subject
 
     def history_view(
-        self: Any, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
-    ) -> HttpResponseBase:
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
         row = row_or_404(self.get_queryset(request), object_id)
         if not self.has_view_or_change_permission(request, row):
             raise PermissionDenied

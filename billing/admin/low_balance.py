@@ -79,10 +79,11 @@ class OwnForm(DefaultForm):
         return DefaultForm.kind_of(threshold) if threshold.is_own else "default"
 
     def save(self, user: User, actor: User) -> thresholds.Change:
-        by = {"actor": actor, "channel": Channel.PANEL}
         if self.cleaned_data["when"] == "default":
-            return operations.thresholds.unset_own(user.pk, **by)
-        return operations.thresholds.set_own(user.pk, self.cleaned_data["amount"], **by)
+            return operations.thresholds.unset_own(user.pk, actor=actor, channel=Channel.PANEL)
+        return operations.thresholds.set_own(
+            user.pk, self.cleaned_data["amount"], actor=actor, channel=Channel.PANEL
+        )
 
 
 def _may_view(request: HttpRequest) -> bool:

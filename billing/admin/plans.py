@@ -23,7 +23,7 @@ from billing.admin.configuration import (
     PriceField,
 )
 from billing.admin.pages import one_number_of_decimals
-from billing.models import Channel, Plan, Service, ServicePrice, Subscription, UserDefaults
+from billing.models import Channel, Plan, Service, ServicePrice, Subject, Subscription, UserDefaults
 from billing.money import ZERO, format_money
 from users.models import User
 
@@ -82,6 +82,7 @@ class PlanForm(ConfigurationForm):
 
 @admin.register(Plan)
 class PlanAdmin(ConfigurationAdmin):
+    history_subject = Subject.PLAN
     form = PlanForm
     change_form_template = "billing/plan.html"
     list_display = [
@@ -217,6 +218,8 @@ class UserDefaultsForm(ConfigurationForm):
 @admin.register(UserDefaults)
 class UserDefaultsAdmin(ConfigurationAdmin):
     """One page: the row, which the first saving creates."""
+
+    history_subject = Subject.USER_DEFAULTS
 
     form = UserDefaultsForm
     fields = ["bonus", "plan"]

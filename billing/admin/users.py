@@ -214,13 +214,24 @@ class BillingUserAdmin(WithHistory, UserAdmin):
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
         """In one database transaction with all that belongs to it, which is the admin's own."""
-        by = {"day": utc_today(), "actor": actor(request), "channel": Channel.PANEL}
         if change:
             entered = {name: form.cleaned_data[name] for name in form.changed_data}
-            operations.customers.edit(obj.pk, lambda user: entered, is_validated=True, **by)
+            operations.customers.edit(
+                obj.pk,
+                lambda user: entered,
+                is_validated=True,
+                day=utc_today(),
+                actor=actor(request),
+                channel=Channel.PANEL,
+            )
         else:
-            added = operations.customers.create(obj, is_validated=True, **by)
-            request.added = added  # type: ignore[attr-defined]
+            request.added = operations.customers.create(  # type: ignore[attr-defined]
+                obj,
+                is_validated=True,
+                day=utc_today(),
+                actor=actor(request),
+                channel=Channel.PANEL,
+            )
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:

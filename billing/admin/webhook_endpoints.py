@@ -18,7 +18,7 @@ from billing import operations, reports, webhooks
 from billing.admin.configuration import ConfigurationAdmin, ConfigurationForm
 from billing.admin.pages import page_context, row_or_404
 from billing.admin.transactions import cursor_of
-from billing.models import Channel, EventType, WebhookDelivery, WebhookEndpoint
+from billing.models import Channel, EventType, Subject, WebhookDelivery, WebhookEndpoint
 from users.admin.base import titled
 from users.models import User
 
@@ -130,6 +130,7 @@ class WebhookEndpointForm(ConfigurationForm):
 
 @admin.register(WebhookEndpoint)
 class WebhookEndpointAdmin(ConfigurationAdmin):
+    history_subject = Subject.WEBHOOK_ENDPOINT
     form = WebhookEndpointForm
     change_form_template = "billing/webhook_endpoint.html"
     fields = ["name", "url", "events", "is_active"]
@@ -225,12 +226,15 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
         """
         endpoint = self._endpoint(request, endpoint_id)
         wanted = request.POST.get("do", "") if request.method == "POST" else ""
-        by = {"actor": cast(User, request.user), "channel": Channel.PANEL}
-        secret = ""
+        actor, secret = cast(User, request.user), ""
         if wanted == "renew":
-            secret = operations.webhook_endpoints.renew_secret(endpoint.pk, **by).secret
+            secret = operations.webhook_endpoints.renew_secret(
+                endpoint.pk, actor=actor, channel=Channel.PANEL
+            ).secret
         elif wanted == "show":
-            secret = operations.webhook_endpoints.show_secret(endpoint.pk, **by)
+            secret = operations.webhook_endpoints.show_secret(
+                endpoint.pk, actor=actor, channel=Channel.PANEL
+            )
         context = page_context(request, self, title=titled(endpoint, "Secret"), user=None) | {
             "original": endpoint,
             "secret": secret,

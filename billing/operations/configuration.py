@@ -74,7 +74,7 @@ def delete(row: Model, *, actor: User | None, channel: Channel) -> Event:
 
 def subject_of(row: Model) -> Subject:
     """Returns what an event about this row is about."""
-    return Subject(row._meta.model_name)
+    return Subject(str(row._meta.model_name))
 
 
 def _values(row: Model) -> dict[str, Any]:

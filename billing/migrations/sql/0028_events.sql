@@ -94,3 +94,5 @@ BEGIN
     RAISE EXCEPTION 'Events are append-only: % is refused.', TG_OP USING ERRCODE = 'BL002';
 END
 $function$;
+REVOKE ALL ON FUNCTION billing_event_digest(billing_event, bytea), billing_check_event(),
+    billing_note_events(jsonb, bigint, text, text), billing_refuse_rewriting_events() FROM PUBLIC;
