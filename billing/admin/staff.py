@@ -1,12 +1,11 @@
 """The pages of operators and groups, with what belongs to `billing`: their history."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from django.contrib import admin
 from django.contrib.auth.models import Group
 from django.http import HttpRequest
-from django.utils.text import capfirst
 
 from billing import operations
 from billing.admin.history import WithHistory
@@ -14,6 +13,8 @@ from billing.models import Channel, Subject
 from users.admin.groups import GroupAdmin
 from users.admin.operators import OperatorAdmin
 from users.models import Operator, User
+
+PASSWORD: Final = "password"
 
 
 class RecordedByPage(WithHistory):
@@ -33,7 +34,9 @@ class RecordedByPage(WithHistory):
         operations.staff.record_added(obj, **_by(request))
 
     def log_change(self, request: HttpRequest, obj: Any, message: list[str]) -> None:
-        if message:
+        if message == [PASSWORD]:
+            operations.staff.record_password_set(obj, **_by(request))
+        elif message:
             operations.staff.record_changed(obj, message, **_by(request))
 
     def log_deletions(self, request: HttpRequest, queryset: Any) -> None:
@@ -42,8 +45,9 @@ class RecordedByPage(WithHistory):
 
 
 def _label(form: Any, name: str) -> str:
-    field = form.fields[name]
-    return capfirst(str(field.label or name.replace("_", " ")))
+    if name == PASSWORD:  # of the page for it, whose fields are called otherwise
+        return PASSWORD
+    return str(form.fields[name].label or name.replace("_", " ")).lower()
 
 
 def _by(request: HttpRequest) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def save(
     kind = type(row)
     with whole(dry_run=False):
         before = None if row._state.adding else kind._default_manager.filter(pk=row.pk).first()
+        if kind is UserDefaults:  # the one row, which the first saving makes
+            before = UserDefaults.objects.filter(pk=row.pk).first() or UserDefaults(pk=row.pk)
         old = {} if before is None else _values(before)
         old_prices = _prices(row)
         row.save()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
 
+from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
 from billing import events
@@ -187,7 +188,12 @@ def save(user: User, changed: Sequence[str] | None = None, *, is_validated: bool
         if user.shares_mailbox():
             raise EmailTaken
     if not is_validated:
-        user.full_clean(exclude=["password"])
+        try:
+            user.full_clean(exclude=["password"])
+        except ValidationError:
+            if user.shares_mailbox():  # since just now
+                raise EmailTaken from None
+            raise
     try:
         with transaction.atomic():
             user.save(update_fields=changed)

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.contrib.sessions.models import Session
 from django.test import Client
 from django.utils import timezone
@@ -15,6 +14,7 @@ from billing.models import ApiKey
 from tests.conftest import Connections
 from tests.factories import AdministratorFactory, OperatorFactory
 from tests.operators import client_of, operator_with
+from tests.recorded import all_sentences
 from users.models import User
 
 KEYS = "/admin/billing/apikey/"
@@ -37,7 +37,7 @@ def key_of(owner: User, **fields: Any) -> ApiKey:
 
 
 def history() -> list[str]:
-    return [entry.get_change_message() for entry in LogEntry.objects.order_by("pk")]
+    return all_sentences()
 
 
 @pytest.fixture

@@ -29,6 +29,9 @@ from billing.errors import SamePlan
 from billing.models import ChargingFailure, ChargingRun, Plan, Subscription, Transaction
 from billing.plans import charging, subscriptions
 from billing.plans.due import (
+    ACTIVE,
+    SUSPENDED,
+    CatchUp,
     Decision,
     Reported,
     await_charge_of,
@@ -41,7 +44,6 @@ from billing.plans.due import (
 from billing.plans.history import Activated, Moved, Past, Prices, Version
 from billing.plans.pricing import Charge, Cycle, charge_on, remainder
 from billing.plans.schedule import end_of, run_of
-from billing.plans.subscriptions import ACTIVE, SUSPENDED, Settling
 from tests.billing.clock import movable_clock
 from tests.billing.histories import BY_PANEL, judge
 from tests.factories import PlanFactory, UserFactory, subscribed
@@ -277,7 +279,7 @@ class Late(World):
             if (each.due_on is not None and each.due_on <= day)
             or (retry and each.status == SUSPENDED)
         ]
-        settling = Settling(
+        settling = CatchUp(
             due,
             through=day,
             past=Past(

@@ -62,9 +62,12 @@ def test_setting_and_unsetting_ones_own_touches_nobody_elses(users: list[User]) 
 
 def test_what_sets_the_same_again_says_nothing(users: list[User]) -> None:
     thresholds.set_default(10)
-    assert thresholds.set_own(users[0].pk, "5.00").sentence == ""
-    assert thresholds.unset_own(users[2].pk).sentence == ""
-    assert thresholds.set_default("10.0000").sentence == ""
+    for change in (
+        thresholds.set_own(users[0].pk, "5.00"),
+        thresholds.unset_own(users[2].pk),
+        thresholds.set_default("10.0000"),
+    ):
+        assert change.before == change.after
 
 
 @pytest.mark.parametrize("amount", ["0", "0.0001", "0.5"])

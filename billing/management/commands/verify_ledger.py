@@ -12,6 +12,7 @@ from billing.ledger import verification
 from billing.ledger.verification import (
     BALANCE_RULES,
     CLOCK,
+    EVENT_RULES,
     RULES_APART,
     TRANSACTION_RULES,
     Problem,
@@ -93,6 +94,7 @@ class Command(BaseCommand):
         for of, rules in (
             ("balance", BALANCE_RULES),
             ("transaction", TRANSACTION_RULES + RULES_APART),
+            ("event", EVENT_RULES),
         ):
             self.stdout.write(f"Checked of each {of}:")
             for rule in rules:
