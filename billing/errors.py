@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, ClassVar
 
+from billing.descriptions import LENGTHS
 from billing.money import format_money
 
 
@@ -59,7 +60,7 @@ class FreeOfCharge(NothingToChange):
 
 class InvalidDescription(BillingError):
     code = "invalid_description"
-    sentence = "A description has 5 to 200 characters."
+    sentence = f"A description has {LENGTHS}."
 
 
 class InvalidEntry(BillingError):

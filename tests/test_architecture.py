@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("billing.models",),
     ("billing.counters",),
     ("billing.errors", "billing.plans.pricing", "billing.plans.schedule", "billing.typed"),
-    ("billing.money", "billing.sql"),
+    ("billing.descriptions", "billing.money", "billing.sql"),
     ("billing.currencies",),
     ("users",),
 )

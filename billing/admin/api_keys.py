@@ -37,7 +37,10 @@ from users.search import Asked, Folded, found_by
 JUST_NOW: Final = timedelta(minutes=10)
 # Addresses get into logs and the browser's history, where nobody is to find a key. As browsers and
 # Python both read it.
-MORE_THAN_A_BEGINNING: Final = rf"{authority.KEY_BEGINS}[A-Za-z0-9_\-]{{{authority.PREFIX_LENGTH - len(authority.KEY_BEGINS) + 1}}}"
+MORE_THAN_A_BEGINNING: Final = (
+    rf"{authority.KEY_BEGINS}[A-Za-z0-9_\-]"
+    rf"{{{authority.PREFIX_LENGTH - len(authority.KEY_BEGINS) + 1}}}"
+)
 ONLY_BEGINNINGS: Final = f"Of a key, only the first {authority.PREFIX_LENGTH} characters."
 STATES: Final[dict[KeyState, str]] = {
     "working": "Working",

@@ -19,6 +19,7 @@ from billing.admin.pages import (
     page_of_form,
 )
 from billing.admin.transactions import to_posted
+from billing.descriptions import DESCRIPTION_MAX_LENGTH, LENGTHS
 from billing.errors import (
     BalanceMoved,
     BalanceOutOfRange,
@@ -63,8 +64,8 @@ class ChangeBalanceForm(PanelForm):
 
     description = forms.CharField(
         label="Transaction description",
-        max_length=200,
-        help_text="5 to 200 characters, for the user's history. The list offers the standard ones.",
+        max_length=DESCRIPTION_MAX_LENGTH,
+        help_text=f"{LENGTHS}, for the user's history. The list offers the standard ones.",
         widget=forms.TextInput({"list": "standard-descriptions"}),
     )
     amount = AmountField(label="Balance changes")

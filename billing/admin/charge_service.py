@@ -14,6 +14,7 @@ from billing.admin.amounts import QuantityField
 from billing.admin.confirmation import Outcome, TwoStepForm, take_step
 from billing.admin.pages import customer_or_404, page_context, page_of_form
 from billing.admin.transactions import to_posted
+from billing.descriptions import DESCRIPTION_MAX_LENGTH
 from billing.errors import (
     BillingError,
     FreeOfCharge,
@@ -73,7 +74,7 @@ class ChargeServiceForm(TwoStepForm):
     )
     description = forms.CharField(
         required=False,
-        max_length=200,
+        max_length=DESCRIPTION_MAX_LENGTH,
         help_text="Empty: made up from service, quantity, plan and device.",
     )
     key = forms.CharField(required=False, widget=forms.HiddenInput, max_length=64)

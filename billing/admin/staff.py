@@ -14,7 +14,7 @@ from users.admin.groups import GroupAdmin
 from users.admin.operators import OperatorAdmin
 from users.models import Operator, User
 
-PASSWORD: Final = "password"
+PASSWORD: Final = "password"  # noqa: S105 - the name of a field
 
 
 class RecordedByPage(WithHistory):

@@ -39,7 +39,8 @@ from billing.admin.pages import (
     page_of_form,
     row_or_404,
 )
-from billing.errors import AlreadyReversed, BillingError, NotReversible
+from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH
+from billing.errors import AlreadyReversed, BillingError, InvalidDescription, NotReversible
 from billing.files.exports import TooManyRows, csv_lines, write_xlsx
 from billing.models import (
     Channel,
@@ -121,7 +122,7 @@ class TransactionFilters(PanelForm):
         ],
     )
     channel = forms.ChoiceField(required=False, choices=[("", "All"), *Channel.choices])
-    q = forms.CharField(label="Description", required=False, max_length=200)
+    q = forms.CharField(label="Description", required=False, max_length=DESCRIPTION_MAX_LENGTH)
     device = forms.CharField(required=False, max_length=100)
 
     def __init__(self, data: Any) -> None:
@@ -342,9 +343,9 @@ class ReversalForm(PanelForm):
 
     description = forms.CharField(
         label="Transaction description",
-        min_length=5,
-        max_length=200,
-        error_messages={"min_length": "A description has 5 to 200 characters."},
+        min_length=DESCRIPTION_MIN_LENGTH,
+        max_length=DESCRIPTION_MAX_LENGTH,
+        error_messages={"min_length": InvalidDescription.sentence},
         widget=forms.TextInput({"list": "standard-descriptions"}),
     )
     key = forms.CharField(widget=forms.HiddenInput, max_length=64)

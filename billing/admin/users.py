@@ -35,7 +35,6 @@ from billing.admin.transactions import user_transactions
 from billing.errors import EmailTaken
 from billing.models import Channel, Subject, Subscription
 from billing.money import format_money
-from billing.operations.customers import NewCustomer
 from billing.typed import in_full, shown
 from users.admin.customers import UserAdmin
 from users.admin.people import StatusFilter
@@ -244,8 +243,8 @@ class BillingUserAdmin(WithHistory, UserAdmin):
         self, request: HttpRequest, obj: User, post_url_continue: str | None = None
     ) -> HttpResponse:
         response = super().response_add(request, obj, post_url_continue)
-        added: NewCustomer = request.added  # type: ignore[attr-defined]
-        if given := added.sentence.removeprefix("Added.").strip():
+        said: str = request.added.sentence  # type: ignore[attr-defined]
+        if given := said.removeprefix("Added.").strip():
             self.message_user(request, given, messages.SUCCESS)
         return response
 

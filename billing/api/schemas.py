@@ -20,6 +20,7 @@ from pydantic import (
     StringConstraints,
 )
 
+from billing.descriptions import DESCRIPTION_MAX_LENGTH, LENGTHS
 from billing.models import Channel, Subscription, TransactionType
 from billing.plans.pricing import Cycle
 from users.ids import MAX_ID
@@ -299,7 +300,7 @@ class BalanceChangeIn(Taken):
         description="Bank transfer 4711", amount="25.00", bonus_amount="5.00", metadata={}
     )
 
-    description: Text = Field(description="5 to 200 characters.", examples=["Bank transfer 4711"])
+    description: Text = Field(description=f"{LENGTHS}.", examples=["Bank transfer 4711"])
     amount: AmountIn = "0"
     bonus_amount: AmountIn = "0"
     metadata: Metadata = Field(default_factory=dict)
@@ -413,7 +414,7 @@ class ReversalIn(Taken):
     model_config = example(description="Charged for the wrong device")
 
     description: Text = Field(
-        description="5 to 200 characters: why.", examples=["Charged for the wrong device"]
+        description=f"{LENGTHS}: why.", examples=["Charged for the wrong device"]
     )
     although_paid_back: StrictBool = Field(
         default=False,
@@ -441,7 +442,8 @@ class ServiceChargeIn(Taken):
     )
     description: Text = Field(
         default="",
-        description="Up to 200 characters. Empty: made up from service, quantity, plan and device.",
+        description=f"Up to {DESCRIPTION_MAX_LENGTH} characters. Empty: made up from service, "
+        "quantity, plan and device.",
     )
     metadata: Metadata = Field(default_factory=dict)
     expected_number: ExpectedNumber = None

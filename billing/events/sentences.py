@@ -149,26 +149,23 @@ def _label(subject: str, change: Data) -> str:
 def _value(subject: str, change: Data, when: str) -> str:
     """A value as people read it."""
     name, value = change["field"], change[when]
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value in (None, "", []):
-        return "nothing"
-    if name == "service_price":
-        return _money(value)
-    if isinstance(value, dict):
-        return f"“{value['name']}”"
-    field = MODELS[subject]._meta.get_field(name)
-    if isinstance(field, models.DecimalField):
-        return _money(value)
-    if isinstance(value, list):
-        labels = dict(EventType.choices)
-        return ", ".join(str(labels.get(each, each)) for each in value)
+    field = None if name == "service_price" else MODELS[subject]._meta.get_field(name)
     choices = dict(getattr(field, "flatchoices", ()))
-    return str(choices[value]) if value in choices else _quoted(value)
-
-
-def _quoted(value: object) -> str:
-    return f"“{value}”"
+    match value:
+        case bool():
+            shown = "yes" if value else "no"
+        case None | "" | []:
+            shown = "nothing"
+        case list():
+            labels = dict(EventType.choices)
+            shown = ", ".join(str(labels.get(each, each)) for each in value)
+        case {"name": str(named)}:
+            shown = f"“{named}”"
+        case _ if field is None or isinstance(field, models.DecimalField):
+            shown = _money(value)
+        case _:
+            shown = str(choices[value]) if value in choices else f"“{value}”"
+    return shown
 
 
 # --- Keys and webhooks --------------------------------------------------------------------------

@@ -29,8 +29,6 @@ from billing.ledger.balances import (
 )
 from billing.ledger.entries import (
     CODE,
-    DESCRIPTION_MAX_LENGTH,
-    DESCRIPTION_MIN_LENGTH,
     LONGEST_TEXT,
     MAX_METADATA,
     OWN_KEYS,
@@ -68,8 +66,6 @@ from billing.ledger.posting import (
 
 __all__ = [
     "CODE",
-    "DESCRIPTION_MAX_LENGTH",
-    "DESCRIPTION_MIN_LENGTH",
     "LONGEST_TEXT",
     "MAX_METADATA",
     "OWN_KEYS",

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, Final, TypedDict, Unpack, cast
 from unicodedata import normalize
 
+from billing.descriptions import DESCRIPTION_MAX_LENGTH
 from billing.errors import InvalidAmount, InvalidEntry
 from billing.models import TransactionType
 from billing.money import ZERO, Amount, NotMoney, to_money
@@ -26,8 +27,6 @@ REQUEST_ID: Final = "request_id"
 OWN_KEYS: Final = re.compile(r"subscription:.*|registration", re.DOTALL)
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
-DESCRIPTION_MIN_LENGTH: Final = 5
-DESCRIPTION_MAX_LENGTH: Final = 200
 LONGEST_TEXT: Final = 10_000  # beyond a description's length, the database refuses it by its code
 MAX_WHOLE_NUMBER: Final = 2**63 - 1  # of the database's bigint
 CODE: Final = re.compile(r"[a-z][a-z0-9_]*")

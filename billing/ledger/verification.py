@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from django.db.backends.utils import CursorWrapper
 
+from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH
 from billing.money import MAX_MONEY
 from billing.sql.guards import unbelieving
 
@@ -119,7 +120,8 @@ TRANSACTION_RULES: Final = (
     Rule(
         "G4",
         "its texts have their lengths, and none that has to be there is missing",
-        "char_length(btrim(description)) >= 5 AND char_length(description) <= 200 "
+        f"char_length(btrim(description)) >= {DESCRIPTION_MIN_LENGTH} "
+        f"AND char_length(description) <= {DESCRIPTION_MAX_LENGTH} "
         "AND char_length(device) <= 100 AND char_length(subtype) <= 32 "
         "AND coalesce(char_length(idempotency_key), 0) <= 100 AND metadata IS NOT NULL",
     ),

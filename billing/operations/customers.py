@@ -37,7 +37,7 @@ class NewCustomer:
 
 
 def find_customer(user_id: int) -> User:
-    """Returns a customer. Raises UnknownUser, also for an operator's own account: it has no money."""
+    """Returns a customer. Raises UnknownUser, also for an operator's own account."""
     user = User.objects.customers().filter(pk=user_id).first()
     if user is None:
         raise UnknownUser(user_id=user_id)

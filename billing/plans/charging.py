@@ -1,8 +1,8 @@
 """The charging run: whatever is due at a given time is charged, exactly once.
 
-A run walks the users who have something due, some at a time: it holds their balances, settles
-their subscriptions (`subscriptions.settle`), posts, and commits the subscriptions' new state
-together with the charges and the run's figures. So it can be killed at any moment and started
+A run goes through the users who have something due, some at a time: it locks their balances,
+decides what is due (`due.decide`), posts it, and commits the subscriptions' new state together with
+the charges and the run's figures. So it can be killed at any moment and started
 again, and any number of runs and workers can go on at once: what one holds, another passes by,
 and what one has charged is not due any more.
 

@@ -9,6 +9,7 @@ from django.db.models import F, Func, JSONField
 
 from billing import counters, ledger
 from billing.counters import counts_refusals
+from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH
 from billing.errors import (
     FreeOfCharge,
     IdempotencyConflict,
@@ -103,8 +104,7 @@ def charge_service(
         description = asked.description or describe_service(price, asked.quantity, asked.device)
         if not cost:
             # Nothing is posted, so nothing below would refuse a description.
-            longest = ledger.DESCRIPTION_MAX_LENGTH
-            if not ledger.DESCRIPTION_MIN_LENGTH <= len(description) <= longest:
+            if not DESCRIPTION_MIN_LENGTH <= len(description) <= DESCRIPTION_MAX_LENGTH:
                 raise InvalidDescription
             ledger.refuse_if_moved(locked[user_id], expected_number)
             raise FreeOfCharge(

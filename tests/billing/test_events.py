@@ -6,17 +6,21 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
 from django.core.management import call_command
 from django.db import DatabaseError, IntegrityError, transaction
 
 from billing import events, ledger
 from billing.models import Channel, Event, Subject
 from tests.billing.histories import execute
+from tests.config.processes import ROOT
 from tests.conftest import Connections
-from tests.factories import OperatorFactory, UserFactory
-from tests.recorded import events_of
+from tests.factories import OperatorFactory, PlanFactory, UserFactory
+from tests.recorded import events_of, sentences_of
 
 pytestmark = pytest.mark.as_owner
+
+SQL = ROOT / "billing" / "migrations" / "sql"
 
 
 def record(subject_id: int = 1, **data: Any) -> Event:
@@ -118,7 +122,8 @@ EDITS = {
     "action": ("UPDATE billing_event SET action = 'other' WHERE number = 2", 2, "G9"),
     "data": ("UPDATE billing_event SET data = '{}' WHERE number = 2", 2, "G9"),
     "actor": (
-        "ALTER TABLE billing_event DROP CONSTRAINT billing_event_actor_id_14b9b8e7_fk_users_user_id; "
+        "ALTER TABLE billing_event "
+        "DROP CONSTRAINT billing_event_actor_id_14b9b8e7_fk_users_user_id; "
         "UPDATE billing_event SET actor_id = 0 WHERE number = 2",
         2,
         "G8",
@@ -153,6 +158,31 @@ def test_what_was_logged_before_is_worded_as_it_was(db: None) -> None:
     }
     for place, (sentence, data) in enumerate(said.items()):
         assert events.sentence(record(place, **data)) == sentence
+
+
+def test_the_history_that_was_kept_before_becomes_events(db: None) -> None:
+    operator, user, other = OperatorFactory(), UserFactory(), UserFactory()
+    plan = PlanFactory()
+    for row, flag, message in (
+        (user, ADDITION, "Added by the API."),
+        (other, CHANGE, json.dumps([{"changed": {"fields": ["City"]}}])),
+        (user, CHANGE, "Deactivated."),
+        (operator, CHANGE, "API key “x” (bill_1…) was added."),
+        (plan, DELETION, ""),
+    ):
+        LogEntry.objects.log_actions(operator.pk, [row], flag, message, single_object=True)
+    LogEntry.objects.filter(object_id=str(plan.pk)).update(object_id="odd")
+    execute((SQL / "0029_earlier_history.sql").read_text())
+    judge()
+    assert sentences_of(Subject.USER, user.pk) == ["Added by the API.", "Deactivated."]
+    assert sentences_of(Subject.USER, other.pk) == ["Changed City."]
+    assert sentences_of(Subject.OPERATOR, operator.pk) == ["API key “x” (bill_1…) was added."]
+    first = events_of(Subject.USER, user.pk)[0]
+    assert (first.actor, first.channel, first.action) == (operator, "api", "noted")
+    assert first.created_at == LogEntry.objects.get(change_message="Added by the API.").action_time
+    assert Event.objects.count() == 4  # the one that names no row stays where it is
+    assert LogEntry.objects.count() == 5
+    assert verify() == ""
 
 
 def test_a_dry_run_leaves_no_event(db: None) -> None:

@@ -243,8 +243,8 @@ def test_it_says_what_it_grants_and_can_be_repeated(as_panel: None) -> None:
     for role in ("panel_tried", "worker_tried"):
         assert (
             f"{role}: SELECT on table\n    billing_activation\n    billing_balance\n"
-            "    billing_event\n    billing_planterms\n    billing_transaction\n    django_migrations\n"
-            in said
+            "    billing_event\n    billing_planterms\n    billing_transaction\n"
+            "    django_migrations\n" in said
         )
         assert f"{role}: SELECT, INSERT on table\n    django_admin_log\n" in said
         assert f"{role}: EXECUTE on function\n" in said

@@ -8,6 +8,7 @@ from billing import ledger, operations
 from billing.api.panel.answers import moment
 from billing.api.panel.calls import Call
 from billing.api.panel.errors import SPAN_TOO_BIG, Refused
+from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH
 from billing.models import Channel
 from billing.money import ZERO
 from billing.reports import Listing
@@ -73,7 +74,9 @@ def change_balance(call: Call) -> dict[str, Any]:
     user = call.customer()
     amount = parameters.amount("amount")
     kind = parameters.choice("type", ("balance", "main", "bonus"))
-    description = parameters.text("text", longest=200, shortest=5)
+    description = parameters.text(
+        "text", longest=DESCRIPTION_MAX_LENGTH, shortest=DESCRIPTION_MIN_LENGTH
+    )
     key = None
     if parameters.has("idempotency_key"):
         key = ledger.callers_key(parameters.text("idempotency_key", longest=100, shortest=1))

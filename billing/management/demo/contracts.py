@@ -1,6 +1,6 @@
 """Who subscribed to what, and how far it is paid: the story's subscriptions.
 
-They are kept in memory, and changed only by the pure functions of `billing.plans.subscriptions` that the
+They are kept in memory, and changed only by the pure functions of `billing.plans.due`, which the
 panel and the charging run go through as well. So each is, at any moment of the story, as it would
 be if all this had really happened. Nothing is posted here: what has to be is answered, for the
 story to post.
