@@ -2,9 +2,9 @@
 
 Pure: accounts, a catalogue, a time and a random generator in, operations out, in order of time.
 Same input, same story. What subscriptions and services cost, and when, is not made up: the rules
-that decide it are the real ones (`contracts`, `billing.plans.pricing`, `billing.ledger`). The
-story keeps each account's balances, so that nothing happens that the ledger would have refused: who cannot pay
-tops up first, or goes without.
+that decide it are the real ones (`contracts`, `billing.plans.pricing`, `billing.ledger`). The story
+keeps each account's balances, so that nothing happens that the ledger would have refused: who
+cannot pay tops up first, or goes without.
 
 Amounts are whole numbers of the ledger's smallest unit, 1/10,000: they add up exactly, and fast.
 
