@@ -3,13 +3,13 @@
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.text import capfirst
 
 from billing import reports
-from billing.admin.pages import page_context, row_or_404
+from billing.admin.pages import page_context
 from billing.models import Subject
 from billing.reports import Before
 from users.admin.base import PanelAdmin, titled
@@ -24,7 +24,9 @@ class WithHistory(PanelAdmin):
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        row = row_or_404(self.get_queryset(request), object_id)
+        row = self.get_object(request, object_id) if id_in(object_id) is not None else None
+        if row is None:
+            raise Http404
         if not self.has_view_or_change_permission(request, row):
             raise PermissionDenied
         is_user = self.history_subject == Subject.USER

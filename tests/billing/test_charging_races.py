@@ -177,7 +177,7 @@ def test_what_one_holds_a_run_passes_by_and_comes_back_to(
         order = []
         of_run = charging.open_run(APRIL_3, ChargingRun.Start.SCHEDULE)
         for done in charging.charge_batch(of_run.batches.get()):
-            order.append({step.subscription.user_id for step in done.steps})
+            order.append({step.subscription.user_id for step in done.decisions})
             if len(order) == 3:
                 third_charged.set()
         return order

@@ -271,7 +271,7 @@ class Late(World):
     def bring_up(self, at: datetime) -> None:
         self.settle(at, resumes=False)
 
-    def decide(self, at: datetime, *, retry: bool = False, resumes: bool = True) -> None:
+    def settle(self, at: datetime, *, retry: bool = False, resumes: bool = True) -> None:
         day = at.date()
         due = [
             each

@@ -983,6 +983,9 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
         "subscription_suspended",
         "subscription_exists",
         "subscription_cancelled",
+        "unknown_plan",
+        "unknown_subscription",
+        "email_taken",
         "plan_retired",
         "same_plan",
         "user_deactivated",
@@ -1007,6 +1010,9 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
 
 # Refused before anything is posted: see test_service_charges.py and test_subscriptions.py.
 OF_PLANS = {
+    "unknown_plan",
+    "unknown_subscription",
+    "email_taken",
     "already_paid_back",
     "invalid_quantity",
     "unknown_service",
