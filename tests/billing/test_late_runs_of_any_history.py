@@ -313,7 +313,7 @@ class Late(World):
             for each in due:
                 self.note_status(each, at)
 
-        for step in settling.steps(retry=retry, resumes=resumes):
+        for step in settling.decisions(retry=retry, resumes=resumes):
             if step is None:
                 store()
             else:

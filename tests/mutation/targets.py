@@ -101,6 +101,10 @@ TARGETS: Final[dict[str, Target]] = {
         _functions("tell_of_transactions", "tell_of_subscription", "wake_webhooks"),
         WEBHOOK_TESTS,
     ),
+    "events-sql": Target(
+        _functions("note_events", "event_digest", "check_event", "refuse_rewriting_events"),
+        ("tests/billing/test_events.py",),
+    ),
     "charging": Target(
         (
             "billing/plans/charging.py",
