@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -117,6 +118,7 @@ class Machine:
 
     def __init__(self, root: Root) -> None:
         self.root = root
+        self.output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - until it ends
 
     def command(self) -> list[str]:
         script = (
@@ -130,7 +132,10 @@ class Machine:
 
     def __enter__(self) -> "Machine":
         self.process = subprocess.Popen(
-            self.command(), stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno()
+            self.command(),
+            stdin=subprocess.DEVNULL,
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
         )
         try:
             wait_for("the machine runs", self._has_begun)
@@ -145,6 +150,11 @@ class Machine:
         self.process.kill()
         self.process.wait()
 
+    @property
+    def said(self) -> str:
+        self.output.seek(0)
+        return self.output.read()
+
     def _children(self) -> list[int]:
         pid = self.process.pid
         return [
@@ -152,7 +162,7 @@ class Machine:
         ]
 
     def _has_begun(self) -> bool:
-        assert self.process.poll() is None, "the machine does not start"
+        assert self.process.poll() is None, self.said
         children = self._children()
         if not children:
             return False
@@ -214,7 +224,7 @@ class Booted(Machine):
         ]
 
     def _has_begun(self) -> bool:
-        assert self.process.poll() is None, "systemd does not start"
+        assert self.process.poll() is None, self.said
         children = self._children()
         if not children:
             return False
