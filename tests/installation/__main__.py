@@ -1,7 +1,7 @@
 """`make installation`: sets the panel up on a bare Debian, as docs/deployment.md says, and uses it.
 
 The commands that it gives there are those of the document. Needs root, debootstrap and, to have
-systemd run there, systemd-nspawn.
+systemd run there, systemd-nspawn; with --here none of these two.
 """
 
 import argparse
@@ -13,14 +13,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from tests.installation import units
 from tests.installation.containers import try_containers
 from tests.installation.panel import Browser, plain
-from tests.installation.roots import Booted, Machine, Root, say, settings_of, wait_for
+from tests.installation.roots import (
+    Booted,
+    CopyOfThisMachine,
+    Machine,
+    Root,
+    say,
+    settings_of,
+    wait_for,
+)
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 PLACE: Final = "/opt/billing-panel"
@@ -55,7 +63,7 @@ def commands_of_the_document(name: str) -> list[str]:
 
 
 def prepare(root: Root, suite: str, python: Path | None, *, with_systemd: bool) -> None:
-    with step(f"debootstrap {suite}"):
+    with step(f"a root with {suite}"):
         root.make(suite)
     [packages] = commands_of_the_document(f"packages {suite}")
     assert packages.startswith("apt-get install ")
@@ -68,18 +76,25 @@ def prepare(root: Root, suite: str, python: Path | None, *, with_systemd: bool) 
         root.trust_what_this_machine_trusts()
     with step("checkout and wheels"):
         if python is not None:
-            shutil.copytree(python, root.path / "opt/python3", symlinks=True)
+            bring_python(root, python)
         copy_checkout(root.path / PLACE.lstrip("/"))
         wheels = root.path / WHEELS.lstrip("/")
         wheels.mkdir(parents=True)
         # The machine has no network later.
         download = (
-            f"cd {PLACE} && $(sh .ci/find-python) -m venv /tmp/pip && "
-            f"/tmp/pip/bin/pip download --quiet --dest {WHEELS} "
+            f"cd {PLACE} && $(sh .ci/find-python) -m venv /srv/pip && "
+            f"/srv/pip/bin/pip download --quiet --dest {WHEELS} "
             "--require-hashes --requirement requirements/production.txt; "
-            "status=$?; rm -rf /tmp/pip; exit $status"
+            "status=$?; rm -rf /srv/pip; exit $status"
         )
         root.run("sh", "-c", download, PIP_CERT="/etc/ssl/certs/ca-certificates.crt")
+
+
+def bring_python(root: Root, folder: Path) -> None:
+    root.bring(folder, "opt/python3")
+    # It may have been built to find its library where it was.
+    (root.path / "etc/ld.so.conf.d/python.conf").write_text("/opt/python3/lib\n")
+    root.run("ldconfig")
 
 
 def copy_checkout(place: Path) -> None:
@@ -313,15 +328,22 @@ def main() -> None:
         "--python", type=Path, help="a Python to put there, for a Debian whose own is too old"
     )
     parser.add_argument("--without-systemd", action="store_true", help="as in a chroot")
+    parser.add_argument(
+        "--here",
+        action="store_true",
+        help="on a copy of this machine, which has most of it; without systemd, and faster",
+    )
     parser.add_argument("--root", type=Path, help="a root to prepare here, and to keep")
     parser.add_argument("--containers", action="store_true", help="what deploy/Containerfile says")
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("Only root can do this: it makes a root, and starts what runs there.")
     started = time.monotonic()
-    with_systemd = not options.without_systemd
+    with_systemd = not (options.without_systemd or options.here)
+    if options.here and not sys.base_prefix.startswith("/usr"):
+        options.python = Path(sys.base_prefix)
     path = options.root or Path(tempfile.mkdtemp(prefix="billing-root-"))
-    root = Root(path)
+    root = (CopyOfThisMachine if options.here else Root)(path)
     try:
         if options.containers:
             try_containers(path)
@@ -341,8 +363,7 @@ def main() -> None:
                     check(machine)
     finally:
         if options.root is None:
-            with suppress(FileNotFoundError):
-                shutil.rmtree(path)
+            root.remove()
     say(f"All of it: {time.monotonic() - started:.0f} seconds")
 
 

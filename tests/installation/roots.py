@@ -8,6 +8,7 @@ in which nothing is started by itself.
 import fcntl
 import os
 import shlex
+import shutil
 import socket
 import struct
 import subprocess
@@ -26,6 +27,7 @@ PLAIN: Final = {
     "LANG": "C.UTF-8",
     "TERM": "dumb",
 }
+MOUNT: Final = 'mount --rbind /dev "$0/dev" && mount -t proc proc "$0/proc"'
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
 
@@ -64,6 +66,11 @@ class Root:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @property
+    def own(self) -> Path:
+        """Where its files lie that are not another machine's."""
+        return self.path
+
     def make(self, suite: str) -> None:
         self.path.chmod(0o755)  # it becomes what all accounts there see as /
         _run(["debootstrap", "--variant=minbase", suite, str(self.path)])
@@ -78,8 +85,7 @@ class Root:
         _run(
             [
                 *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
-                *("sh", "-c", 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'),
-                *(str(self.path), *command),
+                *("sh", "-c", f'{MOUNT} && exec chroot "$0" "$@"', str(self.path), *command),
             ],
             PLAIN | environment,
         )
@@ -91,11 +97,17 @@ class Root:
             *("apt-get", "install", "-qq", "--yes", "--no-install-recommends", *packages), **quiet
         )
 
+    def bring(self, folder: Path, place: str) -> None:
+        shutil.copytree(folder, self.path / place, symlinks=True)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path)
+
     def snapshot(self, *, without: tuple[str, ...]) -> dict[str, str]:
         """Each file and directory, with what would tell that it was changed."""
         found = {}
-        for folder, folders, files in os.walk(self.path):
-            inside = "/" + str(Path(folder).relative_to(self.path)).removeprefix(".")
+        for folder, folders, files in os.walk(self.own):
+            inside = "/" + str(Path(folder).relative_to(self.own)).removeprefix(".")
             folders[:] = [
                 name for name in folders if f"{inside}/{name}".replace("//", "/") not in without
             ]
@@ -111,6 +123,45 @@ class Root:
         return found
 
 
+class CopyOfThisMachine(Root):
+    """This machine's own files. What is written over them is in memory, and goes with this process.
+
+    It has no cluster of PostgreSQL but a new one, whatever this machine has.
+    """
+
+    def make(self, suite: str) -> None:
+        os.unshare(os.CLONE_NEWNS)
+        _run(["mount", "--make-rprivate", "/"])
+        _run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(self.path)])
+        layers = {name: self.path / name for name in ("upperdir", "workdir", "root")}
+        for folder in layers.values():
+            folder.mkdir()
+        self.path = layers.pop("root")
+        options = ",".join(f"{name}={folder}" for name, folder in layers.items())
+        _run(["mount", "-t", "overlay", "-o", f"lowerdir=/,{options}", "overlay", str(self.path)])
+
+    @property
+    def own(self) -> Path:
+        return self.path.with_name("upperdir")
+
+    def install(self, *packages: str) -> None:
+        super().install(*packages)
+        for name in ("etc/postgresql", "var/lib/postgresql"):
+            shutil.rmtree(self.path / name)
+        remake = 'pg_createcluster "$(ls /usr/lib/postgresql | sort -n | tail -n 1)" main'
+        self.run("sh", "-c", f"install -d -o postgres -g postgres /var/lib/postgresql && {remake}")
+
+    def bring(self, folder: Path, place: str) -> None:
+        (self.path / place).mkdir(parents=True)
+        _run(["mount", "--bind", str(folder), str(self.path / place)])
+
+    def remove(self) -> None:
+        """The directory is another one to the rest of the machine, and empty."""
+        place = self.path.parent
+        _run(["umount", "--recursive", "--lazy", str(place)])
+        place.rmdir()
+
+
 class Machine:
     """Runs from a root. Entering starts it, and puts this process into its network."""
 
@@ -121,10 +172,7 @@ class Machine:
         self.output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - until it ends
 
     def command(self) -> list[str]:
-        script = (
-            'mount --rbind /dev "$0/dev" && mount -t tmpfs tmpfs "$0/run" && '
-            'mount -t proc proc "$0/proc" && exec chroot "$0" sleep infinity'
-        )
+        script = f'{MOUNT} && mount -t tmpfs tmpfs "$0/run" && exec chroot "$0" sleep infinity'
         return [
             *("unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child"),
             *("sh", "-c", script, str(self.root.path)),
