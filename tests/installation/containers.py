@@ -16,7 +16,7 @@ from typing import Any, Final
 import yaml
 
 from tests.installation.panel import plain
-from tests.installation.roots import PLAIN, Machine, Root, say, settings_of, wait_for
+from tests.installation.roots import AUTHORITIES, PLAIN, Machine, Root, say, settings_of, wait_for
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 SUITES: Final = {"docker.io/library/debian:trixie-slim": "trixie"}
@@ -43,20 +43,22 @@ class Image:
             say(f"{name} {value}")
             getattr(self, f"do_{name.lower()}")(value)
 
-    def as_this(self, *command: str) -> list[str]:
+    def as_this(self, *command: str, **variables: str) -> list[str]:
+        """The command as a container of this image runs it, with variables beside the image's."""
+        given = self.variables | variables
         return [
-            *("runuser", "-u", self.account, "--", "env", f"--chdir={self.folder}"),
+            *("runuser", "-u", self.account, "--", "env", "-i", f"--chdir={self.folder}"),
+            *(f"{name}={value}" for name, value in given.items()),
             *command,
         ]
 
     def do_from(self, value: str) -> None:
         self.root.make(SUITES[value])
-        self.root.trust_what_this_machine_trusts()
 
     def do_run(self, value: str) -> None:
-        # Where the authorities of this machine are trusted, pip has to be told.
-        trusted = {"PIP_CERT": "/etc/ssl/certs/ca-certificates.crt"}
-        self.root.run(*self.as_this("sh", "-c", value), **self.variables, **trusted)
+        if (self.root.path / AUTHORITIES).exists():
+            self.root.trust_what_this_machine_trusts()
+        self.root.run(*self.as_this("sh", "-c", value))
 
     def do_workdir(self, value: str) -> None:
         self.folder = value
@@ -118,17 +120,17 @@ def run_services(image: Image) -> None:
         assert database["healthcheck"]["test"][0] == "CMD"
         machine.do(*database["healthcheck"]["test"][1:])
 
-        def of(service: str) -> dict[str, str]:
-            assert services[service]["image"] == "billing-panel"
-            return image.variables | services[service]["environment"]
+        def in_service(name: str, command: list[str]) -> list[str]:
+            assert services[name]["image"] == "billing-panel"
+            return image.as_this(*command, **services[name]["environment"])
 
-        machine.do(*image.as_this(*services["migrate"]["command"]), **of("migrate"))
-        panel = machine.popen(*image.as_this(*image.command), **of("panel"))
-        machine.popen(*image.as_this(*services["worker"]["command"]), **of("worker"))
+        machine.do(*in_service("migrate", services["migrate"]["command"]))
+        panel = machine.popen(*in_service("panel", image.command))
+        machine.popen(*in_service("worker", services["worker"]["command"]))
 
         def is_healthy() -> bool:
             assert panel.poll() is None, panel.communicate()[0]
-            return machine.run(*image.as_this(*image.healthcheck), **of("panel"))[0] == 0
+            return machine.run(*in_service("panel", image.healthcheck))[0] == 0
 
         wait_for("the panel is healthy", is_healthy)
         host, port, _ = services["panel"]["ports"][0].split(":")
