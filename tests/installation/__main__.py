@@ -63,7 +63,7 @@ def commands_of_the_document(name: str) -> list[str]:
 
 
 def prepare(root: Root, suite: str, python: Path | None, *, with_systemd: bool) -> None:
-    with step(f"a root with {suite}"):
+    with step(root.called(suite)):
         root.make(suite)
     [packages] = commands_of_the_document(f"packages {suite}")
     assert packages.startswith("apt-get install ")

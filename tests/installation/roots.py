@@ -71,6 +71,9 @@ class Root:
         """Where its files lie that are not another machine's."""
         return self.path
 
+    def called(self, suite: str) -> str:
+        return f"debootstrap {suite}"
+
     def make(self, suite: str) -> None:
         self.path.chmod(0o755)  # it becomes what all accounts there see as /
         _run(["debootstrap", "--variant=minbase", suite, str(self.path)])
@@ -128,6 +131,9 @@ class CopyOfThisMachine(Root):
 
     It has no cluster of PostgreSQL but a new one, whatever this machine has.
     """
+
+    def called(self, suite: str) -> str:
+        return "a copy of this machine"
 
     def make(self, suite: str) -> None:
         os.unshare(os.CLONE_NEWNS)
