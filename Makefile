@@ -4,9 +4,8 @@
 SHELL := /bin/sh
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint types migrations-check benchmark mutation architecture hooks lock clean
+.PHONY: run test lint types migrations-check benchmark mutation installation architecture hooks lock clean
 
 # PostgreSQL itself is installed only where DATABASE_URL names no server.
 NEEDED := $(if $(DATABASE_URL),production,embedded)
@@ -37,6 +36,11 @@ benchmark: $(VENV)/installed-dev
 mutation: $(VENV)/installed-dev
 	$(PYTHON) -m tests.mutation $(ARGS)
 
+# Sets the panel up on a bare Debian, as docs/deployment.md says, and uses it. As root; takes some
+# minutes. ARGS=--help says what else there is.
+installation: $(VENV)/installed-dev
+	$(PYTHON) -m tests.installation $(ARGS)
+
 # The picture and the table of imports in docs/architecture.md, drawn from the code.
 architecture: $(VENV)/installed-dev
 	$(PYTHON) -m tests.architecture
@@ -56,13 +60,13 @@ $(VENV)/created:
 
 $(VENV)/installed-production $(VENV)/installed-embedded: \
 $(VENV)/installed-%: requirements/%.txt | $(VENV)/created
-	@echo "Installing what the panel needs …"
-	@$(PIP) install --require-hashes --requirement $<
+	@echo "Installing what the panel needs, some minutes once …"
+	@sh deploy/install-packages $(PYTHON) $<
 	@touch $@
 
 $(VENV)/installed-dev: requirements/development.txt | $(VENV)/created
-	@echo "Installing what the tests need …"
-	@$(PIP) install --require-hashes --requirement requirements/development.txt
+	@echo "Installing what the tests need, some minutes once …"
+	@sh deploy/install-packages $(PYTHON) requirements/development.txt
 	@touch $@
 
 # Resolves pyproject.toml anew. Needs uv (`pip install uv`); hashes, no addresses.

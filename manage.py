@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     if sys.version_info < (3, 12):  # noqa: UP036 - this file is also started by older Pythons
         found = ".".join(map(str, sys.version_info[:3]))
-        sys.exit("This panel needs Python 3.12 or newer; this is Python " + found + ".")
+        sys.exit("This panel needs Python 3.12, 3.13 or 3.14; this is Python " + found + ".")
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     try:
         from django.core.exceptions import ImproperlyConfigured

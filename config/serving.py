@@ -39,6 +39,9 @@ threads = 4
 limit_request_line = 8190  # the most there is: the Panel API takes users by GET
 control_socket_disable = True
 pre_request = note_repeated
+# Of the access log, where one is asked for: without the query, in which the Panel API takes
+# passwords and sessions.
+access_log_format = '%({x-forwarded-for}i)s "%(m)s %(U)s" %(s)s %(B)s %(L)s "%(a)s"'
 
 # ------------------------------------------------------------------------------------------------
 

@@ -269,8 +269,13 @@ CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"
 # --- People -------------------------------------------------------------------------------------
 
 AUTH_USER_MODEL = "users.User"
-# The login is unique by a constraint that ignores case, which this check does not recognise.
-SILENCED_SYSTEM_CHECKS = ["auth.E003"]
+SILENCED_SYSTEM_CHECKS = [
+    # The login is unique by a constraint that ignores case, which this check does not recognise.
+    "auth.E003",
+    # Whether all names below the panel's speak HTTPS, and for ever, is not the panel's to say.
+    "security.W005",  # SECURE_HSTS_INCLUDE_SUBDOMAINS
+    "security.W021",  # SECURE_HSTS_PRELOAD
+]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (
@@ -311,9 +316,13 @@ if IS_LOCAL:
     WHITENOISE_USE_FINDERS = True
     static_files = "django.contrib.staticfiles.storage.StaticFilesStorage"
 else:
-    # Collected once, compressed, under names that change with their content.
+    # Collected once, compressed, under names that change with their content, and under these only:
+    # to compress well takes most of the time, and pages name nothing else.
     STATIC_ROOT = DATA_DIR / "static"
     static_files = "whitenoise.storage.CompressedManifestStaticFilesStorage"
+    WHITENOISE_KEEP_ONLY_HASHED_FILES = True
+    # Compressed already, or for whoever debugs the libraries of pages.
+    WHITENOISE_SKIP_COMPRESS_EXTENSIONS = ("png", "woff", "woff2", "map")
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": static_files},

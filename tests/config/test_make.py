@@ -13,7 +13,7 @@ from tests.config.processes import PATIENCE_SECONDS, ROOT, environment
 PYTHON = """#!/bin/sh
 case "$1 $2" in
     "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-    "-m pip") echo "install $(basename "$(echo "$*" | sed 's/.* //')")" ;;
+    "-m pip") echo "install $(basename "$(echo "$*" | sed 's/.* //')")" >&2 ;;
     "-c "*) echo 1 ;;
     *) echo "$*" ;;
 esac
@@ -24,6 +24,8 @@ esac
 def checkout(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(ROOT / "deploy" / "install-packages", tmp_path / "deploy")
     (tmp_path / ".ci").mkdir()
     (tmp_path / ".ci" / "find-python").write_text(f"echo {tmp_path}/python\n")
     (tmp_path / "python").write_text(PYTHON)
@@ -37,12 +39,13 @@ def make(checkout: Path, *arguments: str, **variables: str) -> list[str]:
         ["make", "--no-print-directory", *arguments],
         env=environment(**variables),
         cwd=checkout,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         timeout=PATIENCE_SECONDS,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout
     said = done.stdout.splitlines()
     return [line for line in said if line.startswith(("install ", "manage.py ", "-m pytest"))]
 

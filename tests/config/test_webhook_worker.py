@@ -81,7 +81,7 @@ def test_what_is_posted_is_sent_by_whatever_worker_there_is(
             change(running, POST)
         wait_until_all_is_delivered(running)
         assert worker.end() == 0
-        assert worker.said == ""
+        assert worker.trouble == ""
     assert [message.number for message in receiver.messages] == [1, 2, 3]
     assert all(is_signed(message, SECRET) for message in receiver.messages)
 
@@ -169,7 +169,7 @@ def test_a_worker_that_is_told_to_end_does_not_wait_for_a_receiver_that_hangs(
     with working(running) as first:
         wait_for(lambda: len(receiver.messages) == 1)
         assert first.end() == 0
-        assert first.said == ""
+        assert first.trouble == ""
     assert answer(running, "SELECT count(*) FROM billing_webhookattempt") == 0, "nobody waited"
     receiver.behave = OK
     with working(running):

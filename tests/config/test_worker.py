@@ -1,6 +1,7 @@
 """`manage.py worker` as real processes: beside the panel and alone, ended and really killed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -123,6 +124,17 @@ class Working:
     def said(self) -> str:
         return self.output.read_text()
 
+    @property
+    def diary(self) -> list[str]:
+        """What it says of itself: each line without its time, and the numbers of jobs."""
+        own = re.findall(r"^.* INFO \S+\.worker\.diary: (.*)$", self.said, re.MULTILINE)
+        return [re.sub(r"\[\d+\]\(.*\)|\d+\.\d", "", line) for line in own]
+
+    @property
+    def trouble(self) -> str:
+        """Whatever else it says."""
+        return re.sub(r"^.* INFO \S+\.worker\.diary: .*\n", "", self.said, flags=re.MULTILINE)
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(PATIENCE_SECONDS)
@@ -207,7 +219,7 @@ def test_two_workers_open_one_run_between_them(data_dir: Path) -> None:
         wait_until_charged(data_dir)
         assert_everybody_is_charged_once(data_dir)
         assert [first.end(), second.end(signal.SIGINT)] == [0, 0]
-        assert (first.said, second.said) == ("", "")
+        assert (first.trouble, second.trouble) == ("", "")
     assert not (data_dir / "postgres" / "postmaster.pid").exists()
 
 
@@ -242,12 +254,27 @@ def test_a_worker_that_is_told_to_end_leaves_its_batch_to_another(running: Path)
             wait_for(lambda: answer(running, CHARGED) == 6)
             first.process.terminate()
         assert first.process.wait(PATIENCE_SECONDS) == 0
-        assert first.said == ""
+        assert first.trouble == ""
+        assert "Broke off billing.tasks.charge_batch in  seconds." in first.diary
     assert answer(running, UNDER_WAY) == 0
     with Working(running) as second:
         wait_until_charged(running)
         assert_everybody_is_charged_once(running)
         assert second.end() == 0
+
+
+def test_a_worker_that_stays_tells_what_it_does(data_dir: Path) -> None:
+    with Working(data_dir, LOG_LEVEL="ERROR") as worker:
+        wait_for(lambda: "Did billing.tasks.charge_batch" in worker.said)
+        assert worker.end() == 0
+        assert worker.diary == [
+            "The worker is ready, and waits for jobs.",
+            "Begins billing.tasks.charge_batch.",
+            "Did billing.tasks.charge_batch in  seconds.",
+            "The worker is told to end.",
+            "The worker has ended.",
+        ]
+        assert worker.trouble == ""
 
 
 def test_a_worker_outlives_its_database(data_dir: Path) -> None:

@@ -6,6 +6,11 @@ of all, ends no worker: it starts over, in its own process, ever more patiently.
 
 With --once it does what there is to do, and ends: for cron, where no worker stays. Whatever has its
 times (billing/tasks.py) is then due, for nobody may have been there at them.
+
+A worker that stays says in the log that it is ready, what it does, and that it ends, whatever
+LOG_LEVEL is: silence would look the same as a worker that hangs. Housekeeping goes on all the time
+and is not said; /readyz tells of its heartbeat. What cron starts is quiet, or cron would mail it;
+so is a worker of `manage.py serve`, on somebody's terminal.
 """
 
 import asyncio
@@ -14,7 +19,7 @@ import os
 import signal
 import time
 from argparse import SUPPRESS
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
@@ -22,9 +27,10 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, connections
-from procrastinate import exceptions
+from procrastinate import JobContext, exceptions
 from procrastinate.contrib.django import app, connector_params
 from procrastinate.psycopg_connector import PsycopgConnector
+from procrastinate.worker import Worker
 from psycopg import AsyncConnection
 
 from billing import counters
@@ -41,8 +47,10 @@ CONNECTION_TIMEOUT_SECONDS: Final = 5.0
 # Or it would end while a job goes on that queues others.
 ONE_AFTER_THE_OTHER: Final[dict[str, Any]] = {"wait": False, "concurrency": 1}
 SERVER_ENDS: Final = "57P"  # how the states begin with which a server says that it ends or starts
+HOUSEKEEPING: Final = "schedule"  # the queue of what goes on all the time
 
 log = logging.getLogger(__name__)
+diary = logging.getLogger(f"{__name__}.diary")
 
 
 class Command(BaseCommand):
@@ -66,12 +74,15 @@ class Command(BaseCommand):
         self.parent, self.once = parent, once
         limit_waits(WORKER)
         counters.keep_in(settings.METRICS_DIR)
+        if not once and parent is None:
+            diary.setLevel(logging.INFO)
         for number in ENDINGS:
             signal.signal(number, self.end)
         for handler in logging.getLogger().handlers:
             handler.addFilter(_is_no_trouble_with_the_connection)
         with suppress(KeyboardInterrupt, asyncio.CancelledError):
             self.work_until_told_to_end()
+        diary.info("The worker has ended.")
 
     def end(self, signal_number: int = 0, frame: FrameType | None = None) -> None:
         if self.ending:
@@ -129,11 +140,14 @@ class Command(BaseCommand):
                     worker = asyncio.create_task(
                         app.run_worker_async(
                             install_signal_handlers=False,
+                            worker_middleware=[_say_what_is_done],
                             **(ONE_AFTER_THE_OTHER if self.once else {}),
                         )
                     )
+                    diary.info("The worker is ready, and waits for jobs.")
                     await asyncio.wait({worker, ending}, return_when=asyncio.FIRST_COMPLETED)
                     if ending.done():
+                        diary.info("The worker is told to end.")
                         worker.cancel()
                     await worker
         finally:
@@ -155,6 +169,23 @@ async def _set_session(own: AsyncConnection[Any]) -> None:
     """The pool's connections are not Django's; they rely on the same settings."""
     await own.execute(connection.session_sql)  # type: ignore[attr-defined]
     await own.commit()
+
+
+async def _say_what_is_done(
+    do: Callable[[], Awaitable[Any]], context: JobContext, worker: Worker
+) -> Any:
+    """Around each job. That one failed, and why, is said elsewhere, with its traceback."""
+    job = context.job
+    if job.queue == HOUSEKEEPING:
+        return await do()
+    diary.info("Begins %s.", job.call_string)
+    started, how = time.monotonic(), "Broke off"
+    try:
+        result = await do()
+        how = "Did"
+    finally:
+        diary.info("%s %s in %.1f seconds.", how, job.call_string, time.monotonic() - started)
+    return result
 
 
 async def _queue_what_has_its_times() -> None:
