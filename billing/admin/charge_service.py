@@ -11,7 +11,7 @@ from unfold.admin import ModelAdmin
 
 from billing import ledger, operations
 from billing.admin.amounts import QuantityField
-from billing.admin.confirmation import Outcome, TwoStepForm, take_step
+from billing.admin.confirmation import ConfirmedForm, Effect, advance
 from billing.admin.pages import customer_or_404, page_context, page_of_form
 from billing.admin.transactions import to_posted
 from billing.descriptions import DESCRIPTION_MAX_LENGTH
@@ -61,7 +61,7 @@ class ServiceField(forms.ModelChoiceField):  # type: ignore[type-arg]
         ]
 
 
-class ChargeServiceForm(TwoStepForm):
+class ChargeServiceForm(ConfirmedForm):
     """Charges `user` for the use of a service. `key` names one preview: it is posted once."""
 
     service = ServiceField()
@@ -103,7 +103,7 @@ class ChargeServiceForm(TwoStepForm):
         else:
             super().refuse(refusal)
 
-    def perform(self) -> Outcome:
+    def perform(self) -> Effect:
         service, quantity = self.cleaned_data["service"], self.cleaned_data["quantity"]
         key = self.cleaned_data["key"]
         posted = operations.money.charge_service(
@@ -131,7 +131,7 @@ class ChargeServiceForm(TwoStepForm):
             ("The bonus balance pays", format_money(-posted.bonus_amount)),
             ("The real balance pays", format_money(-posted.amount)),
         ]
-        return Outcome([posted], facts, posted.description)
+        return Effect([posted], facts, posted.description)
 
     def _plan(self, plan_id: int) -> str:
         subscription = Subscription.objects.filter(user=self.user, plan=plan_id)
@@ -146,7 +146,7 @@ def charge_service(request: HttpRequest, user_id: int, model_admin: ModelAdmin) 
         raise PermissionDenied
     user = customer_or_404(user_id)
     form = ChargeServiceForm(user, actor, request.POST if request.method == "POST" else None)
-    step = take_step(form)
+    step = advance(form)
     if step.done is not None:
         return to_posted(step.done.posted[0])
     devices = Subscription.objects.live().filter(user=user).order_by("device")

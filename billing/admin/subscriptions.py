@@ -21,7 +21,7 @@ from django.urls import reverse
 from unfold.admin import ModelAdmin
 
 from billing import ledger, operations
-from billing.admin.confirmation import Outcome, TwoStepForm, take_step
+from billing.admin.confirmation import ConfirmedForm, Effect, advance
 from billing.admin.pages import (
     PanelForm,
     customer_or_404,
@@ -118,7 +118,7 @@ class SubscriptionFilters(PanelForm):
 
 
 @dataclass(frozen=True)
-class Line:
+class ShownSubscription:
     """A subscription as the tab shows it: with what is charged next or, if suspended, missing."""
 
     subscription: Subscription
@@ -127,14 +127,14 @@ class Line:
     missing: Decimal
 
 
-def _line(subscription: Subscription, today: date, real: Decimal) -> Line:
+def _line(subscription: Subscription, today: date, real: Decimal) -> ShownSubscription:
     upcoming = forecast.upcoming(subscription, today)
     if upcoming is None:
-        return Line(subscription, None, None, ZERO)
+        return ShownSubscription(subscription, None, None, ZERO)
     missing = ZERO
     if subscription.status == STATUS.SUSPENDED:
         missing = max(ZERO, upcoming.amount - real)
-    return Line(subscription, upcoming.day, upcoming.amount, missing)
+    return ShownSubscription(subscription, upcoming.day, upcoming.amount, missing)
 
 
 def user_subscriptions(
@@ -216,7 +216,7 @@ class PlanField(forms.ModelChoiceField):  # type: ignore[type-arg]
         return plan_in_words(plan)
 
 
-class SubscriptionForm(TwoStepForm):
+class SubscriptionForm(ConfirmedForm):
     """An action on a user's subscriptions, on the day that it is in UTC."""
 
     fields_of_refusals: ClassVar[dict[type[BillingError], str]] = {
@@ -231,11 +231,11 @@ class SubscriptionForm(TwoStepForm):
         self.subscription: Subscription | None = None
         super().__init__(user, actor, data)
 
-    def _outcome(self, change: SubscriptionChange, facts: Sequence[tuple[str, str]]) -> Outcome:
+    def _outcome(self, change: SubscriptionChange, facts: Sequence[tuple[str, str]]) -> Effect:
         subscription = self.subscription = change.subscription
         if subscription.is_live:
             facts = [*facts, *self._how_it_goes_on(subscription)]
-        return Outcome(change.posted, facts, change.sentence)
+        return Effect(change.posted, facts, change.sentence)
 
     def _how_it_goes_on(self, subscription: Subscription) -> list[tuple[str, str]]:
         paid = subscription.charged_through
@@ -291,7 +291,7 @@ class AddForm(SubscriptionForm):
         self.lacks_money = isinstance(refusal, InsufficientFunds)
         super().refuse(refusal)
 
-    def perform(self) -> Outcome:
+    def perform(self) -> Effect:
         change = operations.subscriptions.start(
             self.user.pk,
             self.cleaned_data["plan"].pk,
@@ -378,7 +378,7 @@ class ChangePlanForm(ExistingForm):
             *((plan.pk, plan_in_words(plan)) for plan in offered),
         ]
 
-    def perform(self) -> Outcome:
+    def perform(self) -> Effect:
         change = operations.subscriptions.change_plan(
             self.user.pk,
             self.before.pk,
@@ -425,7 +425,7 @@ class CancelForm(ExistingForm):
 
     done_before = (SubscriptionCancelled,)
 
-    def perform(self) -> Outcome:
+    def perform(self) -> Effect:
         change = operations.subscriptions.cancel(
             self.user.pk,
             self.before.pk,
@@ -514,7 +514,7 @@ def _page(
     request: HttpRequest, model_admin: ModelAdmin, form: SubscriptionForm, words: Words
 ) -> HttpResponseBase:
     """Asks, shows what will be posted, and does it. Afterwards: the tab, with a sentence."""
-    step = take_step(form)
+    step = advance(form)
     if step.done is not None:
         messages.success(request, step.done.sentence)
         return _to_tab(request, form)

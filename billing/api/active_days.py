@@ -9,7 +9,7 @@ from pydantic import Field
 
 from billing import ledger, operations, representations
 from billing.api import cursors
-from billing.api.keys import Needs
+from billing.api.keys import RequiresPermission
 from billing.api.schemas import (
     ActiveDayIn,
     ActiveDayOut,
@@ -30,7 +30,7 @@ router = Router(tags=["Active days"])
 
 @router.put(
     "/users/{int:user_id}/active-days",
-    auth=Needs("billing.change_subscription", writes=True),
+    auth=RequiresPermission("billing.change_subscription", writes=True),
     response={200: ActiveDayOut, 404: ProblemOut},
     summary="Record an active day of a device",
     description="Today, or up to 31 days ago. Doing so again changes nothing. It is charged after "
@@ -55,7 +55,7 @@ class ActiveDayFilters(Parameters):
 
 @router.get(
     "/users/{int:user_id}/active-days",
-    auth=Needs("billing.view_subscription"),
+    auth=RequiresPermission("billing.view_subscription"),
     response={200: ActiveDayPage, 404: ProblemOut},
     summary="List the active days of a device, newest first",
 )

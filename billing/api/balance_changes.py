@@ -9,7 +9,7 @@ from ninja.responses import Status
 from pydantic import Field
 
 from billing import ledger, operations, representations
-from billing.api.keys import IDEMPOTENCY_KEY, Needs, actor
+from billing.api.keys import IDEMPOTENCY_KEY, RequiresPermission, actor
 from billing.api.problems import details
 from billing.api.repeats import PLAIN, REPLAYED
 from billing.api.schemas import (
@@ -51,7 +51,7 @@ def posted(response: HttpResponse, transaction: Transaction) -> Status[Any]:
 
 @router.post(
     "/users/{int:user_id}/balance-changes",
-    auth=Needs("billing.change_balance", writes=True, posting=True),
+    auth=RequiresPermission("billing.change_balance", writes=True, posting=True),
     response=POSTED,
     summary="Change a user's balances",
     description="Adds the amounts to both balances, as they are signed, in one transaction.",
@@ -75,7 +75,7 @@ def change_balance(
 
 @router.post(
     "/balance-changes",
-    auth=Needs("billing.change_balance", writes=True, lasts=True),
+    auth=RequiresPermission("billing.change_balance", writes=True, lasts=True),
     response={200: BatchOut, 402: ProblemOut, 404: ProblemOut, 409: ProblemOut, 422: ProblemOut},
     summary="Change balances of many users",
     description="Up to 1,000 changes, those of one user in this order, each with an idempotency "

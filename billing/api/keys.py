@@ -20,7 +20,7 @@ from users.models import User
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 
 
-class Needs(HttpBearer):
+class RequiresPermission(HttpBearer):
     """Admits a call by a working key, with `permission`, not too soon after others.
 
     `query` are the names that the address may have after its question mark; others are refused

@@ -8,7 +8,7 @@ from ninja import Query, Router
 
 from billing import representations
 from billing.api import cursors, etags
-from billing.api.keys import Needs
+from billing.api.keys import RequiresPermission
 from billing.api.problems import Problem
 from billing.api.schemas import (
     CursorIn,
@@ -44,7 +44,7 @@ class OfferFilters(Parameters):
 
 @router.get(
     "/plans",
-    auth=Needs("billing.view_plan"),
+    auth=RequiresPermission("billing.view_plan"),
     response=PlanPage,
     summary="List plans",
     description="With their prices of services. Active plans can be subscribed to.",
@@ -56,7 +56,7 @@ def list_plans(request: HttpRequest, filters: Query[OfferFilters]) -> dict[str, 
 
 @router.get(
     "/plans/{int:plan_id}",
-    auth=Needs("billing.view_plan", tagged=True),
+    auth=RequiresPermission("billing.view_plan", tagged=True),
     response={200: PlanOut, 404: ProblemOut},
     summary="Read a plan",
 )
@@ -71,7 +71,7 @@ def read_plan(request: HttpRequest, plan_id: PathId, response: HttpResponse) -> 
 
 @router.get(
     "/services",
-    auth=Needs("billing.view_service"),
+    auth=RequiresPermission("billing.view_service"),
     response=ServicePage,
     summary="List services",
 )

@@ -9,7 +9,7 @@ from ninja.responses import Status
 
 from billing import ledger, operations, representations
 from billing.api.balance_changes import POSTED, KeyHeader, posted
-from billing.api.keys import Needs, actor
+from billing.api.keys import RequiresPermission, actor
 from billing.api.schemas import PathId, ProblemOut, QuoteOut, ServiceChargeIn, TransactionOut
 from billing.errors import FreeOfCharge
 from billing.models import Channel, Plan, Service, Transaction
@@ -21,7 +21,7 @@ router = Router(tags=["Service charges"])
 
 @router.post(
     "/users/{int:user_id}/service-charges",
-    auth=Needs("billing.change_balance", writes=True, posting=True),
+    auth=RequiresPermission("billing.change_balance", writes=True, posting=True),
     response=POSTED | {200: TransactionOut | QuoteOut},
     summary="Charge the use of a service",
     description="Takes what it costs under the plan of the device or, if it has none, under the "
@@ -44,7 +44,7 @@ def charge_service(
 
 @router.post(
     "/users/{int:user_id}/service-charges/quote",
-    auth=Needs("billing.change_balance"),
+    auth=RequiresPermission("billing.change_balance"),
     response={200: QuoteOut, 402: ProblemOut, 404: ProblemOut, 409: ProblemOut},
     summary="Quote the use of a service",
     description="Posts nothing, and answers what the charge would come to now, be it nothing. "

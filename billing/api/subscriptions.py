@@ -15,7 +15,7 @@ from ninja.responses import Status
 
 from billing import ledger, operations, representations
 from billing.api import cursors, etags
-from billing.api.keys import Needs, actor
+from billing.api.keys import RequiresPermission, actor
 from billing.api.schemas import (
     CancellationIn,
     CursorIn,
@@ -51,7 +51,7 @@ class SubscriptionFilters(Parameters):
 
 @router.get(
     "/users/{int:user_id}/subscriptions",
-    auth=Needs("billing.view_subscription"),
+    auth=RequiresPermission("billing.view_subscription"),
     response={200: SubscriptionPage, 404: ProblemOut},
     summary="List a user's subscriptions, newest first",
     description="`live` are the active and the suspended ones.",
@@ -80,7 +80,7 @@ def list_subscriptions(
 
 @router.get(
     "/users/{int:user_id}/subscriptions/{int:subscription_id}",
-    auth=Needs("billing.view_subscription", tagged=True),
+    auth=RequiresPermission("billing.view_subscription", tagged=True),
     response={200: SubscriptionOut, 404: ProblemOut},
     summary="Read a subscription",
 )
@@ -97,7 +97,7 @@ def read_subscription(
 
 @router.post(
     "/users/{int:user_id}/subscriptions",
-    auth=Needs("billing.add_subscription", writes=True),
+    auth=RequiresPermission("billing.add_subscription", writes=True),
     response={201: SubscriptionChangeOut, **REFUSED},
     summary="Start a subscription",
     description="Subscribes the user, or one device of the user's, from today on, and charges it. "
@@ -114,7 +114,7 @@ def start_subscription(
 
 @router.post(
     "/users/{int:user_id}/subscriptions/preview",
-    auth=Needs("billing.add_subscription"),
+    auth=RequiresPermission("billing.add_subscription"),
     response={200: SubscriptionPreviewOut, **REFUSED},
     summary="Preview a subscription",
     description="Answers what starting it would come to now, and does nothing. It is refused just "
@@ -148,7 +148,7 @@ def _start(
 
 @router.post(
     "/users/{int:user_id}/subscriptions/{int:subscription_id}/change-plan",
-    auth=Needs("billing.change_subscription", writes=True, tagged=True),
+    auth=RequiresPermission("billing.change_subscription", writes=True, tagged=True),
     response={200: SubscriptionChangeOut, **REFUSED},
     summary="Change the plan of a subscription",
     description="From today on. The days before are charged first, under the old plan.",
@@ -165,7 +165,7 @@ def change_plan(
 
 @router.post(
     "/users/{int:user_id}/subscriptions/{int:subscription_id}/change-plan/preview",
-    auth=Needs("billing.change_subscription"),
+    auth=RequiresPermission("billing.change_subscription"),
     response={200: SubscriptionPreviewOut, **REFUSED},
     summary="Preview a change of plan",
     description="Answers what the change would come to now, and does nothing. It is refused just "
@@ -204,7 +204,7 @@ def _change_plan(
 
 @router.post(
     "/users/{int:user_id}/subscriptions/{int:subscription_id}/cancel",
-    auth=Needs("billing.change_subscription", writes=True, tagged=True),
+    auth=RequiresPermission("billing.change_subscription", writes=True, tagged=True),
     response={200: SubscriptionChangeOut, **REFUSED},
     summary="Cancel a subscription",
     description="Ends it today. The days before are charged, as far as the money goes.",
@@ -221,7 +221,7 @@ def cancel_subscription(
 
 @router.post(
     "/users/{int:user_id}/subscriptions/{int:subscription_id}/cancel/preview",
-    auth=Needs("billing.change_subscription"),
+    auth=RequiresPermission("billing.change_subscription"),
     response={200: SubscriptionPreviewOut, **REFUSED},
     summary="Preview a cancellation",
     description="Answers what cancelling would come to now, and does nothing.",

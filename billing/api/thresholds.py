@@ -9,7 +9,7 @@ from ninja import Router
 
 from billing import operations, representations, thresholds
 from billing.api import etags
-from billing.api.keys import Needs, actor
+from billing.api.keys import RequiresPermission, actor
 from billing.api.schemas import PathId, ProblemOut, ThresholdIn, ThresholdOut
 from billing.models import Channel
 from billing.operations.customers import find_customer
@@ -21,7 +21,7 @@ ANSWERS = {200: ThresholdOut, 404: ProblemOut}
 
 @router.get(
     "/users/{int:user_id}/low-balance-threshold",
-    auth=Needs("billing.view_lowbalancethreshold", tagged=True),
+    auth=RequiresPermission("billing.view_lowbalancethreshold", tagged=True),
     response=ANSWERS,
     summary="Read a user's low balance threshold",
 )
@@ -31,7 +31,7 @@ def read_threshold(request: HttpRequest, user_id: PathId, response: HttpResponse
 
 @router.put(
     "/users/{int:user_id}/low-balance-threshold",
-    auth=Needs("billing.change_lowbalancethreshold", writes=True, tagged=True),
+    auth=RequiresPermission("billing.change_lowbalancethreshold", writes=True, tagged=True),
     response=ANSWERS,
     summary="Set a user's own low balance threshold",
 )
@@ -51,7 +51,7 @@ def set_threshold(
 
 @router.delete(
     "/users/{int:user_id}/low-balance-threshold",
-    auth=Needs("billing.change_lowbalancethreshold", writes=True, tagged=True),
+    auth=RequiresPermission("billing.change_lowbalancethreshold", writes=True, tagged=True),
     response=ANSWERS,
     summary="Put a user back on the default low balance threshold",
     description="Answers what counts for the user then.",

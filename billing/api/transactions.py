@@ -18,7 +18,7 @@ from pydantic import Field
 from billing import ledger, operations, reports, representations
 from billing.api import cursors, etags
 from billing.api.balance_changes import POSTED, KeyHeader, posted
-from billing.api.keys import Needs, actor
+from billing.api.keys import RequiresPermission, actor
 from billing.api.problems import Problem
 from billing.api.schemas import (
     BalanceAtOut,
@@ -93,7 +93,7 @@ class TransactionFilters(Parameters):
 
 @router.get(
     "/users/{int:user_id}/transactions",
-    auth=Needs("billing.view_transaction"),
+    auth=RequiresPermission("billing.view_transaction"),
     response={200: TransactionPage, 404: ProblemOut, 503: ProblemOut},
     summary="List a user's transactions",
     description="By number. However many there are, a page takes the same time.",
@@ -116,7 +116,7 @@ def list_transactions_of_user(
 
 @router.get(
     "/transactions",
-    auth=Needs("billing.view_transaction"),
+    auth=RequiresPermission("billing.view_transaction"),
     response={200: TransactionPage, 503: ProblemOut},
     summary="List transactions of all users",
     description="By date. Oldest first, a transaction appears once no earlier one can come in any "
@@ -135,7 +135,7 @@ def list_transactions(request: HttpRequest, filters: Query[TransactionFilters]) 
 
 @router.get(
     "/users/{int:user_id}/transactions/{int:number}",
-    auth=Needs("billing.view_transaction", tagged=True),
+    auth=RequiresPermission("billing.view_transaction", tagged=True),
     response={200: TransactionWithReversalOut, 404: ProblemOut},
     summary="Read a transaction",
 )
@@ -154,7 +154,7 @@ def read_transaction(
 
 @router.post(
     "/users/{int:user_id}/transactions/{int:number}/reversal",
-    auth=Needs("billing.change_balance", writes=True, posting=True),
+    auth=RequiresPermission("billing.change_balance", writes=True, posting=True),
     response=POSTED,
     summary="Reverse a transaction",
     description="Takes it back by a further transaction: the same amounts with opposite signs. "
@@ -185,7 +185,7 @@ class BalanceMoment(Parameters):
 
 @router.get(
     "/users/{int:user_id}/balance",
-    auth=Needs("billing.view_balance"),
+    auth=RequiresPermission("billing.view_balance"),
     response={200: BalanceAtOut, 404: ProblemOut},
     summary="Read a user's balances, now or as of a time",
 )

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from billing import operations, reports, representations
 from billing.api import cursors, etags
-from billing.api.keys import Needs, actor, may
+from billing.api.keys import RequiresPermission, actor, may
 from billing.api.problems import Problem
 from billing.api.schemas import (
     CursorIn,
@@ -84,7 +84,7 @@ def shown(request: HttpRequest, user: User) -> dict[str, Any]:
 
 @router.get(
     "/users",
-    auth=Needs("users.view_user"),
+    auth=RequiresPermission("users.view_user"),
     response={200: UserPage, 503: ProblemOut},
     summary="List users, newest first",
 )
@@ -108,7 +108,7 @@ def list_users(request: HttpRequest, filters: Query[UserFilters]) -> dict[str, A
 
 @router.post(
     "/users",
-    auth=Needs("users.add_user", writes=True),
+    auth=RequiresPermission("users.add_user", writes=True),
     response={201: UserOut, 409: ProblemOut},
     summary="Create a user",
     description="The user gets what the defaults for new users give: a bonus, a plan.",
@@ -125,7 +125,7 @@ def create_user(request: HttpRequest, new: UserIn, response: HttpResponse) -> St
 
 @router.get(
     "/users/{int:user_id}",
-    auth=Needs("users.view_user", tagged=True),
+    auth=RequiresPermission("users.view_user", tagged=True),
     response={200: UserOut, 404: ProblemOut},
     summary="Read a user",
 )
@@ -135,7 +135,7 @@ def read_user(request: HttpRequest, user_id: PathId, response: HttpResponse) -> 
 
 @router.patch(
     "/users/{int:user_id}",
-    auth=Needs("users.change_user", writes=True, tagged=True),
+    auth=RequiresPermission("users.change_user", writes=True, tagged=True),
     response={200: UserOut, 404: ProblemOut, 409: ProblemOut},
     summary="Update, activate or deactivate a user",
     description="Fields that are not given stay as they are.",

@@ -72,9 +72,9 @@ def answers_with(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> list[int]:
     """Lets tests be answered like this; the endpoints that were tried."""
     tried: list[int] = []
 
-    def send_test(of: WebhookEndpoint) -> webhooks.Answer:
+    def send_test(of: WebhookEndpoint) -> webhooks.Reply:
         tried.append(of.pk)
-        return webhooks.Answer(at=NOW, milliseconds=1234, **fields)
+        return webhooks.Reply(at=NOW, milliseconds=1234, **fields)
 
     monkeypatch.setattr("billing.webhooks.send_test", send_test)
     return tried

@@ -48,7 +48,7 @@ class Call:
             raise Refused(NOT_FOUND) from None
 
 
-Answer = dict[str, Any] | HttpResponseBase
+CallResult = dict[str, Any] | HttpResponseBase
 
 
 class Action(NamedTuple):
@@ -57,5 +57,5 @@ class Action(NamedTuple):
     None: every operator may, about oneself.
     """
 
-    run: Callable[[Call], Answer]
+    run: Callable[[Call], CallResult]
     permission: str | None

@@ -25,15 +25,15 @@ from tests.operators import operator_with
 from users.models import User
 
 # What is told, at each face: HTTP status and code; None: the call succeeds.
-Told = tuple[int, Any] | None
+ResponseModel = tuple[int, Any] | None
 
 
 class Caller(NamedTuple):
     """`owner` makes the operator, of the permission that the call asks for."""
 
     owner: Callable[[str | None], User]
-    rest: Told
-    panel: Told
+    rest: ResponseModel
+    panel: ResponseModel
     key: Callable[[], dict[str, Any]] = dict
     then: str = ""  # happens to the owner or the key before the call
 
