@@ -46,6 +46,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(trylast=True)  # after pytest-randomly has mixed them
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in a browser first: the longest are among them, and one that begins last keeps the
+    other processes waiting for its own.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("browser") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def settings_of_tests() -> Iterator[None]:
     """Static files straight from where they lie (no collectstatic), and passwords hashed fast."""
