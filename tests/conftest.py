@@ -35,7 +35,7 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("tests")
 
-THREADS_MAX_SECONDS = 120
+THREADS_MAX_SECONDS = 300
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

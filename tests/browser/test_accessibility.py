@@ -285,7 +285,6 @@ def test_axe_finds_nothing_on_any_kind_of_page(
         ("/api/v1/problems",),
     ]
     page = windows(operator)
-    page.set_default_timeout(20_000)
     page.add_init_script(AXE_SCRIPT)
     for path, *steps in pages:
         doing = [getattr(step, "__name__", "") for step in steps]
