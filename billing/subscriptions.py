@@ -1033,11 +1033,14 @@ def _settled_now(
 ) -> list[Transaction]:
     """Charges the active days before `through`, with what is there now."""
     user = User.objects.get(pk=subscription.user_id)
+    active_days = unpaid_active_days([subscription])
+    # What was reported after the run of today is due now, too, and not first tomorrow.
+    _wait_for_active_day(subscription, active_days.get(subscription.pk, ()))
     steps = settled(
         [subscription],
         through=through,
         past=Past(ledger.balance(user).real, is_active=user.is_active),
-        active_days=unpaid_active_days([subscription]),
+        active_days=active_days,
     )
     posted = post(steps, actor=actor, channel=channel)
     store([subscription])

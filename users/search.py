@@ -19,6 +19,7 @@ from django.db.models import Func, Lookup, Q, QuerySet
 from users.addresses import Mailbox
 from users.ids import id_in
 from users.models import User
+from users.phones import spellings
 
 LONGEST_SEARCH: Final = 200
 # Of what a telephone number or a number of a company is typed.
@@ -116,7 +117,7 @@ def asked(text: str) -> list[Asked]:
 
 def search(users: QuerySet[User], text: str) -> QuerySet[User]:
     """Those in whom every word is found; a number, also after a #, finds the user with that ID,
-    and a telephone number is found however its digits are grouped."""
+    and a telephone number is found however it is spelled, with its country or without."""
     return users.filter(found_by(text))
 
 
@@ -140,7 +141,8 @@ def found_by(text: str, user: str = "", beside: Callable[[Asked], Q] | None = No
         )
         digits = GROUPING.sub("", "".join("".join(word.folded) for word in together))
         if together[0].is_of_a_number and len(digits) >= SHORTEST_NUMBER:
-            ways |= people.with_part(digits)
+            spelled = spellings(" ".join(word.typed for word in together))
+            ways |= reduce(or_, map(people.with_part, sorted({digits} | spelled)))
         condition &= ways
     return condition
 

@@ -236,6 +236,17 @@ def test_what_could_be_used_while_nothing_ran_is_suspended_and_resumed_as_on_tim
     ]
 
 
+def test_a_job_that_comes_days_after_its_refill_resumes_as_of_the_refill(clock: Clock) -> None:
+    user = user_with(real=2)
+    clock(4, 1, 10)
+    by_day(user)
+    clock(4, 10, 16)
+    refill(user, 3)
+    clock(4, 12, 12)
+    job(user, 4, 12, 12)
+    assert days(user) == ["04-01", "04-02", "04-10", "04-11", "04-12"]
+
+
 def test_a_refill_on_the_day_that_it_was_missed_pays_that_day(clock: Clock) -> None:
     user = user_with(real=1)
     clock(4, 1, 10)
@@ -269,6 +280,25 @@ def test_missed_days_cost_what_they_cost_then(clock: Clock) -> None:
     Plan.objects.update(price=90)
     run(clock, 4, 6)
     assert [amount for _, amount, _, _ in posted(user)] == [-1, -1, -1, -2, -3, -3]
+
+
+def test_money_that_comes_before_the_run_of_a_day_has_nobody_charged_before_it(
+    clock: Clock,
+) -> None:
+    user = user_with(real=100)
+    clock(4, 1, 10)
+    subscription = by_day(user)
+    clock(4, 3, 0, 2)
+    refill(user)
+    clock(4, 3, 0, 3)
+    Plan.objects.filter(pk=subscription.plan_id).update(price=60)
+    clock(4, 5, 12)
+    refill(user)
+    run(clock, 4, 6)
+    assert [(first, -amount) for _, amount, first, _ in posted(user)] == [
+        *[("04-01", 1), ("04-02", 1)],
+        *[("04-03", 2), ("04-04", 2), ("04-05", 2), ("04-06", 2)],
+    ]
 
 
 def test_what_plans_cost_is_noted_however_they_are_changed(clock: Clock) -> None:
@@ -498,6 +528,31 @@ def test_days_reported_late_are_charged_when_the_run_on_time_would_have_known_of
 
 
 # --- Paying back --------------------------------------------------------------------------------
+
+
+def test_a_change_of_plan_charges_a_day_that_was_reported_after_the_run_of_today(
+    clock: Clock,
+) -> None:
+    user = user_with(real=100)
+    clock(4, 1, 10)
+    plan = PlanFactory(price=1, cycle=Cycle.ACTIVE_DAY)
+    subscription = subscribed(user, plan, day=date(2024, 4, 1))
+    clock(4, 10, 12)
+    reported = {"device": "", "day": date(2024, 4, 9), "today": date(2024, 4, 10)}
+    subscriptions.record_active_day(user, **reported)
+    changed = subscriptions.change_plan(
+        now(subscription),
+        PlanFactory(price=30),
+        day=date(2024, 4, 10),
+        pay_back=False,
+        charge_now=True,
+        **BY_PANEL,
+    )
+    assert posted(user) == [
+        ("activeday", -1, "04-09", "04-09"),
+        ("monthly", -30, "04-10", "04-30"),
+    ]
+    assert [row.amount for row in changed.posted] == [-1, -30]
 
 
 def test_all_plans_that_were_paid_for_today_and_later_are_paid_back(clock: Clock) -> None:

@@ -13,6 +13,7 @@ from billing import errors, ledger, subscriptions
 from billing.models import Balance, ChargingFailure, Transaction
 from tests.api.panel.client import Program
 from tests.api.rest.programs import program_of_administrator
+from tests.billing.clock import movable_clock
 from tests.billing.histories import BY_PANEL, judge, posted_ahead, tamper
 from tests.factories import AdministratorFactory, PlanFactory, user_with
 
@@ -62,6 +63,19 @@ def test_a_clock_that_went_back_by_more_than_a_day_is_refused_by_what_it_is() ->
         str(refused.value),
     )
     assert ledger.balance(user).number == 1
+
+
+def test_a_day_back_is_a_day_to_the_microsecond() -> None:
+    user = user_with()
+    reached = datetime.now(UTC) - timedelta(days=5)
+    with movable_clock(reached) as put:
+        ledger.change_balance(user, amount=5, description="By hand", **BY_PANEL)
+        put(reached - timedelta(days=1))
+        posted = ledger.change_balance(user, amount=5, description="By hand", **BY_PANEL)
+        assert posted.created_at == reached
+        put(reached - timedelta(days=1, microseconds=1))
+        with pytest.raises(errors.ClockBehind):
+            ledger.change_balance(user, amount=5, description="By hand", **BY_PANEL)
 
 
 def test_others_of_a_batch_are_posted_all_the_same() -> None:

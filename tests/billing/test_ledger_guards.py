@@ -528,6 +528,7 @@ NOT_ALLOWED = [
     ("bonus_charge", "register", "api", -2, 1, 5, None),
     ("bonus_charge", "register", "api", 0, -1, 5, None),
     ("bonus_charge", "register", "api", 0, 1, 5, 3),
+    ("bonus_charge", "register", "api", 0, 0, 5, None),
     ("main_charge", "monthly", "charging", 2, 0, 5, None),
     ("main_charge", "monthly", "charging", -2, -1, 5, None),
     ("main_charge", "monthly", "charging", -2, 1, 5, None),

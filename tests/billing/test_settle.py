@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from billing.models import Plan, Subscription
 from billing.moments import Activated, Moved, Past, Prices, Version
 from billing.pricing import Cycle, Terms
-from billing.subscriptions import Reported, Step, end_of, reported_in_time, settled
+from billing.subscriptions import Reported, Step, end_of, reported_in_time, settle, settled
 
 D = Decimal
 DAY = timedelta(days=1)
@@ -233,3 +233,18 @@ def test_a_day_that_is_reported_late_waits_for_the_run_that_knows_of_it() -> Non
     two_days_later = JANUARY_1 + 2 * DAY
     assert not settled([subscription], through=two_days_later, past=Past(D(9)), active_days=known)
     assert subscription.due_on == JANUARY_1 + 3 * DAY
+
+
+def test_a_day_that_is_reported_in_time_is_known_to_the_run_of_the_next_day() -> None:
+    assert reported_in_time([JANUARY_1]) == [Reported(JANUARY_1, date(2024, 1, 2))]
+
+
+def test_what_resumes_by_active_day_is_stored_once() -> None:
+    plan = Plan(pk=1, cycle=Cycle.ACTIVE_DAY, price=D(1))
+    subscription = Subscription(
+        pk=1, plan=plan, status="suspended", started_on=JANUARY_1, plan_since=JANUARY_1,
+        status_since=JANUARY_1, due_on=JANUARY_1 + DAY, suspension_reason="no_money",
+    )  # fmt: skip
+    [step] = settle([subscription], through=JANUARY_1 + DAY, past=Past(D(9)), active_days={})
+    assert step is not None, "a second change of the status was announced"
+    assert (step.outcome, subscription.due_on) == ("resumed", None)

@@ -255,7 +255,9 @@ def test_with_charge_now_the_new_plan_is_paid_on_top() -> None:
 def test_with_pay_back_the_new_plan_begins_on_its_next_regular_day() -> None:
     user = user_with(real=100)
     subscription = subscribed(user, PlanFactory(name="Old", price=30), day=date(2026, 4, 1))
-    change(subscription, PlanFactory(price=10), APRIL_10, pay_back=True)
+    changed = change(subscription, PlanFactory(price=10), APRIL_10, pay_back=True).subscription
+    paid = (changed.charged_from, changed.charged_through, changed.paid)
+    assert paid == (date(2026, 4, 1), date(2026, 4, 9), 9)
     runs(APRIL_10, date(2026, 5, 2))
     assert posted(user) == [
         ("monthly", -30, "04-01", "04-30"),
@@ -427,6 +429,19 @@ def test_a_change_first_charges_the_days_that_no_run_has_charged() -> None:
         ("everyday", -1, "04-04", "04-04"),  # as its run charges it, whoever comes first
         ("monthly", -5, "04-04", "04-30"),
     ]
+
+
+def test_what_is_charged_first_for_the_user_s_other_subscriptions_is_not_the_change_s() -> None:
+    user = user_with(real=100)
+    plan = PlanFactory(price=30, cycle=Cycle.EVERY_DAY)
+    subscription = subscribed(user, plan, day=date(2026, 4, 1))
+    other = subscribed(user, plan, device="8617", day=date(2026, 4, 1))
+    changed = change(subscription, PlanFactory(price=5), date(2026, 4, 2), charge_now=True)
+    assert [(row.subtype, row.amount) for row in changed.posted] == [
+        ("everyday", -1),
+        ("monthly", -5),
+    ]
+    assert Subscription.objects.get(pk=other.pk).charged_through == date(2026, 4, 2)
 
 
 @pytest.mark.parametrize("charge_now", [True, False])

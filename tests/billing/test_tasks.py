@@ -284,6 +284,9 @@ def test_a_hundred_refills_make_one_job(db: None) -> None:
     for _ in range(100):
         refill(subscription.user, 1)
     assert queued("resume") == [("todo", {"user_id": subscription.user_id})]
+    # As if it had been queued by the task's own way: the same of everything that workers go by.
+    [job] = ProcrastinateJob.objects.filter(task_name="billing.tasks.resume")
+    assert (job.queue_name, job.priority) == (tasks.resume.queue, tasks.resume.priority)
 
 
 def test_any_way_to_more_real_money_counts(db: None) -> None:

@@ -261,6 +261,7 @@ class _Plugin:
             for test, following in zip(tests, [*tests[1:], None], strict=True):
                 self.outcome, began = {}, time.monotonic()
                 seen.clear()
+                _clear_caches(watched)
                 sys.monitoring.restart_events()
                 item = self.items[test]
                 item.config.hook.pytest_runtest_protocol(
@@ -389,6 +390,15 @@ def _watch(files: list[str]) -> set[tuple[str, int]]:
         for code in _codes_of(module, str(ROOT / file)):
             monitoring.set_local_events(TOOL, code, monitoring.events.LINE)
     return seen
+
+
+def _clear_caches(files: list[str]) -> None:
+    """What one test has had computed runs again in the next one, and is seen to run."""
+    for file in files:
+        module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+        for value in list(vars(module).values()):
+            if hasattr(value, "cache_clear"):
+                value.cache_clear()
 
 
 def _codes_of(owner: Any, path: str) -> Iterator[CodeType]:
