@@ -70,9 +70,12 @@ FIND = """async ({ theme, isFirstTheme }) => {
     const isKnown = (element, behind) => {
         const style = getComputedStyle(element);
         behind = `${behind} ${style.backgroundColor} ${style.backgroundImage} ${style.opacity}`;
+        const hasText = element.value || [...element.childNodes].some(
+            (node) => node.nodeType === Node.TEXT_NODE && node.data.trim()
+        );
         const look = [
             behind, style.color, style.fontSize, style.fontWeight, style.textDecorationLine,
-            element.matches(":disabled"),
+            element.matches(":disabled"), Boolean(hasText),
         ].join();
         const isHidden = !element.checkVisibility({ visibilityProperty: true });
         const inner = [...element.children].map((child) => [child, isKnown(child, behind)]);
@@ -116,6 +119,7 @@ COLOURED = """<!doctype html><html lang="en"><title>Colours</title>
 <style>
     :root { color: black; background: white }
     .phone { display: none }
+    #later { color: #888 }
     @media (max-width: 600px) { .phone { display: block } .desktop { display: none } }
     @media (prefers-color-scheme: dark) { :root { color: white; background: black } }
 </style>
@@ -141,12 +145,15 @@ def test_colours_are_looked_at_in_each_size_and_theme(
     page.close()
 
 
-def test_what_came_after_a_look_at_the_colours_is_looked_at_in_the_next(chromium: Browser) -> None:
+@pytest.mark.parametrize("change", ["innerHTML = '<b>Later</b>'", "textContent = 'Later'"])
+def test_what_came_after_a_look_at_the_colours_is_looked_at_in_the_next(
+    chromium: Browser, change: str
+) -> None:
     page = chromium.new_page()
     page.set_content(COLOURED)
     page.evaluate(AXE_SCRIPT)
     assert problems(page) == []
-    page.evaluate("later.innerHTML = '<b style=color:#888>Came later</b>'")
+    page.evaluate(f"later.{change}")
     assert [each.split(": ")[0] for each in problems(page)] == ["light, desktop"]
     page.close()
 
