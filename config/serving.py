@@ -6,11 +6,13 @@ imports the panel: after a deploy it would be the old one.
 - Workers answer health checks on threads of their own. Whatever the others wait for, a load
   balancer learns that the process is alive.
 - They end with gunicorn's own process, also where that is killed. Its port is free again then.
+  That process itself ends with `manage.py serve`, where it was started by it.
 - On SIGHUP the new workers are started and ready before the old ones stop listening, so no request
   is refused or waits. A version that does not start leaves the old one at work.
 """
 
 import ctypes
+import gc
 import os
 import queue
 import re
@@ -46,11 +48,16 @@ HEALTH_CHECK: Final = re.compile(rb"(GET|HEAD) \S*/(healthz|readyz|metrics)[ ?]"
 HEALTH_THREADS: Final = 2
 FIRST_DATA_SECONDS: Final = 5.0  # how long a new connection may say nothing
 STARTS_SECONDS: Final = 120.0
+LOOKS_SECONDS: Final = 1.0
 PR_SET_PDEATHSIG: Final = 1
 
 
 class WebWorker(ThreadWorker):
-    """gunicorn's worker with threads."""
+    """gunicorn's worker with threads, and with threads for health checks.
+
+    The one class of gunicorn that is built upon: a worker class is a setting of gunicorn, but none
+    of its settings tells one request from another before a thread is taken for it.
+    """
 
     def init_process(self) -> None:
         self.health_checks = ThreadPoolExecutor(HEALTH_THREADS, thread_name_prefix="health")
@@ -59,14 +66,14 @@ class WebWorker(ThreadWorker):
     def init_signals(self) -> None:
         super().init_signals()
         end_with_parent(self.ppid)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_WORKERS)
+        _let_signals_through()
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """Ends the process, as every worker does.
 
         ThreadWorker shuts its pool down first, for which it takes a lock that the thread may hold
-        already where the signal found it: handing out a request, or ending on the same Ctrl-C that
-        the arbiter passes on a moment later. The interpreter ends the pool's threads by itself.
+        already where the signal found it: handing out a request, or ending on a signal that came
+        a moment before. The interpreter ends the pool's threads by itself.
         """
         Worker.handle_quit(self, sig, frame)
 
@@ -103,12 +110,52 @@ def _beginning(conn: Any) -> bytes | None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Has the kernel kill this process when its parent ends, however that ends. Linux only."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before that
-        os.kill(os.getpid(), signal.SIGKILL)
+    """Has this process killed when its parent ends, however that ends.
+
+    The kernel does it where it can, which is on Linux; elsewhere the process looks every second.
+    """
+
+    def look(*_: object) -> None:
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        signal.signal(signal.SIGALRM, look)
+        signal.setitimer(signal.ITIMER_REAL, LOOKS_SECONDS, LOOKS_SECONDS)
+    look()  # it may have ended before that
+
+
+if _serve := os.environ.pop("SERVE_PID", ""):
+    end_with_parent(int(_serve))  # `manage.py serve`, of which gunicorn's own process is a child
+
+
+def when_ready(arbiter: Any) -> None:
+    """What was loaded until now (with --preload, the panel) stays: workers share it, and no end of
+    a process has to sweep it.
+    """
+    gc.freeze()
+
+
+# --- Signals ------------------------------------------------------------------------------------
+
+
+def on_starting(arbiter: Any) -> None:
+    os.register_at_fork(after_in_parent=_let_signals_through)
+
+
+def pre_fork(arbiter: Any, worker: Any) -> None:
+    """Keeps signals back from a new worker until it has handlers of its own (`init_signals`).
+
+    Until then it has those of gunicorn's own process, which put a signal into a queue that nobody
+    reads there: the worker would not hear that it shall end.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, TO_WORKERS)
+
+
+def _let_signals_through() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_WORKERS)
 
 
 # --- Restarting without a pause -----------------------------------------------------------------

@@ -3,6 +3,7 @@
 import os
 import sys
 
+import django
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
@@ -18,6 +19,7 @@ GUNICORN_APP_LOAD_ERROR = 4  # tells gunicorn's master to stop instead of starti
 
 limit_waits(WEB)
 try:
+    django.setup()  # with the prefix, which what is made now may keep: addresses of static files
     application = get_wsgi_application()
     counters.keep_in(settings.METRICS_DIR)
     application.request_class = import_string(settings.REQUEST_CLASS)

@@ -73,6 +73,8 @@ def test_a_day_back_is_a_day_to_the_microsecond() -> None:
         put(reached - timedelta(days=1))
         posted = ledger.change_balance(user, amount=5, description="By hand", **BY_PANEL)
         assert posted.created_at == reached
+        with pytest.raises(errors.InsufficientFunds):  # and not the clock
+            ledger.change_balance(user, amount=-50, description="By hand", **BY_PANEL)
         put(reached - timedelta(days=1, microseconds=1))
         with pytest.raises(errors.ClockBehind):
             ledger.change_balance(user, amount=5, description="By hand", **BY_PANEL)

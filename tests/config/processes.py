@@ -65,9 +65,19 @@ def takes_signals(pid: int) -> bool:
     return not int(blocked, 16) & (1 << (signal.SIGTERM - 1))
 
 
-def _does_jobs(pid: int) -> bool:
+def children_of(pid: int) -> list[int]:
     try:
-        return b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+    except GONE:
+        return []
+
+
+def _is_told(pid: int, argument: bytes) -> bool:
+    """Whether the process was started with this argument."""
+    try:
+        return argument in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except GONE:
         return False
 
@@ -112,17 +122,25 @@ class Serving:
 
     @property
     def children(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [int(pid) for pid in children.read_text().split()]
+        """All processes of the panel but itself; the database is another's."""
+        own = children_of(self.process.pid)
+        return [*own, *(pid for child in own for pid in children_of(child))]
+
+    @property
+    def web(self) -> int | None:
+        """gunicorn's own process."""
+        own = children_of(self.process.pid)
+        return next((pid for pid in own if _is_told(pid, b"config.wsgi")), None)
 
     @property
     def workers(self) -> list[int]:
         """Those that answer requests."""
-        return [pid for pid in self.children if not _does_jobs(pid)]
+        return children_of(self.web) if self.web else []
 
     @property
     def job_worker(self) -> int | None:
-        return next(filter(_does_jobs, self.children), None)
+        own = children_of(self.process.pid)
+        return next((pid for pid in own if _is_told(pid, b"worker")), None)
 
     def wait_for_job_worker(self) -> int:
         wait_for(lambda: self.job_worker is not None)

@@ -51,8 +51,15 @@ def test_whatever_is_killed_the_panel_comes_back_with_its_data(data_dir: Path) -
         wait_for(lambda: is_followed(killed, data_dir))
         wait_for(lambda: panel.health() == 200)
 
+        web, workers = panel.web, panel.workers
+        assert web is not None
+        os.kill(web, signal.SIGKILL)
+        wait_for(lambda: not any(map(is_running, workers)))
+        wait_for(lambda: panel.health() == 200)
+        assert panel.web not in (None, web)
+
         worker, children, database = panel.wait_for_job_worker(), panel.children, panel.postmaster
-        assert worker in children
+        assert {worker, panel.web, *panel.workers} <= set(children)
         panel.process.kill()
         panel.process.wait()
         wait_for(lambda: not any(map(is_running, [*children, database])))
@@ -68,7 +75,6 @@ def test_whatever_is_killed_the_panel_comes_back_with_its_data(data_dir: Path) -
 
 def test_a_web_worker_that_has_only_just_started_hears_that_it_shall_end(data_dir: Path) -> None:
     with Serving(data_dir) as panel:
-        panel.wait_for_job_worker()  # which looks like a web worker until it is its own program
         for _ in range(5):
             wait_for(lambda: len(panel.workers) == 2)  # one that was ended is followed by another
             known = panel.workers
@@ -97,6 +103,70 @@ def test_a_web_worker_ends_also_while_it_hands_out_a_request() -> None:
         ending.join(PATIENCE_SECONDS)
         assert not ending.is_alive()
     worker.tmp.close()
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_panel_ends_in_good_order_however_often_it_is_told(
+    data_dir: Path, first: signal.Signals
+) -> None:
+    with Serving(data_dir) as panel:
+        panel.wait_for_job_worker()
+        children, database = panel.children, panel.postmaster
+        with socket.create_connection(("127.0.0.1", panel.port)) as busy:
+            busy.sendall(
+                b"POST /admin/login/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10\r\n"
+                b"Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+            )
+            panel.process.send_signal(first)
+            while panel.process.poll() is None:  # until the very end of the interpreter
+                panel.process.send_signal(signal.SIGINT)
+                time.sleep(0.01)
+        assert panel.process.returncode == 0
+        assert not any(map(is_running, [*children, database]))
+        # gunicorn may say that it had to kill the one with the request.
+        assert "Traceback" not in panel.said
+        assert "Exception" not in panel.said
+
+
+def test_a_panel_that_cannot_be_started_again_ends_with_one_sentence(data_dir: Path) -> None:
+    with Serving(data_dir) as panel:
+        worker, database, web = panel.wait_for_job_worker(), panel.postmaster, panel.web
+        assert web is not None
+        # As one of several settings that may be wrong by now.
+        (data_dir / "secret_key").unlink()
+        (data_dir / "secret_key").mkdir()
+        os.kill(web, signal.SIGKILL)
+        assert panel.process.wait(PATIENCE_SECONDS) == 1
+        assert panel.said.splitlines()[-1] == (
+            f"Error: DATA_DIR ({data_dir}) cannot be used: Is a directory."
+        )
+        assert "Traceback" not in panel.said
+        assert not any(map(is_running, [worker, database]))
+
+
+TIED = """
+import os, sys, time
+from config import serving
+sys.platform = sys.argv[1]
+if not os.fork():
+    serving.end_with_parent(os.getppid())
+    os.write(1, b"%d\\n" % os.getpid())
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_a_process_that_is_tied_to_another_ends_with_it(platform: str) -> None:
+    command = [sys.executable, "-c", TIED, platform]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    try:
+        wait_for(lambda: not is_running(child))
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def test_everything_killed_at_once_is_found_and_taken_over(data_dir: Path) -> None:
@@ -173,9 +243,10 @@ def test_the_server_is_asked_for_by_its_own_data(data_dir: Path) -> None:
 def test_the_port_is_free_at_once_where_the_panel_was_killed(data_dir: Path) -> None:
     with Serving(data_dir) as panel:
         panel.wait_for_job_worker()
-        # From the start of a process until it is tied to the panel, the panel keeps signals back.
+        # From the start of a worker until it is tied to gunicorn, that keeps signals back.
         wait_for(lambda: len(panel.workers) == 2 and all(map(takes_signals, panel.workers)))
-        workers = panel.workers
+        assert panel.web is not None
+        workers = [panel.web, *panel.workers]
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)  # whatever they are busy with
         panel.process.kill()

@@ -194,8 +194,9 @@ def test_beside_the_panel_a_worker_charges_what_is_due_and_resumes_after_a_refil
         assert panel.press_ctrl_c() == 0
         assert not is_running(worker)
         wait_for(lambda: not is_running(database))
-    lines = panel.said.splitlines()
-    assert [line.partition(" ")[0] for line in lines] == ["The", "Nobody"], panel.said
+    greeting, nobody, restarted = panel.said.splitlines()
+    assert (greeting.partition(" ")[0], nobody.partition(" ")[0]) == ("The", "Nobody")
+    assert restarted.endswith("The worker ended by SIGKILL; it is started again.")
 
 
 def test_two_workers_open_one_run_between_them(data_dir: Path) -> None:

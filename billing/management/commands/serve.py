@@ -8,9 +8,7 @@ import gc
 import os
 import signal
 import socket
-import subprocess
 import sys
-import time
 from types import FrameType
 from typing import Any, Final
 
@@ -18,27 +16,18 @@ from django.conf import settings
 from django.contrib.auth.hashers import check_password
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.core.wsgi import get_wsgi_application
 from django.db import DatabaseError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
-from django.utils.module_loading import import_string
-from gunicorn import systemd
-from gunicorn.app.base import BaseApplication
-from gunicorn.arbiter import Arbiter
 
-from billing import counters
 from billing.management.demo.people import PASSWORD
-from users.database import WEB, limit_waits
+from billing.management.supervisor import ENDINGS, CannotStart, Child, Supervisor
 from users.models import User
 
 HOST: Final = "127.0.0.1"
 BACKLOG: Final = 512
 DEMO_LOGIN: Final = "operator@example.com"
-ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-TO_WORKERS: Final = (*ENDINGS, signal.SIGQUIT)  # sent by a terminal, or by gunicorn
-WORKER_ENDS_SECONDS: Final = 10  # what a job does until its next commit takes less
-WORKER_PAUSE_MIN_SECONDS: Final = 1.0
-WORKER_PAUSE_MAX_SECONDS: Final = 60.0
+GUNICORN_APP_LOAD_ERROR: Final = 4  # config/wsgi.py has then said why
+FIRST_HANDED_OVER: Final = 3
 PREPARING: Final = 0x62696C6C  # the advisory lock of whoever prepares the database
 
 
@@ -61,6 +50,8 @@ class Command(BaseCommand):
             self.serve(demo=not options["no_demo"])
         except KeyboardInterrupt:
             return
+        except CannotStart:
+            sys.exit(1)
         except (CommandError, DatabaseError):  # what an interrupted step makes of it
             if not self.ending:
                 raise
@@ -68,15 +59,19 @@ class Command(BaseCommand):
     def end(self, signal_number: int, frame: FrameType | None) -> None:
         """Ends the command, whatever it does, in a way that lets the embedded database stop."""
         self.ending = True
-        _ignore_further_signals()
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # what is ending is left to end
         raise KeyboardInterrupt  # the one exception for which the driver cancels its query
 
     def serve(self, *, demo: bool) -> None:
         listener = self.listen(settings.PORT)
         self.prepare_database(demo=demo)
         self.greet()
+        if self.ending:
+            return  # the interrupt came where Python can only ignore it
         connections.close_all()  # a connection belongs to one process; workers open their own
-        Panel(listener).run()
+        gc.freeze()  # what was loaded does not have to be swept when this ends
+        with listener:
+            Supervisor(_web(listener), _jobs()).run()
 
     def listen(self, port: int) -> socket.socket:
         """Takes the port before anything else is done, so that of two starts one fails at once.
@@ -84,8 +79,8 @@ class Command(BaseCommand):
         A supervisor that keeps the port itself hands it over, as systemd does: while the panel is
         restarted, requests then wait, and none is refused.
         """
-        if systemd.listen_fds():
-            return socket.socket(fileno=systemd.SD_LISTEN_FDS_START)
+        if handed_over := _handed_over():
+            return handed_over
         try:
             return socket.create_server((HOST, port), backlog=BACKLOG)
         except PermissionError:
@@ -129,121 +124,34 @@ class Command(BaseCommand):
         self.stdout.flush()
 
 
-class Panel(BaseApplication):
-    """gunicorn within this process: it ends with it, and its workers notice when it is killed."""
-
-    def __init__(self, listener: socket.socket) -> None:
-        self.listener = listener
-        super().__init__()
-
-    def load_config(self) -> None:
-        for name, value in {
-            "bind": f"fd://{self.listener.detach()}",
-            "worker_class": "config.serving.WebWorker",
-            "workers": 2,
-            "threads": 4,
-            "preload_app": True,
-            "loglevel": "error",
-            "graceful_timeout": 5,
-            "limit_request_line": 8190,  # the most there is: the Panel API takes users by GET
-            "control_socket_disable": True,
-            # As config/wsgi.py does: gunicorn fails at an address without the prefix.
-            "post_fork": lambda arbiter, worker: os.environ.pop("SCRIPT_NAME", None),
-            "when_ready": _end_when_terminal_closes,
-            "pre_request": "config.headers.note_repeated",
-            "worker_int": _ignore_further_signals,
-            "on_exit": _ignore_further_signals,
-        }.items():
-            self.cfg.set(name, value)
-
-    def run(self) -> None:
-        PanelArbiter(self).run()
-
-    def load(self) -> Any:
-        limit_waits(WEB)
-        application = get_wsgi_application()
-        application.request_class = import_string(settings.REQUEST_CLASS)
-        counters.keep_in(settings.METRICS_DIR)
-        gc.freeze()  # what is loaded stays: workers share it, and no end has to sweep it
-        return application
+def _web(listener: socket.socket) -> Child:
+    """gunicorn, as in production but for what is set here; it goes on with this socket."""
+    return Child(
+        "The web server",
+        [
+            *(sys.executable, "-m", "gunicorn", "config.wsgi"),
+            *("--config", str(settings.BASE_DIR / "gunicorn.conf.py")),  # finds the panel, too
+            *("--bind", f"fd://{listener.fileno()}"),
+            *("--workers", "2", "--preload", "--graceful-timeout", "5", "--log-level", "error"),
+        ],
+        environment={
+            "ENVIRONMENT": settings.ENVIRONMENT,  # config/wsgi.py takes no mention for production
+            "SERVE_PID": str(os.getpid()),  # it ends with this process
+        },
+        pass_fds=[listener.fileno()],
+        cannot_start_status=GUNICORN_APP_LOAD_ERROR,
+    )
 
 
-class PanelArbiter(Arbiter):
-    """gunicorn's own process, which looks after its web workers, and after one for jobs."""
-
-    def __init__(self, panel: Panel) -> None:
-        super().__init__(panel)
-        self.jobs = JobWorker()
-
-    def spawn_worker(self) -> int:
-        """Keeps signals back from the new process until it has handlers of its own.
-
-        Until then it has this one's, which put a signal into a queue that nobody reads there.
-        """
-        signal.pthread_sigmask(signal.SIG_BLOCK, TO_WORKERS)
-        pid = int(super().spawn_worker())  # the worker itself does not come back
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_WORKERS)
-        return pid
-
-    def manage_workers(self) -> None:
-        super().manage_workers()  # every second, and whenever a child ends
-        self.jobs.keep_running()
-
-    def stop(self, graceful: bool = True) -> None:  # noqa: FBT001, FBT002 - as gunicorn has it
-        self.jobs.tell_to_end()
-        super().stop(graceful)
-        self.jobs.wait_for_end()
+def _jobs() -> Child:
+    return Child(
+        "The worker", [sys.executable, sys.argv[0], "worker", "--parent", str(os.getpid())]
+    )
 
 
-class JobWorker:
-    """`manage.py worker` in a process of its own, started again when it ends, after a pause."""
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-        self.may_start_at = 0.0
-        self.pause = WORKER_PAUSE_MIN_SECONDS
-        self.ending = False
-
-    def keep_running(self) -> None:
-        now = time.monotonic()
-        if self.ending or now < self.may_start_at:
-            return
-        if self.process is not None and self.process.poll() is None:
-            if now > self.may_start_at + WORKER_PAUSE_MAX_SECONDS:
-                self.pause = WORKER_PAUSE_MIN_SECONDS
-            return
-        self.process = subprocess.Popen(
-            [sys.executable, sys.argv[0], "worker", "--parent", str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is this process's to handle
-        )
-        self.may_start_at = now + self.pause
-        self.pause = min(self.pause * 2, WORKER_PAUSE_MAX_SECONDS)
-
-    def tell_to_end(self) -> None:
-        self.ending = True
-        if self.process is not None:
-            self.process.terminate()
-
-    def wait_for_end(self) -> None:
-        if self.process is None:
-            return
-        try:
-            self.process.wait(WORKER_ENDS_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-def _end_when_terminal_closes(arbiter: Any) -> None:
-    """gunicorn would reload its configuration on this signal."""
-    signal.signal(signal.SIGHUP, lambda *_: arbiter.signal(signal.SIGTERM, None))
-
-
-def _ignore_further_signals(process: object = None) -> None:
-    """Ctrl-C reaches every process, some of them twice; what is ending is left to end.
-
-    Not with SIG_IGN: Python complains of a signal that came just before that was set.
-    """
-    for number in TO_WORKERS:
-        signal.signal(number, lambda *_: None)
+def _handed_over() -> socket.socket | None:
+    """The socket that a supervisor keeps and hands over, as systemd does."""
+    handed_to, number = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "0")
+    if handed_to != str(os.getpid()) or number == "0":
+        return None
+    return socket.socket(fileno=FIRST_HANDED_OVER)
