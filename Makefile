@@ -5,16 +5,22 @@ SHELL := /bin/sh
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: run test lint types migrations-check benchmark mutation installation architecture hooks lock clean
+.PHONY: run test coverage lint types migrations-check benchmark mutation installation architecture hooks \
+	lock clean
 
 # PostgreSQL itself is installed only where DATABASE_URL names no server.
 NEEDED := $(if $(DATABASE_URL),production,embedded)
 run: $(VENV)/installed-$(NEEDED)
 	@exec $(PYTHON) manage.py serve
 
-# Two processes: much of a test is waiting. More would need more connections than PostgreSQL gives.
+# Two processes, of which the one that is done first takes from what the other has left. More would
+# need more connections than PostgreSQL gives.
 test: $(VENV)/installed-dev
-	$(PYTHON) -m pytest --numprocesses 2 $(ARGS)
+	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+# Whether the last `make test ARGS=--cov` ran enough of the rules of money, and of the rest.
+coverage: $(VENV)/installed-dev
+	$(PYTHON) -m tests.coverage
 
 lint: $(VENV)/installed-dev
 	$(PYTHON) -m ruff check .
@@ -78,4 +84,4 @@ lock:
 	$(LOCK) --extra embedded --group dev --output-file requirements/development.txt
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .coverage .pytest_cache .mypy_cache .ruff_cache

@@ -35,7 +35,7 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("tests")
 
-THREADS_MAX_SECONDS = 120
+THREADS_MAX_SECONDS = 300
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,6 +44,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="connect as the role that grant_roles sets up, but for tests marked as_owner",
     )
+
+
+@pytest.hookimpl(trylast=True)  # after pytest-randomly has mixed them
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in a browser first: the longest are among them, and one that begins last keeps the
+    other processes waiting for its own.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("browser") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -43,6 +43,7 @@ MALLOC_TRIM_THRESHOLD_BYTES: Final = 16 * 1024 * 1024
 # A comma or a quote in a socket's directory means something else to PostgreSQL and to libpq.
 PLAIN_PATH: Final = re.compile(r"[A-Za-z0-9_./ -]+")
 SYSTEM_USER_FOR_ROOT: Final = "billingdb"  # PostgreSQL refuses to run as root
+USERADD_LOCKED: Final = (1, 10)  # it could not write the users, or the groups
 
 SERVER_OPTIONS: Final = {
     "listen_addresses": "",  # the socket only, which only this system user can reach
@@ -426,20 +427,26 @@ def _allow(path: Path, bits: int) -> None:
 
 def _add_system_user() -> pwd.struct_passwd:
     useradd = shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    made = None
-    if useradd:
-        made = subprocess.run(
-            [useradd, "--system", "--no-create-home", SYSTEM_USER_FOR_ROOT],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    try:
-        return pwd.getpwnam(SYSTEM_USER_FOR_ROOT)  # perhaps another process has made it meanwhile
-    except KeyError:
-        reason = made.stderr.strip() if made else "there is no program useradd"
-        raise OperationalError(
-            "PostgreSQL does not run as root, and the account "
-            f"{SYSTEM_USER_FOR_ROOT} for it cannot be made: {reason}"
-        ) from None
+    reason = "there is no program useradd"
+    started_at = time.monotonic()
+    while True:
+        status = 0
+        if useradd:
+            made = subprocess.run(
+                [useradd, "--system", "--no-create-home", SYSTEM_USER_FOR_ROOT],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            status, reason = made.returncode, made.stderr.strip()
+        # Perhaps another process has made it meanwhile.
+        with suppress(KeyError):
+            return pwd.getpwnam(SYSTEM_USER_FOR_ROOT)
+        # Or is at it: useradd does not wait for another one that writes.
+        if status not in USERADD_LOCKED or time.monotonic() - started_at > RETRY_TIMEOUT_SECONDS:
+            raise OperationalError(
+                "PostgreSQL does not run as root, and the account "
+                f"{SYSTEM_USER_FOR_ROOT} for it cannot be made: {reason}"
+            )
+        time.sleep(0.1)

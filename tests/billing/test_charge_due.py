@@ -34,7 +34,7 @@ from tests.factories import PlanFactory, subscribed, user_with
 from users.models import User
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 300
 SYSTEM: dict[str, Any] = {"actor": None, "channel": Channel.API}
 FIRST = date(2026, 4, 1)
 AT = "2026-05-03T00:05"

@@ -371,6 +371,7 @@ def test_a_description_may_be_of_much_space() -> None:
         ("metadata", {"a": "b\0c"}),
         ("metadata", {"a\0": 1}),
         ("metadata", {"a": "\ud800"}),
+        ("metadata", {"request_id": "mine"}),
         ("description", "lone \ud800 surrogate"),
         ("device", "\udfff"),
         ("subtype", "Not A Code"),

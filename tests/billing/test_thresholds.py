@@ -51,6 +51,20 @@ def test_the_default_is_nobodys_own(users: list[User]) -> None:
     assert LowBalanceThreshold.objects.filter(user=None).count() == 1
 
 
+def test_a_change_is_told_in_a_sentence_and_no_change_in_none(users: list[User]) -> None:
+    assert thresholds.set_default(10).sentence == (
+        "By default, programs are told below 10.00 (before: never)."
+    )
+    assert thresholds.set_default(10).sentence == ""
+    assert thresholds.set_own(users[2].pk, 7).sentence == (
+        "Low balance: programs are told below 7.00 (before: below 10.00, by default)."
+    )
+    assert thresholds.set_own(users[2].pk, 7).sentence == ""
+    assert thresholds.unset_own(users[2].pk).sentence == (
+        "Low balance: programs are told below 10.00, by default (before: below 7.00)."
+    )
+
+
 def test_setting_and_unsetting_ones_own_touches_nobody_elses(users: list[User]) -> None:
     thresholds.set_default(10)
     assert thresholds.set_own(users[2].pk, 7) == ((10, False), (7, True))

@@ -36,7 +36,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DESKTOP = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
 REFUSED_RESOURCE = re.compile(r"Failed to load resource: .* status of 40[34]\b")
-PATIENCE_MILLISECONDS = 90_000  # until a page that does not come is a failure
+PATIENCE_MILLISECONDS = 300_000  # until a page that does not come is a failure
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,10 @@ def prepared_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data_dir = tmp_path_factory.mktemp("prepared") / "var"
     for arguments in (["migrate", "-v0"], ["shell", "-v0", "-c", ONE_TRANSACTION]):
         done = manage(*arguments, DATA_DIR=str(data_dir))
-        assert done.returncode == 0, done.stderr
+        log = data_dir / "postgres.log"
+        assert done.returncode == 0, "\n".join(
+            [done.stdout, done.stderr, log.read_text() if log.exists() else "no log"]
+        )
     return data_dir
 
 

@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 ROOT = Path(__file__).resolve().parents[2]
 # Far more than anything here takes; only a hang reaches it.
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 300
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from coverage import Coverage
 from pre_commit.clientlib import load_config
 
 from tests.config.processes import PATIENCE_SECONDS, ROOT, environment
+from tests.coverage import problems, rules
 
 
 @pytest.mark.parametrize(("ci", "status"), [({}, 0), ({"CI": "true"}, 1)])
@@ -94,3 +96,49 @@ def test_hooks_run_what_is_locked_here_and_fetch_nothing() -> None:
         ).stdout
         checks = {line.split()[2] for line in made.splitlines() if " -m " in line}
         assert checks & run, f"make {target} checks what no hook does"
+
+
+def test_rules_of_money_that_no_test_runs_are_named(tmp_path: Path) -> None:
+    measured = Coverage(data_file=str(tmp_path / "measured"))
+    data = measured.get_data()
+    data.add_arcs({str(ROOT / "manage.py"): [(-1, 1)]})
+    data.touch_files(map(str, rules()))
+    missed = [*problems(measured)]
+    assert len(missed) > 20
+    assert any(
+        problem.startswith(
+            "billing/pricing.py has rules of money: tests have to run 98 % of its lines and "
+            "branches, and run 0.0 %.\n"
+        )
+        for problem in missed
+    )
+    assert missed[-1].startswith("Of all that is measured, tests have to run ")
+
+
+def test_other_pythons_are_found_by_what_they_say_they_are(tmp_path: Path) -> None:
+    """As pyenv's shims do, these answer for the version that they are asked for, or not at all."""
+    for name, answer in (
+        ("python3.12", 'test "$PYENV_VERSION" = 3.12 && echo 3.12 /opt/its/python3.12'),
+        ("python3.13", "exit 1"),
+        ("python3.14", "echo 3.11 /usr/bin/python3.11"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{answer}\n")
+        (tmp_path / name).chmod(0o755)
+    checkout = tmp_path / "checkout"
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / ".venv" / "bin" / "python").write_text("#!/bin/sh\necho 3.11\n")
+    (checkout / ".venv" / "bin" / "python").chmod(0o755)
+    shutil.copy(ROOT / "pyproject.toml", checkout)
+    (tmp_path / "sed").symlink_to(shutil.which("sed") or "")
+    found = subprocess.run(
+        [shutil.which("sh") or "", ROOT / ".ci" / "other-pythons"],
+        env={"PATH": str(tmp_path), "HOME": str(tmp_path)},
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == "3.12 /opt/its/python3.12\n"
+    assert found.stderr == (
+        "Python 3.13 is not here: not tried.\nPython 3.14 is not here: not tried.\n"
+    )

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from urllib.parse import quote
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError
 
-from config.embedded import programs
+from config.embedded import programs, server
 from config.embedded.server import Server
 from tests.config.processes import PATIENCE_SECONDS, ROOT, environment, manage
 
@@ -184,7 +186,7 @@ def test_a_panel_with_a_database_url_needs_none_of_it(data_dir: Path, tmp_path: 
 
 def test_where_it_is_needed_and_not_installed_one_sentence_says_what_to_do(tmp_path: Path) -> None:
     program = """
-from config.embedded import programs
+from config.embedded import programs, server
 programs.PACKAGE = "not_installed"
 sys.argv = ["manage.py", "migrate"]
 runpy.run_path("manage.py", run_name="__main__")
@@ -209,3 +211,41 @@ def test_programs_in_a_directory_that_trips_their_shell_are_refused_with_the_rea
         ImproperlyConfigured, match=r"cannot run from .*costs \$5.*; move the panel"
     ):
         programs.directory()
+
+
+# --- The account that the server runs as, for root -----------------------------------------------
+
+
+@pytest.fixture
+def useradd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands for the program; the account is there once it has made the file `made`."""
+
+    def getpwnam(name: str) -> pwd.struct_passwd:
+        if (tmp_path / "made").exists():
+            return pwd.getpwuid(os.getuid())
+        raise KeyError(name)
+
+    monkeypatch.setattr(server.pwd, "getpwnam", getpwnam)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    program = tmp_path / "useradd"
+    program.touch(mode=0o755)
+    return program
+
+
+def test_two_panels_that_start_at_once_as_root_do_not_stand_in_each_others_way(
+    useradd: Path,
+) -> None:
+    useradd.write_text(
+        "#!/bin/sh\n"
+        "[ -e tried ] && touch made && exit 0\n"
+        "touch tried; echo 'useradd: cannot lock /etc/passwd; try again later.' >&2; exit 1\n"
+    )
+    assert server._add_system_user() == pwd.getpwuid(os.getuid())
+
+
+def test_an_account_that_cannot_be_made_is_not_tried_again(useradd: Path) -> None:
+    useradd.write_text("#!/bin/sh\necho one >>tried; echo 'useradd: no space left' >&2; exit 12\n")
+    with pytest.raises(OperationalError, match=r"cannot be made: useradd: no space left$"):
+        server._add_system_user()
+    assert (useradd.parent / "tried").read_text() == "one\n"

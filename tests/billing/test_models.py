@@ -1,0 +1,95 @@
+"""How rows are called, and what the guards that are declared at models call."""
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import pgtrigger
+import pytest
+from django.core.exceptions import ValidationError
+
+from billing import sql
+from billing.models import (
+    ActiveDay,
+    ApiKey,
+    Balance,
+    ChargingBatch,
+    ChargingFailure,
+    ChargingRun,
+    LowBalanceThreshold,
+    Plan,
+    Service,
+    ServicePrice,
+    StandardDescription,
+    Subscription,
+    Transaction,
+    UserDefaults,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+)
+from billing.models.access import ApiAllowance, ApiSession
+from billing.models.answers import KeptAnswer
+from billing.models.guards import Guard
+from billing.models.moments import Activation, PlanTerms
+from billing.models.plans import validate_readable
+from billing.models.runs import Heartbeat
+from users.models import User
+
+MOMENT = datetime(2026, 5, 1, 3, 7, tzinfo=UTC)
+ADA = User(pk=7, email="ada@example.com", first_name="Ada", last_name="Byron")
+FLEET = Plan(name="Fleet", price=Decimal(10))
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        (ActiveDay(device="8617", day=date(2026, 5, 1)), "8617 on 2026-05-01"),
+        (ActiveDay(day=date(2026, 5, 1)), "Account on 2026-05-01"),
+        (Activation(user_id=7, is_active=True), "User 7 activated"),
+        (Activation(user_id=7, is_active=False), "User 7 deactivated"),
+        (ApiAllowance(bearer="key 5"), "key 5"),
+        (ApiKey(name="Shop"), "Shop"),
+        (ApiSession(operator=ADA), f"Session of {ADA}"),
+        (Balance(pk=7), "Balance of user 7"),
+        (ChargingBatch(first_user_id=1, last_user_id=500), "Users 1 to 500"),
+        (ChargingFailure(user=ADA, problem="It was refused."), f"{ADA}: It was refused."),
+        (ChargingRun(at=MOMENT), "Charging run of 2026-05-01 03:07 UTC"),
+        (FLEET, "Fleet"),
+        (Heartbeat(at=MOMENT), "2026-05-01 03:07:00+00:00"),
+        (KeptAnswer(call="POST /users", key="k1"), "POST /users, k1"),
+        (LowBalanceThreshold(user_id=7), "Threshold of user 7"),
+        (LowBalanceThreshold(), "Default threshold"),
+        (PlanTerms(plan_id=3, price=Decimal("9.9")), "Plan 3 at 9.9"),
+        (Service(name="SMS"), "SMS"),
+        (ServicePrice(service=Service(name="SMS")), "SMS"),
+        (StandardDescription(text="Paid in cash"), "Paid in cash"),
+        (Subscription(plan=FLEET), "Fleet"),
+        (Subscription(plan=FLEET, device="8617"), "Fleet, device 8617"),
+        (Transaction(user_id=7, number=2), "Transaction 2 of user 7"),
+        (UserDefaults(), "Defaults for new users"),
+        (WebhookAttempt(at=MOMENT), "Attempt at 2026-05-01 03:07:00+00:00"),
+        (WebhookDelivery(pk=4), "Delivery 4"),
+        (WebhookEndpoint(name="CRM"), "CRM"),
+        (WebhookEvent(type="balance.low", user_id=7), "Balance below its threshold, user 7"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_row_is_called_what_people_would_call_it(row: Any, name: str) -> None:
+    assert str(row) == name
+
+
+def test_nothing_unseen_is_in_a_name_that_descriptions_repeat() -> None:
+    validate_readable("Fleet, 2026")
+    with pytest.raises(ValidationError):
+        validate_readable("Fleet \u3164")
+
+
+def test_a_guard_calls_a_function_of_ours_and_nothing_that_a_session_could_switch_off() -> None:
+    guards = [(m, t) for m, t in pgtrigger.registered() if isinstance(t, Guard)]
+    assert len(guards) > 5
+    for model, guard in guards:
+        assert guard.executes in sql.functions()
+        installed = guard.compile(model).install_sql
+        assert f"EXECUTE PROCEDURE {guard.executes}()" in installed
