@@ -10,12 +10,12 @@ from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
 from django.core.management import call_command
 from django.db import DatabaseError, IntegrityError, transaction
 
-from billing import events, ledger
+from billing import events, ledger, reports
 from billing.models import Channel, Event, Subject
 from tests.billing.histories import execute
 from tests.config.processes import ROOT
 from tests.conftest import Connections
-from tests.factories import OperatorFactory, PlanFactory, UserFactory
+from tests.factories import OperatorFactory, PlanFactory, UserFactory, user_with
 from tests.recorded import events_of, sentences_of
 
 pytestmark = pytest.mark.as_owner
@@ -47,6 +47,7 @@ def test_events_of_a_subject_are_numbered_and_dated_in_order(db: None) -> None:
     assert (first.actor, first.channel, first.request_id) == (operator, "api", "4711")
     assert (first.data, second.data, second.request_id) == ({"a": [1, None]}, {}, None)
     assert events_of(Subject.USER, 5) == [first, second]
+    assert str(second) == "deactivated of user 5"
 
 
 ATTACKS = {
@@ -183,6 +184,38 @@ def test_the_history_that_was_kept_before_becomes_events(db: None) -> None:
     assert Event.objects.count() == 4  # the one that names no row stays where it is
     assert LogEntry.objects.count() == 5
     assert verify() == ""
+
+
+def test_a_history_has_events_and_transactions_by_their_times(db: None) -> None:
+    user = user_with(real=5)
+    record(user.pk)
+    for place in range(2):
+        events.record(Subject.USER, user.pk, "activated", actor=None, channel=Channel.API)
+        ledger.change_balance(
+            user, amount=1, description=f"By hand, {place}", actor=None, channel=Channel.API
+        )
+    whole = reports.history_of(Subject.USER, user.pk, reports.Before(), with_money=True)
+    assert [
+        each.sentence if each.event else each.transaction and each.transaction.number
+        for each in whole.deeds
+    ] == [3, "Activated.", 2, "Activated.", 1]
+    assert whole.older is None
+    second = reports.Before(event=2, transaction=2)
+    rest = reports.history_of(Subject.USER, user.pk, second, with_money=True)
+    assert [bool(each.event) for each in rest.deeds] == [True, False]
+    without = reports.history_of(Subject.USER, user.pk, reports.Before())
+    assert [each.channel for each in without.deeds] == ["API", "API"]
+
+
+def test_a_page_of_a_history_says_where_the_next_one_begins(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports.history, "DEEDS_PER_PAGE", 2)
+    for n in range(3):
+        record(9, n=n)
+    first = reports.history_of(Subject.PLAN, 9, reports.Before())
+    assert [each.event and each.event.number for each in first.deeds] == [3, 2]
+    assert first.older == reports.Before(event=2)
 
 
 def test_a_dry_run_leaves_no_event(db: None) -> None:

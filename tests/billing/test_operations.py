@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
+from django.db import IntegrityError
 from django.db.models.deletion import ProtectedError
 
 from billing import authority, errors, ledger, operations
@@ -27,6 +28,7 @@ from billing.models import (
     WebhookEndpoint,
     WebhookEvent,
 )
+from tests.conftest import Connections
 from tests.factories import (
     OperatorFactory,
     PlanFactory,
@@ -38,12 +40,19 @@ from tests.factories import (
 from tests.recorded import all_sentences, events_of, sentences_of
 from users.models import User
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.usefixtures("database")
 
 D = Decimal
 TENTH = date(2026, 4, 10)
 NOBODY = 4_711_000
 BY: dict[str, Any] = {"actor": None, "channel": Channel.API}
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest) -> None:
+    """A transaction that is rolled back or, for tests with many connections, none."""
+    if "connections" not in request.fixturenames:
+        request.getfixturevalue("db")
 
 
 def rows_of(user: User) -> list[tuple[str, Decimal]]:
@@ -127,6 +136,37 @@ def test_one_mailbox_is_one_customer() -> None:
     assert not Event.objects.exists()
 
 
+def test_of_many_who_want_one_mailbox_at_once_one_gets_it(connections: Connections) -> None:
+    def create(place: int) -> None:
+        user = User(email="ada@example.org", time_zone="UTC")
+        operations.customers.create(user, is_validated=bool(place % 2), day=TENTH, **BY)
+
+    refused = [each.error for each in connections(8, create) if each.error is not None]
+    assert len(refused) == 7
+    assert all(isinstance(error, errors.EmailTaken) for error in refused), refused
+    assert User.objects.count() == 1
+
+
+def test_a_mailbox_that_is_taken_while_the_fields_are_looked_at_is_said_to_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = UserFactory()
+    monkeypatch.setattr(User, "shares_mailbox", lambda user, found=iter([False, True]): next(found))
+    with pytest.raises(errors.EmailTaken):
+        operations.customers.create(User(email=taken.email, time_zone="UTC"), day=TENTH, **BY)
+
+
+def test_what_else_the_database_refuses_is_a_mistake_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(user: User, **options: Any) -> None:
+        raise IntegrityError
+
+    monkeypatch.setattr(User, "save", refuse)
+    with pytest.raises(IntegrityError):
+        operations.customers.create(new(), is_validated=True, day=TENTH, **BY)
+
+
 def test_what_is_not_valid_is_refused_unless_the_caller_has_rules_of_its_own() -> None:
     user = UserFactory()
     with pytest.raises(ValidationError):
@@ -201,7 +241,7 @@ def test_many_are_activated_and_deactivated_each_with_a_record() -> None:
 
 
 def test_a_dry_run_does_nothing() -> None:
-    user = user_with(real=50)
+    user = user_with(real=500)
     plan = PlanFactory(price=30)
     service = ServiceFactory(code="sms")
     ServicePrice.objects.create(plan=plan, service=service, price=1)

@@ -51,18 +51,21 @@ def test_the_default_is_nobodys_own(users: list[User]) -> None:
     assert LowBalanceThreshold.objects.filter(user=None).count() == 1
 
 
-def test_a_change_is_told_in_a_sentence_and_no_change_in_none(users: list[User]) -> None:
-    assert thresholds.set_default(10).sentence == (
-        "By default, programs are told below 10.00 (before: never)."
-    )
-    assert thresholds.set_default(10).sentence == ""
-    assert thresholds.set_own(users[2].pk, 7).sentence == (
-        "Low balance: programs are told below 7.00 (before: below 10.00, by default)."
-    )
-    assert thresholds.set_own(users[2].pk, 7).sentence == ""
-    assert thresholds.unset_own(users[2].pk).sentence == (
-        "Low balance: programs are told below 10.00, by default (before: below 7.00)."
-    )
+def test_a_threshold_is_said_in_words(users: list[User]) -> None:
+    said = [
+        thresholds.by_default().in_words,
+        thresholds.set_default(10).after.in_words,
+        str(thresholds.by_default()),
+        thresholds.set_own(users[2].pk, 7).after.in_words,
+        thresholds.set_own(users[2].pk, None).after.in_words,
+    ]
+    assert said == [
+        "never, by default",
+        "below 10.00, by default",
+        "below 10.00",
+        "below 7.00",
+        "never",
+    ]
 
 
 def test_setting_and_unsetting_ones_own_touches_nobody_elses(users: list[User]) -> None:
