@@ -150,28 +150,28 @@ def posted(types: Iterable[str], channel: str) -> None:
 
 
 def replayed(channel: str, number: int = 1) -> None:
-    if number and not _rehearsing.get():
+    if number and not _dry_run.get():
         _count(REPLAYS, str(channel), by=number)
 
 
 # --- Refusals -----------------------------------------------------------------------------------
 
-_rehearsing: ContextVar[bool] = ContextVar("rehearsing", default=False)
+_dry_run: ContextVar[bool] = ContextVar("dry_run", default=False)
 _within_operation: ContextVar[bool] = ContextVar("within_operation", default=False)
 
 
 @contextmanager
-def rehearsing() -> Iterator[None]:
+def dry_run() -> Iterator[None]:
     """What is refused within was only asked about."""
-    token = _rehearsing.set(True)
+    token = _dry_run.set(True)
     try:
         yield
     finally:
-        _rehearsing.reset(token)
+        _dry_run.reset(token)
 
 
 def refused(code: str, channel: str) -> None:
-    if not _rehearsing.get():
+    if not _dry_run.get():
         _count(REFUSALS, code, str(channel))
 
 

@@ -1,4 +1,4 @@
-"""Every reason for which money does not move, as one family of exceptions.
+"""Every reason for which an operation is refused, as one family of exceptions.
 
 Each has a stable `code` for programs, a sentence for people (`str(error)`) and the figures in
 `data`. What an HTTP status or a form field has to do with it is the entry points' business.
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, ClassVar
 
+from billing.descriptions import LENGTHS
 from billing.money import format_money
 
 
@@ -59,7 +60,7 @@ class FreeOfCharge(NothingToChange):
 
 class InvalidDescription(BillingError):
     code = "invalid_description"
-    sentence = "A description has 5 to 200 characters."
+    sentence = f"A description has {LENGTHS}."
 
 
 class InvalidEntry(BillingError):
@@ -72,6 +73,21 @@ class InvalidEntry(BillingError):
 class UnknownUser(BillingError):
     code = "unknown_user"
     sentence = "There is no user with ID {user_id}."
+
+
+class UnknownPlan(BillingError):
+    code = "unknown_plan"
+    sentence = "There is no plan with ID {plan_id}."
+
+
+class UnknownSubscription(BillingError):
+    code = "unknown_subscription"
+    sentence = "The user has no subscription with ID {subscription_id}."
+
+
+class EmailTaken(BillingError):
+    code = "email_taken"
+    sentence = "Another user has this e-mail address already."
 
 
 class UnknownTransaction(BillingError):

@@ -32,9 +32,10 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 from procrastinate.manager import JobManager
 from procrastinate.retry import BaseRetryStrategy
 
-from billing import access, answers, charging, webhooks
+from billing import answers, authority, webhooks
 from billing import heartbeat as heartbeats
 from billing.models import ChargingBatch, ChargingRun
+from billing.plans import charging
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +224,7 @@ async def keep_house(context: JobContext, timestamp: int) -> None:
 @app.periodic(cron="17 * * * *", queueing_lock="tidy_up")
 @app.task(name="billing.tasks.tidy_up", queue="schedule", pass_context=True)
 def tidy_up(context: JobContext, timestamp: int) -> None:
-    access.forget_allowances(timezone.now())
+    authority.forget_allowances(timezone.now())
     answers.forget_old(timezone.now())
     webhooks.delete_old(timezone.now(), should_stop=context.should_abort)
 

@@ -34,24 +34,6 @@ class Change(NamedTuple):
     before: Threshold
     after: Threshold
 
-    @property
-    def sentence(self) -> str:
-        """For the user's history; empty if nothing is another now."""
-        if self.before == self.after:
-            return ""
-        before, after = self.before.in_words, self.after.in_words
-        return f"Low balance: programs are told {after} (before: {before})."
-
-
-class DefaultChange(Change):
-    """Of the threshold that counts for all users who have none of their own."""
-
-    @property
-    def sentence(self) -> str:
-        if self.before == self.after:
-            return ""
-        return f"By default, programs are told {self.after} (before: {self.before})."
-
 
 def by_default() -> Threshold:
     row = LowBalanceThreshold.objects.filter(user=None).first()
@@ -65,21 +47,21 @@ def of(user_id: int) -> Threshold:
 
 
 @transaction.atomic
-def set_default(amount: Amount | None) -> DefaultChange:
+def set_default(amount: Amount | None) -> Change:
     """None: never. Raises InvalidAmount for what is no amount, or is negative."""
     checked = None if amount is None else _checked(amount)
     row, _ = LowBalanceThreshold.objects.get_or_create(user=None)
     LowBalanceThreshold.objects.select_for_update().get(pk=row.pk)  # one after the other
     before = by_default()
     LowBalanceThreshold.objects.filter(pk=row.pk).update(amount=checked)
-    return DefaultChange(before, by_default())
+    return Change(before, by_default())
 
 
 @transaction.atomic
 def set_own(user_id: int, amount: Amount | None) -> Change:
     """None: never. Raises InvalidAmount for what is no amount, or is negative."""
     checked = None if amount is None else _checked(amount)
-    ledger.hold([user_id])
+    ledger.lock_balances([user_id])
     before = of(user_id)
     LowBalanceThreshold.objects.update_or_create(user_id=user_id, defaults={"amount": checked})
     return Change(before, of(user_id))
@@ -88,7 +70,7 @@ def set_own(user_id: int, amount: Amount | None) -> Change:
 @transaction.atomic
 def unset_own(user_id: int) -> Change:
     """Puts a user back on the default."""
-    ledger.hold([user_id])
+    ledger.lock_balances([user_id])
     before = of(user_id)
     LowBalanceThreshold.objects.filter(user=user_id).delete()
     return Change(before, of(user_id))

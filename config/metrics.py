@@ -27,8 +27,9 @@ from procrastinate.contrib.django import app
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
 
-from billing import charging, counters, heartbeat, reports, tasks, webhooks
+from billing import counters, heartbeat, reports, tasks, webhooks
 from billing.models import ChargingBatch, ChargingRun
+from billing.plans import charging
 from users.database import in_one_line
 
 log = logging.getLogger(__name__)

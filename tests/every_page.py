@@ -12,7 +12,7 @@ from django.contrib.auth.models import Group
 from django.contrib.contenttypes.models import ContentType
 from django.utils import timezone
 
-from billing import access, webhooks
+from billing import authority, webhooks
 from billing.models import (
     ApiKey,
     ChargingFailure,
@@ -57,7 +57,7 @@ class Things:
         )
         run = ChargingRun.objects.create(at=timezone.now(), started_by="command", due=1, failed=1)
         ChargingFailure.objects.create(run=run, user=self.user, problem="It was refused.")
-        key, _ = access.issue_key(name="Shop", owner=operator, created_by=operator)
+        key, _ = authority.issue_key(name="Shop", owner=operator, created_by=operator)
         ApiKey.objects.filter(pk=key.pk).update(last_used_at=timezone.now())
         by_model: dict[str, Any] = {
             "users_user": self.user,

@@ -6,10 +6,11 @@ from typing import Any
 import factory
 from factory.django import DjangoModelFactory
 
-from billing import ledger, subscriptions
+from billing import ledger
 from billing.models import Channel, Plan, Service, ServicePrice, Subscription, Transaction
 from billing.money import Amount
-from billing.pricing import Cycle
+from billing.plans import subscriptions
+from billing.plans.pricing import Cycle
 from users.models import User
 
 PASSWORD = "correct horse battery staple"

@@ -16,22 +16,20 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("billing.admin", "billing.api", "billing.management", "billing.tasks"),
     ("billing.templatetags",),
-    ("billing.charging", "billing.exports", "billing.heartbeat", "billing.webhooks"),
-    ("billing.subscriptions", "billing.thresholds"),
+    ("billing.operations",),
+    ("billing.files", "billing.heartbeat", "billing.webhooks"),
+    ("billing.reports", "billing.thresholds"),
+    ("billing.events", "billing.plans"),
     (
-        "billing.access",
         "billing.answers",
+        "billing.authority",
         "billing.ledger",
-        "billing.moments",
-        "billing.reports",
-        "billing.sentences",
-        "billing.verification",
-        "billing.wire",
+        "billing.representations",
     ),
     ("billing.models",),
     ("billing.counters",),
-    ("billing.errors", "billing.pricing", "billing.typed"),
-    ("billing.money", "billing.sql"),
+    ("billing.errors", "billing.plans.pricing", "billing.plans.schedule", "billing.typed"),
+    ("billing.descriptions", "billing.money", "billing.sql"),
     ("billing.currencies",),
     ("users",),
 )
@@ -113,7 +111,7 @@ def test_every_module_has_its_layer() -> None:
         ("billing.models.balances", "from billing.ledger import Entry", 1),
         ("billing.models.balances", "from .. import ledger", 1),
         ("billing.models.balances", "from ..ledger import Entry", 1),
-        ("billing.reports", "from billing import ledger", 1),
+        ("billing.reports", "from billing import webhooks", 1),
         ("billing.admin.users", "from billing.management.commands import seed_demo", 1),
         ("billing.ledger", "from config import settings", 1),
         ("billing.ledger", "from billing.models import Balance\nimport billing.admin.pages", 2),
@@ -149,8 +147,8 @@ def test_an_import_downwards_is_fine(
 
 MAY_WRITE_MONEY = ("billing.ledger", "billing.migrations", "billing.management.demo")
 CALL_INSTEAD = (
-    "Only billing/ledger.py writes balances and transactions. Call ledger.change_balance, "
-    "give_bonus, charge_service, reverse or, with entries of any kind, post_batch."
+    "Only billing/ledger/ writes balances and transactions. Call ledger.change_balance, "
+    "give_bonus, reverse or, with entries of any kind, post and post_batch."
 )
 MODELS = {"Balance", "Transaction"}
 WAYS_TO_THEM = {"balance", "transactions"}  # from a user
@@ -265,3 +263,76 @@ def test_a_write_of_money_is_seen(source: str, monkeypatch: pytest.MonkeyPatch) 
 def test_reading_money_is_fine(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda self: source)
     assert list(writes_of_money(ROOT / "some.py")) == []
+
+
+# --- Who does things ----------------------------------------------------------------------------
+
+CHANNELS = ("billing.admin", "billing.api", "billing.management.commands", "billing.tasks")
+# What a channel does not do by itself, and what it calls instead.
+NOT_A_CHANNELS_BUSINESS = {
+    r"\bLogEntry\b": "Nothing writes Django's log any more: an operation leaves an event.",
+    r"\bevents\.record(_all)?\(|\bbilling_note_events\(": "Operations record what they do.",
+    r"\block_balances\(|\bbilling_hold\(": "Operations lock balances.",
+    r"get_object_or_404\(\s*User\b|User\.objects\.\w+\([^)]*(?<!_)is_staff=False": (
+        "Call operations.customers.find_customer; for a list, User.objects.customers()."
+    ),
+    r"\bledger\.(change_balance|reverse|give_bonus|post\w*)\(": "Call billing.operations.money.",
+    r"\bservices\.charge_service\(": "Call operations.money.charge_service.",
+    r"\bsubscriptions\.(start|change_plan|cancel|welcome|record_active_day)\(": (
+        "Call operations.subscriptions."
+    ),
+    r"\bthresholds\.(set_default|set_own|unset_own)\(": "Call operations.thresholds.",
+    r"\bauthority\.(issue_key|revoke_key)\(": "Call operations.keys.",
+}
+
+
+def deeds_of_a_channel(source: str) -> Iterator[str]:
+    """What this source does that is an operation's business: the line, and what to call."""
+    for pattern, instead in NOT_A_CHANNELS_BUSINESS.items():
+        for found in re.finditer(pattern, source):
+            if source[: found.start()].endswith("operations."):
+                continue
+            yield f"{source.count(chr(10), 0, found.start()) + 1}: {instead}"
+
+
+def test_channels_ask_operations() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{deed}"
+        for module, path in modules("billing")
+        if module.startswith(CHANNELS)
+        for deed in deeds_of_a_channel(path.read_text())
+    ]
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from django.contrib.admin.models import LogEntry",
+        "ledger.lock_balances([user.pk])",
+        "events.record(Subject.USER, 5, 'added')",
+        "get_object_or_404(User, pk=5, is_staff=False)",
+        "User.objects.filter(pk=5, is_staff=False).first()",
+        "ledger.change_balance(user, amount=5)",
+        "subscriptions.start(user, plan)",
+        "thresholds.set_own(5, 10)",
+        "authority.issue_key(name='x')",
+    ],
+)
+def test_a_channel_that_does_things_itself_is_seen(source: str) -> None:
+    assert [*deeds_of_a_channel(source)]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "operations.subscriptions.start(5, 7)",
+        "operations.thresholds.set_own(5, 10)",
+        "operations.customers.find_customer(5)",
+        "ledger.balance(5)",
+        "rows.filter(user__is_staff=False)",
+        "events.sentence(event)",
+    ],
+)
+def test_a_channel_that_asks_is_fine(source: str) -> None:
+    assert not [*deeds_of_a_channel(source)]

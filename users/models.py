@@ -51,6 +51,10 @@ class UserManager(BaseUserManager["User"]):
     def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> "User":
         return self.create_user(email, password, is_staff=True, is_superuser=True, **fields)
 
+    def customers(self) -> "models.QuerySet[User]":
+        """Those whom the panel is about; operators' own accounts have no money."""
+        return self.filter(is_staff=False)
+
     def with_mailbox(self, email: str | None) -> "models.QuerySet[User]":
         """Everybody whose address is this one, however it is spelled: nobody or one user, except
         where several had one mailbox before that was refused."""

@@ -19,19 +19,19 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 from billing import currencies
 from billing.errors import InvalidAmount, InvalidQuantity
 from billing.money import NotMoney, format_money, to_money
-from billing.pricing import to_quantity
+from billing.plans.pricing import to_quantity
 from billing.typed import Ambiguous, NotRead, finer_than_money, in_full, read_number, shown
 
 LONGEST_TYPED: Final = 40
 
 
-class Answer(str):
+class Reading(str):
     """What was typed in the field `name`; `is_meant` if a question about it was answered so."""
 
     name: str
     is_meant: bool
 
-    def __new__(cls, text: str, *, name: str, is_meant: bool) -> "Answer":
+    def __new__(cls, text: str, *, name: str, is_meant: bool) -> "Reading":
         answer = super().__new__(cls, text)
         answer.name = name
         answer.is_meant = is_meant
@@ -45,15 +45,15 @@ class AsksMixin(forms.TextInput):
         typed = data.get(name)
         meant = data.get(f"{name}_meant")
         if meant is not None:
-            return Answer(meant, name=name, is_meant=True)
+            return Reading(meant, name=name, is_meant=True)
         if typed is None:
             return None
         is_meant = bool(typed) and typed == data.get(f"{name}_taken")
-        return Answer(typed, name=name, is_meant=is_meant)
+        return Reading(typed, name=name, is_meant=is_meant)
 
     def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
         field = super().render(name, value, attrs, renderer)
-        if isinstance(value, Answer) and value.is_meant:
+        if isinstance(value, Reading) and value.is_meant:
             field += format_html('<input type="hidden" name="{}_taken" value="{}">', name, value)
         return field
 
@@ -94,8 +94,8 @@ class TypedField(forms.CharField):
         text = super().clean(value)
         if not text:
             return None
-        name = value.name if isinstance(value, Answer) else ""
-        is_meant = isinstance(value, Answer) and value.is_meant
+        name = value.name if isinstance(value, Reading) else ""
+        is_meant = isinstance(value, Reading) and value.is_meant
         read: Callable[[str], Decimal] = self.strictly
         try:
             if is_meant:

@@ -2,7 +2,6 @@
 form that adds it, and is neither kept nor passed on in any other way.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -10,29 +9,28 @@ from typing import Any, Final, NamedTuple
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
-from django.contrib.admin.models import CHANGE, LogEntry
 from django.core.exceptions import PermissionDenied
 from django.core.validators import RegexValidator
 from django.db import transaction
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from billing import access, reports
-from billing.access import KeyState
+from billing import authority, operations, reports
+from billing.admin.history import WithHistory
 from billing.admin.pages import PanelForm, midnight, page_context, row_or_404
 from billing.admin.transactions import DayField, cursor_of
-from billing.models import ApiKey
+from billing.authority import KeyState
+from billing.models import ApiKey, EventChannel, Subject
 from billing.models.plans import validate_readable
 from users import database
 from users.admin.base import titled
 from users.admin.groups import PermissionsField
-from users.admin.histories import AdminWithHistory
 from users.authority import operators_managed_by, permissions_of
-from users.models import Operator, User
+from users.models import User
 from users.search import Asked, Folded, found_by
 
 # After so long, a second key of the same name is not the first one sent twice.
@@ -40,9 +38,10 @@ JUST_NOW: Final = timedelta(minutes=10)
 # Addresses get into logs and the browser's history, where nobody is to find a key. As browsers and
 # Python both read it.
 MORE_THAN_A_BEGINNING: Final = (
-    rf"{access.KEY_BEGINS}[A-Za-z0-9_\-]{{{access.PREFIX_LENGTH - len(access.KEY_BEGINS) + 1}}}"
+    rf"{authority.KEY_BEGINS}[A-Za-z0-9_\-]"
+    rf"{{{authority.PREFIX_LENGTH - len(authority.KEY_BEGINS) + 1}}}"
 )
-ONLY_BEGINNINGS: Final = f"Of a key, only the first {access.PREFIX_LENGTH} characters."
+ONLY_BEGINNINGS: Final = f"Of a key, only the first {authority.PREFIX_LENGTH} characters."
 STATES: Final[dict[KeyState, str]] = {
     "working": "Working",
     "expired": "Expired",
@@ -64,7 +63,7 @@ class KeyReport:
 
 
 def report(key: ApiKey, now: datetime) -> KeyReport:
-    return KeyReport(key, access.state_of(key, now))
+    return KeyReport(key, authority.state_of(key, now))
 
 
 class KeyFilters(PanelForm):
@@ -96,9 +95,9 @@ class KeyFilters(PanelForm):
         rows = ApiKey.objects.select_related("owner", "created_by")
         state = self.cleaned_data["state"]
         if state == "working":
-            rows = rows.filter(pk__in=access.working_keys(now).values("pk"))
+            rows = rows.filter(pk__in=authority.working_keys(now).values("pk"))
         elif state == "other":
-            rows = rows.exclude(pk__in=access.working_keys(now).values("pk"))
+            rows = rows.exclude(pk__in=authority.working_keys(now).values("pk"))
         rows = rows.alias(folded_name=Folded("name"))
         return rows.filter(found_by(self.cleaned_data.get("q", ""), "owner", _of_the_key))
 
@@ -168,7 +167,7 @@ class ApiKeyForm(PanelForm):
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]
-        self.twin = access.working_keys(self.now).filter(name=name).order_by("-pk").first()
+        self.twin = authority.working_keys(self.now).filter(name=name).order_by("-pk").first()
         if self.twin:
             raise forms.ValidationError("A working key has this name already. Choose another.")
         return name
@@ -199,13 +198,14 @@ class ApiKeyForm(PanelForm):
 
     def save(self) -> tuple[ApiKey, str]:
         chosen = self.cleaned_data
-        return access.issue_key(
+        return operations.keys.add(
             name=chosen["name"],
             owner=chosen["owner"],
-            created_by=self.actor,
             is_read_only=chosen["is_read_only"],
             expires_at=self._expires_at(),
             requests_per_minute=chosen["requests_per_minute"],
+            actor=self.actor,
+            channel=EventChannel.PANEL,
         )
 
     def _expires_at(self) -> datetime | None:
@@ -215,20 +215,6 @@ class ApiKeyForm(PanelForm):
         if lasts == "day":
             return midnight(self.cleaned_data["last_day"] + timedelta(days=1))
         return self.now + timedelta(days=int(lasts))
-
-
-def in_words(key: ApiKey) -> Iterator[str]:
-    """What a key was made with, for its history."""
-    yield f"Name: “{key.name}”"
-    yield f"Begins with: {key.prefix}"
-    yield f"Owner: {key.owner} ({key.owner.email})"
-    yield f"Read only: {'yes' if key.is_read_only else 'no'}"
-    expires = key.expires_at
-    yield (
-        f"Expires: {timezone.localtime(expires):%Y-%m-%d %H:%M %Z}" if expires else "Expires: never"
-    )
-    if key.requests_per_minute is not None:
-        yield f"Requests per minute: {key.requests_per_minute or 'no limit'}"
 
 
 class Right(NamedTuple):
@@ -254,8 +240,10 @@ def rights_of(key: ApiKey) -> list[Right]:
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(AdminWithHistory):
+class ApiKeyAdmin(WithHistory):
     """Keys are added and revoked, and never edited or deleted."""
+
+    history_subject = Subject.API_KEY
 
     def get_urls(self) -> list[URLPattern]:
         revoke = self.admin_site.admin_view(self.revoke_view)
@@ -320,8 +308,6 @@ class ApiKeyAdmin(AdminWithHistory):
             if not form.is_valid():
                 return self._form(request, form)
             key, secret = form.save()
-            self.log_addition(request, key, f"Added. {'; '.join(in_words(key))}.")
-            log_of_owner(actor, key, f"API key “{key}” ({key.prefix}…) was added.")
         context = page_context(request, self, title="API key added", user=None) | {
             "key": key,
             "secret": secret,
@@ -349,12 +335,9 @@ class ApiKeyAdmin(AdminWithHistory):
             self.message_user(request, "This key was revoked before.", messages.INFO)
             return HttpResponseRedirect(address)
         if request.method == "POST":
-            with transaction.atomic():
-                held = database.held(ApiKey.objects.filter(pk=key.pk), key.pk, no_key=False)
-                if held is not None and held.revoked_at is None:
-                    access.revoke_key(key, by=actor, now=timezone.now())
-                    self.log_change(request, key, "Revoked.")
-                    log_of_owner(actor, key, f"API key “{key}” ({key.prefix}…) was revoked.")
+            operations.keys.revoke(
+                key.pk, actor=actor, channel=EventChannel.PANEL, now=timezone.now()
+            )
             self.message_user(
                 request,
                 format_html("“{}” is revoked: it works no more.", key.name),
@@ -367,21 +350,8 @@ class ApiKeyAdmin(AdminWithHistory):
         }
         return TemplateResponse(request, "billing/api_key_revoke.html", context)
 
-    def history_view(
-        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        self._key(request, object_id)
-        history: HttpResponse = super().history_view(request, object_id, extra_context)
-        return history
-
     def _key(self, request: HttpRequest, key_id: object) -> ApiKey:
         if not self.has_view_or_change_permission(request):
             raise PermissionDenied
         keys = ApiKey.objects.select_related("owner", "created_by", "revoked_by")
         return row_or_404(keys, key_id)
-
-
-def log_of_owner(actor: User, key: ApiKey, sentence: str) -> None:
-    """Notes what became of a key in its owner's history, too."""
-    owner = Operator.objects.filter(pk=key.owner_id)
-    LogEntry.objects.log_actions(actor.pk, owner, CHANGE, sentence)

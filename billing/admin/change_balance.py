@@ -6,19 +6,20 @@ from typing import Any, Final, cast
 from django import forms
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase, QueryDict
-from django.shortcuts import get_object_or_404
 from unfold.admin import ModelAdmin
 
-from billing import ledger
+from billing import ledger, operations
 from billing.admin.amounts import NumberInput, TypedField
 from billing.admin.pages import (
     PanelForm,
     confirmation_key,
+    customer_or_404,
     outages_told_in,
     page_context,
     page_of_form,
 )
 from billing.admin.transactions import to_posted
+from billing.descriptions import DESCRIPTION_MAX_LENGTH, LENGTHS
 from billing.errors import (
     BalanceMoved,
     BalanceOutOfRange,
@@ -63,8 +64,8 @@ class ChangeBalanceForm(PanelForm):
 
     description = forms.CharField(
         label="Transaction description",
-        max_length=200,
-        help_text="5 to 200 characters, for the user's history. The list offers the standard ones.",
+        max_length=DESCRIPTION_MAX_LENGTH,
+        help_text=f"{LENGTHS}, for the user's history. The list offers the standard ones.",
         widget=forms.TextInput({"list": "standard-descriptions"}),
     )
     amount = AmountField(label="Balance changes")
@@ -89,8 +90,8 @@ class ChangeBalanceForm(PanelForm):
 
     def _post(self) -> Transaction | None:
         try:
-            return ledger.change_balance(
-                self.user,
+            return operations.money.change_balance(
+                self.user.pk,
                 description=self.cleaned_data["description"],
                 amount=self.cleaned_data["amount"],
                 bonus_amount=self.cleaned_data["bonus_amount"],
@@ -140,7 +141,7 @@ def change_balance(request: HttpRequest, user_id: int, model_admin: ModelAdmin) 
     actor = request.user
     if not actor.has_perm("billing.change_balance") or not isinstance(actor, User):
         raise PermissionDenied
-    user = get_object_or_404(User, pk=user_id, is_staff=False)
+    user = customer_or_404(user_id)
     form = ChangeBalanceForm(user, actor, request.POST if request.method == "POST" else None)
     if form.is_valid() and (posted := form.save()):
         return to_posted(posted)

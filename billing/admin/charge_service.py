@@ -7,14 +7,14 @@ from django import forms
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponseBase
-from django.shortcuts import get_object_or_404
 from unfold.admin import ModelAdmin
 
-from billing import ledger
+from billing import ledger, operations
 from billing.admin.amounts import QuantityField
-from billing.admin.pages import page_context, page_of_form
+from billing.admin.confirmation import ConfirmedForm, Effect, advance
+from billing.admin.pages import customer_or_404, page_context, page_of_form
 from billing.admin.transactions import to_posted
-from billing.admin.two_steps import Outcome, TwoStepForm, take_step
+from billing.descriptions import DESCRIPTION_MAX_LENGTH
 from billing.errors import (
     BillingError,
     FreeOfCharge,
@@ -30,7 +30,8 @@ from billing.errors import (
 )
 from billing.models import Channel, Service, Subscription
 from billing.money import format_money
-from billing.pricing import format_quantity
+from billing.plans import services
+from billing.plans.pricing import format_quantity
 from users.models import User
 
 DEVICES_SUGGESTED: Final = 1000
@@ -60,7 +61,7 @@ class ServiceField(forms.ModelChoiceField):  # type: ignore[type-arg]
         ]
 
 
-class ChargeServiceForm(TwoStepForm):
+class ChargeServiceForm(ConfirmedForm):
     """Charges `user` for the use of a service. `key` names one preview: it is posted once."""
 
     service = ServiceField()
@@ -73,7 +74,7 @@ class ChargeServiceForm(TwoStepForm):
     )
     description = forms.CharField(
         required=False,
-        max_length=200,
+        max_length=DESCRIPTION_MAX_LENGTH,
         help_text="Empty: made up from service, quantity, plan and device.",
     )
     key = forms.CharField(required=False, widget=forms.HiddenInput, max_length=64)
@@ -102,11 +103,11 @@ class ChargeServiceForm(TwoStepForm):
         else:
             super().refuse(refusal)
 
-    def perform(self) -> Outcome:
+    def perform(self) -> Effect:
         service, quantity = self.cleaned_data["service"], self.cleaned_data["quantity"]
         key = self.cleaned_data["key"]
-        posted = ledger.charge_service(
-            self.user,
+        posted = operations.money.charge_service(
+            self.user.pk,
             service=service.code,
             quantity=quantity,
             device=self.cleaned_data["device"],
@@ -116,9 +117,9 @@ class ChargeServiceForm(TwoStepForm):
             channel=Channel.PANEL,
         )
         unit = service.unit and f" {service.unit}"
-        price = Decimal(posted.metadata[ledger.PRICING]["price"])
+        price = Decimal(posted.metadata[services.PRICING]["price"])
         cost = -(posted.amount + posted.bonus_amount)
-        plan = self._plan(posted.metadata[ledger.PRICING]["plan"])
+        plan = self._plan(posted.metadata[services.PRICING]["plan"])
         facts = [
             ("Service", f"{service}"),
             ("Device", posted.device or "None: the user's own pricing plan"),
@@ -130,7 +131,7 @@ class ChargeServiceForm(TwoStepForm):
             ("The bonus balance pays", format_money(-posted.bonus_amount)),
             ("The real balance pays", format_money(-posted.amount)),
         ]
-        return Outcome([posted], facts, posted.description)
+        return Effect([posted], facts, posted.description)
 
     def _plan(self, plan_id: int) -> str:
         subscription = Subscription.objects.filter(user=self.user, plan=plan_id)
@@ -143,9 +144,9 @@ def charge_service(request: HttpRequest, user_id: int, model_admin: ModelAdmin) 
     actor = request.user
     if not actor.has_perm("billing.change_balance") or not isinstance(actor, User):
         raise PermissionDenied
-    user = get_object_or_404(User, pk=user_id, is_staff=False)
+    user = customer_or_404(user_id)
     form = ChargeServiceForm(user, actor, request.POST if request.method == "POST" else None)
-    step = take_step(form)
+    step = advance(form)
     if step.done is not None:
         return to_posted(step.done.posted[0])
     devices = Subscription.objects.live().filter(user=user).order_by("device")

@@ -1,27 +1,28 @@
 """What the pages that set prices have in common: services, plans, defaults for new users."""
 
 import hashlib
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, ClassVar, cast
 
 from django import forms
 from django.contrib import messages
 from django.contrib.admin import ShowFacets
-from django.contrib.admin.models import LogEntry
 from django.contrib.admin.utils import unquote
 from django.db import IntegrityError, connection
-from django.db.models import DecimalField, Model, QuerySet
+from django.db.models import DecimalField, QuerySet
 from django.db.models.deletion import ProtectedError
 from django.forms.models import model_to_dict
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.urls import reverse
 from django.utils.text import capfirst
 
+from billing import events, operations
 from billing.admin.amounts import AdminNumberInput, TypedField
+from billing.admin.history import WithHistory
+from billing.models import Channel, Event
 from billing.money import format_money
 from users import database
-from users.admin.histories import AdminWithHistory
+from users.models import User
 
 
 class PriceField(TypedField):
@@ -52,7 +53,7 @@ def shown_money(contents: str) -> str:
 class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]
     """Saves what the operator saw: not in place of what somebody else saved meanwhile.
 
-    `seen` is a digest of everything that the form showed, and the ID of the last entry of the
+    `seen` is a digest of everything that the form showed, and the number of the last event of the
     history then. If that is not how things are any more, the form says who changed what, and is to
     be sent once more.
     """
@@ -67,7 +68,7 @@ class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]
         if self.instance.pk:
             digest = hashlib.sha256(repr(self.stored()).encode()).hexdigest()
             last = self._history().first()
-            self.initial["seen"] = f"{digest}-{last.pk if last else 0}"
+            self.initial["seen"] = f"{digest}-{last.number if last else 0}"
 
     def stored(self) -> Any:
         """Everything that the page lets be changed, as it is in the database now."""
@@ -84,19 +85,16 @@ class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]
             self.add_error(None, self._what_happened_since(last_id))
         return cleaned
 
-    def _history(self) -> "QuerySet[LogEntry]":
-        meta = self.instance._meta
-        return LogEntry.objects.filter(
-            content_type__app_label=meta.app_label,
-            content_type__model=meta.model_name,
-            object_id=str(self.instance.pk),
-        ).order_by("-pk")
+    def _history(self) -> "QuerySet[Event]":
+        return events.of_subject(
+            operations.configuration.subject_of(self.instance), self.instance.pk
+        )
 
-    def _what_happened_since(self, last_id: str) -> str:
-        known = int(last_id) if last_id.isascii() and last_id.isdigit() else 0
-        changes = self._history().filter(pk__gt=known).select_related("user")[:3]
+    def _what_happened_since(self, last_number: str) -> str:
+        known = int(last_number) if last_number.isascii() and last_number.isdigit() else 0
+        since = self._history().filter(number__gt=known)[:3]
         told = "; ".join(
-            f"{each.user}: {each.get_change_message().removesuffix('.')}" for each in changes
+            f"{each.actor or 'System'}: {events.sentence(each).removesuffix('.')}" for each in since
         )
         told = f" ({told})" if told else ""
         return (
@@ -105,39 +103,8 @@ class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]
             "page anew."
         )
 
-    def changes(self) -> Iterator[str]:
-        """What was entered and is new, with the old and the new value."""
-        for name in self.changed_data:
-            if name != "seen":
-                field = self.fields[name]
-                old, new = self._shown(name, self.initial.get(name)), self._entered(name)
-                yield f"{capfirst(str(field.label))} changed from {old} to {new}"
 
-    def entered(self) -> Iterator[str]:
-        """Everything that was entered for something new."""
-        for name, field in self.fields.items():
-            if name != "seen" and self.cleaned_data.get(name) not in (None, ""):
-                yield f"{capfirst(str(field.label))}: {self._entered(name)}"
-
-    def _entered(self, name: str) -> str:
-        return self._shown(name, self.cleaned_data.get(name))
-
-    def _shown(self, name: str, value: Any) -> str:
-        field = self.fields[name]
-        if isinstance(value, bool):
-            return "yes" if value else "no"
-        if isinstance(value, Decimal):
-            return format_money(value)
-        if value in (None, ""):
-            return "nothing"
-        if isinstance(field, forms.ModelChoiceField) and not isinstance(value, Model):
-            value = field.queryset.model._default_manager.filter(pk=value).first() or value  # type: ignore[union-attr]
-        elif isinstance(field, forms.ChoiceField) and not isinstance(value, Model):
-            return str(dict(field.choices).get(value, value))  # type: ignore[arg-type]
-        return f"“{value}”"
-
-
-class ConfigurationAdmin(AdminWithHistory):
+class ConfigurationAdmin(WithHistory):
     """Few rows, which much hangs on: the history says what was changed, and nothing in use goes."""
 
     form = ConfigurationForm
@@ -180,22 +147,13 @@ class ConfigurationAdmin(AdminWithHistory):
             )
         return super().formfield_for_dbfield(db_field, request, **kwargs)
 
-    # --- History: who changed what, from what to what -------------------------------------------
+    # --- Saving: an operation, which records it --------------------------------------------------
 
-    def construct_change_message(
-        self,
-        request: HttpRequest,
-        form: Any,
-        formsets: Any,
-        add: bool = False,  # noqa: FBT001, FBT002 - Django's signature
-    ) -> Any:
-        if add:
-            return f"Added. {'; '.join(form.entered())}."
-        return "; ".join(form.changes()) + "." if form.has_changed() else ""
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
+        operations.configuration.save(obj, actor=cast(User, request.user), channel=Channel.PANEL)
 
-    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        """Saving without a change leaves no trace."""
-        return super().log_change(request, obj, message) if message else None
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        operations.configuration.delete(obj, actor=cast(User, request.user), channel=Channel.PANEL)
 
     # --- Deleting: only what was never used -----------------------------------------------------
 

@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from billing import access
+from billing import authority
 from users.browsers import browser_of
 from users.forms import LoginForm
 from users.networks import client_network
@@ -28,15 +28,15 @@ class LimitedLoginForm(LoginForm):
         now = timezone.now()
         address = client_network(self.request)
         browser = browser_of(self.request, login)
-        wait = access.spend_login(login, address=address, browser=browser, now=now)
+        wait = authority.spend_login(login, address=address, browser=browser, now=now)
         if wait is not None:
-            seconds = access.whole_seconds(wait)
+            seconds = authority.whole_seconds(wait)
             raise ValidationError(
                 f"Too many logins with this address have failed from here. Try again in {seconds} "
                 f"{'second' if seconds == 1 else 'seconds'}."
             )
         super().clean()
-        access.accept_login(login, address=address, browser=browser, now=now)
+        authority.accept_login(login, address=address, browser=browser, now=now)
         return cleaned
 
 

@@ -4,22 +4,18 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.models import CHANGE, LogEntry
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
-from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from unfold.admin import ModelAdmin
 
-from billing import ledger, reports, thresholds
+from billing import events, ledger, operations, reports, thresholds
 from billing.admin.amounts import NumberInput
 from billing.admin.configuration import PriceField
-from billing.admin.pages import PanelForm, ReadOnlyAdmin, page_context, row_or_404
+from billing.admin.pages import PanelForm, ReadOnlyAdmin, customer_or_404, page_context, row_or_404
 from billing.admin.transactions import cursor_of
-from billing.admin.two_steps import log
-from billing.models import LowBalanceThreshold
+from billing.models import Channel, LowBalanceThreshold, Subject
 from billing.thresholds import Threshold
 from users.models import User
 
@@ -82,10 +78,12 @@ class OwnForm(DefaultForm):
     def kind_of(threshold: Threshold) -> str:
         return DefaultForm.kind_of(threshold) if threshold.is_own else "default"
 
-    def save(self, user: User) -> thresholds.Change:
+    def save(self, user: User, actor: User) -> thresholds.Change:
         if self.cleaned_data["when"] == "default":
-            return thresholds.unset_own(user.pk)
-        return thresholds.set_own(user.pk, self.cleaned_data["amount"])
+            return operations.thresholds.unset_own(user.pk, actor=actor, channel=Channel.PANEL)
+        return operations.thresholds.set_own(
+            user.pk, self.cleaned_data["amount"], actor=actor, channel=Channel.PANEL
+        )
 
 
 def _may_view(request: HttpRequest) -> bool:
@@ -102,21 +100,18 @@ def low_balance(request: HttpRequest, user_id: int, model_admin: ModelAdmin) -> 
     actor = request.user
     if not _may_view(request) or not isinstance(actor, User):
         raise PermissionDenied
-    user = get_object_or_404(User, pk=user_id, is_staff=False)
+    user = customer_or_404(user_id)
     threshold = thresholds.of(user.pk)
     form = OwnForm(threshold, request.POST if request.method == "POST" else None)
     if request.method == "POST":
         if not _may_change(request):
             raise PermissionDenied
-        with transaction.atomic():
-            if form.is_valid():
-                change = form.save(user)
-                if change.sentence:
-                    log(actor, user, change.sentence)
-                messages.success(request, f"Programs are told {change.after.in_words}.")
-                sees_profile = request.user.has_perm("users.view_user")
-                page = "users_user_change" if sees_profile else "users_user_low_balance"
-                return HttpResponseRedirect(reverse(f"admin:{page}", args=[user.pk]))
+        if form.is_valid():
+            change = form.save(user, actor)
+            messages.success(request, f"Programs are told {change.after.in_words}.")
+            sees_profile = request.user.has_perm("users.view_user")
+            page = "users_user_change" if sees_profile else "users_user_low_balance"
+            return HttpResponseRedirect(reverse(f"admin:{page}", args=[user.pk]))
     context = page_context(request, model_admin, title="Low balance", user=user) | {
         "form": form,
         "threshold": threshold,
@@ -145,10 +140,9 @@ class LowBalanceThresholdAdmin(ReadOnlyAdmin):
             if not _may_change(request):
                 raise PermissionDenied
             if form.is_valid():
-                with transaction.atomic():
-                    change = thresholds.set_default(form.cleaned_data["amount"])
-                    if change.sentence:
-                        self._log(actor, change.sentence)
+                change = operations.thresholds.set_default(
+                    form.cleaned_data["amount"], actor=actor, channel=Channel.PANEL
+                )
                 self.message_user(
                     request, f"By default, programs are told {change.after}.", messages.SUCCESS
                 )
@@ -180,17 +174,10 @@ class LowBalanceThresholdAdmin(ReadOnlyAdmin):
         return HttpResponseRedirect(reverse("admin:users_user_low_balance", args=[row.user_id]))
 
     @staticmethod
-    def _log(actor: User, sentence: str) -> None:
-        default = LowBalanceThreshold.objects.filter(user=None)
-        LogEntry.objects.log_actions(actor.pk, default, CHANGE, sentence)
-
-    @staticmethod
-    def _changes() -> list[LogEntry]:
+    def _changes() -> list[reports.Deed]:
         """Who changed the default, and when, the latest first."""
         row = LowBalanceThreshold.objects.filter(user=None).first()
-        entries = LogEntry.objects.filter(
-            content_type__app_label="billing",
-            content_type__model="lowbalancethreshold",
-            object_id=str(row.pk) if row else "",
-        )
-        return list(entries.select_related("user").order_by("-pk")[:CHANGES_SHOWN])
+        if row is None:
+            return []
+        found = events.of_subject(Subject.LOW_BALANCE, row.pk)[:CHANGES_SHOWN]
+        return [reports.Deed.of_event(event) for event in found]

@@ -16,6 +16,8 @@ from django.template.response import TemplateResponse
 from django.utils import timezone
 from unfold.admin import ModelAdmin
 
+from billing import operations
+from billing.errors import UnknownUser
 from billing.money import decimals_for
 from users.admin.base import PanelAdmin, titled
 from users.database import UNAVAILABLE, Outage, may_have_written, outage_of
@@ -56,6 +58,14 @@ def utc_today() -> date:
 def confirmation_key() -> str:
     """Names one filled-in form: however often it is sent, it is posted once."""
     return secrets.token_hex(16)
+
+
+def customer_or_404(user_id: int) -> User:
+    """Returns the customer of a page: an operator's own account has none of these pages."""
+    try:
+        return operations.customers.find_customer(user_id)
+    except UnknownUser:
+        raise Http404 from None
 
 
 def row_or_404[Row: Model](rows: QuerySet[Row], object_id: object) -> Row:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from django import forms
 from django.conf import settings
@@ -15,6 +15,7 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import BooleanRadioFilter, ChoicesRadioFilter
 from unfold.decorators import display
 
+from billing import operations
 from billing.admin.configuration import (
     ConfigurationAdmin,
     ConfigurationForm,
@@ -22,8 +23,9 @@ from billing.admin.configuration import (
     PriceField,
 )
 from billing.admin.pages import one_number_of_decimals
-from billing.models import Plan, Service, ServicePrice, Subscription, UserDefaults
+from billing.models import Channel, Plan, Service, ServicePrice, Subject, Subscription, UserDefaults
 from billing.money import ZERO, format_money
+from users.models import User
 
 LIVE = ~Q(subscriptions__status=Subscription.Status.CANCELLED)
 
@@ -69,17 +71,9 @@ class PlanForm(ConfigurationForm):
         ]
         return super().stored(), prices
 
-    def save_prices(self) -> None:
-        for service in self.services:
-            old, new = self.prices.get(service.pk), self.cleaned_data[self._field_of(service)]
-            if new is None:
-                if old is not None:
-                    old.delete()
-            elif old is None:
-                ServicePrice.objects.create(plan=self.instance, service=service, price=new)
-            elif old.price != new:
-                old.price = new
-                old.save(update_fields=["price"])
+    def entered_prices(self) -> dict[int, Decimal | None]:
+        """What was entered for each service, by its ID."""
+        return {service.pk: self.cleaned_data[self._field_of(service)] for service in self.services}
 
     @staticmethod
     def _field_of(service: Service) -> str:
@@ -88,6 +82,7 @@ class PlanForm(ConfigurationForm):
 
 @admin.register(Plan)
 class PlanAdmin(ConfigurationAdmin):
+    history_subject = Subject.PLAN
     form = PlanForm
     change_form_template = "billing/plan.html"
     list_display = [
@@ -146,9 +141,16 @@ class PlanAdmin(ConfigurationAdmin):
             context["notes"] = [why] if why else []
         return super().render_change_form(request, context, *args, **kwargs)
 
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
+        operations.configuration.save(
+            obj,
+            prices=form.entered_prices(),
+            actor=cast(User, request.user),
+            channel=Channel.PANEL,
+        )
+
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
         super().save_related(request, form, formsets, change)
-        form.save_prices()
         plan = form.instance
         if not plan.is_active and UserDefaults.objects.filter(plan=plan).exists():
             self.message_user(
@@ -216,6 +218,8 @@ class UserDefaultsForm(ConfigurationForm):
 @admin.register(UserDefaults)
 class UserDefaultsAdmin(ConfigurationAdmin):
     """One page: the row, which the first saving creates."""
+
+    history_subject = Subject.USER_DEFAULTS
 
     form = UserDefaultsForm
     fields = ["bonus", "plan"]

@@ -9,13 +9,14 @@ from unfold.decorators import display
 
 from billing import reports
 from billing.admin.configuration import ConfigurationAdmin
-from billing.models import Service
+from billing.models import Service, Subject
 
 LOOK_MAX_SECONDS: Final = 5
 
 
 @admin.register(Service)
 class ServiceAdmin(ConfigurationAdmin):
+    history_subject = Subject.SERVICE
     list_display = ["name", "service_code", "unit", "state", "in_plans"]
     search_fields = ["name", "code"]
     fields = ["name", "code", "unit", "is_active"]

@@ -10,11 +10,12 @@ from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 
-from billing import reports, subscriptions
+from billing import reports
 from billing.admin.pages import PanelForm, ReadOnlyAdmin, page_context, row_or_404, utc_today
 from billing.admin.transactions import SEARCH_MAX_SECONDS, cursor_of
 from billing.models import Plan, Subscription
-from billing.pricing import Cycle
+from billing.plans import forecast
+from billing.plans.pricing import Cycle
 
 
 class SubscriptionFilters(PanelForm):
@@ -53,7 +54,7 @@ class SubscriptionFilters(PanelForm):
 
 class Row(NamedTuple):
     subscription: Subscription
-    upcoming: subscriptions.Upcoming | None
+    upcoming: forecast.Upcoming | None
 
 
 @admin.register(Subscription)
@@ -77,7 +78,7 @@ class SubscriptionAdmin(ReadOnlyAdmin):
         context |= {
             "form": form,
             "page": found,
-            "rows": [Row(each, subscriptions.upcoming(each, today)) for each in found.rows],
+            "rows": [Row(each, forecast.upcoming(each, today)) for each in found.rows],
             "has_conditions": any(form.cleaned_data.values()) or bool(form.errors),
         }
         return TemplateResponse(request, "billing/subscriptions_of_all.html", context)

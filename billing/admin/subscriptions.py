@@ -1,6 +1,7 @@
 """The Subscriptions tab of a user, and its pages: to add one, to change its plan, to cancel it."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -19,9 +20,15 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from unfold.admin import ModelAdmin
 
-from billing import ledger, sentences, subscriptions
-from billing.admin.pages import PanelForm, page_context, page_of_form, utc_today
-from billing.admin.two_steps import Outcome, TwoStepForm, log, take_step
+from billing import ledger, operations
+from billing.admin.confirmation import ConfirmedForm, Effect, advance
+from billing.admin.pages import (
+    PanelForm,
+    customer_or_404,
+    page_context,
+    page_of_form,
+    utc_today,
+)
 from billing.errors import (
     BillingError,
     InsufficientFunds,
@@ -33,7 +40,9 @@ from billing.errors import (
 )
 from billing.models import Channel, Plan, Subscription
 from billing.money import ZERO, format_money
-from billing.pricing import Cycle, format_period
+from billing.operations.subscriptions import SubscriptionChange
+from billing.plans import due, forecast
+from billing.plans.pricing import Cycle, format_period
 from users.ids import id_in
 from users.models import User
 
@@ -60,7 +69,7 @@ def plan_in_words(plan: Plan) -> str:
 
 
 def next_charge_in_words(subscription: Subscription, today: date) -> str:
-    upcoming = subscriptions.upcoming(subscription, today)
+    upcoming = forecast.upcoming(subscription, today)
     if upcoming is None:
         return "None"
     amount = format_money(upcoming.amount)
@@ -109,7 +118,7 @@ class SubscriptionFilters(PanelForm):
 
 
 @dataclass(frozen=True)
-class Line:
+class ShownSubscription:
     """A subscription as the tab shows it: with what is charged next or, if suspended, missing."""
 
     subscription: Subscription
@@ -118,14 +127,14 @@ class Line:
     missing: Decimal
 
 
-def _line(subscription: Subscription, today: date, real: Decimal) -> Line:
-    upcoming = subscriptions.upcoming(subscription, today)
+def _line(subscription: Subscription, today: date, real: Decimal) -> ShownSubscription:
+    upcoming = forecast.upcoming(subscription, today)
     if upcoming is None:
-        return Line(subscription, None, None, ZERO)
+        return ShownSubscription(subscription, None, None, ZERO)
     missing = ZERO
     if subscription.status == STATUS.SUSPENDED:
         missing = max(ZERO, upcoming.amount - real)
-    return Line(subscription, upcoming.day, upcoming.amount, missing)
+    return ShownSubscription(subscription, upcoming.day, upcoming.amount, missing)
 
 
 def user_subscriptions(
@@ -134,12 +143,12 @@ def user_subscriptions(
     """The tab: live subscriptions, the user's own plan first, then the last cancelled ones."""
     if not request.user.has_perm("billing.view_subscription"):
         raise PermissionDenied
-    user = _customer(user_id)
+    user = customer_or_404(user_id)
     today = utc_today()
     balance = ledger.balance(user)
     mine = Subscription.objects.filter(user=user)
     live = mine.live()
-    suspended_count, needed = subscriptions.needed_to_resume(user, today)
+    suspended_count, needed = forecast.needed_to_resume(user, today)
     live_count = live.count()
 
     form = SubscriptionFilters(request.GET)
@@ -207,7 +216,7 @@ class PlanField(forms.ModelChoiceField):  # type: ignore[type-arg]
         return plan_in_words(plan)
 
 
-class SubscriptionForm(TwoStepForm):
+class SubscriptionForm(ConfirmedForm):
     """An action on a user's subscriptions, on the day that it is in UTC."""
 
     fields_of_refusals: ClassVar[dict[type[BillingError], str]] = {
@@ -222,19 +231,11 @@ class SubscriptionForm(TwoStepForm):
         self.subscription: Subscription | None = None
         super().__init__(user, actor, data)
 
-    def record(self, outcome: Outcome) -> None:
-        log(self.actor, self.user, outcome.sentence)
-
-    def _outcome(
-        self,
-        changed: subscriptions.Changed,
-        facts: Sequence[tuple[str, str]],
-        sentence: str,
-    ) -> Outcome:
-        subscription = self.subscription = changed.subscription
+    def _outcome(self, change: SubscriptionChange, facts: Sequence[tuple[str, str]]) -> Effect:
+        subscription = self.subscription = change.subscription
         if subscription.is_live:
             facts = [*facts, *self._how_it_goes_on(subscription)]
-        return Outcome(changed.posted, facts, sentence)
+        return Effect(change.posted, facts, change.sentence)
 
     def _how_it_goes_on(self, subscription: Subscription) -> list[tuple[str, str]]:
         paid = subscription.charged_through
@@ -290,24 +291,23 @@ class AddForm(SubscriptionForm):
         self.lacks_money = isinstance(refusal, InsufficientFunds)
         super().refuse(refusal)
 
-    def perform(self) -> Outcome:
-        plan, device = self.cleaned_data["plan"], self.cleaned_data["device"]
-        changed = subscriptions.start(
-            self.user,
-            plan,
+    def perform(self) -> Effect:
+        change = operations.subscriptions.start(
+            self.user.pk,
+            self.cleaned_data["plan"].pk,
             day=self.today,
-            device=device,
+            device=self.cleaned_data["device"],
             wait_for_money=self.cleaned_data["wait_for_money"],
             actor=self.actor,
             channel=Channel.PANEL,
         )
-        subscription = changed.subscription
+        subscription = change.subscription
         facts = [
             ("Plan", plan_in_words(subscription.plan)),
             ("Device", _device_in_words(subscription.device)),
             ("Starts", f"{_day(self.today)}, today (UTC)"),
         ]
-        return self._outcome(changed, facts, sentences.subscribed(*changed))
+        return self._outcome(change, facts)
 
 
 class ExistingForm(SubscriptionForm):
@@ -319,27 +319,25 @@ class ExistingForm(SubscriptionForm):
         super().__init__(user, actor, data)
         self.subscription = self.before = subscription
 
-    def _held(self) -> Subscription:
-        """The subscription as it is while nobody else can do anything to it."""
-        ledger.hold([self.user.pk])
-        self.before = Subscription.objects.select_related("plan").get(pk=self.before.pk)
-        return self.before
+    def _note_before(self, subscription: Subscription) -> None:
+        """Takes note of the subscription as it is once nobody else can do anything to it."""
+        self.before = copy(subscription)
 
     @property
     def remainder(self) -> Decimal:
         """What is left of what was paid, as far as can be told without doing it."""
-        ahead = subscriptions.paid_ahead(self.before, self.today)
+        ahead = forecast.paid_ahead(self.before, self.today)
         return sum((each.rest.amount for each in ahead), ZERO)
 
-    def _not_paid_back(self, changed: subscriptions.Changed) -> list[tuple[str, str]]:
+    def _not_paid_back(self, change: SubscriptionChange) -> list[tuple[str, str]]:
         """What a user loses who has paid for today and later, and does not get it back."""
-        new = {row.number for row in changed.posted if row.channel == Channel.PANEL}
+        new = {row.number for row in change.posted if row.channel == Channel.PANEL}
         return [
             (
                 "Not paid back",
                 f"{format_money(rest.amount)}, paid for {format_period(rest.first, rest.last)}",
             )
-            for number, _, rest in subscriptions.paid_ahead(changed.subscription, self.today)
+            for number, _, rest in forecast.paid_ahead(change.subscription, self.today)
             if rest.amount and number not in new
         ]
 
@@ -380,19 +378,20 @@ class ChangePlanForm(ExistingForm):
             *((plan.pk, plan_in_words(plan)) for plan in offered),
         ]
 
-    def perform(self) -> Outcome:
-        before = self._held()
-        changed = subscriptions.change_plan(
-            before,
-            self.cleaned_data["plan"],
+    def perform(self) -> Effect:
+        change = operations.subscriptions.change_plan(
+            self.user.pk,
+            self.before.pk,
+            self.cleaned_data["plan"].pk,
             day=self.today,
             pay_back=self.cleaned_data["pay_back"],
             charge_now=self.cleaned_data["charge_now"],
             actor=self.actor,
             channel=Channel.PANEL,
+            if_unchanged=self._note_before,
         )
-        subscription = changed.subscription
-        old = before.plan
+        subscription = change.subscription
+        old = self.before.plan
         facts = [
             ("Device", _device_in_words(subscription.device)),
             ("Present plan", plan_in_words(old)),
@@ -402,15 +401,14 @@ class ChangePlanForm(ExistingForm):
             *self._uncharged_days(subscription),
         ]
         if self.cleaned_data["charge_now"] and not self.cleaned_data["pay_back"]:
-            facts += self._not_paid_back(changed)
-        sentence = sentences.changed_plan(subscription, old, changed.posted)
-        return self._outcome(changed, facts, sentence)
+            facts += self._not_paid_back(change)
+        return self._outcome(change, facts)
 
     def _uncharged_days(self, subscription: Subscription) -> list[tuple[str, str]]:
         """The days, from today on, for which neither the old nor the new plan is paid."""
         paid = subscription.charged_through
-        first = max(self.today, paid + subscriptions.DAY) if paid else self.today
-        last = subscription.plan_since - subscriptions.DAY
+        first = max(self.today, paid + due.DAY) if paid else self.today
+        last = subscription.plan_since - due.DAY
         if subscription.status == STATUS.SUSPENDED or first > last:
             return []
         return [("Nothing is charged for", format_period(first, last))]
@@ -427,23 +425,25 @@ class CancelForm(ExistingForm):
 
     done_before = (SubscriptionCancelled,)
 
-    def perform(self) -> Outcome:
-        changed = subscriptions.cancel(
-            self._held(),
+    def perform(self) -> Effect:
+        change = operations.subscriptions.cancel(
+            self.user.pk,
+            self.before.pk,
             day=self.today,
             pay_back=self.cleaned_data["pay_back"],
             actor=self.actor,
             channel=Channel.PANEL,
+            if_unchanged=self._note_before,
         )
-        subscription = changed.subscription
+        subscription = change.subscription
         facts = [
             ("Plan", plan_in_words(subscription.plan)),
             ("Device", _device_in_words(subscription.device)),
             ("Ends", f"{_day(self.today)}, today (UTC)"),
         ]
         if not self.cleaned_data["pay_back"]:
-            facts += self._not_paid_back(changed)
-        return self._outcome(changed, facts, sentences.cancelled(*changed))
+            facts += self._not_paid_back(change)
+        return self._outcome(change, facts)
 
 
 # --- Pages --------------------------------------------------------------------------------------
@@ -468,7 +468,7 @@ def add_subscription(
     request: HttpRequest, user_id: int, model_admin: ModelAdmin
 ) -> HttpResponseBase:
     actor = _actor(request, "billing.add_subscription")
-    user = _customer(user_id)
+    user = customer_or_404(user_id)
     form = AddForm(user, actor, _sent(request))
     return _page(request, model_admin, form, ADD)
 
@@ -496,7 +496,7 @@ def _page_of_existing(  # noqa: PLR0917 - what the two pages differ by comes las
     words: Words,
 ) -> HttpResponseBase:
     actor = _actor(request, "billing.change_subscription")
-    user = _customer(user_id)
+    user = customer_or_404(user_id)
     mine = Subscription.objects.select_related("plan").filter(user=user)
     subscription = get_object_or_404(mine, pk=subscription_id)
     form = make_form(user, actor, subscription, _sent(request))
@@ -514,7 +514,7 @@ def _page(
     request: HttpRequest, model_admin: ModelAdmin, form: SubscriptionForm, words: Words
 ) -> HttpResponseBase:
     """Asks, shows what will be posted, and does it. Afterwards: the tab, with a sentence."""
-    step = take_step(form)
+    step = advance(form)
     if step.done is not None:
         messages.success(request, step.done.sentence)
         return _to_tab(request, form)
@@ -567,11 +567,6 @@ def _tab(request: HttpRequest, user: User) -> str:
 
 def _sent(request: HttpRequest) -> Any:
     return request.POST if request.method == "POST" else None
-
-
-def _customer(user_id: int) -> User:
-    """Money and subscriptions are customers': an operator's own account has no such pages."""
-    return get_object_or_404(User, pk=user_id, is_staff=False)
 
 
 def _actor(request: HttpRequest, permission: str) -> User:

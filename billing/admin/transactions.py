@@ -11,7 +11,6 @@ from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.core.validators import MaxValueValidator, MinValueValidator
-from django.db import transaction
 from django.http import (
     FileResponse,
     Http404,
@@ -22,7 +21,6 @@ from django.http import (
     QueryDict,
     StreamingHttpResponse,
 )
-from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
@@ -30,18 +28,20 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 
-from billing import currencies, ledger, reports
+from billing import currencies, ledger, operations, reports
 from billing.admin.pages import (
     PanelForm,
     confirmation_key,
+    customer_or_404,
     midnight,
     outages_told_in,
     page_context,
     page_of_form,
     row_or_404,
 )
-from billing.errors import AlreadyReversed, BillingError, NotReversible
-from billing.exports import TooManyRows, csv_lines, write_xlsx
+from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH
+from billing.errors import AlreadyReversed, BillingError, InvalidDescription, NotReversible
+from billing.files.exports import TooManyRows, csv_lines, write_xlsx
 from billing.models import (
     Channel,
     Label,
@@ -55,8 +55,10 @@ from billing.models import (
 )
 from billing.models.transactions import SUBTYPE_LABELS
 from billing.money import NotMoney, format_money, to_money
-from billing.pricing import format_period, format_quantity, to_quantity
+from billing.plans import services
+from billing.plans.pricing import format_period, format_quantity, to_quantity
 from users.admin.base import PanelAdmin
+from users.ids import id_in
 from users.models import User
 
 SEARCH_MAX_SECONDS: Final = 15
@@ -120,7 +122,7 @@ class TransactionFilters(PanelForm):
         ],
     )
     channel = forms.ChoiceField(required=False, choices=[("", "All"), *Channel.choices])
-    q = forms.CharField(label="Description", required=False, max_length=200)
+    q = forms.CharField(label="Description", required=False, max_length=DESCRIPTION_MAX_LENGTH)
     device = forms.CharField(required=False, max_length=100)
 
     def __init__(self, data: Any) -> None:
@@ -326,7 +328,7 @@ def user_transactions(
     """The Transactions tab."""
     if not request.user.has_perm("billing.view_transaction"):
         raise PermissionDenied
-    return list_page(request, model_admin, get_object_or_404(User, pk=user_id, is_staff=False))
+    return list_page(request, model_admin, customer_or_404(user_id))
 
 
 # --- One transaction ----------------------------------------------------------------------------
@@ -341,9 +343,9 @@ class ReversalForm(PanelForm):
 
     description = forms.CharField(
         label="Transaction description",
-        min_length=5,
-        max_length=200,
-        error_messages={"min_length": "A description has 5 to 200 characters."},
+        min_length=DESCRIPTION_MIN_LENGTH,
+        max_length=DESCRIPTION_MAX_LENGTH,
+        error_messages={"min_length": InvalidDescription.sentence},
         widget=forms.TextInput({"list": "standard-descriptions"}),
     )
     key = forms.CharField(widget=forms.HiddenInput, max_length=64)
@@ -354,16 +356,14 @@ class ReversalForm(PanelForm):
         self.actor = actor
         super().__init__(data, initial={"key": confirmation_key()})
 
-    @transaction.atomic
     def save(self) -> Transaction:
         """Raises BillingError as `ledger.reverse` does."""
-        ledger.hold([self.reversed_one.user_id])  # until it is posted, nobody pays back
-        now = numbers_of(ledger.paid_back_of(self.reversed_one))
-        return ledger.reverse(
+        shown = self.cleaned_data["paid_back"].split()
+        return operations.money.reverse(
             self.reversed_one.user_id,
             number=self.reversed_one.number,
             description=self.cleaned_data["description"],
-            although_paid_back=self.cleaned_data["paid_back"] == now,
+            seen_paid_back=[int(each) for each in shown if id_in(each) is not None],
             idempotency_key=f"panel:{self.cleaned_data['key']}",
             actor=self.actor,
             channel=Channel.PANEL,
@@ -492,7 +492,7 @@ def _explanation(row: Transaction) -> list[tuple[str, str]]:
     """How a charge came about, as its metadata say. Integrators write metadata too: whatever is
     not as the panel writes it is left to the raw view.
     """
-    pricing = row.metadata.get(ledger.PRICING)
+    pricing = row.metadata.get(services.PRICING)
     if row.type == TransactionType.SERVICE and isinstance(pricing, dict):
         try:
             quantity, price = to_quantity(pricing["quantity"]), to_money(pricing["price"])

@@ -1,6 +1,6 @@
 """The customers' pages with their money: the list, the profile, and what hangs on a user's page."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, Final, cast
 
@@ -17,10 +17,11 @@ from django.utils.timezone import localtime
 from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import display
 
-from billing import reports, subscriptions, thresholds
+from billing import operations, thresholds
 from billing.admin.amounts import AdminNumberInput, Question, TypedField, links
 from billing.admin.change_balance import change_balance
 from billing.admin.charge_service import charge_service
+from billing.admin.history import WithHistory
 from billing.admin.low_balance import low_balance
 from billing.admin.navigation import header_actions
 from billing.admin.pages import one_number_of_decimals, utc_today
@@ -31,17 +32,15 @@ from billing.admin.subscriptions import (
     user_subscriptions,
 )
 from billing.admin.transactions import user_transactions
-from billing.admin.two_steps import log
-from billing.models import Channel, Subscription, Transaction
+from billing.errors import EmailTaken
+from billing.models import Channel, Subject, Subscription
 from billing.money import format_money
 from billing.typed import in_full, shown
 from users.admin.customers import UserAdmin
 from users.admin.people import StatusFilter
-from users.ids import id_in
 from users.models import User
 
 DAY_AND_TIME = "Y-m-d H:i"
-POSTED_SHOWN: Final = 20  # of what operators posted, on the History tab
 
 
 class AmountBound(TypedField):
@@ -164,25 +163,6 @@ def actor(request: HttpRequest) -> User:
     return cast(User, request.user)
 
 
-def given_to(user: User) -> str:
-    """What a user who was just added got by the defaults for new users, in a sentence."""
-    given = [
-        f"A bonus of {format_money(row.bonus_amount)} was given."
-        for row in Transaction.objects.filter(user=user, subtype="register")
-    ]
-    for subscription in Subscription.objects.filter(user=user).select_related("plan"):
-        number = subscription.charge_number or 0
-        charged = Transaction.objects.filter(user=user, number=number).first()
-        if subscription.status == Subscription.Status.SUSPENDED:
-            ending = f"suspended {subscription.suspended_until}"
-        elif charged is None:
-            ending = "nothing charged"
-        else:
-            ending = f"{format_money(-charged.amount)} charged"
-        given.append(f"Subscribed the user to plan {subscription.plan}; {ending}.")
-    return " ".join(given)
-
-
 def sees_money(request: HttpRequest) -> bool:
     return request.user.has_perm("billing.view_balance")
 
@@ -193,7 +173,8 @@ def money(amount: Decimal, decimals: int) -> SafeString:
 
 
 @admin.register(User)
-class BillingUserAdmin(UserAdmin):
+class BillingUserAdmin(WithHistory, UserAdmin):
+    history_subject = Subject.USER
     list_display = [
         "id",
         "name_and_email",
@@ -231,38 +212,46 @@ class BillingUserAdmin(UserAdmin):
         return wrapped
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
-        super().save_model(request, obj, form, change)
-        if not change:
-            # In one database transaction with the user, which is the admin's own.
-            subscriptions.welcome(obj, day=utc_today(), actor=actor(request), channel=Channel.PANEL)
+        """In one database transaction with all that belongs to it, which is the admin's own."""
+        if change:
+            entered = {name: form.cleaned_data[name] for name in form.changed_data}
+            operations.customers.edit(
+                obj.pk,
+                lambda user: entered,
+                is_validated=True,
+                day=utc_today(),
+                actor=actor(request),
+                channel=Channel.PANEL,
+            )
+        else:
+            request.added = operations.customers.create(  # type: ignore[attr-defined]
+                obj,
+                is_validated=True,
+                day=utc_today(),
+                actor=actor(request),
+                channel=Channel.PANEL,
+            )
 
-    def log_addition(self, request: HttpRequest, obj: User, message: Any) -> Any:
-        entry = super().log_addition(request, obj, message)
-        if given := given_to(obj):
-            log(actor(request), obj, given)
-        return entry
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return super().changeform_view(request, *args, **kwargs)
+        except EmailTaken:
+            # Two operators took the same address at once; the second gets the form's own message.
+            return super().changeform_view(request, *args, **kwargs)
 
     def response_add(
         self, request: HttpRequest, obj: User, post_url_continue: str | None = None
     ) -> HttpResponse:
         response = super().response_add(request, obj, post_url_continue)
-        if given := given_to(obj):
+        said: str = request.added.sentence  # type: ignore[attr-defined]
+        if given := said.removeprefix("Added.").strip():
             self.message_user(request, given, messages.SUCCESS)
         return response
 
-    def history_view(
-        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        """What operators changed, and beside it what they did to the user's money."""
-        money: dict[str, Any] = {"is_of_user": True}
-        user_id = id_in(object_id)
-        if user_id is not None and request.user.has_perm("billing.view_transaction"):
-            money |= {
-                "posted": reports.latest_by_operators(user_id, POSTED_SHOWN),
-                "looked_through": reports.LOOKED_THROUGH,
-                "transactions": reverse("admin:users_user_transactions", args=[user_id]),
-            }
-        return super().history_view(request, object_id, (extra_context or {}) | money)
+    def set_active(self, request: HttpRequest, ids: Sequence[int], *, active: bool) -> int:
+        return operations.customers.set_active(
+            Subject.USER, ids, is_active=active, actor=actor(request), channel=Channel.PANEL
+        )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         return super().get_queryset(request).select_related("balance")

@@ -5,19 +5,17 @@ from typing import Any, Final
 
 from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.models import CHANGE, LogEntry
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 
-from billing import reports, webhooks
+from billing import operations, reports, webhooks
 from billing.admin.pages import PanelForm, ReadOnlyAdmin, page_context, row_or_404
 from billing.admin.transactions import SEARCH_MAX_SECONDS, cursor_of
-from billing.models import EventType, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from billing.models import Channel, EventType, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 from users.ids import id_in
 from users.models import User
 
@@ -136,16 +134,7 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         delivery = self._delivery(request, delivery_id)
         if request.method == "POST":
-            with transaction.atomic():
-                webhooks.send_again(delivery)
-                LogEntry.objects.log_actions(
-                    actor.pk,
-                    [delivery.endpoint],
-                    CHANGE,
-                    f"Delivery {delivery.pk} ({delivery.event.get_type_display()}, "
-                    f"user {delivery.user_id}) is sent again.",
-                    single_object=True,
-                )
+            operations.webhook_endpoints.send_again(delivery, actor=actor, channel=Channel.PANEL)
             self.message_user(request, "It is sent again in a moment.", messages.SUCCESS)
         address = reverse("admin:billing_webhookdelivery_change", args=[delivery.pk])
         return HttpResponseRedirect(address)
@@ -156,14 +145,11 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin):
         if not self.has_change_permission(request) or not isinstance(actor, User):
             raise PermissionDenied
         endpoint = row_or_404(WebhookEndpoint.objects.all(), request.POST.get("endpoint", ""))
-        with transaction.atomic():
-            count = webhooks.send_given_up_again(endpoint)
-            sentence = f"{count:,} given up {'delivery is' if count == 1 else 'deliveries are'}"
-            sentence += " sent again."
-            if count:
-                LogEntry.objects.log_actions(
-                    actor.pk, [endpoint], CHANGE, sentence, single_object=True
-                )
+        count = operations.webhook_endpoints.send_given_up_again(
+            endpoint, actor=actor, channel=Channel.PANEL
+        )
+        sentence = f"{count:,} given up {'delivery is' if count == 1 else 'deliveries are'}"
+        sentence += " sent again."
         self.message_user(request, sentence, messages.SUCCESS if count else messages.INFO)
         address = reverse("admin:billing_webhookdelivery_changelist")
         return HttpResponseRedirect(f"{address}?endpoint={endpoint.pk}")

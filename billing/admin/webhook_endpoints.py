@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -15,11 +14,11 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminTextInputWidget
 
-from billing import reports, webhooks
+from billing import operations, reports, webhooks
 from billing.admin.configuration import ConfigurationAdmin, ConfigurationForm
 from billing.admin.pages import page_context, row_or_404
 from billing.admin.transactions import cursor_of
-from billing.models import EventType, WebhookDelivery, WebhookEndpoint
+from billing.models import Channel, EventType, Subject, WebhookDelivery, WebhookEndpoint
 from users.admin.base import titled
 from users.models import User
 
@@ -128,14 +127,10 @@ class WebhookEndpointForm(ConfigurationForm):
         """In the order in which they are offered: another order is no change."""
         return [code for code in EventType.values if code in self.cleaned_data["events"]]
 
-    def _shown(self, name: str, value: Any) -> str:
-        if isinstance(value, list):
-            return events_in_words(value) or "nothing"
-        return super()._shown(name, value)
-
 
 @admin.register(WebhookEndpoint)
 class WebhookEndpointAdmin(ConfigurationAdmin):
+    history_subject = Subject.WEBHOOK_ENDPOINT
     form = WebhookEndpointForm
     change_form_template = "billing/webhook_endpoint.html"
     fields = ["name", "url", "events", "is_active"]
@@ -182,13 +177,9 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
         return super().render_change_form(request, context, *args, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
-        if not change:
-            obj.secret = webhooks.new_secret()
-        super().save_model(request, obj, form, change)
-        if change:
-            if {"url", "is_active"} & {*form.changed_data}:
-                webhooks.start_anew(obj)
-            webhooks.wake(obj.pk)
+        operations.webhook_endpoints.save(
+            obj, actor=cast(User, request.user), channel=Channel.PANEL
+        )
 
     def response_add(
         self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
@@ -235,29 +226,22 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
         """
         endpoint = self._endpoint(request, endpoint_id)
         wanted = request.POST.get("do", "") if request.method == "POST" else ""
+        actor, secret = cast(User, request.user), ""
         if wanted == "renew":
-            with transaction.atomic():
-                endpoint = WebhookEndpoint.objects.select_for_update().get(pk=endpoint.pk)
-                endpoint.secret = webhooks.new_secret()
-                endpoint.save(update_fields=["secret"])
-                webhooks.start_anew(endpoint)
-                self.log_change(request, endpoint, "A new secret was made.")
+            secret = operations.webhook_endpoints.renew_secret(
+                endpoint.pk, actor=actor, channel=Channel.PANEL
+            ).secret
         elif wanted == "show":
-            self.log_change(request, endpoint, "The secret was shown.")
+            secret = operations.webhook_endpoints.show_secret(
+                endpoint.pk, actor=actor, channel=Channel.PANEL
+            )
         context = page_context(request, self, title=titled(endpoint, "Secret"), user=None) | {
             "original": endpoint,
-            "secret": endpoint.secret if wanted in ("show", "renew") else "",
+            "secret": secret,
             "is_new": wanted == "renew",
             "asks": wanted == "ask",
         }
         return TemplateResponse(request, "billing/webhook_secret.html", context)
-
-    def history_view(
-        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        row_or_404(WebhookEndpoint.objects.all(), object_id)
-        history: HttpResponse = super().history_view(request, object_id, extra_context)
-        return history
 
     def _endpoint(self, request: HttpRequest, endpoint_id: str) -> WebhookEndpoint:
         """For what takes the right to change it."""

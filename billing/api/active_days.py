@@ -7,9 +7,9 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router
 from pydantic import Field
 
-from billing import ledger, subscriptions, wire
+from billing import ledger, operations, representations
 from billing.api import cursors
-from billing.api.keys import Needs
+from billing.api.keys import RequiresPermission
 from billing.api.schemas import (
     ActiveDayIn,
     ActiveDayOut,
@@ -23,7 +23,6 @@ from billing.api.schemas import (
     ProblemOut,
 )
 from billing.api.today import utc_today
-from billing.api.users import customer, customer_id
 from billing.models import ActiveDay
 
 router = Router(tags=["Active days"])
@@ -31,7 +30,7 @@ router = Router(tags=["Active days"])
 
 @router.put(
     "/users/{int:user_id}/active-days",
-    auth=Needs("billing.change_subscription", writes=True),
+    auth=RequiresPermission("billing.change_subscription", writes=True),
     response={200: ActiveDayOut, 404: ProblemOut},
     summary="Record an active day of a device",
     description="Today, or up to 31 days ago. Doing so again changes nothing. It is charged after "
@@ -40,9 +39,8 @@ router = Router(tags=["Active days"])
 def record_active_day(
     request: HttpRequest, user_id: PathId, active: ActiveDayIn, response: HttpResponse
 ) -> dict[str, Any]:
-    user = customer(request, user_id)
-    row = subscriptions.record_active_day(
-        user, device=active.device, day=active.day, today=utc_today()
+    row = operations.subscriptions.record_active_day(
+        user_id, device=active.device, day=active.day, today=utc_today()
     )
     return _shown(row)
 
@@ -57,7 +55,7 @@ class ActiveDayFilters(Parameters):
 
 @router.get(
     "/users/{int:user_id}/active-days",
-    auth=Needs("billing.view_subscription"),
+    auth=RequiresPermission("billing.view_subscription"),
     response={200: ActiveDayPage, 404: ProblemOut},
     summary="List the active days of a device, newest first",
 )
@@ -65,7 +63,7 @@ def list_active_days(
     request: HttpRequest, user_id: PathId, filters: Query[ActiveDayFilters]
 ) -> dict[str, Any]:
     device = ledger.checked_device(filters.device)
-    rows = ActiveDay.objects.filter(user=customer_id(user_id), device=device)
+    rows = ActiveDay.objects.filter(user=operations.customers.find_customer(user_id), device=device)
     if filters.since is not None:
         rows = rows.filter(day__gte=filters.since)
     if filters.until is not None:
@@ -94,7 +92,7 @@ def _day(cursor: str) -> date:
 def _shown(row: ActiveDay) -> dict[str, Any]:
     return {
         "device": row.device,
-        "day": wire.day(row.day),
+        "day": representations.day(row.day),
         "subscription_id": row.subscription_id,
         "is_charged": row.is_charged,
     }

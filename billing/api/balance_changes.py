@@ -8,8 +8,8 @@ from ninja import Header, Router
 from ninja.responses import Status
 from pydantic import Field
 
-from billing import ledger, wire
-from billing.api.keys import IDEMPOTENCY_KEY, Needs, actor
+from billing import ledger, operations, representations
+from billing.api.keys import IDEMPOTENCY_KEY, RequiresPermission, actor
 from billing.api.problems import details
 from billing.api.repeats import PLAIN, REPLAYED
 from billing.api.schemas import (
@@ -22,10 +22,8 @@ from billing.api.schemas import (
     ProblemOut,
     TransactionOut,
 )
-from billing.api.users import customer_id
 from billing.errors import BillingError, UnknownUser
 from billing.models import Channel, Transaction
-from users.models import User
 
 router = Router(tags=["Balance changes"])
 
@@ -48,12 +46,12 @@ def posted(response: HttpResponse, transaction: Transaction) -> Status[Any]:
         response[REPLAYED] = "true"
     place = [transaction.user_id, transaction.number]
     response["Location"] = reverse("api-v1:read_transaction", args=place)
-    return Status(200 if transaction.replayed else 201, wire.transaction(transaction))
+    return Status(200 if transaction.replayed else 201, representations.transaction(transaction))
 
 
 @router.post(
     "/users/{int:user_id}/balance-changes",
-    auth=Needs("billing.change_balance", writes=True, posting=True),
+    auth=RequiresPermission("billing.change_balance", writes=True, posting=True),
     response=POSTED,
     summary="Change a user's balances",
     description="Adds the amounts to both balances, as they are signed, in one transaction.",
@@ -65,8 +63,8 @@ def change_balance(
     response: HttpResponse,
     idempotency_key: KeyHeader = None,
 ) -> Status[Any]:
-    transaction = ledger.change_balance(
-        customer_id(user_id),
+    transaction = operations.money.change_balance(
+        user_id,
         **change.model_dump(),
         idempotency_key=ledger.callers_key(idempotency_key),
         actor=actor(request),
@@ -77,7 +75,7 @@ def change_balance(
 
 @router.post(
     "/balance-changes",
-    auth=Needs("billing.change_balance", writes=True, lasts=True),
+    auth=RequiresPermission("billing.change_balance", writes=True, lasts=True),
     response={200: BatchOut, 402: ProblemOut, 404: ProblemOut, 409: ProblemOut, 422: ProblemOut},
     summary="Change balances of many users",
     description="Up to 1,000 changes, those of one user in this order, each with an idempotency "
@@ -85,11 +83,7 @@ def change_balance(
     "place, from 1, of one that was refused. With `skip_refused`, what can be posted is posted.",
 )
 def change_balances(request: HttpRequest, batch: BatchIn, response: HttpResponse) -> dict[str, Any]:
-    known = set(
-        User.objects.filter(is_staff=False, pk__in={e.user_id for e in batch.entries}).values_list(
-            "pk", flat=True
-        )
-    )
+    known = operations.customers.known({entry.user_id for entry in batch.entries})
     refused: dict[int, BillingError] = {}
     entries: list[tuple[int, ledger.Entry]] = []
     for place, entry in enumerate(batch.entries, start=1):
@@ -121,7 +115,7 @@ def _post(
     entries: list[tuple[int, ledger.Entry]], request: HttpRequest, *, skip_refused: bool
 ) -> dict[int, dict[str, Any]]:
     """The results by the places of their entries."""
-    results = ledger.post_batch(
+    results = operations.money.post_batch(
         [entry for _, entry in entries],
         actor=actor(request),
         channel=Channel.API,
@@ -132,14 +126,14 @@ def _post(
     }
 
 
-def _result(result: ledger.Result, place: int) -> dict[str, Any]:
+def _result(result: ledger.Posted, place: int) -> dict[str, Any]:
     if result.refusal is not None:
         result.refusal.data["entry"] = place
         return _refused(result.refusal)
     assert result.transaction is not None  # noqa: S101 - posted or replayed
     return {
         "outcome": result.outcome,
-        "transaction": wire.transaction(result.transaction),
+        "transaction": representations.transaction(result.transaction),
         "problem": None,
     }
 

@@ -22,7 +22,7 @@ from django.conf import settings
 from django.http import HttpRequest, QueryDict
 from django.http.response import HttpResponseBase
 
-from billing.access import KEY_BEGINS
+from billing.authority import KEY_BEGINS
 from billing.models import ApiKey, ApiSession
 from billing.webhooks.messages import SECRET_BEGINS
 

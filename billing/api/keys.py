@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from ninja.security import HttpBearer
 
-from billing import access
+from billing import authority
 from billing.api import etags
 from billing.api.problems import Problem
 from billing.models import ApiKey
@@ -20,7 +20,7 @@ from users.models import User
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 
 
-class Needs(HttpBearer):
+class RequiresPermission(HttpBearer):
     """Admits a call by a working key, with `permission`, not too soon after others.
 
     `query` are the names that the address may have after its question mark; others are refused
@@ -57,19 +57,19 @@ class Needs(HttpBearer):
 
     def authenticate(self, request: HttpRequest, token: str) -> ApiKey:
         now = timezone.now()
-        key = access.find_key(token.strip(), now)
+        key = authority.find_key(token.strip(), now)
         if key is None:
             raise Problem("unauthenticated")
         request.auth = key  # type: ignore[attr-defined]  # also of a call refused below, for the log
-        access.note_use(key, now)
+        authority.note_use(key, now)
         limit = key.requests_per_minute
-        wait = access.spend(
+        wait = authority.spend(
             f"key:{key.pk}",
             per_minute=settings.API_REQUESTS_PER_MINUTE if limit is None else limit,
             now=now,
         )
         if wait is not None:
-            raise Problem("too_many_requests", seconds=access.whole_seconds(wait))
+            raise Problem("too_many_requests", seconds=authority.whole_seconds(wait))
         if self.writes and key.is_read_only:
             raise Problem("read_only_key")
         if not key.owner.has_perm(self.permission):

@@ -8,8 +8,8 @@ from pydantic.json_schema import models_json_schema
 from billing.api.schemas import (
     AmountOut,
     MomentOut,
+    ResponseModel,
     SubscriptionStateOut,
-    Told,
     TransactionOut,
 )
 from billing.models import EventType
@@ -17,12 +17,12 @@ from billing.models import EventType
 REF: Final = "#/components/schemas/{model}"
 
 
-class _Message(Told):
+class _Message(ResponseModel):
     id: str = Field(description="The same at every attempt.", examples=["evt_71"])
     created_at: MomentOut
 
 
-class PostedData(Told):
+class PostedData(ResponseModel):
     transaction: TransactionOut
 
 
@@ -34,7 +34,7 @@ class TransactionPostedOut(_Message):
     data: PostedData
 
 
-class LowBalanceData(Told):
+class LowBalanceData(ResponseModel):
     transaction: TransactionOut = Field(description="That took the balance below the threshold.")
     balance: AmountOut
     threshold: AmountOut
@@ -48,7 +48,7 @@ class LowBalanceOut(_Message):
     data: LowBalanceData
 
 
-class SubscriptionData(Told):
+class SubscriptionData(ResponseModel):
     subscription: SubscriptionStateOut
 
 
@@ -68,7 +68,7 @@ class SubscriptionResumedOut(_Message):
     data: SubscriptionData
 
 
-class TestData(Told):
+class TestData(ResponseModel):
     text: str
 
 

@@ -16,7 +16,7 @@ from ninja.operation import Operation
 
 from billing.api import messages
 from billing.api.etags import CHANGED
-from billing.api.keys import IDEMPOTENCY_KEY, Needs
+from billing.api.keys import IDEMPOTENCY_KEY, RequiresPermission
 from billing.api.problems import NOTHING_WRITTEN, Problem, details
 from billing.api.repeats import KEY_MAX_LENGTH, PLAIN
 from billing.errors import BalanceMoved, BillingError, InsufficientFunds, UnknownUser
@@ -166,7 +166,7 @@ class DescribedAPI(NinjaAPI):
             for path_view in bound_router.path_operations.values()
             for operation in path_view.operations
             for needs in operation.auth_callbacks
-            if isinstance(needs, Needs)
+            if isinstance(needs, RequiresPermission)
         }
         for calls in schema["paths"].values():
             for call in calls.values():
@@ -190,7 +190,7 @@ class DescribedAPI(NinjaAPI):
         return schema
 
 
-def _complete(call: dict[str, Any], needs: Needs) -> None:
+def _complete(call: dict[str, Any], needs: RequiresPermission) -> None:
     call["security"] = [{"bearer": []}]
     for parameter in call["parameters"]:
         _complete_parameter(parameter)
@@ -234,7 +234,7 @@ def _complete_parameter(parameter: dict[str, Any]) -> None:
 
 
 def _response(
-    status: int, response: dict[str, Any], needs: Needs, *, makes: bool
+    status: int, response: dict[str, Any], needs: RequiresPermission, *, makes: bool
 ) -> dict[str, Any]:
     headers = REQUEST_ID | HEADERS.get(status, {})
     description = DESCRIPTIONS.get(status, responses[status])

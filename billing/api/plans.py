@@ -6,9 +6,9 @@ from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router
 
-from billing import wire
+from billing import representations
 from billing.api import cursors, etags
-from billing.api.keys import Needs
+from billing.api.keys import RequiresPermission
 from billing.api.problems import Problem
 from billing.api.schemas import (
     CursorIn,
@@ -44,7 +44,7 @@ class OfferFilters(Parameters):
 
 @router.get(
     "/plans",
-    auth=Needs("billing.view_plan"),
+    auth=RequiresPermission("billing.view_plan"),
     response=PlanPage,
     summary="List plans",
     description="With their prices of services. Active plans can be subscribed to.",
@@ -56,7 +56,7 @@ def list_plans(request: HttpRequest, filters: Query[OfferFilters]) -> dict[str, 
 
 @router.get(
     "/plans/{int:plan_id}",
-    auth=Needs("billing.view_plan", tagged=True),
+    auth=RequiresPermission("billing.view_plan", tagged=True),
     response={200: PlanOut, 404: ProblemOut},
     summary="Read a plan",
 )
@@ -71,7 +71,7 @@ def read_plan(request: HttpRequest, plan_id: PathId, response: HttpResponse) -> 
 
 @router.get(
     "/services",
-    auth=Needs("billing.view_service"),
+    auth=RequiresPermission("billing.view_service"),
     response=ServicePage,
     summary="List services",
 )
@@ -100,7 +100,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "id": plan.pk,
         "name": plan.name,
         "cycle": plan.cycle,
-        "price": wire.amount(plan.price),
+        "price": representations.amount(plan.price),
         "price_is_per": plan.price_is_per,
         "proportional_charge": plan.proportional_charge,
         "is_active": plan.is_active,
@@ -109,7 +109,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
                 "service": offer.service.code,
                 "name": offer.service.name,
                 "unit": offer.service.unit,
-                "price": wire.amount(offer.price),
+                "price": representations.amount(offer.price),
             }
             for offer in plan.service_prices.all()
         ],

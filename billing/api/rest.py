@@ -22,7 +22,7 @@ from billing.api import (
     users,
 )
 from billing.api.etags import NotModified
-from billing.api.keys import Needs
+from billing.api.keys import RequiresPermission
 from billing.api.openapi import DescribedAPI
 from billing.api.pages import Documentation
 from billing.api.problems import Problem, answer, outage_problem
@@ -150,7 +150,7 @@ for router in ROUTERS:
     for path_view in router.path_operations.values():
         for operation in path_view.operations:
             [needs] = operation.auth_callbacks  # every call asks for a permission
-            assert isinstance(needs, Needs)  # noqa: S101
+            assert isinstance(needs, RequiresPermission)  # noqa: S101
             needs.query = frozenset(
                 name
                 for model in operation.models

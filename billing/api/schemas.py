@@ -20,8 +20,9 @@ from pydantic import (
     StringConstraints,
 )
 
+from billing.descriptions import DESCRIPTION_MAX_LENGTH, LENGTHS
 from billing.models import Channel, Subscription, TransactionType
-from billing.pricing import Cycle
+from billing.plans.pricing import Cycle
 from users.ids import MAX_ID
 from users.texts import unstorable
 
@@ -137,7 +138,7 @@ CursorIn = Annotated[
 ]
 
 
-class Taken(BaseModel):
+class RequestModel(BaseModel):
     """A body: with these fields, and no others."""
 
     model_config = ConfigDict(extra="forbid")
@@ -152,13 +153,13 @@ class Parameters(Schema):
     """What may stand in an address after its question mark."""
 
 
-class Told(BaseModel):
+class ResponseModel(BaseModel):
     """An answer. Calls make theirs as dictionaries: nothing is looked up on objects by its name, as
     Ninja's own schemas do with each field of each row.
     """
 
 
-class ProblemOut(Told):
+class ProblemOut(ResponseModel):
     """RFC 9457 problem details, served as `application/problem+json`; figures besides."""
 
     model_config = ConfigDict(extra="allow")
@@ -171,7 +172,7 @@ class ProblemOut(Told):
     request_id: str | None = None
 
 
-class BalanceOut(Told):
+class BalanceOut(ResponseModel):
     """What a user has, and the number of the user's last transaction by then."""
 
     real: AmountOut
@@ -179,7 +180,7 @@ class BalanceOut(Told):
     number: int
 
 
-class TransactionOut(Told):
+class TransactionOut(ResponseModel):
     """One operation on a user's two balances. It never changes."""
 
     id: int
@@ -209,7 +210,7 @@ class TransactionOut(Told):
 LegalType = Literal["individual", "legal_entity", "sole_trader"]
 
 
-class UserOut(Told):
+class UserOut(ResponseModel):
     id: int
     email: str
     first_name: str
@@ -245,7 +246,7 @@ class UserOut(Told):
 NOT_GIVEN: Any = Field(default=None)
 
 
-class UserFields(Taken):
+class UserFields(RequestModel):
     """Fields of a user. What is not given stays as it is, or is empty for a new one."""
 
     model_config = example(phone="+44 20 7946 0018", comment="Called on Monday.")
@@ -284,7 +285,7 @@ class UserIn(UserFields):
     email: Annotated[Text, Field(max_length=254)]
 
 
-class UserPage(Told):
+class UserPage(ResponseModel):
     users: list[UserOut]
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
 
@@ -292,14 +293,14 @@ class UserPage(Told):
 # --- Balance changes ----------------------------------------------------------------------------
 
 
-class BalanceChangeIn(Taken):
+class BalanceChangeIn(RequestModel):
     """Amounts are added to the balances as they are signed; one of them may be left out."""
 
     model_config = example(
         description="Bank transfer 4711", amount="25.00", bonus_amount="5.00", metadata={}
     )
 
-    description: Text = Field(description="5 to 200 characters.", examples=["Bank transfer 4711"])
+    description: Text = Field(description=f"{LENGTHS}.", examples=["Bank transfer 4711"])
     amount: AmountIn = "0"
     bonus_amount: AmountIn = "0"
     metadata: Metadata = Field(default_factory=dict)
@@ -329,7 +330,7 @@ def _not_too_many(entries: Any) -> Any:
     return entries
 
 
-class BatchIn(Taken):
+class BatchIn(RequestModel):
     model_config = example(
         entries=[
             {
@@ -357,13 +358,13 @@ class BatchIn(Taken):
     )
 
 
-class BatchResultOut(Told):
+class BatchResultOut(ResponseModel):
     outcome: Literal["posted", "replayed", "refused"]
     transaction: TransactionOut | None
     problem: ProblemOut | None
 
 
-class BatchOut(Told):
+class BatchOut(ResponseModel):
     results: list[BatchResultOut] = Field(description="In the order of the entries.")
 
 
@@ -384,7 +385,7 @@ class TransactionWithReversalOut(TransactionOut):
     )
 
 
-class TransactionPage(Told):
+class TransactionPage(ResponseModel):
     transactions: list[TransactionOut]
     has_more: bool = Field(description="Whether there are more beyond these now.")
     next_cursor: str | None = Field(
@@ -393,7 +394,7 @@ class TransactionPage(Told):
     )
 
 
-class PreviewedTransactionOut(Told):
+class PreviewedTransactionOut(ResponseModel):
     """What would be posted, as it would be now."""
 
     number: int
@@ -409,11 +410,11 @@ class PreviewedTransactionOut(Told):
     new_bonus: AmountOut
 
 
-class ReversalIn(Taken):
+class ReversalIn(RequestModel):
     model_config = example(description="Charged for the wrong device")
 
     description: Text = Field(
-        description="5 to 200 characters: why.", examples=["Charged for the wrong device"]
+        description=f"{LENGTHS}: why.", examples=["Charged for the wrong device"]
     )
     although_paid_back: StrictBool = Field(
         default=False,
@@ -426,7 +427,7 @@ class ReversalIn(Taken):
 # --- Services and plans -------------------------------------------------------------------------
 
 
-class ServiceChargeIn(Taken):
+class ServiceChargeIn(RequestModel):
     """The use of a service."""
 
     model_config = example(service="outgoing_sms", quantity="10")
@@ -441,13 +442,14 @@ class ServiceChargeIn(Taken):
     )
     description: Text = Field(
         default="",
-        description="Up to 200 characters. Empty: made up from service, quantity, plan and device.",
+        description=f"Up to {DESCRIPTION_MAX_LENGTH} characters. Empty: made up from service, "
+        "quantity, plan and device.",
     )
     metadata: Metadata = Field(default_factory=dict)
     expected_number: ExpectedNumber = None
 
 
-class QuoteOut(Told):
+class QuoteOut(ResponseModel):
     """What the use of a service would cost now, and who would pay it."""
 
     service: str
@@ -465,7 +467,7 @@ class QuoteOut(Told):
     description: str
 
 
-class ServiceOut(Told):
+class ServiceOut(ResponseModel):
     """Something charged per use. Each plan has its own price for it."""
 
     id: int
@@ -475,19 +477,19 @@ class ServiceOut(Told):
     is_active: bool = Field(description="Otherwise it is retired, and cannot be charged.")
 
 
-class ServicePage(Told):
+class ServicePage(ResponseModel):
     services: list[ServiceOut]
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
 
 
-class ServicePriceOut(Told):
+class ServicePriceOut(ResponseModel):
     service: str = Field(description="Its code.")
     name: str
     unit: str
     price: AmountOut = Field(description="Of one unit.")
 
 
-class PlanOut(Told):
+class PlanOut(ResponseModel):
     """A pricing plan. A service without a price is not available under it."""
 
     id: int
@@ -502,7 +504,7 @@ class PlanOut(Told):
     services: list[ServicePriceOut]
 
 
-class PlanPage(Told):
+class PlanPage(ResponseModel):
     plans: list[PlanOut]
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
 
@@ -510,14 +512,14 @@ class PlanPage(Told):
 # --- Subscriptions ------------------------------------------------------------------------------
 
 
-class NextChargeOut(Told):
+class NextChargeOut(ResponseModel):
     day: DayOut | None = Field(
         description="null: after the next active day or, if it is suspended, once it can be paid."
     )
     amount: AmountOut
 
 
-class SubscriptionStateOut(Told):
+class SubscriptionStateOut(ResponseModel):
     """A user's use of a plan, for one device or, without one, for the account as a whole."""
 
     id: int
@@ -548,12 +550,12 @@ class SubscriptionOut(SubscriptionStateOut):
     )
 
 
-class SubscriptionPage(Told):
+class SubscriptionPage(ResponseModel):
     subscriptions: list[SubscriptionOut]
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
 
 
-class SubscriptionIn(Taken):
+class SubscriptionIn(RequestModel):
     model_config = example(plan_id=2, device="8617", wait_for_money=False)
 
     plan_id: Id
@@ -565,7 +567,7 @@ class SubscriptionIn(Taken):
     )
 
 
-class PlanChangeIn(Taken):
+class PlanChangeIn(RequestModel):
     model_config = example(plan_id=3, pay_back=True, charge_now=True)
 
     plan_id: Id
@@ -578,11 +580,11 @@ class PlanChangeIn(Taken):
     )
 
 
-class CancellationIn(Taken):
+class CancellationIn(RequestModel):
     pay_back: StrictBool = Field(description="Return what was paid for today and later.")
 
 
-class SubscriptionChangeOut(Told):
+class SubscriptionChangeOut(ResponseModel):
     """A subscription after an operation, and what was posted for it, in order."""
 
     subscription: SubscriptionOut
@@ -593,19 +595,19 @@ class PreviewedSubscriptionOut(SubscriptionOut):
     id: int | None = Field(description="null: it does not exist yet.")  # type: ignore[assignment]
 
 
-class SubscriptionPreviewOut(Told):
+class SubscriptionPreviewOut(ResponseModel):
     """A subscription as it would be, and what would be posted for it. Nothing was."""
 
     subscription: PreviewedSubscriptionOut
     transactions: list[PreviewedTransactionOut]
 
 
-class ActiveDayIn(Taken):
+class ActiveDayIn(RequestModel):
     device: Device = Field(description="Empty: the account as a whole.", examples=["8617"])
     day: Day
 
 
-class ActiveDayOut(Told):
+class ActiveDayOut(ResponseModel):
     device: str
     day: DayOut
     subscription_id: int | None = Field(
@@ -614,7 +616,7 @@ class ActiveDayOut(Told):
     is_charged: bool
 
 
-class ActiveDayPage(Told):
+class ActiveDayPage(ResponseModel):
     active_days: list[ActiveDayOut]
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
 
@@ -622,13 +624,13 @@ class ActiveDayPage(Told):
 # --- Thresholds ---------------------------------------------------------------------------------
 
 
-class ThresholdIn(Taken):
+class ThresholdIn(RequestModel):
     amount: AmountIn | None = Field(
         description="null: nobody is ever told.", examples=["10.00", None]
     )
 
 
-class ThresholdOut(Told):
+class ThresholdOut(ResponseModel):
     """Below which real balance endpoints of webhooks are told of it (`balance.low`)."""
 
     user_id: int

@@ -7,21 +7,21 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Router
 from ninja.responses import Status
 
-from billing import ledger, wire
+from billing import ledger, operations, representations
 from billing.api.balance_changes import POSTED, KeyHeader, posted
-from billing.api.keys import Needs, actor
+from billing.api.keys import RequiresPermission, actor
 from billing.api.schemas import PathId, ProblemOut, QuoteOut, ServiceChargeIn, TransactionOut
-from billing.api.users import customer_id
 from billing.errors import FreeOfCharge
 from billing.models import Channel, Plan, Service, Transaction
 from billing.money import ZERO
+from billing.plans import services
 
 router = Router(tags=["Service charges"])
 
 
 @router.post(
     "/users/{int:user_id}/service-charges",
-    auth=Needs("billing.change_balance", writes=True, posting=True),
+    auth=RequiresPermission("billing.change_balance", writes=True, posting=True),
     response=POSTED | {200: TransactionOut | QuoteOut},
     summary="Charge the use of a service",
     description="Takes what it costs under the plan of the device or, if it has none, under the "
@@ -44,34 +44,39 @@ def charge_service(
 
 @router.post(
     "/users/{int:user_id}/service-charges/quote",
-    auth=Needs("billing.change_balance"),
+    auth=RequiresPermission("billing.change_balance"),
     response={200: QuoteOut, 402: ProblemOut, 404: ProblemOut, 409: ProblemOut},
     summary="Quote the use of a service",
     description="Posts nothing, and answers what the charge would come to now, be it nothing. "
     "It is refused just as the charge would be.",
 )
 def quote_service(request: HttpRequest, user_id: PathId, charge: ServiceChargeIn) -> dict[str, Any]:
-    with ledger.rehearsal():
-        try:
-            return _quote(_charge(request, user_id, charge, None))
-        except FreeOfCharge as use:
-            return _quote_for_nothing(user_id, use)
+    try:
+        return _quote(_charge(request, user_id, charge, None, dry_run=True))
+    except FreeOfCharge as use:
+        return _quote_for_nothing(user_id, use)
 
 
 def _charge(
-    request: HttpRequest, user_id: int, charge: ServiceChargeIn, key: str | None
+    request: HttpRequest,
+    user_id: int,
+    charge: ServiceChargeIn,
+    key: str | None,
+    *,
+    dry_run: bool = False,
 ) -> Transaction:
-    return ledger.charge_service(
-        customer_id(user_id),
+    return operations.money.charge_service(
+        user_id,
         **charge.model_dump(),
         idempotency_key=ledger.callers_key(key),
         actor=actor(request),
         channel=Channel.API,
+        dry_run=dry_run,
     )
 
 
 def _quote(row: Transaction) -> dict[str, Any]:
-    pricing = row.metadata[ledger.PRICING]
+    pricing = row.metadata[services.PRICING]
     plan = Plan.objects.get(pk=pricing["plan"])
     service = Service.objects.get(code=row.subtype)
     return {
@@ -81,18 +86,21 @@ def _quote(row: Transaction) -> dict[str, Any]:
         "device": row.device,
         "plan_id": plan.pk,
         "plan": plan.name,
-        "unit_price": wire.amount(Decimal(pricing["price"])),
-        "cost": wire.amount(-(row.amount + row.bonus_amount)),
-        "bonus_pays": wire.amount(-row.bonus_amount),
-        "real_pays": wire.amount(-row.amount),
-        "new_balance": wire.amount(row.new_balance),
-        "new_bonus": wire.amount(row.new_bonus),
+        "unit_price": representations.amount(Decimal(pricing["price"])),
+        "cost": representations.amount(-(row.amount + row.bonus_amount)),
+        "bonus_pays": representations.amount(-row.bonus_amount),
+        "real_pays": representations.amount(-row.amount),
+        "new_balance": representations.amount(row.new_balance),
+        "new_bonus": representations.amount(row.new_bonus),
         "description": row.description,
     }
 
 
 def _quote_for_nothing(user_id: int, use: FreeOfCharge) -> dict[str, Any]:
     balance = ledger.balance(user_id)
-    nothing = dict.fromkeys(("cost", "bonus_pays", "real_pays"), wire.amount(ZERO))
-    left = {"new_balance": wire.amount(balance.real), "new_bonus": wire.amount(balance.bonus)}
+    nothing = dict.fromkeys(("cost", "bonus_pays", "real_pays"), representations.amount(ZERO))
+    left = {
+        "new_balance": representations.amount(balance.real),
+        "new_bonus": representations.amount(balance.bonus),
+    }
     return use.data | nothing | left

@@ -4,20 +4,18 @@ Days are UTC days, and what is done is done as of today. A preview does the very
 it came to, and undoes it.
 """
 
+from collections.abc import Callable
 from datetime import date
 from typing import Any, Literal
 
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from ninja import Query, Router
 from ninja.responses import Status
 
-from billing import ledger, sentences, subscriptions, wire
+from billing import ledger, operations, representations
 from billing.api import cursors, etags
-from billing.api.history import note
-from billing.api.keys import Needs, actor
-from billing.api.problems import Problem
+from billing.api.keys import RequiresPermission, actor
 from billing.api.schemas import (
     CancellationIn,
     CursorIn,
@@ -34,9 +32,10 @@ from billing.api.schemas import (
     SubscriptionPreviewOut,
 )
 from billing.api.today import utc_today
-from billing.api.users import customer, customer_id
-from billing.models import Channel, Plan, Subscription
-from users.models import User
+from billing.models import Channel, Subscription
+from billing.operations.customers import find_customer
+from billing.operations.subscriptions import SubscriptionChange, find_subscription
+from billing.plans import forecast
 
 router = Router(tags=["Subscriptions"])
 
@@ -52,7 +51,7 @@ class SubscriptionFilters(Parameters):
 
 @router.get(
     "/users/{int:user_id}/subscriptions",
-    auth=Needs("billing.view_subscription"),
+    auth=RequiresPermission("billing.view_subscription"),
     response={200: SubscriptionPage, 404: ProblemOut},
     summary="List a user's subscriptions, newest first",
     description="`live` are the active and the suspended ones.",
@@ -60,7 +59,7 @@ class SubscriptionFilters(Parameters):
 def list_subscriptions(
     request: HttpRequest, user_id: PathId, filters: Query[SubscriptionFilters]
 ) -> dict[str, Any]:
-    rows = Subscription.objects.filter(user=customer_id(user_id)).select_related("plan")
+    rows = Subscription.objects.filter(user=find_customer(user_id)).select_related("plan")
     if filters.status == "live":
         rows = rows.live()
     elif filters.status is not None:
@@ -81,14 +80,14 @@ def list_subscriptions(
 
 @router.get(
     "/users/{int:user_id}/subscriptions/{int:subscription_id}",
-    auth=Needs("billing.view_subscription", tagged=True),
+    auth=RequiresPermission("billing.view_subscription", tagged=True),
     response={200: SubscriptionOut, 404: ProblemOut},
     summary="Read a subscription",
 )
 def read_subscription(
     request: HttpRequest, user_id: PathId, subscription_id: PathId, response: HttpResponse
 ) -> dict[str, Any]:
-    answer = shown(_subscription(customer_id(user_id), subscription_id), utc_today())
+    answer = shown(find_subscription(find_customer(user_id).pk, subscription_id), utc_today())
     etags.show(request, response, _tag(answer))
     return answer
 
@@ -98,7 +97,7 @@ def read_subscription(
 
 @router.post(
     "/users/{int:user_id}/subscriptions",
-    auth=Needs("billing.add_subscription", writes=True),
+    auth=RequiresPermission("billing.add_subscription", writes=True),
     response={201: SubscriptionChangeOut, **REFUSED},
     summary="Start a subscription",
     description="Subscribes the user, or one device of the user's, from today on, and charges it. "
@@ -107,18 +106,15 @@ def read_subscription(
 def start_subscription(
     request: HttpRequest, user_id: PathId, new: SubscriptionIn, response: HttpResponse
 ) -> Status[Any]:
-    with transaction.atomic():
-        user = customer(request, user_id)
-        changed = _start(request, user, new)
-        _note(request, user, sentences.subscribed(*changed))
+    changed = _start(request, user_id, new)
     subscription = changed.subscription
-    response["Location"] = reverse("api-v1:read_subscription", args=[user.pk, subscription.pk])
+    response["Location"] = reverse("api-v1:read_subscription", args=[user_id, subscription.pk])
     return Status(201, _tagged(request, response, changed))
 
 
 @router.post(
     "/users/{int:user_id}/subscriptions/preview",
-    auth=Needs("billing.add_subscription"),
+    auth=RequiresPermission("billing.add_subscription"),
     response={200: SubscriptionPreviewOut, **REFUSED},
     summary="Preview a subscription",
     description="Answers what starting it would come to now, and does nothing. It is refused just "
@@ -127,21 +123,23 @@ def start_subscription(
 def preview_subscription(
     request: HttpRequest, user_id: PathId, new: SubscriptionIn
 ) -> dict[str, Any]:
-    with ledger.rehearsal():
-        answer = _answer(_start(request, customer(request, user_id), new))
-    answer["subscription"]["id"] = None  # another one will have the ID that was rehearsed
+    answer = _answer(_start(request, user_id, new, dry_run=True))
+    answer["subscription"]["id"] = None  # the one that is started will have another ID
     return answer
 
 
-def _start(request: HttpRequest, user: User, new: SubscriptionIn) -> subscriptions.Changed:
-    return subscriptions.start(
-        user,
-        _plan(new.plan_id),
+def _start(
+    request: HttpRequest, user_id: int, new: SubscriptionIn, *, dry_run: bool = False
+) -> SubscriptionChange:
+    return operations.subscriptions.start(
+        user_id,
+        new.plan_id,
         day=utc_today(),
         device=new.device,
         wait_for_money=new.wait_for_money,
         actor=actor(request),
         channel=Channel.API,
+        dry_run=dry_run,
     )
 
 
@@ -150,7 +148,7 @@ def _start(request: HttpRequest, user: User, new: SubscriptionIn) -> subscriptio
 
 @router.post(
     "/users/{int:user_id}/subscriptions/{int:subscription_id}/change-plan",
-    auth=Needs("billing.change_subscription", writes=True, tagged=True),
+    auth=RequiresPermission("billing.change_subscription", writes=True, tagged=True),
     response={200: SubscriptionChangeOut, **REFUSED},
     summary="Change the plan of a subscription",
     description="From today on. The days before are charged first, under the old plan.",
@@ -162,19 +160,12 @@ def change_plan(
     change: PlanChangeIn,
     response: HttpResponse,
 ) -> dict[str, Any]:
-    with transaction.atomic():
-        user = customer(request, user_id)
-        before = _held(request, user, subscription_id)
-        changed = _change_plan(request, before, change)
-        _note(
-            request, user, sentences.changed_plan(changed.subscription, before.plan, changed.posted)
-        )
-    return _tagged(request, response, changed)
+    return _tagged(request, response, _change_plan(request, user_id, subscription_id, change))
 
 
 @router.post(
     "/users/{int:user_id}/subscriptions/{int:subscription_id}/change-plan/preview",
-    auth=Needs("billing.change_subscription"),
+    auth=RequiresPermission("billing.change_subscription"),
     response={200: SubscriptionPreviewOut, **REFUSED},
     summary="Preview a change of plan",
     description="Answers what the change would come to now, and does nothing. It is refused just "
@@ -183,22 +174,28 @@ def change_plan(
 def preview_plan_change(
     request: HttpRequest, user_id: PathId, subscription_id: PathId, change: PlanChangeIn
 ) -> dict[str, Any]:
-    with ledger.rehearsal():
-        user = customer(request, user_id)
-        return _answer(_change_plan(request, _held(request, user, subscription_id), change))
+    return _answer(_change_plan(request, user_id, subscription_id, change, dry_run=True))
 
 
 def _change_plan(
-    request: HttpRequest, before: Subscription, change: PlanChangeIn
-) -> subscriptions.Changed:
-    return subscriptions.change_plan(
-        before,
-        _plan(change.plan_id),
+    request: HttpRequest,
+    user_id: int,
+    subscription_id: int,
+    change: PlanChangeIn,
+    *,
+    dry_run: bool = False,
+) -> SubscriptionChange:
+    return operations.subscriptions.change_plan(
+        user_id,
+        subscription_id,
+        change.plan_id,
         day=utc_today(),
         pay_back=change.pay_back,
         charge_now=change.charge_now,
         actor=actor(request),
         channel=Channel.API,
+        if_unchanged=_check(request),
+        dry_run=dry_run,
     )
 
 
@@ -207,7 +204,7 @@ def _change_plan(
 
 @router.post(
     "/users/{int:user_id}/subscriptions/{int:subscription_id}/cancel",
-    auth=Needs("billing.change_subscription", writes=True, tagged=True),
+    auth=RequiresPermission("billing.change_subscription", writes=True, tagged=True),
     response={200: SubscriptionChangeOut, **REFUSED},
     summary="Cancel a subscription",
     description="Ends it today. The days before are charged, as far as the money goes.",
@@ -219,16 +216,12 @@ def cancel_subscription(
     how: CancellationIn,
     response: HttpResponse,
 ) -> dict[str, Any]:
-    with transaction.atomic():
-        user = customer(request, user_id)
-        changed = _cancel(request, _held(request, user, subscription_id), how)
-        _note(request, user, sentences.cancelled(*changed))
-    return _tagged(request, response, changed)
+    return _tagged(request, response, _cancel(request, user_id, subscription_id, how))
 
 
 @router.post(
     "/users/{int:user_id}/subscriptions/{int:subscription_id}/cancel/preview",
-    auth=Needs("billing.change_subscription"),
+    auth=RequiresPermission("billing.change_subscription"),
     response={200: SubscriptionPreviewOut, **REFUSED},
     summary="Preview a cancellation",
     description="Answers what cancelling would come to now, and does nothing.",
@@ -236,20 +229,26 @@ def cancel_subscription(
 def preview_cancellation(
     request: HttpRequest, user_id: PathId, subscription_id: PathId, how: CancellationIn
 ) -> dict[str, Any]:
-    with ledger.rehearsal():
-        user = customer(request, user_id)
-        return _answer(_cancel(request, _held(request, user, subscription_id), how))
+    return _answer(_cancel(request, user_id, subscription_id, how, dry_run=True))
 
 
 def _cancel(
-    request: HttpRequest, before: Subscription, how: CancellationIn
-) -> subscriptions.Changed:
-    return subscriptions.cancel(
-        before,
+    request: HttpRequest,
+    user_id: int,
+    subscription_id: int,
+    how: CancellationIn,
+    *,
+    dry_run: bool = False,
+) -> SubscriptionChange:
+    return operations.subscriptions.cancel(
+        user_id,
+        subscription_id,
         day=utc_today(),
         pay_back=how.pay_back,
         actor=actor(request),
         channel=Channel.API,
+        if_unchanged=_check(request),
+        dry_run=dry_run,
     )
 
 
@@ -257,23 +256,26 @@ def _cancel(
 
 
 def shown(row: Subscription, today: date) -> dict[str, Any]:
-    upcoming = subscriptions.upcoming(row, today)
+    upcoming = forecast.upcoming(row, today)
     return {
-        **wire.subscription(row),
+        **representations.subscription(row),
         "next_charge": upcoming
-        and {"day": wire.day(upcoming.day), "amount": wire.amount(upcoming.amount)},
+        and {
+            "day": representations.day(upcoming.day),
+            "amount": representations.amount(upcoming.amount),
+        },
     }
 
 
-def _answer(changed: subscriptions.Changed) -> dict[str, Any]:
+def _answer(changed: SubscriptionChange) -> dict[str, Any]:
     return {
         "subscription": shown(changed.subscription, utc_today()),
-        "transactions": [wire.transaction(row) for row in changed.posted],
+        "transactions": [representations.transaction(row) for row in changed.posted],
     }
 
 
 def _tagged(
-    request: HttpRequest, response: HttpResponse, changed: subscriptions.Changed
+    request: HttpRequest, response: HttpResponse, changed: SubscriptionChange
 ) -> dict[str, Any]:
     answer = _answer(changed)
     etags.show(request, response, _tag(answer["subscription"]))
@@ -285,28 +287,6 @@ def _tag(answer: dict[str, Any]) -> str:
     return etags.tag_of(answer | {"next_charge": None}, besides=answer["next_charge"])
 
 
-def _plan(plan_id: int) -> Plan:
-    plan = Plan.objects.filter(pk=plan_id).first()
-    if plan is None:
-        raise Problem("unknown_plan", plan_id=plan_id)
-    return plan
-
-
-def _subscription(user_id: int, subscription_id: int) -> Subscription:
-    rows = Subscription.objects.filter(user=user_id).select_related("plan")
-    row = rows.filter(pk=subscription_id).first()
-    if row is None:
-        raise Problem("unknown_subscription", subscription_id=subscription_id)
-    return row
-
-
-def _held(request: HttpRequest, user: User, subscription_id: int) -> Subscription:
-    """The subscription while nobody else can do anything to it, if it is what the caller knows."""
-    ledger.hold([user.pk])
-    row = _subscription(user.pk, subscription_id)
-    etags.check(request, _tag(shown(row, utc_today())))
-    return row
-
-
-def _note(request: HttpRequest, user: User, sentence: str) -> None:
-    note(actor(request), user, f"{sentence} By the API.")
+def _check(request: HttpRequest) -> Callable[[Subscription], None]:
+    """Refuses what the caller has seen in another state (`If-Match`)."""
+    return lambda row: etags.check(request, _tag(shown(row, utc_today())))

@@ -1,17 +1,18 @@
 """Calls about the real balance below which programs are told of it (the event `balance.low`)."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
-from billing import ledger, thresholds, wire
+from billing import operations, representations, thresholds
 from billing.api import etags
-from billing.api.history import note
-from billing.api.keys import Needs, actor
+from billing.api.keys import RequiresPermission, actor
 from billing.api.schemas import PathId, ProblemOut, ThresholdIn, ThresholdOut
-from billing.api.users import customer, customer_id
+from billing.models import Channel
+from billing.operations.customers import find_customer
 
 router = Router(tags=["Low balance thresholds"])
 
@@ -20,17 +21,17 @@ ANSWERS = {200: ThresholdOut, 404: ProblemOut}
 
 @router.get(
     "/users/{int:user_id}/low-balance-threshold",
-    auth=Needs("billing.view_lowbalancethreshold", tagged=True),
+    auth=RequiresPermission("billing.view_lowbalancethreshold", tagged=True),
     response=ANSWERS,
     summary="Read a user's low balance threshold",
 )
 def read_threshold(request: HttpRequest, user_id: PathId, response: HttpResponse) -> dict[str, Any]:
-    return _tagged(request, response, customer_id(user_id))
+    return _tagged(request, response, find_customer(user_id).pk)
 
 
 @router.put(
     "/users/{int:user_id}/low-balance-threshold",
-    auth=Needs("billing.change_lowbalancethreshold", writes=True, tagged=True),
+    auth=RequiresPermission("billing.change_lowbalancethreshold", writes=True, tagged=True),
     response=ANSWERS,
     summary="Set a user's own low balance threshold",
 )
@@ -38,14 +39,19 @@ def set_threshold(
     request: HttpRequest, user_id: PathId, new: ThresholdIn, response: HttpResponse
 ) -> dict[str, Any]:
     with transaction.atomic():
-        _hold(request, customer_id(user_id))
-        _note(request, user_id, thresholds.set_own(user_id, new.amount))
+        operations.thresholds.set_own(
+            user_id,
+            new.amount,
+            actor=actor(request),
+            channel=Channel.API,
+            if_unchanged=_check(request, user_id),
+        )
         return _tagged(request, response, user_id)
 
 
 @router.delete(
     "/users/{int:user_id}/low-balance-threshold",
-    auth=Needs("billing.change_lowbalancethreshold", writes=True, tagged=True),
+    auth=RequiresPermission("billing.change_lowbalancethreshold", writes=True, tagged=True),
     response=ANSWERS,
     summary="Put a user back on the default low balance threshold",
     description="Answers what counts for the user then.",
@@ -54,15 +60,17 @@ def unset_threshold(
     request: HttpRequest, user_id: PathId, response: HttpResponse
 ) -> dict[str, Any]:
     with transaction.atomic():
-        _hold(request, customer_id(user_id))
-        _note(request, user_id, thresholds.unset_own(user_id))
+        operations.thresholds.unset_own(
+            user_id,
+            actor=actor(request),
+            channel=Channel.API,
+            if_unchanged=_check(request, user_id),
+        )
         return _tagged(request, response, user_id)
 
 
-def _hold(request: HttpRequest, user_id: int) -> None:
-    """Who sets a user's threshold holds the balance: nobody changes it meanwhile."""
-    ledger.hold([user_id])
-    etags.check(request, etags.tag_of(_shown(user_id)))
+def _check(request: HttpRequest, user_id: int) -> Callable[[], None]:
+    return lambda: etags.check(request, etags.tag_of(_shown(user_id)))
 
 
 def _tagged(request: HttpRequest, response: HttpResponse, user_id: int) -> dict[str, Any]:
@@ -71,15 +79,10 @@ def _tagged(request: HttpRequest, response: HttpResponse, user_id: int) -> dict[
     return answer
 
 
-def _note(request: HttpRequest, user_id: int, change: thresholds.Change) -> None:
-    if change.sentence:
-        note(actor(request), customer(request, user_id), f"{change.sentence} By the API.")
-
-
 def _shown(user_id: int) -> dict[str, Any]:
     amount, is_own = thresholds.of(user_id)
     return {
         "user_id": user_id,
-        "amount": None if amount is None else wire.amount(amount),
+        "amount": None if amount is None else representations.amount(amount),
         "is_default": not is_own,
     }

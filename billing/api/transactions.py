@@ -15,10 +15,10 @@ from ninja import Query, Router
 from ninja.responses import Status
 from pydantic import Field
 
-from billing import ledger, reports, wire
+from billing import ledger, operations, reports, representations
 from billing.api import cursors, etags
 from billing.api.balance_changes import POSTED, KeyHeader, posted
-from billing.api.keys import Needs, actor
+from billing.api.keys import RequiresPermission, actor
 from billing.api.problems import Problem
 from billing.api.schemas import (
     BalanceAtOut,
@@ -34,9 +34,9 @@ from billing.api.schemas import (
     TransactionPage,
     TransactionWithReversalOut,
 )
-from billing.api.users import customer_id
 from billing.errors import UnknownTransaction
 from billing.models import Channel, Transaction, TransactionType
+from billing.operations.customers import find_customer
 
 router = Router(tags=["Transactions"])
 
@@ -93,7 +93,7 @@ class TransactionFilters(Parameters):
 
 @router.get(
     "/users/{int:user_id}/transactions",
-    auth=Needs("billing.view_transaction"),
+    auth=RequiresPermission("billing.view_transaction"),
     response={200: TransactionPage, 404: ProblemOut, 503: ProblemOut},
     summary="List a user's transactions",
     description="By number. However many there are, a page takes the same time.",
@@ -101,7 +101,7 @@ class TransactionFilters(Parameters):
 def list_transactions_of_user(
     request: HttpRequest, user_id: PathId, filters: Query[TransactionFilters]
 ) -> dict[str, Any]:
-    listing = filters.listing(customer_id(user_id))
+    listing = filters.listing(find_customer(user_id).pk)
     of = f"transactions of {user_id}, {filters.order} first"
     beyond = None
     if filters.cursor is not None:
@@ -116,7 +116,7 @@ def list_transactions_of_user(
 
 @router.get(
     "/transactions",
-    auth=Needs("billing.view_transaction"),
+    auth=RequiresPermission("billing.view_transaction"),
     response={200: TransactionPage, 503: ProblemOut},
     summary="List transactions of all users",
     description="By date. Oldest first, a transaction appears once no earlier one can come in any "
@@ -135,26 +135,26 @@ def list_transactions(request: HttpRequest, filters: Query[TransactionFilters]) 
 
 @router.get(
     "/users/{int:user_id}/transactions/{int:number}",
-    auth=Needs("billing.view_transaction", tagged=True),
+    auth=RequiresPermission("billing.view_transaction", tagged=True),
     response={200: TransactionWithReversalOut, 404: ProblemOut},
     summary="Read a transaction",
 )
 def read_transaction(
     request: HttpRequest, user_id: PathId, number: PathId, response: HttpResponse
 ) -> dict[str, Any]:
-    of_user = Transaction.objects.filter(user=customer_id(user_id))
+    of_user = Transaction.objects.filter(user=find_customer(user_id).pk)
     row = of_user.filter(number=number).first()
     if row is None:
         raise UnknownTransaction(number=number)
     reversal = of_user.filter(reverses=number).values_list("number", flat=True).first()
-    answer = {**wire.transaction(row), "reversed_by": reversal}
+    answer = {**representations.transaction(row), "reversed_by": reversal}
     etags.show(request, response, etags.tag_of(answer))
     return answer
 
 
 @router.post(
     "/users/{int:user_id}/transactions/{int:number}/reversal",
-    auth=Needs("billing.change_balance", writes=True, posting=True),
+    auth=RequiresPermission("billing.change_balance", writes=True, posting=True),
     response=POSTED,
     summary="Reverse a transaction",
     description="Takes it back by a further transaction: the same amounts with opposite signs. "
@@ -168,8 +168,8 @@ def reverse_transaction(  # noqa: PLR0917 - the framework names them
     response: HttpResponse,
     idempotency_key: KeyHeader = None,
 ) -> Status[Any]:
-    transaction = ledger.reverse(
-        customer_id(user_id),
+    transaction = operations.money.reverse(
+        user_id,
         number=number,
         **reversal.model_dump(),
         idempotency_key=ledger.callers_key(idempotency_key),
@@ -185,22 +185,22 @@ class BalanceMoment(Parameters):
 
 @router.get(
     "/users/{int:user_id}/balance",
-    auth=Needs("billing.view_balance"),
+    auth=RequiresPermission("billing.view_balance"),
     response={200: BalanceAtOut, 404: ProblemOut},
     summary="Read a user's balances, now or as of a time",
 )
 def read_balance(
     request: HttpRequest, user_id: PathId, moment: Query[BalanceMoment]
 ) -> dict[str, Any]:
-    customer_id(user_id)
+    find_customer(user_id)
     at = moment.at
     had = ledger.balance(user_id) if at is None else ledger.balance_at(user_id, at)
     return {
         "user_id": user_id,
         "currency": settings.BILLING_CURRENCY,
-        "at": at and wire.moment(at),
-        "real": wire.amount(had.real),
-        "bonus": wire.amount(had.bonus),
+        "at": at and representations.moment(at),
+        "real": representations.amount(had.real),
+        "bonus": representations.amount(had.bonus),
         "number": had.number,
     }
 
@@ -223,7 +223,7 @@ def _page(
 ) -> dict[str, Any]:
     goes_on = stretch.has_more or not filters.newest_first
     return {
-        "transactions": [wire.transaction(row) for row in stretch.rows],
+        "transactions": [representations.transaction(row) for row in stretch.rows],
         "has_more": stretch.has_more,
         "next_cursor": end if goes_on else None,
     }

@@ -1,10 +1,10 @@
 """Calls about users: customers only. Operators' own accounts are not to be found here."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
@@ -12,10 +12,9 @@ from ninja import Query, Router
 from ninja.responses import Status
 from pydantic import Field
 
-from billing import reports, subscriptions, wire
+from billing import operations, reports, representations
 from billing.api import cursors, etags
-from billing.api.history import note
-from billing.api.keys import Needs, actor, may
+from billing.api.keys import RequiresPermission, actor, may
 from billing.api.problems import Problem
 from billing.api.schemas import (
     CursorIn,
@@ -32,8 +31,7 @@ from billing.api.schemas import (
 from billing.api.today import utc_today
 from billing.errors import UnknownUser
 from billing.models import Channel
-from users import database
-from users.models import ONE_MAILBOX, User, constraint_of
+from users.models import User
 from users.search import search
 
 router = Router(tags=["Users"])
@@ -56,7 +54,7 @@ class UserFilters(Parameters):
 
 
 def customers(request: HttpRequest) -> QuerySet[User]:
-    rows = User.objects.filter(is_staff=False)
+    rows = User.objects.customers()
     return rows.select_related("balance") if may(request, "billing.view_balance") else rows
 
 
@@ -68,24 +66,17 @@ def customer(request: HttpRequest, user_id: int) -> User:
     return user
 
 
-def customer_id(user_id: int) -> int:
-    """`user_id`, if it is a customer's. Raises UnknownUser also for operators."""
-    if not User.objects.filter(pk=user_id, is_staff=False).exists():
-        raise UnknownUser(user_id=user_id)
-    return user_id
-
-
 def shown(request: HttpRequest, user: User) -> dict[str, Any]:
     balance = user.balance if may(request, "billing.view_balance") else None
     return {
         "id": user.pk,
         **{name: getattr(user, name) for name in PLAIN_FIELDS},
         "is_active": user.is_active,
-        "created_at": wire.moment(user.created_at),
+        "created_at": representations.moment(user.created_at),
         "balance": balance
         and {
-            "real": wire.amount(balance.real),
-            "bonus": wire.amount(balance.bonus),
+            "real": representations.amount(balance.real),
+            "bonus": representations.amount(balance.bonus),
             "number": balance.last_number,
         },
     }
@@ -93,7 +84,7 @@ def shown(request: HttpRequest, user: User) -> dict[str, Any]:
 
 @router.get(
     "/users",
-    auth=Needs("users.view_user"),
+    auth=RequiresPermission("users.view_user"),
     response={200: UserPage, 503: ProblemOut},
     summary="List users, newest first",
 )
@@ -117,25 +108,24 @@ def list_users(request: HttpRequest, filters: Query[UserFilters]) -> dict[str, A
 
 @router.post(
     "/users",
-    auth=Needs("users.add_user", writes=True),
+    auth=RequiresPermission("users.add_user", writes=True),
     response={201: UserOut, 409: ProblemOut},
     summary="Create a user",
     description="The user gets what the defaults for new users give: a bonus, a plan.",
 )
 def create_user(request: HttpRequest, new: UserIn, response: HttpResponse) -> Status[Any]:
-    user = User()
-    user.set_unusable_password()  # customers log in elsewhere
-    with transaction.atomic():
-        _save(user, new)
-        subscriptions.welcome(user, day=utc_today(), actor=actor(request), channel=Channel.API)
-        note(actor(request), user, "Added by the API.", is_new=True)
+    user = User(**new.model_dump(exclude_unset=True))
+    with _problems_told():
+        operations.customers.create(
+            user, day=utc_today(), actor=actor(request), channel=Channel.API
+        )
     response["Location"] = reverse("api-v1:read_user", args=[user.pk])
     return Status(201, _tagged(request, response, customer(request, user.pk)))
 
 
 @router.get(
     "/users/{int:user_id}",
-    auth=Needs("users.view_user", tagged=True),
+    auth=RequiresPermission("users.view_user", tagged=True),
     response={200: UserOut, 404: ProblemOut},
     summary="Read a user",
 )
@@ -145,7 +135,7 @@ def read_user(request: HttpRequest, user_id: PathId, response: HttpResponse) -> 
 
 @router.patch(
     "/users/{int:user_id}",
-    auth=Needs("users.change_user", writes=True, tagged=True),
+    auth=RequiresPermission("users.change_user", writes=True, tagged=True),
     response={200: UserOut, 404: ProblemOut, 409: ProblemOut},
     summary="Update, activate or deactivate a user",
     description="Fields that are not given stay as they are.",
@@ -153,14 +143,19 @@ def read_user(request: HttpRequest, user_id: PathId, response: HttpResponse) -> 
 def update_user(
     request: HttpRequest, user_id: PathId, changes: UserFields, response: HttpResponse
 ) -> dict[str, Any]:
-    with transaction.atomic():
-        customer(request, user_id)  # found, or refused
-        user = database.held(User.objects.filter(pk=user_id), user_id)
-        assert user is not None  # noqa: S101 - users are not deleted
+    def check(user: User) -> None:
         etags.check(request, _tag(shown(request, user)))
-        changed = _save(user, changes)
-        if changed:
-            note(actor(request), user, f"Changed by the API: {', '.join(changed)}.")
+
+    given = changes.model_dump(exclude_unset=True)
+    with _problems_told():
+        operations.customers.edit(
+            user_id,
+            lambda user: given,
+            if_unchanged=check,
+            day=utc_today(),
+            actor=actor(request),
+            channel=Channel.API,
+        )
     return _tagged(request, response, customer(request, user_id))
 
 
@@ -174,28 +169,14 @@ def _tag(answer: dict[str, Any]) -> str:
     return etags.tag_of(answer | {"balance": None}, besides=answer["balance"])
 
 
-def _save(user: User, fields: UserFields) -> list[str]:
-    """Stores what was given; answers the names of the fields that are another now."""
-    given = fields.model_dump(exclude_unset=True)
-    changed = [name for name, value in given.items() if getattr(user, name) != value]
-    for name in changed:
-        setattr(user, name, given[name])
+@contextmanager
+def _problems_told() -> Iterator[None]:
+    """Tells each field that is not valid."""
     try:
-        user.full_clean(exclude=["password"])
+        yield
     except ValidationError as problem:
-        if user.shares_mailbox():
-            raise Problem("email_taken") from None
         errors = [
             {"field": field, "reason": " ".join(reasons)}
             for field, reasons in problem.message_dict.items()
         ]
         raise Problem("invalid_request", reasons=errors[0]["reason"], errors=errors) from None
-    try:
-        with transaction.atomic():
-            user.save()
-    except IntegrityError as problem:
-        # Of two at once, the second finds the address taken only by now.
-        if constraint_of(problem) not in ONE_MAILBOX:
-            raise
-        raise Problem("email_taken") from None
-    return changed

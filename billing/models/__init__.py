@@ -2,6 +2,7 @@ from billing.models.access import ApiAllowance, ApiKey, ApiSession
 from billing.models.answers import KeptAnswer
 from billing.models.balances import Balance
 from billing.models.descriptions import StandardDescription
+from billing.models.events import Event, EventChannel, Subject
 from billing.models.moments import Activation, PlanTerms
 from billing.models.plans import Plan, Service, ServicePrice, UserDefaults
 from billing.models.runs import ChargingBatch, ChargingFailure, ChargingRun, Heartbeat
@@ -34,6 +35,8 @@ __all__ = [
     "ChargingBatch",
     "ChargingFailure",
     "ChargingRun",
+    "Event",
+    "EventChannel",
     "EventType",
     "Heartbeat",
     "KeptAnswer",
@@ -45,6 +48,7 @@ __all__ = [
     "Service",
     "ServicePrice",
     "StandardDescription",
+    "Subject",
     "Subscription",
     "Transaction",
     "TransactionType",

@@ -1,6 +1,6 @@
 """Who may use the Billing API: keys for `/api/v1/`, sessions for `/v2/panel/`. No secret is kept.
 
-`billing.access` alone writes these rows.
+`billing.authority` alone writes these rows.
 """
 
 from django.conf import settings

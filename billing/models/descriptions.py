@@ -3,6 +3,7 @@
 from django.core.validators import MinLengthValidator
 from django.db import models
 
+from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH
 from billing.models.plans import validate_readable
 
 
@@ -12,7 +13,9 @@ class StandardDescription(models.Model):
     """
 
     text = models.CharField(
-        max_length=200, unique=True, validators=[MinLengthValidator(5), validate_readable]
+        max_length=DESCRIPTION_MAX_LENGTH,
+        unique=True,
+        validators=[MinLengthValidator(DESCRIPTION_MIN_LENGTH), validate_readable],
     )
     position = models.PositiveSmallIntegerField(
         default=0, help_text="Lower ones are offered first; the same ones by text."

@@ -2,7 +2,7 @@
 deactivated, and what plans cost when.
 
 Triggers write these rows (migrations/sql/0022_moments.sql), whoever changes the user or the plan
-and by whatever way; nobody changes them afterwards. `billing.moments` reads them.
+and by whatever way; nobody changes them afterwards. `billing.plans.history` reads them.
 """
 
 import pgtrigger

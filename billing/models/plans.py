@@ -11,7 +11,7 @@ from django.db.models import Q
 
 from billing.models.balances import money_field
 from billing.models.guards import Guard
-from billing.pricing import PRICE_IS_PER, Cycle, Terms
+from billing.plans.pricing import PRICE_IS_PER, Cycle, Terms
 from users.texts import CANNOT_BE_SEEN, has_unseen
 
 NOT_NEGATIVE = MinValueValidator(Decimal(0), "A price cannot be negative.")

@@ -10,7 +10,7 @@ from django.db.models import F, Q
 from billing.models.balances import money_field
 from billing.models.moments import DATABASE_CLOCK
 from billing.models.plans import Plan
-from billing.pricing import Charge, Cycle
+from billing.plans.pricing import Charge, Cycle
 
 
 class SubscriptionQuerySet(models.QuerySet["Subscription"]):
@@ -22,9 +22,9 @@ class SubscriptionQuerySet(models.QuerySet["Subscription"]):
 class Subscription(models.Model):
     """A user's use of a plan, for one device or, without one, for the account as a whole.
 
-    Days are UTC days. `billing.subscriptions` and `billing.charging` alone write these rows, and
-    hold the user's balance (`ledger.hold`) while they do: what is paid and what is recorded as
-    paid cannot come apart.
+    Days are UTC days. Only `billing.plans` writes these rows, and locks the user's balance
+    (`ledger.lock_balances`) while it does: what is paid and what is recorded as paid cannot come
+    apart.
     """
 
     class Status(models.TextChoices):

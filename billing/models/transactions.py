@@ -12,6 +12,7 @@ from django.db.models import F, Func, Q
 from django.db.models.functions import Length, Trim
 from django.db.models.lookups import GreaterThanOrEqual
 
+from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH, LENGTHS
 from billing.models.balances import money_field, never_negative, total_field
 from billing.models.guards import checked_at_commit, refuses
 
@@ -137,7 +138,7 @@ class Transaction(models.Model):
     number = models.BigIntegerField(help_text="1, 2, 3, … for each user, without gaps.")
     type = models.CharField(max_length=16, choices=TransactionType)
     subtype = models.CharField(max_length=32)
-    description = models.CharField(max_length=200)
+    description = models.CharField(max_length=DESCRIPTION_MAX_LENGTH)
     device = models.CharField(max_length=100, blank=True, default="", db_default="")
 
     amount = money_field(help_text="What was added to (or, negative, taken from) the real balance.")
@@ -222,8 +223,10 @@ class Transaction(models.Model):
             ),
             models.CheckConstraint(
                 name="a_description_has_5_to_200_characters",  # 200 is the column's length
-                condition=Q(GreaterThanOrEqual(Length(Trim("description")), 5)),
-                violation_error_message="A description has 5 to 200 characters.",
+                condition=Q(
+                    GreaterThanOrEqual(Length(Trim("description")), DESCRIPTION_MIN_LENGTH)
+                ),
+                violation_error_message=f"A description has {LENGTHS}.",
             ),
             # A function, because PostgreSQL parses a table's constraints anew for each statement
             # that writes to it, and a function once per session.

@@ -17,7 +17,7 @@ from django.db.backends.utils import CursorWrapper
 from billing import sql
 
 # Read by everybody here, and written by the functions that run with the owner's rights.
-LEDGER: Final = ("billing_transaction", "billing_balance")
+LEDGER: Final = ("billing_transaction", "billing_balance", "billing_event")
 # Added to, and never changed or removed: what operators did.
 HISTORY: Final = ("django_admin_log",)
 

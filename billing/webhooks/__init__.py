@@ -7,7 +7,7 @@ docs/webhooks.md tells receivers all of it.
 """
 
 from billing.webhooks.messages import body_of, new_secret, sign
-from billing.webhooks.network import Answer, check_url
+from billing.webhooks.network import Reply, check_url
 from billing.webhooks.sending import (
     delete_old,
     endpoints_to_wake,
@@ -27,7 +27,7 @@ from billing.webhooks.watching import (
 )
 
 __all__ = [
-    "Answer",
+    "Reply",
     "body_of",
     "check_url",
     "delete_old",

@@ -8,7 +8,7 @@ import secrets
 from datetime import datetime
 from typing import Any, Final
 
-from billing import wire
+from billing import representations
 from billing.models import EventType, Transaction, WebhookEvent
 
 SECRET_BEGINS: Final = "whsec_"  # noqa: S105 - what every one begins with
@@ -47,7 +47,7 @@ def body_of(event: WebhookEvent, transaction: Transaction | None = None) -> byte
     if event.number is not None:
         if transaction is None:
             transaction = Transaction.objects.get(user=event.user_id, number=event.number)
-        data = {"transaction": wire.transaction(transaction), **data}
+        data = {"transaction": representations.transaction(transaction), **data}
     return _body(message_id(event.pk), event.type, event.created_at, event.user_id, data)
 
 
@@ -67,7 +67,7 @@ def _body(
     message = {
         "id": identity,
         "type": str(event_type),
-        "created_at": wire.moment(at),
+        "created_at": representations.moment(at),
         "user_id": user_id,
         "data": data,
     }

@@ -77,7 +77,7 @@ class OutOfTime(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What came of one attempt. `problem` says why it failed; empty if it did not."""
 
     at: datetime
@@ -345,7 +345,7 @@ def trusted() -> ssl.SSLContext:
     return context
 
 
-class Line:
+class EndpointConnection:
     """A connection to one address, for one thread at a time, kept from one event to the next."""
 
     def __init__(self, url: str) -> None:
@@ -353,7 +353,7 @@ class Line:
         self._connection: _Connection | None = None
         self._is_kept_until = 0.0
 
-    def __enter__(self) -> "Line":
+    def __enter__(self) -> "EndpointConnection":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -365,7 +365,7 @@ class Line:
         body: bytes,
         headers: Callable[[datetime], Mapping[str, str]],
         clock: Callable[[], datetime],
-    ) -> Answer:
+    ) -> Reply:
         """One attempt. Never raises: what went wrong is the answer's `problem`."""
         at, began = clock(), time.monotonic()
         _attempt.deadline = began + ATTEMPT_SECONDS
@@ -375,7 +375,7 @@ class Line:
             problem = _problem_of_status(status_code)
         except Exception as error:  # there are many, and none may end the thread
             problem = _in_words(error)
-        return Answer(
+        return Reply(
             at=at,
             milliseconds=round((time.monotonic() - began) * 1000),
             status_code=status_code,

@@ -45,7 +45,7 @@ from billing.models import (
     WebhookEvent,
 )
 from billing.webhooks import messages
-from billing.webhooks.network import OUT_OF_REACH, Answer, Line
+from billing.webhooks.network import OUT_OF_REACH, EndpointConnection, Reply
 
 Clock = Callable[[], datetime]
 
@@ -82,11 +82,11 @@ AGAIN_AT_ONCE: Final = 10_000
 
 
 @dataclass(frozen=True)
-class Result:
+class AttemptResult:
     """One attempt to deliver, and what came of it."""
 
     delivery: WebhookDelivery
-    answer: Answer
+    answer: Reply
 
 
 # --- What the job does --------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def _send(
     """Sends these, and keeps what comes of it."""
     bodies = _with_events(due)
     sending = _Sending(endpoint, bodies, clock, end)
-    failed: list[Result] = []
+    failed: list[AttemptResult] = []
     sending.start(_by_user(due))
     try:
         for results in sending.results(should_stop):
@@ -289,7 +289,7 @@ class _Sending:
     is_stopped: bool = False
     delivered_count: int = 0
     failed: list[WebhookDelivery] = field(default_factory=list)
-    done: "SimpleQueue[Result | None]" = field(default_factory=SimpleQueue)
+    done: "SimpleQueue[AttemptResult | None]" = field(default_factory=SimpleQueue)
     users: "SimpleQueue[list[WebhookDelivery]]" = field(default_factory=SimpleQueue)
     threads: int = 0
 
@@ -301,7 +301,7 @@ class _Sending:
             # Daemons: a worker that is told to end waits for no receiver.
             threading.Thread(target=self._work, daemon=True).start()
 
-    def results(self, should_stop: Callable[[], bool]) -> Iterator[list[Result]]:
+    def results(self, should_stop: Callable[[], bool]) -> Iterator[list[AttemptResult]]:
         """What came of the attempts, as it comes in, until all threads have ended."""
         running = self.threads
         give_up_at = None
@@ -325,7 +325,7 @@ class _Sending:
 
     def _work(self) -> None:
         try:
-            with Line(self.endpoint.url) as line:
+            with EndpointConnection(self.endpoint.url) as line:
                 while self._goes_on():
                     self._send_in_order(line, self.users.get_nowait())
         except Empty:
@@ -333,7 +333,9 @@ class _Sending:
         finally:
             self.done.put(None)
 
-    def _send_in_order(self, line: Line, deliveries: Sequence[WebhookDelivery]) -> None:
+    def _send_in_order(
+        self, line: EndpointConnection, deliveries: Sequence[WebhookDelivery]
+    ) -> None:
         for delivery in deliveries:
             # Behind one that was put back to be sent again, another may have to wait still.
             has_to_wait = delivery.next_attempt_at and delivery.next_attempt_at > self.clock()
@@ -346,7 +348,7 @@ class _Sending:
                 self.bodies[delivery.pk],
                 self.clock,
             )
-            self.done.put(Result(delivery, answer))
+            self.done.put(AttemptResult(delivery, answer))
             if not answer.is_delivered:
                 self.failed.append(delivery)
                 return
@@ -357,22 +359,24 @@ class _Sending:
         return not (self.is_stopped or nothing_works or time.monotonic() > self.end)
 
 
-def attempt(line: Line, secret: str, identity: str, body: bytes, clock: Clock) -> Answer:
+def attempt(
+    line: EndpointConnection, secret: str, identity: str, body: bytes, clock: Clock
+) -> Reply:
     return line.post(body, lambda at: messages.headers(secret, identity, at, body), clock)
 
 
-def send_test(endpoint: WebhookEndpoint, *, clock: Clock = timezone.now) -> Answer:
+def send_test(endpoint: WebhookEndpoint, *, clock: Clock = timezone.now) -> Reply:
     """Sends a message that tells of nothing, at once and once, whether or not it is active."""
     at = clock()
     identity = f"test_{endpoint.pk}_{int(at.timestamp() * 1000)}"
-    with Line(endpoint.url) as line:
+    with EndpointConnection(endpoint.url) as line:
         return attempt(line, endpoint.secret, identity, messages.test_body(identity, at), clock)
 
 
 # --- What came of it ----------------------------------------------------------------------------
 
 
-def _keep_delivered(endpoint: WebhookEndpoint, results: Sequence[Result]) -> None:
+def _keep_delivered(endpoint: WebhookEndpoint, results: Sequence[AttemptResult]) -> None:
     with transaction.atomic():
         kept = _keepable(results)
         WebhookDelivery.objects.filter(pk__in=[result.delivery.pk for result in kept]).update(
@@ -407,7 +411,7 @@ def _begin_again(deliveries: "QuerySet[WebhookDelivery]") -> None:
 
 
 def _keep_failed(
-    endpoint: WebhookEndpoint, results: Sequence[Result], *, got_through: bool, now: datetime
+    endpoint: WebhookEndpoint, results: Sequence[AttemptResult], *, got_through: bool, now: datetime
 ) -> None:
     is_down = not got_through and _is_out_of_order(endpoint, results)
     is_known = True
@@ -450,7 +454,7 @@ def _keep_failed(
         _give_up_what_is_old(endpoint, now)
 
 
-def _is_out_of_order(endpoint: WebhookEndpoint, results: Sequence[Result]) -> bool:
+def _is_out_of_order(endpoint: WebhookEndpoint, results: Sequence[AttemptResult]) -> bool:
     """Whether the endpoint is to blame for these, where nothing else got through."""
     if endpoint.failures or any(result.answer.is_out_of_reach for result in results):
         return True
@@ -473,13 +477,13 @@ def _was_tried_for_long(delivery: WebhookDelivery) -> bool:
     return delivery.attempt_count >= TRIED_FOR_LONG or delivery.refusal_count >= len(BACKOFF)
 
 
-def _keepable(results: Sequence[Result]) -> Sequence[Result]:
+def _keepable(results: Sequence[AttemptResult]) -> Sequence[AttemptResult]:
     """Those of deliveries that are still there, and that nobody else holds just now."""
     locked = _lockable([result.delivery.pk for result in results])
     return [result for result in results if result.delivery.pk in locked]
 
 
-def _keep_attempts(results: Sequence[Result]) -> None:
+def _keep_attempts(results: Sequence[AttemptResult]) -> None:
     WebhookAttempt.objects.bulk_create(
         WebhookAttempt(
             delivery_id=result.delivery.pk,

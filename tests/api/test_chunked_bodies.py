@@ -13,7 +13,7 @@ from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 
-from billing import access, ledger
+from billing import authority, ledger
 from tests.api.rest.programs import assert_problem
 from tests.factories import AdministratorFactory, UserFactory
 from users.models import User
@@ -39,7 +39,7 @@ def post(path: str, body: BytesIO, content_type: str = "application/json", **sen
 
 def refill(user: User, body: BytesIO, **sent: Any) -> HttpResponse:
     owner = AdministratorFactory()
-    _, secret = access.issue_key(name="Gateway", owner=owner, created_by=owner)
+    _, secret = authority.issue_key(name="Gateway", owner=owner, created_by=owner)
     path = f"/api/v1/users/{user.pk}/balance-changes"
     answer: HttpResponse = post(path, body, HTTP_AUTHORIZATION=f"Bearer {secret}", **sent)
     return answer
@@ -77,7 +77,7 @@ def test_a_body_may_come_in_chunks(user: User) -> None:
     ids=["json", "form", "multipart"],
 )
 def test_so_may_those_of_the_panel_api(user: User, body: str, content_type: str) -> None:
-    session_hash = access.open_session(AdministratorFactory(), timezone.now())
+    session_hash = authority.open_session(AdministratorFactory(), timezone.now())
     answer = post(
         "/v2/panel/user/transaction/change_balance",
         BytesIO((body % user.pk).encode()),

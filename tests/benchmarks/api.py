@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from django.db import connection
 
-from billing import access
+from billing import authority
 from config.postgresql.url import url_of
 from tests.benchmarks.posting import NAMES, _rate
 from tests.benchmarks.report import Line, progress
@@ -73,7 +73,7 @@ class Caller:
 def served() -> Iterator[Server]:
     """The production server on the benchmark's database, set as docs/deployment.md has it."""
     owner = User.objects.create_superuser("programs@example.com", "programs")
-    _, key = access.issue_key(name="Benchmark", owner=owner, created_by=owner)
+    _, key = authority.issue_key(name="Benchmark", owner=owner, created_by=owner)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with TemporaryFile() as log:

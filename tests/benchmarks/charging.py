@@ -13,8 +13,9 @@ from typing import Final, NamedTuple
 
 from django.db import connection, connections
 
-from billing import charging, ledger
+from billing import ledger
 from billing.models import Channel, ChargingBatch, ChargingRun, Plan, Subscription
+from billing.plans import charging
 from tests.benchmarks.report import Line, progress
 from users.models import User
 

@@ -5,16 +5,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.contrib.sessions.models import Session
 from django.test import Client
 from django.utils import timezone
 
-from billing import access
+from billing import authority
 from billing.models import ApiKey
 from tests.conftest import Connections
 from tests.factories import AdministratorFactory, OperatorFactory
 from tests.operators import client_of, operator_with
+from tests.recorded import all_sentences
 from users.models import User
 
 KEYS = "/admin/billing/apikey/"
@@ -33,11 +33,11 @@ def filled_in(owner: User, **values: Any) -> dict[str, Any]:
 
 def key_of(owner: User, **fields: Any) -> ApiKey:
     fields = {"name": "Payment gateway", "created_by": owner} | fields
-    return access.issue_key(owner=owner, **fields)[0]
+    return authority.issue_key(owner=owner, **fields)[0]
 
 
 def history() -> list[str]:
-    return [entry.get_change_message() for entry in LogEntry.objects.order_by("pk")]
+    return all_sentences()
 
 
 @pytest.fixture
@@ -65,14 +65,14 @@ def test_the_state_shown_is_whether_it_works(
     fields: dict[str, Any], owner_fields: dict[str, Any], state: str
 ) -> None:
     owner = OperatorFactory(**owner_fields)
-    key, secret = access.issue_key(name="X", owner=owner, created_by=owner, **fields)
-    assert access.state_of(key, NOW) == state
-    assert (access.find_key(secret, NOW) == key) == (state == "working")
-    assert (key in access.working_keys(NOW)) == (state == "working")
-    access.revoke_key(key, by=owner, now=NOW)
-    assert access.state_of(key, NOW) == "revoked"
-    assert access.find_key(secret, NOW) is None
-    assert key not in access.working_keys(NOW)
+    key, secret = authority.issue_key(name="X", owner=owner, created_by=owner, **fields)
+    assert authority.state_of(key, NOW) == state
+    assert (authority.find_key(secret, NOW) == key) == (state == "working")
+    assert (key in authority.working_keys(NOW)) == (state == "working")
+    authority.revoke_key(key, by=owner, now=NOW)
+    assert authority.state_of(key, NOW) == "revoked"
+    assert authority.find_key(secret, NOW) is None
+    assert key not in authority.working_keys(NOW)
 
 
 # --- Adding -------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def test_a_key_is_shown_once_and_stands_nowhere_else(
     answer = panel.post(ADD, filled_in(administrator))
     key = ApiKey.objects.get()
     [secret] = set(SECRET.findall(answer.text))
-    assert access.find_key(secret, now) == key
+    assert authority.find_key(secret, now) == key
     assert "no-store" in answer["Cache-Control"]
     assert "This is the only time that the key is shown." in answer.text
     for page in (answer, panel.get(page_of(key))):
@@ -192,7 +192,7 @@ def test_a_form_sent_twice_makes_one_key(panel: Client, administrator: User) -> 
     assert "You have added “Payment gateway” just now" in again.text
     assert not SECRET.search(again.text)
     key = ApiKey.objects.get()
-    access.revoke_key(key, by=administrator, now=timezone.now())
+    authority.revoke_key(key, by=administrator, now=timezone.now())
     assert SECRET.search(panel.post(ADD, filled_in(administrator)).text)
 
 
@@ -290,12 +290,12 @@ def test_a_key_that_does_not_exist_is_not_found(panel: Client, number: str) -> N
 
 @pytest.mark.django_db
 def test_a_key_is_revoked_once_and_for_all(panel: Client, administrator: User) -> None:
-    key, secret = access.issue_key(name="Gateway", owner=administrator, created_by=administrator)
+    key, secret = authority.issue_key(name="Gateway", owner=administrator, created_by=administrator)
     assert "refused from the next request on" in panel.get(page_of(key, "revoke")).text
-    assert access.find_key(secret, timezone.now())
+    assert authority.find_key(secret, timezone.now())
     text = panel.post(page_of(key, "revoke"), follow=True).text
     assert "“Gateway” is revoked" in text
-    assert access.find_key(secret, timezone.now()) is None
+    assert authority.find_key(secret, timezone.now()) is None
     key.refresh_from_db()
     first = key.revoked_at
     assert "was revoked before" in panel.post(page_of(key, "revoke"), follow=True).text
@@ -309,7 +309,7 @@ def test_a_page_says_why_a_key_does_not_work(panel: Client, administrator: User)
     inactive = key_of(OperatorFactory(is_active=False))
     expired = key_of(administrator, expires_at=timezone.now())
     revoked = key_of(administrator)
-    access.revoke_key(revoked, by=administrator, now=timezone.now())
+    authority.revoke_key(revoked, by=administrator, now=timezone.now())
     for key, why in (
         (inactive, "does not work: its owner is deactivated"),
         (expired, "This key expired on"),
@@ -336,9 +336,9 @@ def test_keys_are_found_by_state_name_owner_and_beginning(
     panel: Client, administrator: User
 ) -> None:
     owner = OperatorFactory(email="olga@example.com", first_name="Olga")
-    gateway, _ = access.issue_key(name="Gateway", owner=owner, created_by=owner)
+    gateway, _ = authority.issue_key(name="Gateway", owner=owner, created_by=owner)
     crm = key_of(administrator, name="CRM")
-    access.revoke_key(crm, by=administrator, now=timezone.now())
+    authority.revoke_key(crm, by=administrator, now=timezone.now())
 
     def found(query: str) -> list[ApiKey]:
         return [row.key for row in panel.get(f"{KEYS}?{query}").context["rows"]]
@@ -355,7 +355,7 @@ def test_keys_are_found_by_state_name_owner_and_beginning(
 @pytest.mark.django_db
 def test_a_whole_key_is_searched_for_by_nobody(panel: Client, administrator: User) -> None:
     """What the browser does about it, tests/browser/ shows."""
-    _, secret = access.issue_key(name="Gateway", owner=administrator, created_by=administrator)
+    _, secret = authority.issue_key(name="Gateway", owner=administrator, created_by=administrator)
     form = panel.get(f"{KEYS}?q=Gateway+{secret}").context["form"]
     assert form.errors["q"] == [
         "Of a key, only the first 11 characters. This one was sent: if it works, revoke it."
@@ -364,7 +364,7 @@ def test_a_whole_key_is_searched_for_by_nobody(panel: Client, administrator: Use
 
 @pytest.mark.django_db
 def test_the_list_has_pages(panel: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("billing.reports.PAGE_SIZE", 2)
+    monkeypatch.setattr("billing.reports.pages.PAGE_SIZE", 2)
     keys = [key_of(OperatorFactory(), name=f"Key {number}") for number in range(3)]
     first = panel.get(KEYS)
     assert [row.key for row in first.context["rows"]] == [keys[2], keys[1]]

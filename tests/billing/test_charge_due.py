@@ -18,7 +18,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 from procrastinate.contrib.django.models import ProcrastinateJob
 
-from billing import charging, ledger, subscriptions
+from billing import ledger
 from billing.models import (
     Channel,
     ChargingFailure,
@@ -27,7 +27,8 @@ from billing.models import (
     Transaction,
 )
 from billing.money import format_money
-from billing.pricing import Cycle
+from billing.plans import charging, due, subscriptions
+from billing.plans.pricing import Cycle
 from config.postgresql.url import url_of
 from tests.factories import PlanFactory, subscribed, user_with
 from users.models import User
@@ -46,7 +47,7 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
 import django
 django.setup()
 from django.core.management import ManagementUtility
-from billing import charging
+from billing.plans import charging
 charging.USERS_AT_ONCE, charging.USERS_PER_BATCH = 1, 5
 charging.WAIT_MAX_SECONDS = 0  # the one whom the test holds is waited for until the end
 try:
@@ -193,15 +194,15 @@ def test_users_who_cannot_be_charged_make_it_fail_after_the_others_are(
 ) -> None:
     plan = PlanFactory(cycle=Cycle.EVERY_DAY, price=Decimal(30))
     poor, fine = (subscribed(user_with(100), plan, day=FIRST) for _ in range(2))
-    settle = subscriptions.settle
+    decide = due.decide
 
-    def fail_for_one(due: Any, **options: Any) -> Any:
-        due = list(due)
-        if due[0].user_id == poor.user_id:
+    def fail_for_one(its: Any, **options: Any) -> Any:
+        its = list(its)
+        if its[0].user_id == poor.user_id:
             raise ValueError("made to fail")
-        return settle(due, **options)
+        return decide(its, **options)
 
-    monkeypatch.setattr(subscriptions, "settle", fail_for_one)
+    monkeypatch.setattr(due, "decide", fail_for_one)
     output = StringIO()
     with pytest.raises(
         CommandError, match="1 user could not be charged; the panel's page of this run"
@@ -232,7 +233,7 @@ def test_an_interruption_says_what_was_done_and_that_it_can_be_started_again(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     customers()
-    with ledger.rehearsal():
+    with ledger.dry_run():
         charge_due(at=at(AT))
         uninterrupted = outcome()
     monkeypatch.setattr(charging, "USERS_AT_ONCE", 1)
@@ -292,7 +293,7 @@ def wait_for(done: Callable[[], bool], process: "subprocess.Popen[str]") -> None
 
 def test_killed_anywhere_and_started_again_it_comes_to_one_clean_run(committed_db: None) -> None:
     users = customers()
-    with ledger.rehearsal():
+    with ledger.dry_run():
         charge_due(at=at(AT))
         uninterrupted, to_charge = outcome(), charged_users()
     assert not charged_users()
@@ -302,7 +303,7 @@ def test_killed_anywhere_and_started_again_it_comes_to_one_clean_run(committed_d
     points = sorted(random.sample(range(1, to_charge), 3))
     for runs, point in enumerate(points, start=1):
         with transaction.atomic():
-            ledger.hold([users[-1].pk])
+            ledger.lock_balances([users[-1].pk])
             with start() as process:
                 wait_for(
                     lambda runs=runs, point=point: (

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from billing import ledger, subscriptions
+from billing import ledger
 from billing.models import Channel, Plan, Service, ServicePrice, Subscription, Transaction
+from billing.plans import services, subscriptions
 from tests.billing.test_subscriptions_page import confirm, second_step, text_of
 from tests.factories import PlanFactory, ServiceFactory, plan_with, subscribed, user_with
 from tests.operators import client_of, operator_with
@@ -278,7 +279,7 @@ def explanation(panel: Client, row: Transaction) -> list[tuple[str, str]]:
 
 
 def test_a_transactions_page_tells_how_a_charge_came_about(panel: Client, customer: User) -> None:
-    used = ledger.charge_service(customer, service="outgoing_sms", quantity="2.5", **BY_API)
+    used = services.charge_service(customer, service="outgoing_sms", quantity="2.5", **BY_API)
     assert explanation(panel, used) == [
         ("Quantity × unit price", "2.5 × 0.30"),
         ("Plan", "Business"),

@@ -16,8 +16,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from psycopg.errors import AdminShutdown
 
-from billing import charging, ledger, subscriptions
-from billing.charging import Done, Figures
+from billing import ledger
 from billing.models import (
     Balance,
     ChargingBatch,
@@ -29,7 +28,9 @@ from billing.models import (
     WebhookEndpoint,
     WebhookEvent,
 )
-from billing.pricing import Cycle
+from billing.plans import charging, posting, subscriptions
+from billing.plans.charging import Done, Figures
+from billing.plans.pricing import Cycle
 from tests.billing.clock import database_clock_at, movable_clock
 from tests.billing.histories import BY_PANEL, execute, judge
 from tests.factories import PlanFactory, UserFactory, subscribed, user_with
@@ -202,7 +203,7 @@ def twice(scenario: Scenario, *ways: Callable[[], object]) -> list[list[Any]]:
     outcomes = []
     for way in ways:
         scenario.made.clear()
-        with ledger.rehearsal():
+        with ledger.dry_run():
             scenario.make()
             way()
             outcomes.append(scenario.outcome())
@@ -249,7 +250,7 @@ def test_a_run_every_day_equals_one_that_catches_up(scenario: Scenario) -> None:
 def test_any_run_keeps_the_rules_of_charging(scenario: Scenario) -> None:
     """Bonus untouched, nothing negative, no day twice, no gap while active; and once only."""
     last = JANUARY_1 + scenario.last * DAY
-    with ledger.rehearsal():
+    with ledger.dry_run():
         scenario.make()
         before = set(Transaction.objects.values_list("pk", flat=True))
         balances = dict(Balance.objects.values_list("user", "real"))
@@ -308,11 +309,11 @@ WITH_MONEY_LATER: Final = Scenario(
 @given(scenarios)
 def test_a_rehearsal_changes_nothing_and_says_what_the_run_then_does(scenario: Scenario) -> None:
     moment = at(JANUARY_1 + scenario.last * DAY)
-    with ledger.rehearsal():
+    with ledger.dry_run():
         scenario.make()
         judge()
         before = everything()
-        rehearsed = list(charging.rehearse(moment))
+        rehearsed = list(charging.dry_run(moment))
         assert everything() == before
         said = [row for done in rehearsed for row in done.posted]
         total = Figures()
@@ -696,14 +697,14 @@ def three_users() -> list[User]:
 
 def trouble_with(user: User, problem: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing can be posted to this user, for a reason that nobody has thought of."""
-    charge_entry = subscriptions.charge_entry
+    charge_entry = posting.charge_entry
 
     def fails(subscription: Subscription, *rest: Any) -> ledger.Entry:
         if subscription.user_id == user.pk:
             raise problem
         return charge_entry(subscription, *rest)
 
-    monkeypatch.setattr(subscriptions, "charge_entry", fails)
+    monkeypatch.setattr(posting, "charge_entry", fails)
 
 
 @pytest.mark.parametrize(
@@ -762,7 +763,7 @@ def test_a_rehearsal_counts_trouble_and_notes_nothing(
     caplog.set_level(logging.CRITICAL)
     trouble_with(three_users[1], RuntimeError("out of order"), monkeypatch)
     done = Done()
-    for each in charging.rehearse(at(date(2026, 2, 1))):
+    for each in charging.dry_run(at(date(2026, 2, 1))):
         done += each
     assert figures(done.figures) == (2, 0, 0, 0, 1, 20)
     assert not ChargingFailure.objects.exists()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from billing import charging, ledger, reports, subscriptions
 from billing.models import (
     ActiveDay,
     ChargingBatch,
@@ -20,7 +19,8 @@ from billing.models import (
     Transaction,
     UserDefaults,
 )
-from billing.pricing import PRICE_IS_PER, Cycle, Terms, charge_on
+from billing.plans import charging, schedule, services, subscriptions
+from billing.plans.pricing import PRICE_IS_PER, Cycle, Terms, charge_on
 from tests.billing.histories import BY_PANEL
 from tests.factories import PlanFactory, ServiceFactory, plan_with, subscribed, user_with
 
@@ -90,10 +90,10 @@ def test_what_transactions_say_is_described() -> None:
     assert row.idempotency_key == form[1].replace("ID", f"{subscription.pk}").replace(
         "TERM", "1"
     ).replace("DAY", "2026-04-10")
-    charge = ledger.charge_service(user, service=sms.code, quantity=1, **BY_PANEL)
+    charge = services.charge_service(user, service=sms.code, quantity=1, **BY_PANEL)
     said = re.search(r"under `(\w+)`: (.*)\.", PAGE)
     assert said is not None
-    assert (ledger.PRICING, named(said[2])) == (said[1], set(charge.metadata[said[1]]))
+    assert (services.PRICING, named(said[2])) == (said[1], set(charge.metadata[said[1]]))
 
 
 def test_the_figures_of_a_run_are_described() -> None:
@@ -114,4 +114,4 @@ def test_the_constraints_are_described() -> None:
 def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     assert f"batches of {charging.USERS_PER_BATCH:,} users" in PAGE
     assert f"up to {subscriptions.ACTIVE_DAYS_BACK} days back" in PAGE
-    assert f"due at {reports.RUN_TIME:%H:%M} UTC" in PAGE
+    assert f"due at {schedule.RUN_TIME:%H:%M} UTC" in PAGE

@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.db import DatabaseError, OperationalError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
-from billing import charging, errors, ledger, subscriptions
+from billing import errors, ledger
 from billing.models import (
     ChargingFailure,
     ChargingRun,
@@ -23,7 +23,8 @@ from billing.models import (
     Subscription,
     Transaction,
 )
-from billing.pricing import Cycle
+from billing.plans import charging, posting, services, subscriptions
+from billing.plans.pricing import Cycle
 from tests.billing.histories import BY_PANEL, execute
 from tests.conftest import Connections, Outcome
 from tests.factories import (
@@ -112,7 +113,7 @@ def test_runs_at_once_charge_what_one_run_would(
 ) -> None:
     monkeypatch.setattr(charging, "USERS_AT_ONCE", at_once)
     users = customers(8)
-    [alone] = charging.rehearse(APRIL_3) if at_once == 400 else [None]
+    [alone] = charging.dry_run(APRIL_3) if at_once == 400 else [None]
     outcomes = connections(4, lambda i: run())
     assert_no_errors(outcomes)
     assert_charged_right(users)
@@ -168,7 +169,7 @@ def test_what_one_holds_a_run_passes_by_and_comes_back_to(
     def charge(place: int) -> Any:
         if place == 0:
             with transaction.atomic():
-                ledger.hold([users[0].pk])
+                ledger.lock_balances([users[0].pk])
                 held.set()
                 assert third_charged.wait(60)
             return None
@@ -176,7 +177,7 @@ def test_what_one_holds_a_run_passes_by_and_comes_back_to(
         order = []
         of_run = charging.open_run(APRIL_3, ChargingRun.Start.SCHEDULE)
         for done in charging.charge_batch(of_run.batches.get()):
-            order.append({step.subscription.user_id for step in done.steps})
+            order.append({step.subscription.user_id for step in done.decisions})
             if len(order) == 3:
                 third_charged.set()
         return order
@@ -198,9 +199,9 @@ def test_who_is_waited_for_keeps_nobody_else_from_their_money(connections: Conne
     def work(place: int) -> Any:
         if place == 0:
             with transaction.atomic():
-                ledger.hold([users[1].pk])
+                ledger.lock_balances([users[1].pk])
                 with transaction.atomic():
-                    ledger.hold([users[0].pk])
+                    ledger.lock_balances([users[0].pk])
                     held.set()
                     assert passed_by.wait(60)
                     transaction.set_rollback(True)  # lets the first one go
@@ -230,7 +231,7 @@ def test_a_run_does_not_wait_for_each_of_many_who_are_held(
     charge = charging._charge_or_one_by_one
 
     def note(user_ids: Any, *arguments: Any, **options: Any) -> Any:
-        if not options["skip_held"]:
+        if not options["skip_locked"]:
             waited_for.append(user_ids)
         return charge(user_ids, *arguments, **options)
 
@@ -239,7 +240,7 @@ def test_a_run_does_not_wait_for_each_of_many_who_are_held(
     def work(place: int) -> Any:
         if place == 0:
             with transaction.atomic():
-                ledger.hold([user.pk for user in users[:3]])
+                ledger.lock_balances([user.pk for user in users[:3]])
                 held.set()
                 assert over.wait(60)
             return None
@@ -267,7 +268,7 @@ def test_resuming_waits_for_whoever_holds_the_user_for_a_second_only(
     def work(place: int) -> Any:
         if place == 0:
             with transaction.atomic():
-                ledger.hold([user.pk])
+                ledger.lock_balances([user.pk])
                 held.set()
                 assert over.wait(60)
             return []
@@ -298,7 +299,7 @@ def test_who_is_held_for_ever_is_noted_and_stops_nobody(
     def work(place: int) -> Any:
         if place == 0:
             with transaction.atomic():
-                ledger.hold([users[0].pk])
+                ledger.lock_balances([users[0].pk])
                 held.set()
                 assert over.wait(60)
             return None
@@ -348,7 +349,7 @@ def test_everything_at_once(connections: Connections, monkeypatch: pytest.Monkey
                         ledger.change_balance(user, amount=10, description="Refill", **BY_PANEL)
                         charging.resume(user.pk, APRIL_3)
                     case 2:
-                        ledger.charge_service(
+                        services.charge_service(
                             user, service="outgoing_sms", quantity=3, device=device, **BY_PANEL
                         )
                     case 3 | 4 if live is not None:
@@ -436,7 +437,7 @@ def test_one_key_charges_a_service_once_also_while_its_price_changes(
     def work(place: int) -> Any:
         if place % 4 == 3:
             return ServicePrice.objects.update(price=Decimal(place + 1) / 10)
-        return ledger.charge_service(
+        return services.charge_service(
             user, service="outgoing_sms", quantity=10, idempotency_key="k", **BY_PANEL
         )
 
@@ -541,7 +542,7 @@ def lose_connection_at(
     user: User, monkeypatch: pytest.MonkeyPatch, *, for_good: bool, times: int = 1
 ) -> None:
     """The connection breaks in the midst of charging this user: so often, or for good."""
-    store = subscriptions.store
+    store = posting.store
     left = iter(range(times - 1, -1, -1))
 
     def refuse(parameters: Any) -> Any:
@@ -550,13 +551,13 @@ def lose_connection_at(
     def lost(changed: Any) -> None:
         if changed[0].user_id == user.pk:
             if next(left) == 0:
-                monkeypatch.setattr(subscriptions, "store", store)
+                monkeypatch.setattr(posting, "store", store)
             connection.connection.close()
             if for_good:
                 connection.get_new_connection = refuse  # type: ignore[method-assign]
         store(changed)
 
-    monkeypatch.setattr(subscriptions, "store", lost)
+    monkeypatch.setattr(posting, "store", lost)
 
 
 def test_a_server_that_is_gone_stops_the_run_and_the_rest_is_charged_by_the_next(

@@ -4,13 +4,13 @@ import io
 from datetime import timedelta
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from billing import access
-from billing.models import ApiKey
+from billing import authority
+from billing.models import ApiKey, Subject
 from tests.factories import OperatorFactory, UserFactory
+from tests.recorded import events_of, sentences_of
 
 pytestmark = pytest.mark.django_db
 
@@ -24,16 +24,19 @@ def create(*arguments: str) -> str:
 def test_it_prints_a_working_key_and_nothing_else() -> None:
     operator = OperatorFactory(email="olga@example.com")
     printed = create("--owner", "Olga@Example.com", "--name", " curl ")
-    key = access.find_key(printed.removesuffix("\n"), timezone.now())
+    key = authority.find_key(printed.removesuffix("\n"), timezone.now())
     assert key
     assert (key.name, key.owner_id, key.created_by_id) == ("curl", operator.pk, operator.pk)
     assert (key.is_read_only, key.expires_at) == (False, None)
-    [entry] = LogEntry.objects.all()
-    assert (entry.object_id, entry.user_id) == (str(key.pk), operator.pk)
-    assert entry.get_change_message() == (
-        f"Added by manage.py create_api_key. Name: “curl”; Begins with: {key.prefix}; "
-        "Read only: no."
-    )
+    [event] = events_of(Subject.API_KEY, key.pk)
+    assert (event.actor, event.channel) == (operator, "command")
+    assert sentences_of(Subject.API_KEY, key.pk) == [
+        f"Added. Name: “curl”; Begins with: {key.prefix}; Owner: {operator} "
+        "(olga@example.com); Read only: no; Expires: never."
+    ]
+    assert sentences_of(Subject.OPERATOR, operator.pk) == [
+        f"API key “curl” ({key.prefix}…) was added."
+    ]
 
 
 def test_it_makes_a_key_that_only_reads_and_ends() -> None:

@@ -12,7 +12,7 @@ from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection
 from django.db.models import Count, F, Sum
 
-from billing import charging, ledger
+from billing import ledger
 from billing.management.demo import bulk, catalogue, company, people, story
 from billing.management.demo.contracts import Contracts
 from billing.models import (
@@ -28,7 +28,8 @@ from billing.models import (
     Transaction,
     UserDefaults,
 )
-from billing.pricing import Cycle, charge_on, service_cost
+from billing.plans import charging, services
+from billing.plans.pricing import Cycle, charge_on, service_cost
 from tests.factories import UserFactory
 from users.models import User
 
@@ -234,10 +235,10 @@ def test_each_use_of_a_service_cost_what_the_plan_says(db: None) -> None:
         assert Decimal(pricing["price"]) == each.price
         assert -row.amount - row.bonus_amount == service_cost(each.price, quantity)
         assert row.bonus_amount == -min(row.old_bonus, service_cost(each.price, quantity))
-        price = ledger.Price(
+        price = services.Price(
             each.service.name, each.service.unit, each.plan_id, each.plan.name, each.price
         )
-        assert row.description == ledger.describe_service(price, quantity, row.device)
+        assert row.description == services.describe_service(price, quantity, row.device)
 
 
 def _prices() -> list[ServicePrice]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, transaction
 
-from billing import charging, ledger, subscriptions
+from billing import ledger
 from billing.models import (
     Activation,
     ChargingRun,
@@ -23,7 +23,8 @@ from billing.models import (
     WebhookEndpoint,
     WebhookEvent,
 )
-from billing.pricing import Cycle
+from billing.plans import charging, forecast, posting, subscriptions
+from billing.plans.pricing import Cycle
 from tests.billing.clock import movable_clock
 from tests.billing.histories import BY_PANEL, execute, judge
 from tests.factories import (
@@ -337,7 +338,7 @@ def test_a_late_run_may_be_done_in_parts(clock: Clock) -> None:
     """`--at` an earlier day, then a later one: the first part suspends nobody for longer."""
     outcomes = []
     for parts in ([(4, 20)], [(4, 5), (4, 20)], [(4, 4), (4, 10), (4, 12), (4, 20)]):
-        with ledger.rehearsal():
+        with ledger.dry_run():
             clock(3, 1)
             user = user_with(real=2)
             clock(4, 1, 10)
@@ -456,7 +457,7 @@ def test_what_operators_do_first_charges_all_that_the_runs_would_have_charged(
     """Also of the user's other subscriptions, whose turn it would have been before."""
     outcomes = []
     for runs in ([2, 3, 4], []):
-        with ledger.rehearsal():
+        with ledger.dry_run():
             clock(3, 1)
             user = user_with(real=13)
             clock(4, 1, 10)
@@ -512,7 +513,7 @@ def test_days_reported_late_are_charged_when_the_run_on_time_would_have_known_of
     """On 3 April there was no money for the 2nd; it was reported on the 5th, when there was."""
     outcomes = []
     for runs in (range(2, 9), [8]):
-        with ledger.rehearsal():
+        with ledger.dry_run():
             clock(4, 1, 10)
             user = UserFactory()
             plan = PlanFactory(price=1, cycle=Cycle.ACTIVE_DAY)
@@ -562,7 +563,7 @@ def test_all_plans_that_were_paid_for_today_and_later_are_paid_back(clock: Clock
     clock(4, 11, 10)
     change(subscription, PlanFactory(name="B", price=60), date(2024, 4, 11), charge_now=True)
     clock(4, 16, 10)
-    ahead = subscriptions.paid_ahead(now(subscription), date(2024, 4, 16))
+    ahead = forecast.paid_ahead(now(subscription), date(2024, 4, 16))
     assert [(each.number, each.plan.name, each.rest.amount) for each in ahead] == [
         (2, "A", 15),
         (3, "B", 45),
@@ -575,7 +576,7 @@ def test_all_plans_that_were_paid_for_today_and_later_are_paid_back(clock: Clock
         "Remainder of plan A, 16–30 April 2024",
         "Remainder of plan B, 16–30 April 2024",
     ]
-    assert not subscriptions.paid_ahead(now(subscription), date(2024, 4, 16))
+    assert not forecast.paid_ahead(now(subscription), date(2024, 4, 16))
 
 
 def test_a_remainder_that_does_not_say_of_which_charge_is_of_the_one_whose_days_it_ends(
@@ -595,7 +596,7 @@ def test_a_remainder_that_does_not_say_of_which_charge_is_of_the_one_whose_days_
         pay_back(user, amount=amount, description="Paid back", metadata=said, **BY_PANEL)
 
     def left() -> list[tuple[int, Decimal]]:
-        ahead = subscriptions.paid_ahead(now(subscription), date(2024, 4, 12))
+        ahead = forecast.paid_ahead(now(subscription), date(2024, 4, 12))
         return [(each.number, each.rest.amount) for each in ahead]
 
     assert left() == [(2, 19), (3, 57)]
@@ -626,7 +627,7 @@ def test_a_remainder_that_says_of_which_charge_is_of_no_other(clock: Clock) -> N
     later = charge_price(user, cycle="monthly", price=20, metadata=said, **words)
     named = {"metadata": said | {"from": "2024-04-21", "charge": later.number}}
     pay_back(user, amount=10, **named, **words)
-    ahead = subscriptions.paid_ahead(now(subscription), date(2024, 4, 12))
+    ahead = forecast.paid_ahead(now(subscription), date(2024, 4, 12))
     assert [(each.number, each.rest.amount) for each in ahead] == [(2, 19), (later.number, 9)]
 
 
@@ -642,7 +643,7 @@ def test_a_day_is_known_to_the_first_run_after_its_report(
     subscription = subscribed(user, plan, day=date(2024, 4, 1))
     clock(4, 12, hour, minute)
     subscriptions.record_active_day(user, device="", day=date(2024, 4, 10), today=date(2024, 4, 12))
-    days = subscriptions.unpaid_active_days([now(subscription)], moment(4, 20))
+    days = posting.unpaid_active_days([now(subscription)], moment(4, 20))
     assert [tuple(each) for each in days[subscription.pk]] == [
         (date(2024, 4, 10), date(2024, 4, due))
     ]
@@ -676,5 +677,5 @@ def test_what_was_paid_back_or_reversed_is_not_paid_back_again(clock: Clock) -> 
     # One remainder is taken back, and so is there again; one charge is reversed as a whole.
     ledger.reverse(user, number=4, description="Paid back in error", **BY_PANEL)
     ledger.reverse(user, number=6, description="Charged in error", **BY_PANEL)
-    ahead = subscriptions.paid_ahead(now(subscription), date(2024, 4, 21))
+    ahead = forecast.paid_ahead(now(subscription), date(2024, 4, 21))
     assert [(each.number, each.rest.amount) for each in ahead] == [(2, 10)]

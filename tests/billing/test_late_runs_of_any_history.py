@@ -1,6 +1,6 @@
 """Any thinning of daily runs leaves what daily runs leave (G12), for any history of a user.
 
-`Late` is a user in memory who is charged by `subscriptions.settle`, whenever a run, a job or an
+`Late` is a user in memory who is charged by `due.decide`, whenever a run, a job or an
 operator happens to come. `OnTime` is written apart from it, in the plainest way: a run at 00:05 of
 each day, and an attempt after each refill and activation, each with what is there at its moment.
 Both live through the same year. One thing `OnTime` has to be told: what is suspended for `Late`,
@@ -24,26 +24,26 @@ from typing import Any
 
 import pytest
 
-from billing import charging, ledger, subscriptions
+from billing import ledger
 from billing.errors import SamePlan
 from billing.models import ChargingFailure, ChargingRun, Plan, Subscription, Transaction
-from billing.moments import Activated, Moved, Past, Prices, Version
-from billing.pricing import Charge, Cycle, charge_on, remainder
-from billing.subscriptions import (
+from billing.plans import charging, subscriptions
+from billing.plans.due import (
     ACTIVE,
     SUSPENDED,
+    CatchUp,
+    Decision,
     Reported,
-    Settling,
-    Step,
     await_charge_of,
     await_money,
     cut_short,
     end,
-    end_of,
     put_on_plan,
     reported_in_time,
-    run_of,
 )
+from billing.plans.history import Activated, Moved, Past, Prices, Version
+from billing.plans.pricing import Charge, Cycle, charge_on, remainder
+from billing.plans.schedule import end_of, run_of
 from tests.billing.clock import movable_clock
 from tests.billing.histories import BY_PANEL, judge
 from tests.factories import PlanFactory, UserFactory, subscribed
@@ -279,7 +279,7 @@ class Late(World):
             if (each.due_on is not None and each.due_on <= day)
             or (retry and each.status == SUSPENDED)
         ]
-        settling = Settling(
+        settling = CatchUp(
             due,
             through=day,
             past=Past(
@@ -303,7 +303,7 @@ class Late(World):
         if resumes:
             is_on_time = settling.has_not_changed_since(run_of(day)) and not retry
             self.came.add(run_of(day) if is_on_time and at >= run_of(day) else at)
-        posted: list[Step] = []
+        posted: list[Decision] = []
 
         def store() -> None:
             for step in posted:
@@ -313,7 +313,7 @@ class Late(World):
             for each in due:
                 self.note_status(each, at)
 
-        for step in settling.steps(retry=retry, resumes=resumes):
+        for step in settling.decisions(retry=retry, resumes=resumes):
             if step is None:
                 store()
             else:
@@ -701,7 +701,7 @@ def test_the_database_keeps_all_that_this_takes() -> None:
         runs = life.runs()
         late, _ = live(life, has_workers=True, runs=runs)
         with (
-            ledger.rehearsal(),
+            ledger.dry_run(),
             movable_clock(datetime.combine(FIRST, time(tzinfo=UTC))) as clock,
         ):
             real = InDatabase(life)

@@ -453,13 +453,13 @@ def test_a_user_id_beyond_all_ids_is_refused() -> None:
     with pytest.raises(errors.InvalidEntry):
         ledger.change_balance(2**70, amount=1, description="Refill", **BY_PANEL)
     with transaction.atomic():
-        assert ledger.hold([2**63, -(2**63) - 1]) == {}
+        assert ledger.lock_balances([2**63, -(2**63) - 1]) == {}
 
 
 def test_the_last_user_of_all_is_one_as_any_other() -> None:
     user = UserFactory(pk=2**63 - 1)
     with transaction.atomic():
-        assert ledger.hold([user.pk]) == {user.pk: (0, 0, 0)}
+        assert ledger.lock_balances([user.pk]) == {user.pk: (0, 0, 0)}
 
 
 def test_an_unknown_user_is_refused() -> None:
@@ -834,7 +834,7 @@ def test_numbers_of_nothing_are_none() -> None:
 
 def test_a_rehearsal_posts_and_leaves_nothing() -> None:
     user = user_with(real=5)
-    with ledger.rehearsal():
+    with ledger.dry_run():
         shown = ledger.change_balance(user, amount=2, description="A preview", **BY_PANEL)
         assert shown.new_balance == 7
     assert ledger.balance(user) == (5, 0, 1)
@@ -984,6 +984,9 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
         "subscription_suspended",
         "subscription_exists",
         "subscription_cancelled",
+        "unknown_plan",
+        "unknown_subscription",
+        "email_taken",
         "plan_retired",
         "same_plan",
         "user_deactivated",
@@ -1008,6 +1011,9 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
 
 # Refused before anything is posted: see test_service_charges.py and test_subscriptions.py.
 OF_PLANS = {
+    "unknown_plan",
+    "unknown_subscription",
+    "email_taken",
     "already_paid_back",
     "invalid_quantity",
     "unknown_service",

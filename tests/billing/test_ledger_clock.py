@@ -9,8 +9,9 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from billing import errors, ledger, subscriptions
+from billing import errors, ledger
 from billing.models import Balance, ChargingFailure, Transaction
+from billing.plans import subscriptions
 from tests.api.panel.client import Program
 from tests.api.rest.programs import program_of_administrator
 from tests.billing.clock import movable_clock

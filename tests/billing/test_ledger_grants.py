@@ -14,8 +14,9 @@ from django.db import DatabaseError, transaction
 from django.test import Client
 from django.utils import timezone
 
-from billing import access, ledger, subscriptions, thresholds, webhooks
+from billing import authority, ledger, thresholds, webhooks
 from billing.models import ApiSession
+from billing.plans import subscriptions
 from tests.billing.histories import BY_PANEL, execute, judge, user_with_history
 from tests.config.processes import ROOT
 from tests.factories import AdministratorFactory, PlanFactory, UserFactory
@@ -86,7 +87,7 @@ def test_programs_log_in_and_post(as_panel: None, operator: User, customer: User
     assert not ApiSession.objects.filter(hashed="gone").exists()
     logout = client.post("/v2/panel/account/logout", {"hash": session.json()["hash"]})
     assert logout.json()["success"]
-    _, key = access.issue_key(name="ERP", owner=operator, created_by=operator)
+    _, key = authority.issue_key(name="ERP", owner=operator, created_by=operator)
     posted = client.post(
         f"/api/v1/users/{customer.pk}/balance-changes",
         json.dumps({"description": "Bank transfer 4711", "amount": "5"}),
@@ -104,7 +105,7 @@ def test_the_jobs_of_workers_run(as_panel: None, customer: User) -> None:
     assert ledger.balance(customer).number == 9
     thresholds.set_own(customer.pk, 5)
     thresholds.unset_own(customer.pk)
-    access.forget_allowances(timezone.now())
+    authority.forget_allowances(timezone.now())
     webhooks.delete_old(timezone.now())
 
 
@@ -242,7 +243,8 @@ def test_it_says_what_it_grants_and_can_be_repeated(as_panel: None) -> None:
     for role in ("panel_tried", "worker_tried"):
         assert (
             f"{role}: SELECT on table\n    billing_activation\n    billing_balance\n"
-            "    billing_planterms\n    billing_transaction\n    django_migrations\n" in said
+            "    billing_event\n    billing_planterms\n    billing_transaction\n"
+            "    django_migrations\n" in said
         )
         assert f"{role}: SELECT, INSERT on table\n    django_admin_log\n" in said
         assert f"{role}: EXECUTE on function\n" in said

@@ -772,6 +772,8 @@ def test_every_guard_is_installed_and_armed() -> None:
     assert armed == {
         ("billing_transaction", "billing_refuse_rewriting_history"),
         ("billing_transaction", "billing_check_transaction"),
+        ("billing_event", "billing_refuse_rewriting_events"),
+        ("billing_event", "billing_check_event"),
         ("billing_balance", "billing_refuse_balance_removal"),
         ("billing_balance", "billing_check_balance"),
         ("users_user", "billing_open_balance"),

@@ -21,8 +21,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from billing import ledger, verification
+from billing import ledger
 from billing.errors import BillingError
+from billing.ledger import verification
 from billing.models import Transaction
 from tests.billing.histories import BY_PANEL
 from tests.factories import UserFactory
@@ -270,7 +271,7 @@ class Histories(RuleBasedStateMachine):
         return summary(result)
 
 
-def summary(result: ledger.Result) -> tuple[str, Any]:
+def summary(result: ledger.Posted) -> tuple[str, Any]:
     if result.refusal:
         return "refused", result.refusal.code
     assert result.transaction is not None

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from django.apps import apps
 
+from billing.ledger.verification import BALANCE_RULES, ONE_KEY, TRANSACTION_RULES
 from billing.models import Balance, Transaction, TransactionType
-from billing.verification import BALANCE_RULES, ONE_KEY, TRANSACTION_RULES
 from tests.billing.histories import execute
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text()
@@ -68,6 +68,6 @@ def test_the_constraints_are_described() -> None:
 
 def test_the_guarantees_that_are_verified_are_named() -> None:
     checked = {rule.guarantee for rule in (*TRANSACTION_RULES, *BALANCE_RULES, ONE_KEY)}
-    said = re.search(r"rules in `billing/verification.py` list: (.*?),? the sums", PAGE)
+    said = re.search(r"rules in `billing/ledger/verification.py` list: (.*?),? the sums", PAGE)
     assert said is not None
     assert set(re.findall(r"G\d+", said[1])) == checked

@@ -47,7 +47,7 @@ def test_nobody_holds_a_balance_outside_of_a_transaction(committed_db: None) -> 
     """The lock would be gone at once, and nobody would notice."""
     user = user_with(real=100)
     with pytest.raises(transaction.TransactionManagementError):
-        ledger.hold([user.pk])
+        ledger.lock_balances([user.pk])
 
 
 def test_no_charge_is_accepted_beyond_the_money_there_is(connections: Connections) -> None:
@@ -148,7 +148,7 @@ def test_a_charge_that_is_paid_back_meanwhile_is_not_reversed(connections: Conne
             assert is_held.wait(THREADS_MAX_SECONDS)
             return ledger.reverse(user, number=2, **words)
         with transaction.atomic():
-            ledger.hold([user.pk])
+            ledger.lock_balances([user.pk])
             is_held.set()
             while not somebody_waits_for_me():
                 time.sleep(0.01)
@@ -165,13 +165,13 @@ def test_whoever_holds_several_waits_for_each_of_them(connections: Connections) 
     def work(place: int) -> list[int]:
         with transaction.atomic():
             if place == 0:
-                held = ledger.hold(users[1:2])
+                held = ledger.lock_balances(users[1:2])
                 is_held.set()
                 while not somebody_waits_for_me():
                     time.sleep(0.01)
             else:
                 assert is_held.wait(THREADS_MAX_SECONDS)
-                held = ledger.hold(users)
+                held = ledger.lock_balances(users)
             return list(held)
 
     assert [outcome.result for outcome in connections(2, work)] == [users[1:2], users]

@@ -8,7 +8,7 @@ import pytest
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
-from billing.access import LOGINS_PER_MINUTE, LOGINS_PER_MINUTE_FROM_ANYWHERE
+from billing.authority import LOGINS_PER_MINUTE, LOGINS_PER_MINUTE_FROM_ANYWHERE
 from tests.api.panel.client import Program
 from tests.factories import PASSWORD, OperatorFactory
 from users.models import User

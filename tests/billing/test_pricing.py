@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from billing.money import MAX_MONEY, NotMoney
-from billing.pricing import (
+from billing.plans.pricing import (
     MAX_QUANTITY,
     PRICE_IS_PER,
     Charge,

@@ -47,7 +47,7 @@ def a_transaction_a_day(days: int, user: User | None = None) -> User:
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reports, "PAGE_SIZE", 3)
+    monkeypatch.setattr(reports.pages, "PAGE_SIZE", 3)
 
 
 def numbers(page: reports.Page) -> list[int]:
@@ -343,7 +343,7 @@ def test_totals_and_pages_of_a_long_history_read_a_few_rows(db: None) -> None:
 def test_the_chart_samples_a_long_history_and_keeps_its_ends(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports, "CHART_POINTS", 4)
+    monkeypatch.setattr(reports.sums, "CHART_POINTS", 4)
     user = a_transaction_a_day(9)
     rows = Transaction.objects.filter(user=user).order_by("number")
     points = reports.balance_points(Listing(user_id=user.pk))

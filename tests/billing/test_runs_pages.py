@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from billing import charging, reports
+from billing import reports
 from billing.models import ChargingBatch, ChargingFailure, ChargingRun
+from billing.plans import charging
 from billing.templatetags.panel import duration
 from tests.factories import PlanFactory, UserFactory, subscribed, user_with
 from tests.operators import client_of, operator_with
@@ -223,7 +224,7 @@ def test_an_interrupted_run_says_so_and_what_becomes_of_the_rest(panel: Client) 
 
 
 def test_failures_are_shown_page_by_page(panel: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reports, "PAGE_SIZE", 2)
+    monkeypatch.setattr(reports.pages, "PAGE_SIZE", 2)
     run, user = run_of(failed=3), UserFactory()
     for number in range(3):
         ChargingFailure.objects.create(run=run, user=user, problem=f"Problem {number}")

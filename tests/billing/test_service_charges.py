@@ -7,6 +7,7 @@ import pytest
 
 from billing import errors, ledger
 from billing.models import Channel, Plan, Service, ServicePrice, Subscription, Transaction
+from billing.plans import services
 from tests.billing.histories import BY_PANEL
 from tests.factories import PlanFactory, ServiceFactory, plan_with, subscribed, user_with
 from users.models import User
@@ -36,7 +37,7 @@ def customer(business: Plan) -> User:
 
 
 def charge(user: User | int, **said: Any) -> Transaction:
-    return ledger.charge_service(user, **{"service": SMS, "quantity": 10} | BY_PANEL | said)
+    return services.charge_service(user, **{"service": SMS, "quantity": 10} | BY_PANEL | said)
 
 
 def refuses(user: User | int, kind: type[errors.BillingError], **said: Any) -> dict[str, Any]:

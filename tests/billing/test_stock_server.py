@@ -18,8 +18,9 @@ import pytest
 from django.core.management import call_command
 from django.db import connection
 
-from billing import ledger, sql, subscriptions
+from billing import ledger, sql
 from billing.models import Transaction, WebhookEndpoint, WebhookEvent
+from billing.plans import subscriptions
 from config.postgresql.base import SESSION_SETTINGS
 from tests.billing.digests import digest
 from tests.billing.histories import BY_PANEL, execute, judge, user_with_history
@@ -120,7 +121,7 @@ def everything_happens() -> None:
     judge()
     plan = PlanFactory(cycle="monthly", price=10_000)
     subscriptions.start(user, plan, day=date(2026, 4, 1), wait_for_money=True, **BY_PANEL)
-    assert ledger.hold([user.pk])
+    assert ledger.lock_balances([user.pk])
     ledger.change_balance(user, amount=5, description="By hand", **BY_PANEL)
     Transaction.objects.filter(user=user).first()
     execute("SELECT billing_number_at(%s, now())", [user.pk])
@@ -148,6 +149,7 @@ def are_ours(plans: list[str]) -> list[str]:
 def test_every_function_that_has_queries_says_that_it_compiles_none() -> None:
     without_queries = {
         *("billing_amount_problem", "billing_digest", "billing_type_allows"),
+        *("billing_event_digest", "billing_refuse_rewriting_events"),
         *("billing_refuse_balance_removal", "billing_refuse_rewriting_history"),
         *("billing_refuse_other_code", "billing_refuse_rewriting_moments", "billing_clock"),
     }

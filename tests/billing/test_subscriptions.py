@@ -10,10 +10,11 @@ from django.db import IntegrityError, transaction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing import charging, errors, ledger, subscriptions
+from billing import errors, ledger
 from billing.models import ActiveDay, Plan, Subscription, Transaction, UserDefaults
-from billing.pricing import Cycle, Terms, charge_on
-from billing.subscriptions import Changed
+from billing.plans import charging, due, forecast, subscriptions
+from billing.plans.pricing import Cycle, Terms, charge_on
+from billing.plans.subscriptions import Changed
 from tests.billing.histories import BY_PANEL, judge
 from tests.factories import PlanFactory, UserFactory, subscribed, user_with
 from users.models import User
@@ -359,7 +360,7 @@ cycles = st.sampled_from(Cycle)
 )
 def test_changes_of_plan_pay_each_day_once_unless_more_is_asked_for(it: Change) -> None:
     """Whatever the pair of cycles, and whether or not the day's run came before the operator."""
-    with ledger.rehearsal():
+    with ledger.dry_run():
         paid = it.happen()
         judge()
     if it.pay_back or not it.charge_now:
@@ -400,7 +401,7 @@ def test_a_charge_is_not_given_back_twice_by_a_remainder_and_a_reversal() -> Non
     assert refused.value.data == {"number": 2, "amount": "21.0000", "paid_back_by": 3}
     assert ledger.balance(user) == (91, 0, 3)
 
-    with ledger.rehearsal():  # meant so
+    with ledger.dry_run():  # meant so
         assert ledger.reverse(user, **said, although_paid_back=True).amount == 30
     ledger.reverse(user, number=remainder.number, description="Paid in error", **BY_PANEL)
     reversal = ledger.reverse(user, **said, idempotency_key="k")
@@ -597,9 +598,9 @@ def test_an_active_day_makes_a_subscription_due_only_if_that_is_earlier() -> Non
     subscription = by_active_day(user)
     active(user, APRIL_10)
     for later in (APRIL_10, APRIL_10 + DAY):
-        assert not subscriptions.await_charge_of(now(subscription), later)
+        assert not due.await_charge_of(now(subscription), later)
     subscription = now(subscription)
-    assert subscriptions.await_charge_of(subscription, APRIL_10 - DAY)
+    assert due.await_charge_of(subscription, APRIL_10 - DAY)
     assert subscription.due_on == APRIL_10
 
 
@@ -751,7 +752,7 @@ def test_a_retired_plan_and_a_deactivated_user_keep_nobody_from_registering() ->
 def test_what_is_said_to_come_next_is_what_the_run_then_charges(
     plan: Plan, first: date, later: int, happens: str, is_active: bool
 ) -> None:
-    with ledger.rehearsal():
+    with ledger.dry_run():
         user = user_with(real=10_000)
         plan.save()
         subscription = subscribed(user, plan, day=first)
@@ -768,7 +769,7 @@ def test_what_is_said_to_come_next_is_what_the_run_then_charges(
         if is_active:
             active(user, today)
         before = len(posted(user))
-        coming = subscriptions.upcoming(now(subscription), today)
+        coming = forecast.upcoming(now(subscription), today)
         assert coming is not None
         if coming.day is None:
             assert now(subscription).is_by_active_day
@@ -787,10 +788,10 @@ def test_what_comes_next_for_who_waits_is_what_it_would_cost_today() -> None:
     user = user_with(real=1)
     plan = PlanFactory(price="12.55", proportional_charge=True)
     subscription = subscribed(user, plan, day=date(2026, 4, 1))
-    assert subscriptions.upcoming(now(subscription), APRIL_10) == (None, D("8.7850"))
+    assert forecast.upcoming(now(subscription), APRIL_10) == (None, D("8.7850"))
     assert charge_on(APRIL_10, Terms("monthly", D("12.55"), True)).amount == D("8.7850")
     cancel(subscription, APRIL_10)
-    assert subscriptions.upcoming(now(subscription), APRIL_10) is None
+    assert forecast.upcoming(now(subscription), APRIL_10) is None
 
 
 def test_what_it_takes_to_resume_is_what_all_suspended_ones_cost_today() -> None:
@@ -801,5 +802,5 @@ def test_what_it_takes_to_resume_is_what_all_suspended_ones_cost_today() -> None
         subscribed(user, thrifty, device=device, day=date(2026, 4, 1))
     subscribed(user, PlanFactory(price="7"), device="Truck 3", day=date(2026, 4, 1))
     subscribed(user_with(), thrifty, day=date(2026, 4, 1))  # somebody else's
-    assert subscriptions.needed_to_resume(user, date(2026, 4, 16)) == (3, 2 * 15 + 7)
-    assert subscriptions.needed_to_resume(UserFactory(), date(2026, 4, 16)) == (0, 0)
+    assert forecast.needed_to_resume(user, date(2026, 4, 16)) == (3, 2 * 15 + 7)
+    assert forecast.needed_to_resume(UserFactory(), date(2026, 4, 16)) == (0, 0)

@@ -7,17 +7,17 @@ from html import unescape
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from billing import ledger, subscriptions
-from billing.models import Channel, Plan, Subscription, Transaction, UserDefaults
-from billing.pricing import Cycle
-from billing.sentences import changed_plan
+from billing import ledger, operations
+from billing.models import Channel, Plan, Subject, Subscription, Transaction, UserDefaults
+from billing.plans import subscriptions
+from billing.plans.pricing import Cycle
 from tests.factories import PlanFactory, UserFactory, subscribed, user_with
 from tests.operators import client_of, operator_with
+from tests.recorded import sentences_of
 from users.models import User
 
 BY_API: dict[str, Any] = {"actor": None, "channel": Channel.API}
@@ -94,8 +94,7 @@ def previewed(response: Any) -> list[tuple[str, Decimal, Decimal, Decimal]]:
 
 
 def sentences(user: User) -> list[str]:
-    entries = LogEntry.objects.filter(object_id=str(user.pk)).order_by("pk")
-    return [entry.change_message for entry in entries]
+    return sentences_of(Subject.USER, user.pk)
 
 
 # --- Adding -------------------------------------------------------------------------------------
@@ -746,11 +745,11 @@ def test_a_new_user_gets_what_the_defaults_say_and_the_operator_is_told(business
     assert (subscription.status, subscription.started_on) == ("suspended", TENTH)
     told = (
         "A bonus of 5.00 was given. "
-        "Subscribed the user to plan Business; suspended until there is money."
+        "Subscribed the user to plan Business; nothing charged, suspended until there is money."
     )
     assert "new@example.com was created." in text_of(page)
     assert told in text_of(page)
-    assert sentences(user)[-1] == told
+    assert sentences(user) == [f"Added. {told}"]
 
 
 def test_a_plan_that_costs_nothing_at_first_is_active_at_once(
@@ -815,18 +814,17 @@ def test_a_deactivated_user_with_money_is_not_said_to_lack_it(
     user = user_with(real=1000)
     subscription = subscribed(user, business, day=date(2026, 3, 1))
     User.objects.filter(pk=user.pk).update(is_active=False)
-    changed = subscriptions.change_plan(
-        subscription,
-        PlanFactory(name="Other"),
+    changed = operations.subscriptions.change_plan(
+        user.pk,
+        subscription.pk,
+        PlanFactory(name="Other").pk,
         day=TENTH,
         pay_back=False,
         charge_now=False,
         **BY_API,
     )
     assert changed.subscription.suspension_reason == "user_deactivated"
-    assert changed_plan(changed.subscription, business, changed.posted).endswith(
-        "nothing charged, suspended until the user is active again."
-    )
+    assert changed.sentence.endswith("nothing charged, suspended until the user is active again.")
     shown = text_of(panel.get(tab(user)))
     assert "until the user is active again" in shown
     assert "until there is money" not in shown

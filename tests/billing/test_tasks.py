@@ -20,9 +20,10 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 from procrastinate.exceptions import JobAborted
 from procrastinate.psycopg_connector import PsycopgConnector
 
-from billing import charging, ledger, tasks
+from billing import ledger, tasks
 from billing.models import Channel, ChargingBatch, ChargingRun, Subscription, Transaction
-from billing.pricing import Cycle
+from billing.plans import charging
+from billing.plans.pricing import Cycle
 from tests.billing.histories import execute
 from tests.conftest import Connections
 from tests.factories import PlanFactory, subscribed, user_with

@@ -51,18 +51,21 @@ def test_the_default_is_nobodys_own(users: list[User]) -> None:
     assert LowBalanceThreshold.objects.filter(user=None).count() == 1
 
 
-def test_a_change_is_told_in_a_sentence_and_no_change_in_none(users: list[User]) -> None:
-    assert thresholds.set_default(10).sentence == (
-        "By default, programs are told below 10.00 (before: never)."
-    )
-    assert thresholds.set_default(10).sentence == ""
-    assert thresholds.set_own(users[2].pk, 7).sentence == (
-        "Low balance: programs are told below 7.00 (before: below 10.00, by default)."
-    )
-    assert thresholds.set_own(users[2].pk, 7).sentence == ""
-    assert thresholds.unset_own(users[2].pk).sentence == (
-        "Low balance: programs are told below 10.00, by default (before: below 7.00)."
-    )
+def test_a_threshold_is_said_in_words(users: list[User]) -> None:
+    said = [
+        thresholds.by_default().in_words,
+        thresholds.set_default(10).after.in_words,
+        str(thresholds.by_default()),
+        thresholds.set_own(users[2].pk, 7).after.in_words,
+        thresholds.set_own(users[2].pk, None).after.in_words,
+    ]
+    assert said == [
+        "never, by default",
+        "below 10.00, by default",
+        "below 10.00",
+        "below 7.00",
+        "never",
+    ]
 
 
 def test_setting_and_unsetting_ones_own_touches_nobody_elses(users: list[User]) -> None:
@@ -76,9 +79,12 @@ def test_setting_and_unsetting_ones_own_touches_nobody_elses(users: list[User]) 
 
 def test_what_sets_the_same_again_says_nothing(users: list[User]) -> None:
     thresholds.set_default(10)
-    assert thresholds.set_own(users[0].pk, "5.00").sentence == ""
-    assert thresholds.unset_own(users[2].pk).sentence == ""
-    assert thresholds.set_default("10.0000").sentence == ""
+    for change in (
+        thresholds.set_own(users[0].pk, "5.00"),
+        thresholds.unset_own(users[2].pk),
+        thresholds.set_default("10.0000"),
+    ):
+        assert change.before == change.after
 
 
 @pytest.mark.parametrize("amount", ["0", "0.0001", "0.5"])
@@ -123,9 +129,9 @@ def test_who_sets_a_users_own_threshold_waits_for_who_moves_the_users_money(
     user, other = UserFactory(), UserFactory()
     thresholds.set_own(user.pk, 5)
     for deed in (lambda: thresholds.set_own(user.pk, 7), lambda: thresholds.unset_own(user.pk)):
-        assert refusal_while_held(connections, lambda: ledger.hold([user.pk]), deed)
+        assert refusal_while_held(connections, lambda: ledger.lock_balances([user.pk]), deed)
         assert thresholds.of(user.pk) == (5, True)
-        assert not refusal_while_held(connections, lambda: ledger.hold([other.pk]), deed)
+        assert not refusal_while_held(connections, lambda: ledger.lock_balances([other.pk]), deed)
         thresholds.set_own(user.pk, 5)
 
 

@@ -18,9 +18,10 @@ from django.utils.formats import date_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing import ledger, reports, subscriptions
-from billing.exports import csv_table, write_xlsx_table
+from billing import ledger, reports
+from billing.files.exports import csv_table, write_xlsx_table
 from billing.models import Channel, Transaction
+from billing.plans import subscriptions
 from tests.billing.clock import database_clock_at
 from tests.billing.test_charging_races import until_somebody_waits_for_this
 from tests.conftest import Connections
@@ -595,7 +596,7 @@ def test_csv_starts_before_the_rows_are_read(panel: Client, monkeypatch: Any) ->
         raise AssertionError("read already")
         yield
 
-    monkeypatch.setattr("billing.exports.oldest_first", rows)
+    monkeypatch.setattr("billing.files.exports.oldest_first", rows)
     lines = iter(panel.get(tab(user, "?export=csv")).streaming_content)  # type: ignore[attr-defined]
     assert next(lines).startswith(b"\xef\xbb\xbfid,")
     with pytest.raises(AssertionError, match="read already"):
@@ -624,7 +625,7 @@ def test_xlsx_writes_what_no_number_can_hold_as_text(panel: Client) -> None:
 
 
 def test_xlsx_says_when_a_sheet_is_too_small(panel: Client, monkeypatch: Any) -> None:
-    monkeypatch.setattr("billing.exports.XLSX_MAX_ROWS", 1)
+    monkeypatch.setattr("billing.files.exports.XLSX_MAX_ROWS", 1)
     user = user_with(real=1)
     ledger.change_balance(user, amount=1, description="One too many", **BY_API)
     response = panel.get(tab(user, "?export=xlsx"))

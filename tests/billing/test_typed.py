@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from billing.currencies import UnknownCurrency, decimals_of, is_currency
 from billing.money import MAX_MONEY, NotMoney, decimals_for, format_money, to_money
-from billing.pricing import to_quantity
+from billing.plans.pricing import to_quantity
 from billing.typed import Ambiguous, NotRead, in_full, read_number
 
 

@@ -6,10 +6,10 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from billing.models import Event
 from tests.factories import (
     AdministratorFactory,
     OperatorFactory,
@@ -19,6 +19,7 @@ from tests.factories import (
     user_with,
 )
 from tests.operators import client_of, operator_with, permission, sent_by
+from tests.recorded import all_sentences
 from users.models import User
 
 pytestmark = pytest.mark.django_db
@@ -330,7 +331,7 @@ def test_what_somebody_else_changes_meanwhile_is_not_undone(ada: User) -> None:
     ada.refresh_from_db()
     assert (ada.is_active, ada.phone, ada.comment) == (False, "", "Called back")
     assert ada.city == "London"
-    assert [each.get_change_message() for each in LogEntry.objects.all()] == ["Changed City."]
+    assert all_sentences() == ["Changed: city."]
 
 
 def test_what_two_change_at_once_is_asked_about_and_nothing_typed_is_lost(ada: User) -> None:
@@ -424,8 +425,8 @@ def test_deactivating_many_says_how_many_and_is_in_their_history() -> None:
         "Deactivated: 2. Left as they were: 1."
     ]
     assert not User.objects.filter(pk__in=[user.pk for user in users], is_active=True).exists()
-    logged = LogEntry.objects.filter(user=operator).values_list("object_id", "change_message")
-    assert set(logged) == {(str(user.pk), "Deactivated.") for user in users[:2]}
+    logged = Event.objects.filter(actor=operator).values_list("subject", "subject_id", "action")
+    assert set(logged) == {("user", user.pk, "deactivated") for user in users[:2]}
     client_of(operator).post(LIST, chosen | {"action": "activate"})
     assert User.objects.filter(pk__in=[user.pk for user in users], is_active=True).count() == 3
     assert "Deactivated." in client_of(operator).get(page(users[0], "history")).text

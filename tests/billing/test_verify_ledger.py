@@ -8,9 +8,10 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from billing import ledger, verification
+from billing import ledger
+from billing.ledger import verification
+from billing.ledger.verification import BALANCE_RULES, TRANSACTION_RULES
 from billing.models import Transaction
-from billing.verification import BALANCE_RULES, TRANSACTION_RULES
 from tests.billing.histories import BY_PANEL, execute, tamper, user_with_history
 from tests.factories import UserFactory
 from users.models import User

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from billing.webhooks import network
-from billing.webhooks.network import Answer, Line
+from billing.webhooks.network import EndpointConnection, Reply
 from tests.billing import receiver as behaviour
 from tests.billing.receiver import OK, Behaviour, Handler, Message, Receiver, answers
 from tests.billing.test_webhook_network import look_up
@@ -34,12 +34,12 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def line(receiver: Receiver) -> Iterator[Line]:
-    with Line(receiver.url) as line:
+def line(receiver: Receiver) -> Iterator[EndpointConnection]:
+    with EndpointConnection(receiver.url) as line:
         yield line
 
 
-def send(line: Line, body: bytes = BODY, **headers: str) -> Answer:
+def send(line: EndpointConnection, body: bytes = BODY, **headers: str) -> Reply:
     return line.post(body, lambda at: headers, lambda: datetime.now(UTC))
 
 
@@ -126,7 +126,7 @@ def says_and_resets(beginning: bytes) -> Behaviour:
 )
 def test_an_answer_may_come_in_many_forms(
     receiver: Receiver,
-    line: Line,
+    line: EndpointConnection,
     answer: bytes,
     beginning: str,
     caplog: pytest.LogCaptureFixture,
@@ -138,7 +138,7 @@ def test_an_answer_may_come_in_many_forms(
 
 
 def test_a_reset_in_the_middle_of_an_answer_changes_nothing_about_its_status(
-    receiver: Receiver, line: Line
+    receiver: Receiver, line: EndpointConnection
 ) -> None:
     receiver.behave = says_and_resets(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\ntaken")
     assert send(line).is_delivered
@@ -168,7 +168,7 @@ def test_a_reset_in_the_middle_of_an_answer_changes_nothing_about_its_status(
     ],
 )
 def test_of_an_endless_answer_the_beginning_is_kept(
-    receiver: Receiver, line: Line, beginning: bytes, part: bytes
+    receiver: Receiver, line: EndpointConnection, beginning: bytes, part: bytes
 ) -> None:
     receiver.behave = says_endlessly(b"HTTP/1.1 200 OK\r\n" + beginning, part)
     answer = send(line)
@@ -177,7 +177,7 @@ def test_of_an_endless_answer_the_beginning_is_kept(
     assert len(answer.beginning) <= network.ANSWER_LENGTH
 
 
-def test_a_compressed_answer_is_not_unpacked(receiver: Receiver, line: Line) -> None:
+def test_a_compressed_answer_is_not_unpacked(receiver: Receiver, line: EndpointConnection) -> None:
     """Nobody asked for one, and a small one may be large inside."""
     packed = gzip.compress(b"x" * 1_000_000)
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
@@ -253,7 +253,7 @@ def test_a_compressed_answer_is_not_unpacked(receiver: Receiver, line: Line) -> 
     ],
 )
 def test_what_is_no_answer_is_a_failure(
-    receiver: Receiver, line: Line, answer: bytes, problem: str
+    receiver: Receiver, line: EndpointConnection, answer: bytes, problem: str
 ) -> None:
     receiver.behave = says(answer)
     got = send(line)
@@ -275,7 +275,7 @@ def test_what_is_no_answer_is_a_failure(
     ids=["one header", "many headers", "the status line", "100 again and again", "hints"],
 )
 def test_an_answer_whose_headers_never_end_is_given_up(
-    receiver: Receiver, line: Line, beginning: bytes, part: bytes
+    receiver: Receiver, line: EndpointConnection, beginning: bytes, part: bytes
 ) -> None:
     """Because of its length, long before its time is over."""
     receiver.behave = says_endlessly(beginning, part)
@@ -285,7 +285,7 @@ def test_an_answer_whose_headers_never_end_is_given_up(
     assert len(receiver.messages) == 1
 
 
-def test_redirects_are_not_followed(receiver: Receiver, line: Line) -> None:
+def test_redirects_are_not_followed(receiver: Receiver, line: EndpointConnection) -> None:
     with Receiver() as other:
         for status in (301, 302, 303, 307, 308):
             receiver.behave = answers(status, Location=other.url)
@@ -300,14 +300,16 @@ def test_a_receiver_that_reads_nothing_does_not_hold_a_thread(
     monkeypatch.setattr(network, "ATTEMPT_SECONDS", 0.5)
     with (
         socket.create_server(("127.0.0.1", 0)) as deaf,
-        Line(f"http://127.0.0.1:{deaf.getsockname()[1]}/") as line,
+        EndpointConnection(f"http://127.0.0.1:{deaf.getsockname()[1]}/") as line,
     ):
         answer = send(line, b"x" * 50_000_000)
     assert answer.problem
     assert answer.is_out_of_reach
 
 
-def test_an_answer_may_come_before_the_message_is_there(receiver: Receiver, line: Line) -> None:
+def test_an_answer_may_come_before_the_message_is_there(
+    receiver: Receiver, line: EndpointConnection
+) -> None:
     """If the receiver finds it too long, and closes."""
 
     def refuse(self: Handler) -> None:
@@ -327,12 +329,14 @@ def test_an_answer_may_come_before_the_message_is_there(receiver: Receiver, line
     "target", ["/", "/a//b", "/{a}|b^c?x=%2f&y=%41&z='\"<>`", "/a/../b/./c", "/?", "/x?a=b?c=d"]
 )
 def test_an_address_is_used_as_it_was_written(receiver: Receiver, target: str) -> None:
-    with Line(f"http://127.0.0.1:{receiver.port}{target}") as line:
+    with EndpointConnection(f"http://127.0.0.1:{receiver.port}{target}") as line:
         assert send(line).is_delivered
     assert receiver.messages[0].path == (target if target != "/?" else "/")
 
 
-def test_a_message_says_what_it_is_and_how_long(receiver: Receiver, line: Line) -> None:
+def test_a_message_says_what_it_is_and_how_long(
+    receiver: Receiver, line: EndpointConnection
+) -> None:
     assert send(line, **{"webhook-id": "a"}).is_delivered
     [message] = receiver.messages
     assert message.body == BODY
@@ -347,7 +351,9 @@ def test_a_message_says_what_it_is_and_how_long(receiver: Receiver, line: Line) 
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Other: b", "a\nb", "a\r\n b", "a\rb", "a\0b", "ä"])
-def test_no_header_can_be_smuggled_in(receiver: Receiver, line: Line, value: str) -> None:
+def test_no_header_can_be_smuggled_in(
+    receiver: Receiver, line: EndpointConnection, value: str
+) -> None:
     assert send(line, **{"webhook-id": value}).problem.startswith("It could not be sent: ")
     assert not receiver.messages
 
@@ -360,7 +366,7 @@ def test_the_host_is_named_as_it_was_written(
 ) -> None:
     names = {host.lower().strip("[]"): ["127.0.0.1"]}
     monkeypatch.setattr(socket, "getaddrinfo", look_up(names))
-    with Line(f"http://{host}:{receiver.port}/") as line:
+    with EndpointConnection(f"http://{host}:{receiver.port}/") as line:
         assert send(line).is_delivered
     assert receiver.messages[0].headers["host"] == f"{host}:{receiver.port}"
 
@@ -379,7 +385,7 @@ def test_the_host_is_named_as_it_was_written(
     ],
 )
 def test_after_a_whole_answer_the_connection_is_used_again(
-    receiver: Receiver, line: Line, answer: bytes
+    receiver: Receiver, line: EndpointConnection, answer: bytes
 ) -> None:
     receiver.behave = says(answer, closes=False)
     assert send(line).beginning == send(line).beginning
@@ -397,7 +403,7 @@ def test_after_a_whole_answer_the_connection_is_used_again(
     ids=["long", "last", "HTTP/1.0"],
 )
 def test_after_other_answers_a_new_one_is_opened(
-    receiver: Receiver, line: Line, answer: bytes
+    receiver: Receiver, line: EndpointConnection, answer: bytes
 ) -> None:
     receiver.behave = says(answer, closes=False)
     assert send(line).is_delivered
@@ -407,7 +413,7 @@ def test_after_other_answers_a_new_one_is_opened(
 
 
 def test_a_connection_that_the_receiver_closed_meanwhile_is_opened_again(
-    receiver: Receiver, line: Line
+    receiver: Receiver, line: EndpointConnection
 ) -> None:
     closed = threading.Event()
 
@@ -426,7 +432,7 @@ def test_a_connection_that_the_receiver_closed_meanwhile_is_opened_again(
 
 
 def test_a_connection_is_not_kept_for_long(
-    receiver: Receiver, line: Line, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, line: EndpointConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network, "KEEP_ALIVE_SECONDS", -1)
     assert send(line).is_delivered
@@ -440,7 +446,7 @@ def test_a_name_is_judged_again_when_its_connection_is_opened_again(
     names = {"crm.example.com": ["127.0.0.1"]}
     monkeypatch.setattr(socket, "getaddrinfo", look_up(names))
     receiver.behave = says(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
-    with Line(f"http://crm.example.com:{receiver.port}/") as line:
+    with EndpointConnection(f"http://crm.example.com:{receiver.port}/") as line:
         assert send(line).is_delivered
         settings.WEBHOOK_PRIVATE_NETWORKS = (ip_network("127.0.0.1/32"),)
         names["crm.example.com"] = ["127.0.0.2"]

@@ -17,7 +17,7 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 from billing import webhooks
 from billing.models import WebhookEndpoint
 from billing.webhooks import network
-from billing.webhooks.network import Answer, Line, check_url, is_public
+from billing.webhooks.network import EndpointConnection, Reply, check_url, is_public
 from config.settings import _networks
 from tests.billing.receiver import (
     OK,
@@ -71,7 +71,7 @@ def receiver() -> Iterator[Receiver]:
         yield receiver
 
 
-def send_to(url: str) -> Answer:
+def send_to(url: str) -> Reply:
     endpoint = WebhookEndpoint(pk=1, url=url, secret=webhooks.new_secret())
     return webhooks.send_test(endpoint)
 
@@ -415,7 +415,7 @@ def test_tls_that_never_comes_is_a_failure(
     monkeypatch.setattr(network, "ATTEMPT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        with Line(f"https://127.0.0.1:{port}/") as line:
+        with EndpointConnection(f"https://127.0.0.1:{port}/") as line:
             answer = line.post(b"{}", lambda at: {}, lambda: datetime.now(UTC))
     assert answer.problem
     assert answer.is_out_of_reach
@@ -461,7 +461,7 @@ def test_over_tls_one_connection_serves_many_messages(
 ) -> None:
     names["crm.example.com"] = ["127.0.0.1"]
     trust(certificate[1], monkeypatch)
-    with Line(f"https://crm.example.com:{secure.port}/") as line:
+    with EndpointConnection(f"https://crm.example.com:{secure.port}/") as line:
         for _ in range(3):
             assert line.post(b"{}", lambda at: {}, lambda: datetime.now(UTC)).is_delivered
     assert len(secure.messages) == 3
@@ -502,7 +502,7 @@ def test_tls_that_drips_is_a_failure(
         url = f"https://127.0.0.1:{slow.getsockname()[1]}/"
         thread = threading.Thread(target=lambda: drip(slow.accept()[0]), daemon=True)
         thread.start()
-        with Line(url) as line:
+        with EndpointConnection(url) as line:
             answer = line.post(b"{}", lambda at: {}, lambda: datetime.now(UTC))
         is_over.set()
     assert answer.problem
@@ -523,6 +523,6 @@ def test_what_speaks_no_tls_is_no_connection(
     with socket.create_server(("127.0.0.1", 0)) as plain:
         url = f"https://127.0.0.1:{plain.getsockname()[1]}/"
         threading.Thread(target=lambda: speak(plain.accept()[0]), daemon=True).start()
-        with Line(url) as line:
+        with EndpointConnection(url) as line:
             answer = line.post(b"{}", lambda at: {}, lambda: datetime.now(UTC))
     assert answer.problem.startswith("No connection: ")

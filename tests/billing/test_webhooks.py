@@ -15,7 +15,7 @@ from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 from procrastinate.contrib.django.models import ProcrastinateJob
 
-from billing import charging, ledger, subscriptions, tasks, webhooks, wire
+from billing import ledger, representations, tasks, webhooks
 from billing.errors import InsufficientFunds
 from billing.models import (
     Channel,
@@ -26,6 +26,7 @@ from billing.models import (
     WebhookEndpoint,
     WebhookEvent,
 )
+from billing.plans import charging, subscriptions
 from billing.webhooks import messages
 from tests.billing.histories import BY_PANEL, execute
 from tests.billing.test_tasks import COMMAND, NIGHT
@@ -151,7 +152,7 @@ def test_what_is_refused_or_undone_is_not_told(db: None) -> None:
     change(user, 5)
     with pytest.raises(InsufficientFunds):
         change(user, -6)
-    with ledger.rehearsal():
+    with ledger.dry_run():
         change(user, 1)
     with transaction.atomic():
         change(user, 1)
@@ -305,7 +306,7 @@ def test_a_subscription_suspended_by_the_run_and_resumed_by_a_refill_is_told(
             pass
     subscription.refresh_from_db()
     assert told_of_subscriptions() == [
-        (SUSPENDED, {"subscription": wire.subscription(subscription)})
+        (SUSPENDED, {"subscription": representations.subscription(subscription)})
     ]
     assert subscription.status == "suspended"
 
@@ -314,7 +315,7 @@ def test_a_subscription_suspended_by_the_run_and_resumed_by_a_refill_is_told(
     subscription.refresh_from_db()
     assert subscription.status == "active"
     assert told_of_subscriptions()[1:] == [
-        (RESUMED, {"subscription": wire.subscription(subscription)})
+        (RESUMED, {"subscription": representations.subscription(subscription)})
     ]
     assert [event_type for event_type, _ in noted(user)] == [
         TRANSACTION,  # money to start with

@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.utils import timezone
 
@@ -12,6 +11,7 @@ from billing import webhooks
 from billing.admin.webhook_deliveries import DeliveryFilters
 from billing.models import (
     EventType,
+    Subject,
     WebhookAttempt,
     WebhookDelivery,
     WebhookEndpoint,
@@ -20,6 +20,7 @@ from billing.models import (
 from tests.billing.histories import execute
 from tests.factories import UserFactory, user_with
 from tests.operators import client_of, operator_with
+from tests.recorded import all_sentences, sentences_of
 from users.models import User
 
 pytestmark = pytest.mark.django_db
@@ -50,7 +51,7 @@ def delivery(of: WebhookEndpoint, user: User | None = None, **fields: Any) -> We
 
 
 def history() -> list[str]:
-    return [entry.get_change_message() for entry in LogEntry.objects.order_by("pk")]
+    return all_sentences()
 
 
 def filled_in(**values: Any) -> dict[str, Any]:
@@ -71,9 +72,9 @@ def answers_with(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> list[int]:
     """Lets tests be answered like this; the endpoints that were tried."""
     tried: list[int] = []
 
-    def send_test(of: WebhookEndpoint) -> webhooks.Answer:
+    def send_test(of: WebhookEndpoint) -> webhooks.Reply:
         tried.append(of.pk)
-        return webhooks.Answer(at=NOW, milliseconds=1234, **fields)
+        return webhooks.Reply(at=NOW, milliseconds=1234, **fields)
 
     monkeypatch.setattr("billing.webhooks.send_test", send_test)
     return tried
@@ -186,7 +187,7 @@ def test_an_endpoint_is_deleted_after_a_question(panel: Client) -> None:
     listed = panel.get(DELIVERIES).context["page"]
     assert ([*listed.rows], listed.has_newer, listed.has_older) == ([of_stays], False, False)
     assert panel.get(page_of(of_gone)).status_code == 404
-    assert LogEntry.objects.get().get_action_flag_display() == "Deletion"
+    assert sentences_of(Subject.WEBHOOK_ENDPOINT, gone.pk) == ["Deleted."]
 
 
 def test_the_list_says_how_each_endpoint_does(
@@ -418,7 +419,7 @@ def test_the_deliveries_of_a_user_are_found_by_an_index(by: str) -> None:
 
 
 def test_deliveries_have_pages(panel: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("billing.reports.PAGE_SIZE", 2)
+    monkeypatch.setattr("billing.reports.pages.PAGE_SIZE", 2)
     of = endpoint()
     made = [delivery(of) for _ in range(3)]
     first = panel.get(DELIVERIES).context["page"]
@@ -477,11 +478,9 @@ def test_a_delivery_is_sent_again_and_the_endpoints_history_says_so(panel: Clien
     assert "It is sent again in a moment." in text
     sent.refresh_from_db()
     assert (sent.status, sent.finished_at) == (Status.PENDING, None)
-    [entry] = LogEntry.objects.all()
-    assert entry.object_id == str(of.pk)
-    assert entry.get_change_message() == (
+    assert sentences_of(Subject.WEBHOOK_ENDPOINT, of.pk) == [
         f"Delivery {sent.pk} (Transaction posted, user {sent.user_id}) is sent again."
-    )
+    ]
 
 
 def test_all_that_was_given_up_for_an_endpoint_is_sent_again(

@@ -13,7 +13,7 @@ from django.contrib.auth.models import Group
 from django.template.loader import render_to_string
 from playwright.sync_api import Browser, Page, Route, expect
 
-from billing import access, ledger
+from billing import authority, ledger
 from billing.models import (
     ApiKey,
     ChargingRun,
@@ -351,7 +351,7 @@ def test_axe_finds_nothing_where_calls_are_tried_out(
 
     It has one theme. (A page of so many calls takes axe some time.)
     """
-    _, secret = access.issue_key(name="Trial", owner=operator, created_by=operator)
+    _, secret = authority.issue_key(name="Trial", owner=operator, created_by=operator)
     page = windows()
     page.add_init_script(AXE_SCRIPT)
     page.goto("/api/v1/docs")

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from billing import access
+from billing import authority
 from tests.browser.conftest import Windows
 from tests.factories import AdministratorFactory
 
@@ -12,8 +12,8 @@ pytestmark = pytest.mark.browser
 
 def test_a_whole_key_gets_into_no_address_and_its_beginning_finds_it(windows: Windows) -> None:
     operator = AdministratorFactory()
-    key, secret = access.issue_key(name="Gateway", owner=operator, created_by=operator)
-    access.issue_key(name="Shop", owner=operator, created_by=operator)
+    key, secret = authority.issue_key(name="Gateway", owner=operator, created_by=operator)
+    authority.issue_key(name="Shop", owner=operator, created_by=operator)
     page = windows(operator, "/admin/billing/apikey/")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

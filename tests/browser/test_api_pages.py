@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Route, expect
 
-from billing import access
+from billing import authority
 from tests.browser.conftest import Windows
 from tests.factories import UserFactory
 from users.models import User
@@ -17,7 +17,7 @@ def test_a_call_is_tried_out_with_a_key_and_asks_nobody_else(
     windows: Windows, operator: User
 ) -> None:
     UserFactory(email="ada@analytical.example")
-    _, secret = access.issue_key(name="Trial", owner=operator, created_by=operator)
+    _, secret = authority.issue_key(name="Trial", owner=operator, created_by=operator)
     page = windows()
     elsewhere: list[str] = []
 

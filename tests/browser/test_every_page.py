@@ -15,7 +15,7 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from billing import access, webhooks
+from billing import authority, webhooks
 from billing.models import (
     ApiKey,
     ChargingFailure,
@@ -101,7 +101,7 @@ def subscribe(user: User) -> Subscription:
 def integrate(user: User, operator: User) -> WebhookDelivery:
     """A key, a threshold, and an endpoint that refused an event; all with long names."""
     name = UNBROKEN[:60]
-    access.issue_key(name=name, owner=operator, created_by=operator)
+    authority.issue_key(name=name, owner=operator, created_by=operator)
     LowBalanceThreshold.objects.create(user=user, amount=LARGEST)
     url = f"https://webhooks.international-fleet-management.example/{'receive/' * 20}"
     endpoint = WebhookEndpoint.objects.create(

@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 from playwright.sync_api import Error, Locator, Page, expect
 
-from billing import access, webhooks
+from billing import authority, webhooks
 from billing.models import ApiKey, EventType, LowBalanceThreshold, WebhookDelivery, WebhookEndpoint
 from tests.browser.conftest import DESKTOP, PHONE, Windows
 from tests.browser.panel import member_of, notice, scrolls_sideways
@@ -37,7 +37,7 @@ def test_a_key_is_made_copied_and_revoked(
 
     expect(notice(page)).to_contain_text("This is the only time that the key is shown.")
     secret = page.get_by_label("API key", exact=True).input_value()
-    key = access.find_key(secret, timezone.now())
+    key = authority.find_key(secret, timezone.now())
     assert key == ApiKey.objects.get()
     assert not scrolls_sideways(page)
     page.get_by_role("button", name="Copy").click()
@@ -59,7 +59,7 @@ def test_a_key_is_made_copied_and_revoked(
     page.wait_for_url(f"**{KEYS}{ApiKey.objects.get().pk}/change/")
     expect(state(page)).to_have_text("Revoked")
     expect(page.get_by_role("link", name="Revoke")).to_have_count(0)
-    assert access.find_key(secret, timezone.now()) is None
+    assert authority.find_key(secret, timezone.now()) is None
 
 
 def test_going_back_shows_no_key(windows: Windows, operator: User) -> None:
@@ -82,7 +82,7 @@ def test_a_key_is_made_on_a_page_without_scripts(windows: Windows, operator: Use
     page.get_by_label("Name").fill("Payment gateway")
     page.get_by_role("button", name="Add API key").click()
     secret = page.get_by_label("API key", exact=True).input_value()
-    assert access.find_key(secret, timezone.now())
+    assert authority.find_key(secret, timezone.now())
     expect(page.locator("[data-copy]")).to_be_hidden()
 
 

@@ -211,7 +211,7 @@ def test_every_path_that_a_document_names_is_there() -> None:
         for document in documents()
         for path in re.findall(ours, document.read_text())
     }
-    assert ("billing/ledger.py", "architecture.md") in named
+    assert ("billing/ledger/", "architecture.md") in named
     gone = {f"{name}: {path}" for path, name in named if not list(ROOT.glob(path.rstrip("/")))}
     assert not gone
 

@@ -93,12 +93,12 @@ def test_whoever_leaves_out_what_is_held_waits_for_nobody(
     def work(place: int) -> list[int]:
         with transaction.atomic():
             if place == 0:
-                held = ledger.hold([user.pk])
+                held = ledger.lock_balances([user.pk])
                 is_held.set()
                 assert is_done.wait(THREADS_MAX_SECONDS / 2), "the other one waits"
             else:
                 assert is_held.wait(THREADS_MAX_SECONDS)
-                held = ledger.hold([user.pk], skip_held=True)
+                held = ledger.lock_balances([user.pk], skip_locked=True)
                 is_done.set()
             return list(held)
 
@@ -119,7 +119,7 @@ def test_of_those_who_ask_for_a_held_balance_one_waits_and_the_others_are_told(
             if place:
                 assert is_held.wait(THREADS_MAX_SECONDS)
             try:
-                held = ledger.hold([user.pk])
+                held = ledger.lock_balances([user.pk])
             except Busy:
                 is_told.set()
                 raise

@@ -12,7 +12,7 @@ from django.test import Client, RequestFactory, override_settings
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from billing import counters, heartbeat, ledger, subscriptions, webhooks
+from billing import counters, heartbeat, ledger, webhooks
 from billing.errors import BillingError
 from billing.models import (
     Channel,
@@ -22,6 +22,7 @@ from billing.models import (
     TransactionType,
     WebhookEndpoint,
 )
+from billing.plans import services, subscriptions
 from config import metrics
 from tests.billing.histories import execute
 from tests.config.processes import ROOT
@@ -113,7 +114,7 @@ def test_what_is_rolled_back_or_rehearsed_is_not_counted(
     with transaction.atomic():
         refill(user)
         transaction.set_rollback(True)
-    with ledger.rehearsal():
+    with ledger.dry_run():
         refill(user)
         with pytest.raises(BillingError):
             refill(user, -1000)
@@ -166,7 +167,7 @@ def test_refusals_are_counted_once_by_code_and_channel(counted: Counted) -> None
     with pytest.raises(BillingError):
         refill(user, -5)
     with pytest.raises(BillingError):
-        ledger.charge_service(user, service="nothing", quantity=1, **BY)
+        services.charge_service(user, service="nothing", quantity=1, **BY)
     with pytest.raises(BillingError):  # an operation within another
         subscriptions.start(user, plan, day=timezone.now().date(), **BY)
     assert counted.all_of("billing_refusals_total") == {
@@ -181,7 +182,7 @@ def test_what_is_free_of_charge_is_no_refusal(counted: Counted) -> None:
     subscribed(user, plan_with({service: "0"}))
     before = counted.all_of("billing_refusals_total")
     with pytest.raises(BillingError):
-        ledger.charge_service(user, service="sms", quantity=1, **BY)
+        services.charge_service(user, service="sms", quantity=1, **BY)
     assert counted.all_of("billing_refusals_total") == before
 
 
@@ -223,7 +224,7 @@ def test_an_outage_is_counted(
     def refuse(*args: Any) -> None:
         raise OperationalError("connection refused")
 
-    monkeypatch.setattr("billing.access.find_key", refuse)
+    monkeypatch.setattr("billing.authority.find_key", refuse)
     assert client.get("/api/v1/users", headers={"Authorization": "Bearer x"}).status_code == 503
     assert counted("billing_outages_total", code="database_unavailable") == 1
 

@@ -203,10 +203,10 @@ def test_a_call_without_a_database_is_told_in_its_own_form(
 # --- A server that really is full of connections, read-only, or gone ----------------------------
 
 NEW_KEY = """
-from billing import access
+from billing import authority
 from tests.factories import AdministratorFactory
 owner = AdministratorFactory()
-print(access.issue_key(name="Gateway", owner=owner, created_by=owner)[1])
+print(authority.issue_key(name="Gateway", owner=owner, created_by=owner)[1])
 """
 
 

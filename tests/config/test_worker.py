@@ -29,7 +29,8 @@ from tests.config.processes import (
 CUSTOMERS = """
 from datetime import timedelta
 from django.utils import timezone
-from billing import ledger, subscriptions
+from billing import ledger
+from billing.plans import subscriptions
 from billing.models import Channel, Plan
 from users.models import User
 by = {"actor": None, "channel": Channel.IMPORT}

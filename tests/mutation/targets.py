@@ -38,7 +38,7 @@ CHARGING_CALLERS_TESTS: Final = (
     "tests/billing/test_charging_page.py",
 )
 CHARGING_TESTS: Final = (
-    "tests/billing/test_settle.py",
+    "tests/billing/test_due.py",
     "tests/billing/test_charging.py",
     "tests/billing/test_charge_due.py",
     "tests/billing/test_subscriptions.py",
@@ -60,7 +60,15 @@ def _functions(*names: str) -> tuple[str, ...]:
 
 
 TARGETS: Final[dict[str, Target]] = {
-    "ledger": Target(("billing/ledger.py",), LEDGER_TESTS + LEDGER_CALLERS_TESTS),
+    "ledger": Target(
+        (
+            "billing/ledger/entries.py",
+            "billing/ledger/balances.py",
+            "billing/ledger/posting.py",
+            "billing/plans/services.py",
+        ),
+        LEDGER_TESTS + LEDGER_CALLERS_TESTS,
+    ),
     "ledger-sql": Target(
         _functions(
             "post",
@@ -78,7 +86,7 @@ TARGETS: Final[dict[str, Target]] = {
         LEDGER_TESTS,
     ),
     "pricing": Target(
-        ("billing/pricing.py",),
+        ("billing/plans/pricing.py",),
         ("tests/billing/test_pricing.py", "tests/billing/test_service_charges.py"),
     ),
     "thresholds": Target(
@@ -93,8 +101,20 @@ TARGETS: Final[dict[str, Target]] = {
         _functions("tell_of_transactions", "tell_of_subscription", "wake_webhooks"),
         WEBHOOK_TESTS,
     ),
+    "events-sql": Target(
+        _functions("note_events", "event_digest", "check_event", "refuse_rewriting_events"),
+        ("tests/billing/test_events.py",),
+    ),
     "charging": Target(
-        ("billing/charging.py", "billing/subscriptions.py", "billing/moments.py"),
+        (
+            "billing/plans/charging.py",
+            "billing/plans/due.py",
+            "billing/plans/forecast.py",
+            "billing/plans/history.py",
+            "billing/plans/posting.py",
+            "billing/plans/schedule.py",
+            "billing/plans/subscriptions.py",
+        ),
         CHARGING_TESTS + CHARGING_CALLERS_TESTS,
     ),
     "charging-sql": Target(

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from billing import moments, pricing
-from billing.pricing import next_period
+from billing.plans import history, pricing
+from billing.plans.pricing import next_period
 from tests.mutation import explanations, running, targets
 from tests.mutation.__main__ import _report
 from tests.mutation.mutants import ROOT, Key, Mutant, mutants_of
@@ -130,7 +130,7 @@ def test_every_mutant_is_another_text_and_known_by_its_key(everything: list[Muta
     assert len(texts) == len(everything)
 
 
-@pytest.mark.parametrize("file", ["billing/pricing.py", "billing/thresholds.py"])
+@pytest.mark.parametrize("file", ["billing/plans/pricing.py", "billing/thresholds.py"])
 def test_every_mutant_of_python_can_be_read(file: str) -> None:
     for mutant in mutants_of(file):
         ast.parse(mutant.text)
@@ -234,14 +234,14 @@ def restored() -> Any:
 
 def test_a_mutant_takes_the_place_of_a_function_for_whoever_imported_it(restored: None) -> None:
     line = "return month_end(day) + timedelta(days=1)"
-    mutant = one("billing/pricing.py", line, "return month_end(day) - timedelta(days=1)")
+    mutant = one("billing/plans/pricing.py", line, "return month_end(day) - timedelta(days=1)")
     assert next_period(date(2026, 4, 7), "monthly") == date(2026, 5, 1)
     assert running.install(mutant) == ""
     assert next_period(date(2026, 4, 7), "monthly") == date(2026, 4, 29)
 
 
 def test_lines_are_watched_below_every_decorator() -> None:
-    names = {code.co_name for code in running._codes_of(moments, moments.__file__)}
+    names = {code.co_name for code in running._codes_of(history, history.__file__)}
     assert {"known", "real", "changes", "pasts"} <= names, "cached, of a class, plain"
 
 
@@ -250,7 +250,7 @@ from dataclasses import replace
 from tests.mutation import running, targets
 from tests.mutation.mutants import mutants_of
 
-file, line = "billing/pricing.py", "return day + timedelta(days=1)"
+file, line = "billing/plans/pricing.py", "return day + timedelta(days=1)"
 targets.TARGETS["pricing"] = targets.Target((file,), ("tests/billing/test_pricing.py",))
 bad = [m for m in mutants_of(file) if m.key.before == line and "day - " in m.key.after]
 same = [replace(m, text=m.text.replace("day - timedelta", "+day.resolution + day - 0 * timedelta"))

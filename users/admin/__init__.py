@@ -1,6 +1,6 @@
 """The pages about people. Django's autodiscovery imports this package alone, so it imports all.
 
-Customers are registered by `billing.admin`, which adds what it knows about their money.
+They are registered by `billing.admin`, which adds what it knows about money and history.
 """
 
 from users.admin import groups, operators

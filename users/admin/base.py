@@ -28,6 +28,17 @@ class PanelAdmin(ModelAdmin):
 
     page_of_one = ""  # what the page of one row is; if empty, the row's kind
 
+    # What is done is recorded where it is done, by `billing.operations`; not by Django's admin.
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        return None
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        return None
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
+        return None
+
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None
     ) -> Any:

@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
-from users.admin.histories import AdminWithHistory
+from users.admin.base import PanelAdmin
 from users.authority import may_manage_group, permissions_of
 from users.models import User
 
@@ -40,8 +40,7 @@ admin.site.unregister(Group)
 DjangoGroupAdmin: Any = auth_admin.GroupAdmin
 
 
-@admin.register(Group)
-class GroupAdmin(DjangoGroupAdmin, AdminWithHistory):
+class GroupAdmin(DjangoGroupAdmin, PanelAdmin):
     list_display = ["name", "members"]
     fields = ["name", "permissions"]
     filter_horizontal = ()

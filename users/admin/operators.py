@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django.contrib import admin
 from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
 from django.contrib.auth import admin as auth_admin
 from django.db.models import QuerySet
@@ -22,7 +21,7 @@ from users.admin.people import PeopleAdmin, StatusFilter
 from users.authority import groups_given_by, may_manage_operator, permissions_of
 from users.forms import NewOperatorForm, PersonForm
 from users.ids import id_in
-from users.models import Operator, User
+from users.models import User
 
 ONLY_SUPERUSERS_GIVE = ("is_superuser", "user_permissions")
 # Nobody locks themselves out, or raises themselves.
@@ -32,7 +31,6 @@ NOT_ABOUT_ONESELF = ("is_active", "groups", *ONLY_SUPERUSERS_GIVE)
 DjangoUserAdmin: Any = auth_admin.UserAdmin
 
 
-@admin.register(Operator)
 class OperatorAdmin(PeopleAdmin, DjangoUserAdmin):
     form = PersonForm
     add_form = NewOperatorForm

@@ -1,12 +1,12 @@
 """What the pages of customers and of operators have in common."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import messages
 from django.contrib.admin import ShowFacets
-from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, connection
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.formats import date_format
@@ -16,7 +16,7 @@ from unfold.decorators import display
 from unfold.views import ChangeList
 
 from users import database
-from users.admin.histories import AdminWithHistory
+from users.admin.base import PanelAdmin
 from users.forms import PersonForm
 from users.models import User
 from users.search import search
@@ -52,7 +52,7 @@ class PeopleList(ChangeList):
             super().get_results(request)
 
 
-class PeopleAdmin(AdminWithHistory):
+class PeopleAdmin(PanelAdmin):
     """People are deactivated, never deleted: history hangs on them."""
 
     form = PersonForm
@@ -146,23 +146,16 @@ class PeopleAdmin(AdminWithHistory):
         """Those of `queryset` that the operator may activate and deactivate."""
         return queryset
 
+    def set_active(self, request: HttpRequest, ids: Sequence[int], *, active: bool) -> int:
+        """Activates or deactivates these people. Returns how many that changed."""
+        raise NotImplementedError
+
     def _set_active(self, request: HttpRequest, queryset: QuerySet[User], *, active: bool) -> None:
         done = "Activated" if active else "Deactivated"
-        with transaction.atomic():
-            ids = self.changeable(request, queryset).order_by().values("pk")
-            changed = User.objects.select_for_update(of=("self",)).filter(
-                pk__in=ids, is_active=not active
-            )
-            people = list(changed.order_by("pk"))
-            User.objects.filter(pk__in=[user.pk for user in people]).update(is_active=active)
-            LogEntry.objects.log_actions(
-                request.user.pk,  # type: ignore[arg-type]
-                self.model.objects.filter(pk__in=[user.pk for user in people]),
-                CHANGE,
-                f"{done}.",
-            )
-        skipped = queryset.count() - len(people)
-        told = f"{done}: {len(people)}."
+        ids = list(self.changeable(request, queryset).order_by().values_list("pk", flat=True))
+        count = self.set_active(request, ids, active=active)
+        skipped = queryset.count() - count
+        told = f"{done}: {count}."
         if skipped:
             told += f" Left as they were: {skipped}."
-        self.message_user(request, told, messages.SUCCESS if people else messages.WARNING)
+        self.message_user(request, told, messages.SUCCESS if count else messages.WARNING)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from django.contrib.auth.backends import AllowAllUsersModelBackend
 from django.http import HttpRequest
 
-from billing import access
+from billing import authority
 from billing.api.panel.calls import Call
 from billing.api.panel.errors import (
     ACCESS_DENIED,
@@ -42,16 +42,16 @@ def auth(request: HttpRequest, parameters: Parameters, now: datetime) -> dict[st
     login = parameters.text("login", longest=254)
     password = parameters.text("password", longest=LONGEST_PASSWORD)
     address = client_network(request)
-    wait = access.spend_login(login, address=address, now=now)
+    wait = authority.spend_login(login, address=address, now=now)
     if wait is not None:
         raise too_many_requests(wait)
     operator = _operator(login, password)
     if operator is None:
         raise Refused(WRONG_LOGIN)
-    access.accept_login(login, address=address, now=now)
+    authority.accept_login(login, address=address, now=now)
     if not operator.is_active:
         raise Refused(ACCESS_DENIED)
-    return {"hash": access.open_session(operator, now), "permissions": permissions(operator)}
+    return {"hash": authority.open_session(operator, now), "permissions": permissions(operator)}
 
 
 def _operator(login: str, password: str) -> User | None:
@@ -69,7 +69,7 @@ def get_permissions(call: Call) -> dict[str, Any]:
 
 
 def logout(call: Call) -> dict[str, Any]:
-    access.end_session(call.session)
+    authority.end_session(call.session)
     return {}
 
 

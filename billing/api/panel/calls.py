@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 from django.http.response import HttpResponseBase
 
+from billing import operations
 from billing.api.panel.errors import NOT_FOUND, NOT_PERMITTED, Refused
 from billing.api.panel.parameters import Parameters
+from billing.errors import UnknownUser
 from billing.models import ApiSession
 from users.models import User
 
@@ -40,13 +42,13 @@ class Call:
     def customer(self, name: str = "user_id", *, within: Parameters | None = None) -> User:
         """The customer whose ID is the parameter `name`. Operators' own accounts are none."""
         user_id = (within or self.parameters).whole(name)
-        user = User.objects.filter(pk=user_id, is_staff=False).first()
-        if user is None:
-            raise Refused(NOT_FOUND)
-        return user
+        try:
+            return operations.customers.find_customer(user_id)
+        except UnknownUser:
+            raise Refused(NOT_FOUND) from None
 
 
-Answer = dict[str, Any] | HttpResponseBase
+CallResult = dict[str, Any] | HttpResponseBase
 
 
 class Action(NamedTuple):
@@ -55,5 +57,5 @@ class Action(NamedTuple):
     None: every operator may, about oneself.
     """
 
-    run: Callable[[Call], Answer]
+    run: Callable[[Call], CallResult]
     permission: str | None

@@ -16,10 +16,10 @@ from django.http.response import HttpResponseBase
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 
-from billing import access
+from billing import authority
 from billing.api.panel import account, console, tariffs, trackers, transactions, users
 from billing.api.panel.answers import in_json, in_json_by_parts
-from billing.api.panel.calls import Action, Answer, Call
+from billing.api.panel.calls import Action, Call, CallResult
 from billing.api.panel.errors import (
     NOT_PERMITTED,
     SESSION_ENDED,
@@ -43,7 +43,7 @@ HASH: Final = re.compile(r"[0-9a-f]{32}")
 IN_HEADER: Final = re.compile(r"NVX\s+(\S*)", re.IGNORECASE)
 
 # The calls without a session.
-OPEN: Final[Mapping[tuple[str, str], Callable[[HttpRequest, Parameters, datetime], Answer]]] = {
+OPEN: Final[Mapping[tuple[str, str], Callable[[HttpRequest, Parameters, datetime], CallResult]]] = {
     ("account", "auth"): account.auth,
     ("timezone", "list"): console.list_time_zones,
 }
@@ -100,7 +100,7 @@ def answer(request: HttpRequest, path: str) -> HttpResponseBase:
     return response
 
 
-def _answer(request: HttpRequest, path: str) -> Answer:
+def _answer(request: HttpRequest, path: str) -> CallResult:
     name = _name(request, path)
     parameters = parameters_of(request)
     now = timezone.now()
@@ -108,7 +108,7 @@ def _answer(request: HttpRequest, path: str) -> Answer:
         return OPEN[name](request, parameters, now)
     action = ACTIONS[name]
     call = Call(_session(request, parameters, now), parameters, now)
-    wait = access.spend(
+    wait = authority.spend(
         # Of all the operator's sessions together: another login is no further allowance.
         f"operator:{call.operator.pk}",
         per_minute=settings.API_REQUESTS_PER_MINUTE,
@@ -145,14 +145,14 @@ def _session(request: HttpRequest, parameters: Parameters, now: datetime) -> Api
         session_hash = ""
     if not HASH.fullmatch(session_hash):
         raise Refused(WRONG_HASH)
-    session = access.find_session(session_hash, now)
+    session = authority.find_session(session_hash, now)
     if session is None:
         raise Refused(SESSION_ENDED)
     request.auth = session  # type: ignore[attr-defined]  # for the log
     return session
 
 
-def _response(content: Answer) -> HttpResponseBase:
+def _response(content: CallResult) -> HttpResponseBase:
     if isinstance(content, HttpResponseBase):
         return content
     body = {"success": True} | content

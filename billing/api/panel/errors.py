@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from billing import counters
-from billing.access import whole_seconds
+from billing.authority import whole_seconds
 from billing.errors import (
     BalanceOutOfRange,
     BillingError,

@@ -10,7 +10,7 @@ from billing.api.panel.calls import Call
 from billing.api.panel.errors import NOT_FOUND, Refused
 from billing.api.panel.parameters import MAX_ROWS
 from billing.models import Plan
-from billing.pricing import Cycle
+from billing.plans.pricing import Cycle
 from users.search import Folded, asked
 
 DEVICE_TYPE: Final = "tracker"

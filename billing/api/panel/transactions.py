@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from billing import ledger
+from billing import ledger, operations
 from billing.api.panel.answers import moment
 from billing.api.panel.calls import Call
 from billing.api.panel.errors import SPAN_TOO_BIG, Refused
+from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH
 from billing.models import Channel
 from billing.money import ZERO
 from billing.reports import Listing
@@ -73,12 +74,14 @@ def change_balance(call: Call) -> dict[str, Any]:
     user = call.customer()
     amount = parameters.amount("amount")
     kind = parameters.choice("type", ("balance", "main", "bonus"))
-    description = parameters.text("text", longest=200, shortest=5)
+    description = parameters.text(
+        "text", longest=DESCRIPTION_MAX_LENGTH, shortest=DESCRIPTION_MIN_LENGTH
+    )
     key = None
     if parameters.has("idempotency_key"):
         key = ledger.callers_key(parameters.text("idempotency_key", longest=100, shortest=1))
-    ledger.change_balance(
-        user,
+    operations.money.change_balance(
+        user.pk,
         amount=ZERO if kind == "bonus" else amount,
         bonus_amount=amount if kind == "bonus" else ZERO,
         description=description,

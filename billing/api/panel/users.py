@@ -7,24 +7,22 @@ from typing import Any, Final, NamedTuple
 from unicodedata import category
 
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import FileResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from billing import reports, subscriptions
-from billing.api.history import note
+from billing import operations, reports
 from billing.api.panel.answers import moment
 from billing.api.panel.calls import Call
 from billing.api.panel.errors import LOGIN_IN_USE, NOT_FOUND, Invalid, Refused
 from billing.api.panel.parameters import MAX_ROWS, Parameters
 from billing.api.panel.transactions import DEALER_ID
-from billing.exports import Cell, TooManyRows, csv_table, write_xlsx_table
+from billing.errors import EmailTaken
+from billing.files.exports import Cell, TooManyRows, csv_table, write_xlsx_table
 from billing.models import Channel, Plan, Subscription, UserDefaults
-from users import database
 from users.addresses import validate_address
-from users.models import ONE_MAILBOX, User, constraint_of, validate_time_zone
+from users.models import User, validate_time_zone
 from users.search import LONGEST_SEARCH, search
 from users.texts import has_unseen
 
@@ -144,8 +142,6 @@ NOT_BLANK: Final[Mapping[str, frozenset[str]]] = {
     "sole_trader": frozenset(_POST | _REGISTERED),
     "legal_entity": frozenset(_POST | _REGISTERED | {"legal_name"}),
 }
-# What history says has changed.
-LABELS: Final = {"email": "e-mail", "is_active": "active"}
 
 
 def shown_text(user: User, name: str) -> str:
@@ -182,15 +178,10 @@ def _default_plan_id(call: Call, user: User) -> int | None:
     """The user's own plan or, for want of one, the plan of new users."""
     if not call.may("billing.view_subscription"):
         return None
-    own = _own_subscription(user)
+    own = operations.customers.own_subscription(user)
     if own is not None:
         return own.plan_id
     return UserDefaults.objects.values_list("plan", flat=True).first()
-
-
-def _own_subscription(user: User) -> Subscription | None:
-    """Of the account as a whole."""
-    return Subscription.objects.live().filter(user=user, device="").first()
 
 
 def export_users(call: Call) -> HttpResponseBase:
@@ -241,7 +232,7 @@ def _in_time(call: Call) -> Iterator[None]:
 def _wanted(call: Call) -> tuple[QuerySet[User], list[int]]:
     """All users that are found, and the IDs of those to show, in order."""
     parameters = call.parameters
-    found = User.objects.filter(is_staff=False)
+    found = User.objects.customers()
     if parameters.flag("hide_inactive", default=False):
         found = found.filter(is_active=True)
     if parameters.has("filter"):
@@ -334,57 +325,67 @@ def create_user(call: Call) -> dict[str, Any]:
     plan = _plan(parameters)
     if plan is not None:
         call.needs("billing.add_subscription")
-    with transaction.atomic():
-        user = User(**fields)
-        user.set_unusable_password()
-        _save(user)
-        sentence = "Added by the Panel API."
-        if plan is not None:
-            # Before the welcome, which then finds a plan and leaves out the one for new users.
-            _subscribe(call, user, plan)
-            sentence += f" Subscribed the user to plan {plan}."
-        if not is_active:
-            # Only now: a plan can be given to active users alone, and waits from here on.
-            user.is_active = False
-            user.save(update_fields=["is_active"])
-        subscriptions.welcome(user, day=call.today, actor=call.operator, channel=Channel.API)
-        note(call.operator, user, sentence, is_new=True)
-    return {"id": user.pk}
+    user = User(**fields, is_active=is_active)
+    with _login_in_use_told():
+        new = operations.customers.create(
+            user,
+            plan=plan,
+            is_validated=True,
+            day=call.today,
+            actor=call.operator,
+            channel=Channel.API,
+        )
+    return {"id": new.user.pk}
 
 
-@transaction.atomic
 def update_user(call: Call) -> dict[str, Any]:
     parameters = call.parameters
     form = parameters.within("user")
     found = call.customer("id", within=form)
-    user = database.held(User.objects.filter(pk=found.pk), found.pk)
-    assert user is not None  # noqa: S101 - users are not deleted
-    fields: dict[str, Any] = {}
-    with all_mistakes() as mistakes:
-        with mistakes():
-            fields["is_active"] = form.flag("activated")
-        with mistakes():
-            fields |= _profile(form, user)
-        with mistakes():
-            fields |= _comment(parameters, user)
-        with mistakes():
-            _refuse_discount(parameters)
-    changed = [name for name, value in fields.items() if getattr(user, name) != value]
-    plan = _plan(parameters)
-    if plan is not None and plan.pk == _default_plan_id(call, user):
-        plan = None  # as user/read told it
-    was_active = user.is_active
-    if plan is not None and was_active:
-        _put_on_plan(call, user, plan)  # who is deactivated can be put on none
-    for name in changed:
-        setattr(user, name, fields[name])
-    _save(user, changed)
-    if plan is not None and not was_active:
-        _put_on_plan(call, user, plan)
-    if changed:
-        labels = [LABELS.get(name, name.replace("_", " ")) for name in changed]
-        note(call.operator, user, f"Changed by the Panel API: {', '.join(labels)}.")
+
+    def change(user: User) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        with all_mistakes() as mistakes:
+            with mistakes():
+                fields["is_active"] = form.flag("activated")
+            with mistakes():
+                fields |= _profile(form, user)
+            with mistakes():
+                fields |= _comment(parameters, user)
+            with mistakes():
+                _refuse_discount(parameters)
+        return fields
+
+    def plan(user: User) -> Plan | None:
+        wanted = _plan(parameters)
+        if wanted is None or wanted.pk == _default_plan_id(call, user):
+            return None  # as user/read told it
+        present = operations.customers.own_subscription(user)
+        if present is None:
+            call.needs("billing.add_subscription")
+        elif present.plan_id != wanted.pk:
+            call.needs("billing.change_subscription")
+        return wanted
+
+    with _login_in_use_told():
+        operations.customers.edit(
+            found.pk,
+            change,
+            plan=plan,
+            is_validated=True,
+            day=call.today,
+            actor=call.operator,
+            channel=Channel.API,
+        )
     return {}
+
+
+@contextmanager
+def _login_in_use_told() -> Iterator[None]:
+    try:
+        yield
+    except EmailTaken:
+        raise Refused(LOGIN_IN_USE) from None
 
 
 @contextmanager
@@ -476,49 +477,3 @@ def _plan(parameters: Parameters) -> Plan | None:
     if plan is None:
         raise Refused(NOT_FOUND, ("default_tariff_id", "There is no such plan"))
     return plan
-
-
-def _put_on_plan(call: Call, user: User, plan: Plan) -> None:
-    """Changes the plan of the account as a whole. What was paid stays paid, and counts first."""
-    present = _own_subscription(user)
-    if present is None:
-        call.needs("billing.add_subscription")
-        _subscribe(call, user, plan)
-        note(call.operator, user, f"Subscribed the user to plan {plan}, by the Panel API.")
-        return
-    if present.plan_id == plan.pk:
-        return
-    call.needs("billing.change_subscription")
-    subscriptions.change_plan(
-        present,
-        plan,
-        day=call.today,
-        pay_back=False,
-        charge_now=False,
-        actor=call.operator,
-        channel=Channel.API,
-    )
-    note(call.operator, user, f"Changed the user's own plan to {plan}, by the Panel API.")
-
-
-def _subscribe(call: Call, user: User, plan: Plan) -> None:
-    """Subscribes the account as a whole; if there is no money yet, it waits for it, suspended."""
-    subscriptions.start(
-        user, plan, day=call.today, wait_for_money=True, actor=call.operator, channel=Channel.API
-    )
-
-
-def _save(user: User, changed: Sequence[str] | None = None) -> None:
-    """Adds a user, or saves what has `changed`."""
-    if changed is None or "email" in changed:
-        user.email = User.objects.normalize_email(user.email)
-        if user.shares_mailbox():
-            raise Refused(LOGIN_IN_USE)
-    try:
-        with transaction.atomic():
-            user.save(update_fields=changed)
-    except IntegrityError as problem:
-        # Somebody else took the login since.
-        if constraint_of(problem) not in ONE_MAILBOX:
-            raise
-        raise Refused(LOGIN_IN_USE) from None

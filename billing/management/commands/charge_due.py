@@ -17,10 +17,11 @@ from procrastinate.contrib.django import app
 from procrastinate.contrib.django.models import ProcrastinateJob
 from tqdm import tqdm
 
-from billing import charging, counters
-from billing.charging import Done, Figures
+from billing import counters
 from billing.models import ChargingRun
 from billing.money import format_money
+from billing.plans import charging
+from billing.plans.charging import Done, Figures
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Command(BaseCommand):
             delay=1, disable=None, file=sys.stderr,
         ) as bar:  # fmt: skip
             try:
-                for done in self.rehearse(at) if dry_run else self.run(at):
+                for done in self.dry_run(at) if dry_run else self.run(at):
                     figures += done.figures
                     bar.update(done.due)
                 if is_now and not dry_run:
@@ -119,8 +120,8 @@ class Command(BaseCommand):
                 log.exception("User %s could not be resumed.", arguments["user_id"])
                 yield Figures(failed=1)
 
-    def rehearse(self, at: datetime) -> Iterator[Done]:
-        for done in charging.rehearse(at):
+    def dry_run(self, at: datetime) -> Iterator[Done]:
+        for done in charging.dry_run(at):
             with tqdm.external_write_mode():  # beside the progress bar
                 for row in done.posted:
                     self.stdout.write(
@@ -128,7 +129,7 @@ class Command(BaseCommand):
                         f"{format_money(row.old_balance)} → {format_money(row.new_balance)}  "
                         f"{row.description}"
                     )
-                for step in done.steps:
+                for step in done.decisions:
                     if step.outcome in ("suspended", "resumed"):
                         of = step.subscription
                         self.stdout.write(

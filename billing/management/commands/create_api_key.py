@@ -4,14 +4,12 @@ from argparse import ArgumentParser, ArgumentTypeError
 from datetime import timedelta
 from typing import Any, Final
 
-from django.contrib.admin.models import ADDITION, LogEntry
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
-from django.db import transaction
 from django.utils import timezone
 
-from billing import access
-from billing.models import ApiKey
+from billing import operations
+from billing.models import ApiKey, EventChannel
 from users.models import User
 
 DAYS_MAX: Final = 36_500
@@ -44,22 +42,14 @@ class Command(BaseCommand):
             ApiKey._meta.get_field("name").clean(name, None)
         except ValidationError as problem:
             raise CommandError(f"--name: {' '.join(problem.messages)}") from None
-        with transaction.atomic():
-            key, secret = access.issue_key(
-                name=name,
-                owner=operator,
-                created_by=operator,
-                is_read_only=read_only,
-                expires_at=None if expires is None else timezone.now() + timedelta(days=expires),
-            )
-            LogEntry.objects.log_actions(
-                operator.pk,
-                [key],
-                ADDITION,
-                f"Added by manage.py create_api_key. Name: “{key.name}”; "
-                f"Begins with: {key.prefix}; Read only: {'yes' if read_only else 'no'}.",
-                single_object=True,
-            )
+        _, secret = operations.keys.add(
+            name=name,
+            owner=operator,
+            is_read_only=read_only,
+            expires_at=None if expires is None else timezone.now() + timedelta(days=expires),
+            actor=operator,
+            channel=EventChannel.COMMAND,
+        )
         self.stdout.write(secret)
 
 

@@ -26,6 +26,7 @@ FUNCTIONS: Final = (
     "billing_hold",
     "billing_number_at",
     "billing_digest",
+    "billing_note_events",
     "billing_wake_webhooks",
     "billing_clock",  # the default of columns
 )

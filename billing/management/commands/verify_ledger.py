@@ -8,15 +8,16 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 from tqdm import tqdm
 
-from billing import verification
-from billing.sql import guards
-from billing.verification import (
+from billing.ledger import verification
+from billing.ledger.verification import (
     BALANCE_RULES,
     CLOCK,
+    EVENT_RULES,
     RULES_APART,
     TRANSACTION_RULES,
     Problem,
 )
+from billing.sql import guards
 
 
 class Command(BaseCommand):
@@ -93,6 +94,7 @@ class Command(BaseCommand):
         for of, rules in (
             ("balance", BALANCE_RULES),
             ("transaction", TRANSACTION_RULES + RULES_APART),
+            ("event", EVENT_RULES),
         ):
             self.stdout.write(f"Checked of each {of}:")
             for rule in rules:

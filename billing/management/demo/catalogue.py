@@ -6,9 +6,9 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Final
 
-from billing.ledger import Price
 from billing.models import Plan, Service, ServicePrice, UserDefaults
-from billing.pricing import Cycle
+from billing.plans.pricing import Cycle
+from billing.plans.services import Price
 
 GIFT_ON_REGISTRATION: Final = Decimal("5.0000")
 

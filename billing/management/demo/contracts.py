@@ -1,6 +1,6 @@
 """Who subscribed to what, and how far it is paid: the story's subscriptions.
 
-They are kept in memory, and changed only by the pure functions of `billing.subscriptions` that the
+They are kept in memory, and changed only by the pure functions of `billing.plans.due`, which the
 panel and the charging run go through as well. So each is, at any moment of the story, as it would
 be if all this had really happened. Nothing is posted here: what has to be is answered, for the
 story to post.
@@ -17,7 +17,6 @@ from itertools import batched, count
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from billing.charging import USERS_PER_BATCH, figures_of
 from billing.ledger import Entry
 from billing.models import (
     ActiveDay,
@@ -27,22 +26,23 @@ from billing.models import (
     Plan,
     Subscription,
 )
-from billing.moments import Past
 from billing.money import DECIMALS
-from billing.pricing import Charge, Cycle, remainder
-from billing.subscriptions import (
+from billing.plans.charging import USERS_PER_BATCH, figures_of
+from billing.plans.due import (
     DAY,
     SUSPENDED,
-    Step,
+    Decision,
     await_charge_of,
     charge_at_once,
     cut_short,
+    decisions,
     end,
     put_on_plan,
-    remainder_entry,
     reported_in_time,
-    settled,
 )
+from billing.plans.history import Past
+from billing.plans.posting import remainder_entry
+from billing.plans.pricing import Charge, Cycle, remainder
 
 if TYPE_CHECKING:
     from billing.management.demo.story import Account
@@ -57,7 +57,7 @@ class Night:
     run: ChargingRun
     users: list[int] = field(default_factory=list)  # with something due, by ID
     failures: list[ChargingFailure] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Decision] = field(default_factory=list)
 
     def close(self, at: datetime) -> None:
         figures = figures_of(self.steps)
@@ -91,7 +91,7 @@ class Contracts:
 
     # --- What happens to one subscription ---------------------------------------------------
 
-    def start(self, account: "Account", plan: Plan, device: str, day: date) -> list[Step]:
+    def start(self, account: "Account", plan: Plan, device: str, day: date) -> list[Decision]:
         """A new one, which can be paid."""
         subscription = Subscription(
             pk=next(self._ids),
@@ -117,7 +117,7 @@ class Contracts:
         day: date,
         *,
         at_once: bool = True,
-    ) -> tuple[list[Entry], list[Step]]:
+    ) -> tuple[list[Entry], list[Decision]]:
         """What is paid back, and what is then charged; unless `at_once`, neither."""
         paid_back = _pay_back(subscription, day) if at_once else []
         self._count(subscription, -1)
@@ -129,12 +129,12 @@ class Contracts:
 
     def cancel(
         self, account: "Account", subscription: Subscription, day: date, *, pay_back: bool
-    ) -> tuple[list[Step], list[Entry]]:
+    ) -> tuple[list[Decision], list[Entry]]:
         """What is still charged, and what is paid back."""
-        steps: list[Step] = []
+        steps: list[Decision] = []
         if subscription.is_by_active_day and subscription.status != SUSPENDED:
             # Today is over for it, and is charged like a day that is.
-            steps = self.settle(account, [subscription], day + DAY)
+            steps = self.decide(account, [subscription], day + DAY)
         paid_back = _pay_back(subscription, day) if pay_back else []
         self._count(subscription, -1)
         end(subscription, day)
@@ -154,7 +154,7 @@ class Contracts:
         if await_charge_of(subscription, day):
             self._note(account, [subscription])
 
-    def active_day_charged(self, step: Step) -> None:
+    def active_day_charged(self, step: Decision) -> None:
         """To be called with each charge, as it is posted."""
         if step.charge is not None and step.subscription.is_by_active_day:
             day = self._not_charged[step.subscription.pk].pop(step.charge.first)
@@ -180,10 +180,10 @@ class Contracts:
         accounts = sorted(self._calendar.pop(self._today, ()), key=attrgetter("user_id"))
         return [(account, due) for account in accounts if (due := _due(account, self._today))]
 
-    def settle(
+    def decide(
         self, account: "Account", due: Sequence[Subscription], through: date, *, retry: bool = False
-    ) -> list[Step]:
-        steps = settled(
+    ) -> list[Decision]:
+        steps = decisions(
             due,
             through=through,
             past=Past(Decimal(account.real).scaleb(-DECIMALS)),

@@ -2,9 +2,9 @@
 
 Pure: accounts, a catalogue, a time and a random generator in, operations out, in order of time.
 Same input, same story. What subscriptions and services cost, and when, is not made up: the rules
-that decide it are the real ones (`contracts`, `billing.pricing`, `billing.ledger`). The story keeps
-each account's balances, so that nothing happens that the ledger would have refused: who cannot pay
-tops up first, or goes without.
+that decide it are the real ones (`contracts`, `billing.plans.pricing`, `billing.ledger`). The story
+keeps each account's balances, so that nothing happens that the ledger would have refused: who
+cannot pay tops up first, or goes without.
 
 Amounts are whole numbers of the ledger's smallest unit, 1/10,000: they add up exactly, and fast.
 
@@ -24,7 +24,7 @@ from itertools import accumulate
 from random import Random
 from typing import Any, Final, NamedTuple
 
-from billing.ledger import PRICING, Entry, Price, describe_service, explain_cost
+from billing.ledger import Entry
 from billing.management.demo.catalogue import (
     ACTIVE_DAY,
     ANNUAL,
@@ -46,8 +46,10 @@ from billing.models import (
     TransactionType,
 )
 from billing.money import DECIMALS
-from billing.pricing import Cycle, charge_on, remainder, service_cost
-from billing.subscriptions import ACTIVE, SUSPENDED, Step, charge_entry
+from billing.plans.due import ACTIVE, SUSPENDED, Decision
+from billing.plans.posting import charge_entry
+from billing.plans.pricing import Cycle, charge_on, remainder, service_cost
+from billing.plans.services import PRICING, Price, describe_service, explain_cost
 
 UNIT: Final = 10_000  # of these make one of the currency
 DAYS_MAX: Final = 365
@@ -387,7 +389,7 @@ class _Story:
                 )
                 self.contracts.put_off(account, subscriptions)
                 continue
-            steps = self.contracts.settle(account, subscriptions, day.date())
+            steps = self.contracts.decide(account, subscriptions, day.date())
             night.steps += steps
             if any(step.outcome == "suspended" for step in steps):
                 account.out_of_money = True
@@ -520,7 +522,7 @@ class _Story:
                 for each in account.live.values()
                 if each.status == SUSPENDED or (each.due_on is not None and each.due_on <= today)
             ]
-            steps = self.contracts.settle(account, due, today, retry=True)
+            steps = self.contracts.decide(account, due, today, retry=True)
             yield from self._charge(account, steps, at + MOMENT)
 
     def _payment(self, account: Account, at: datetime) -> Operation:
@@ -685,7 +687,7 @@ class _Story:
             yield self._post_entry(account, entry, at, **by)
 
     def _charge(
-        self, account: Account, steps: Iterable[Step], at: datetime, **by: Any
+        self, account: Account, steps: Iterable[Decision], at: datetime, **by: Any
     ) -> Iterator[Operation]:
         for step in steps:
             charge = step.charge

@@ -1,5 +1,5 @@
 -- After a subscription was suspended, or resumed. What is told is what it was like then, in the form
--- of billing/wire.py.
+-- of billing/representations.py.
 CREATE OR REPLACE FUNCTION public.billing_tell_of_subscription()
  RETURNS trigger
  LANGUAGE plpgsql

@@ -11,7 +11,7 @@ from django.http.response import HttpResponseBase
 from django.test import Client
 from django.utils import timezone
 
-from billing import access
+from billing import authority
 from users.models import User
 
 BASE = "/v2/panel/"
@@ -53,7 +53,7 @@ class Program:
 
     def __init__(self, operator: User | None = None) -> None:
         self.client = Client(enforce_csrf_checks=True)
-        self.hash = access.open_session(operator, timezone.now()) if operator else ""
+        self.hash = authority.open_session(operator, timezone.now()) if operator else ""
 
     def __call__(self, path: str, **parameters: Any) -> Answer:
         """The usual way: a POST of JSON, the hash in the header."""

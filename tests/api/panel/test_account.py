@@ -8,7 +8,7 @@ import pytest
 from django.contrib.auth.hashers import MD5PasswordHasher
 from django.utils import timezone
 
-from billing.access import LOGINS_PER_MINUTE
+from billing.authority import LOGINS_PER_MINUTE
 from billing.models import ApiSession
 from tests.api.panel.client import Program
 from tests.factories import PASSWORD, OperatorFactory, UserFactory

@@ -261,7 +261,7 @@ def test_the_unexpected_is_logged_and_tells_nobody_anything(
     def break_down(*args: Any) -> None:
         raise RuntimeError("the secret recipe")
 
-    monkeypatch.setattr("billing.api.panel.dispatch.access.find_session", break_down)
+    monkeypatch.setattr("billing.api.panel.dispatch.authority.find_session", break_down)
     with caplog.at_level(logging.ERROR, logger="billing.api.panel"):
         answer = program("user/list")
     assert answer.status == 500

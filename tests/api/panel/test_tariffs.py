@@ -7,7 +7,7 @@ import pytest
 
 from billing.api.panel.tariffs import ORDERS
 from billing.models import Plan
-from billing.pricing import Cycle
+from billing.plans.pricing import Cycle
 from tests.api.panel.client import Program
 from tests.factories import PlanFactory, ServiceFactory, plan_with
 

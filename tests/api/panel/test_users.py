@@ -8,13 +8,12 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.utils import timezone
 
 from billing import ledger
 from billing.api.panel import users as panel_users
-from billing.models import Channel, Plan, Subscription, Transaction, UserDefaults
+from billing.models import Channel, Plan, Subject, Subscription, Transaction, UserDefaults
 from tests.api.panel.calls import (
     INDIVIDUAL,
     LEGAL_ENTITY,
@@ -33,6 +32,7 @@ from tests.factories import (
     user_with,
 )
 from tests.operators import operator_with
+from tests.recorded import events_of, sentences_of
 from users.models import User
 
 KINDS = {"individual": INDIVIDUAL, "sole_trader": SOLE_TRADER, "legal_entity": LEGAL_ENTITY}
@@ -59,8 +59,7 @@ def update(program: Program, user: User, profile: dict[str, Any], **given: Any) 
 
 def history(user: User | int) -> list[str]:
     user_id = user if isinstance(user, int) else user.pk
-    rows = LogEntry.objects.filter(object_id=str(user_id)).order_by("pk")
-    return [row.change_message for row in rows]
+    return sentences_of(Subject.USER, user_id)
 
 
 # --- Reading ------------------------------------------------------------------------------------
@@ -244,8 +243,8 @@ def test_what_is_created_can_be_read(
     user = User.objects.get(pk=answer["id"])
     assert (user.time_zone, user.is_staff, user.is_superuser) == ("Europe/London", False, False)
     assert not user.has_usable_password()  # customers log in elsewhere
-    entry = LogEntry.objects.get(object_id=str(user.pk))
-    assert (entry.user, entry.is_addition()) == (administrator, True)
+    [event] = events_of(Subject.USER, user.pk)
+    assert (event.actor, event.action, event.channel) == (administrator, "added", "api")
 
 
 @every_kind
@@ -460,9 +459,9 @@ def test_history_says_what_was_changed_and_by_whom(
 ) -> None:
     same = {"login": "ada@example.com", "first_name": "Ada", "last_name": world.user.last_name}
     update(program, world.user, INDIVIDUAL | same | {"phone": "123", "activated": False})
-    [entry] = LogEntry.objects.filter(object_id=str(world.user.pk))
-    assert entry.user == administrator
-    assert entry.change_message == "Changed by the Panel API: active, phone."
+    [event] = events_of(Subject.USER, world.user.pk)
+    assert (event.actor, event.channel) == (administrator, "api")
+    assert history(world.user) == ["Changed: active, phone."]
     update(program, world.user, INDIVIDUAL | same | {"phone": "123", "activated": False})
     assert len(history(world.user)) == 1  # nothing has changed
 
@@ -657,7 +656,7 @@ def test_what_is_wrong_with_an_export_is_named(
 def test_more_users_than_a_sheet_holds(
     program: Program, people: dict[str, User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("billing.exports.XLSX_MAX_ROWS", 2)
+    monkeypatch.setattr("billing.files.exports.XLSX_MAX_ROWS", 2)
     assert program("user/export").wrong.keys() == {"format"}
     assert program("user/export", format="csv").status == 200
 

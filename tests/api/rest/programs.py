@@ -6,7 +6,7 @@ from typing import Any
 from django.http import HttpResponse
 from django.test import Client
 
-from billing import access
+from billing import authority
 from tests.factories import AdministratorFactory
 from tests.operators import operator_with
 from users.models import User
@@ -19,7 +19,7 @@ class Program:
 
     def __init__(self, owner: User, **key: Any) -> None:
         self.owner = owner
-        self.key, self.secret = access.issue_key(
+        self.key, self.secret = authority.issue_key(
             **{"name": "Payment gateway", "owner": owner, "created_by": owner} | key
         )
         # As a server has it: refuses what a browser could be made to send.

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from billing.models import ActiveDay
-from billing.pricing import Cycle
+from billing.plans.pricing import Cycle
 from tests.api.rest.programs import Program, assert_problem, program_with
 from tests.factories import OperatorFactory, PlanFactory, subscribed, user_with
 from users.models import User

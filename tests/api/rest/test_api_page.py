@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from billing.api.keys import Needs
+from billing.api.keys import RequiresPermission
 from billing.api.rest import api
 from tests.config.processes import ROOT
 
@@ -17,7 +17,7 @@ def calls() -> list[str]:
         for path_view in router.path_operations.values():
             for operation in path_view.operations:
                 [needs] = operation.auth_callbacks
-                assert isinstance(needs, Needs)
+                assert isinstance(needs, RequiresPermission)
                 permissions[operation.operation_id or operation.view_func.__name__] = (
                     needs.permission
                 )

@@ -11,7 +11,7 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing import access
+from billing import authority
 from billing.api import call_log
 from billing.api.panel.users import FIELDS
 from billing.api.rest import api
@@ -203,7 +203,7 @@ def test_no_object_in_an_address_tells_its_secrets(
 def test_our_own_secrets_are_not_logged_wherever_they_stand(
     program: Program, user: User, both: list[str]
 ) -> None:
-    session_hash = access.open_session(program.owner, timezone.now())
+    session_hash = authority.open_session(program.owner, timezone.now())
     endpoints = new_secret().replace("/", "+")
     secrets = (program.secret, endpoints, session_hash, session_hash.upper())
     for secret in secrets:

@@ -10,7 +10,7 @@ from django.core import serializers
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
-from billing import access
+from billing import authority
 from billing.models import ApiAllowance, ApiKey, ApiSession
 from tests.api.rest.programs import Program, assert_problem, program_of_administrator, program_with
 from tests.conftest import Connections
@@ -23,7 +23,7 @@ SECOND = timedelta(seconds=1)
 
 
 def issued(owner: User, **fields: Any) -> tuple[ApiKey, str]:
-    return access.issue_key(name="CRM", owner=owner, created_by=owner, **fields)
+    return authority.issue_key(name="CRM", owner=owner, created_by=owner, **fields)
 
 
 # --- Keys ---------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def test_of_a_key_only_its_hash_is_kept(operator: User) -> None:
     for told in (row, serializers.serialize("json", [key]), repr(key), str(key), vars(key)):
         assert secret[len(begins) :] not in str(told)
         assert secret not in str(told)
-    assert (key.prefix, key.hashed) == (begins, access.hash_of(secret))
+    assert (key.prefix, key.hashed) == (begins, authority.hash_of(secret))
     assert len(key.hashed) == 64
 
 
@@ -55,8 +55,8 @@ def test_of_a_key_only_its_hash_is_kept(operator: User) -> None:
         str.upper,
         lambda secret: secret[:-1],
         lambda secret: secret + "A",
-        lambda secret: secret[: access.PREFIX_LENGTH],
-        access.hash_of,
+        lambda secret: secret[: authority.PREFIX_LENGTH],
+        authority.hash_of,
         lambda secret: "",
         lambda secret: "%",
         lambda secret: "\0",
@@ -65,29 +65,29 @@ def test_of_a_key_only_its_hash_is_kept(operator: User) -> None:
 )
 def test_nothing_else_than_the_key_finds_it(operator: User, other: Any) -> None:
     key, secret = issued(operator)
-    assert access.find_key(secret, NOW) == key
-    assert access.find_key(other(secret), NOW) is None
+    assert authority.find_key(secret, NOW) == key
+    assert authority.find_key(other(secret), NOW) is None
 
 
 def test_a_key_ends_at_the_very_moment_of_its_expiry(operator: User) -> None:
     key, secret = issued(operator, expires_at=NOW)
-    assert access.find_key(secret, NOW - INSTANT) == key
-    assert access.find_key(secret, NOW) is None
-    assert access.state_of(key, NOW - INSTANT) == "working"
-    assert access.state_of(key, NOW) == "expired"
+    assert authority.find_key(secret, NOW - INSTANT) == key
+    assert authority.find_key(secret, NOW) is None
+    assert authority.state_of(key, NOW - INSTANT) == "working"
+    assert authority.state_of(key, NOW) == "expired"
 
 
 def test_a_revoked_key_finds_nothing_any_more(operator: User) -> None:
     key, secret = issued(operator)
-    access.revoke_key(key, by=operator, now=NOW)
-    assert access.find_key(secret, NOW) is None
+    authority.revoke_key(key, by=operator, now=NOW)
+    assert authority.find_key(secret, NOW) is None
     assert (key.revoked_at, key.revoked_by) == (NOW, operator)
 
 
 def test_a_key_is_revoked_once(operator: User) -> None:
     key, _ = issued(operator)
-    access.revoke_key(key, by=operator, now=NOW)
-    access.revoke_key(key, by=OperatorFactory(), now=NOW + SECOND)
+    authority.revoke_key(key, by=operator, now=NOW)
+    authority.revoke_key(key, by=OperatorFactory(), now=NOW + SECOND)
     assert (key.revoked_at, key.revoked_by) == (NOW, operator)
 
 
@@ -102,9 +102,9 @@ def test_the_database_wants_to_know_who_revoked_a_key(operator: User) -> None:
 def test_a_key_works_while_its_owner_is_an_active_operator(operator: User, lost: str) -> None:
     key, secret = issued(operator)
     User.objects.filter(pk=operator.pk).update(**{lost: False})
-    assert access.find_key(secret, NOW) is None
+    assert authority.find_key(secret, NOW) is None
     User.objects.filter(pk=operator.pk).update(**{lost: True})
-    assert access.find_key(secret, NOW) == key
+    assert authority.find_key(secret, NOW) == key
 
 
 def test_the_last_use_is_noted_at_most_once_a_minute(operator: User) -> None:
@@ -112,9 +112,9 @@ def test_the_last_use_is_noted_at_most_once_a_minute(operator: User) -> None:
 
     def noted_after(seconds: float) -> datetime | None:
         now = NOW + timedelta(seconds=seconds)
-        found = access.find_key(secret, now)
+        found = authority.find_key(secret, now)
         assert found is not None
-        access.note_use(found, now)
+        authority.note_use(found, now)
         key.refresh_from_db()
         return key.last_used_at
 
@@ -126,11 +126,11 @@ def test_the_last_use_is_noted_at_most_once_a_minute(operator: User) -> None:
 
 def test_noting_a_use_brings_no_revoked_key_back(operator: User) -> None:
     _, secret = issued(operator)
-    found = access.find_key(secret, NOW)
+    found = authority.find_key(secret, NOW)
     assert found is not None
-    access.revoke_key(ApiKey.objects.get(pk=found.pk), by=operator, now=NOW)
-    access.note_use(found, NOW)
-    assert access.find_key(secret, NOW) is None
+    authority.revoke_key(ApiKey.objects.get(pk=found.pk), by=operator, now=NOW)
+    authority.note_use(found, NOW)
+    assert authority.find_key(secret, NOW) is None
 
 
 # --- Keys, by HTTP ------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_noting_a_use_brings_no_revoked_key_back(operator: User) -> None:
 
 def test_a_key_is_of_no_use_from_the_request_after_its_revocation(program: Program) -> None:
     assert program.get("/users").status_code == 200
-    access.revoke_key(program.key, by=program.owner, now=timezone.now())
+    authority.revoke_key(program.key, by=program.owner, now=timezone.now())
     assert_problem(program.get("/users"), 401, "unauthenticated")
 
 
@@ -201,40 +201,40 @@ def test_what_a_key_may_see_is_stored_by_nobody_on_the_way(program: Program) -> 
 
 
 def test_a_session_lasts_24_hours_to_the_moment(operator: User) -> None:
-    session_hash = access.open_session(operator, NOW)
+    session_hash = authority.open_session(operator, NOW)
     assert re.fullmatch(r"[0-9a-f]{32}", session_hash)
     day = timedelta(hours=24)
-    assert access.find_session(session_hash, NOW + day - INSTANT).operator == operator  # type: ignore[union-attr]
-    assert access.find_session(session_hash, NOW + day) is None
+    assert authority.find_session(session_hash, NOW + day - INSTANT).operator == operator  # type: ignore[union-attr]
+    assert authority.find_session(session_hash, NOW + day) is None
 
 
 def test_of_a_session_only_the_hash_of_its_hash_is_kept(operator: User) -> None:
-    session_hash = access.open_session(operator, NOW)
+    session_hash = authority.open_session(operator, NOW)
     [session] = ApiSession.objects.all()
-    assert session.hashed == access.hash_of(session_hash)
+    assert session.hashed == authority.hash_of(session_hash)
     assert session_hash not in serializers.serialize("json", [session])
-    assert access.find_session(session.hashed, NOW) is None
+    assert authority.find_session(session.hashed, NOW) is None
 
 
 def test_an_ended_session_is_gone_and_others_go_on(operator: User) -> None:
-    ended, other = (access.open_session(operator, NOW) for _ in range(2))
-    session = access.find_session(ended, NOW)
+    ended, other = (authority.open_session(operator, NOW) for _ in range(2))
+    session = authority.find_session(ended, NOW)
     assert session is not None
-    access.end_session(session)
-    assert access.find_session(ended, NOW) is None
-    assert access.find_session(other, NOW) is not None
+    authority.end_session(session)
+    assert authority.find_session(ended, NOW) is None
+    assert authority.find_session(other, NOW) is not None
 
 
 @pytest.mark.parametrize("lost", ["is_active", "is_staff"])
 def test_a_session_ends_with_the_operator(operator: User, lost: str) -> None:
-    session_hash = access.open_session(operator, NOW)
+    session_hash = authority.open_session(operator, NOW)
     User.objects.filter(pk=operator.pk).update(**{lost: False})
-    assert access.find_session(session_hash, NOW) is None
+    assert authority.find_session(session_hash, NOW) is None
 
 
 def test_sessions_that_are_over_are_removed_when_one_is_opened(operator: User) -> None:
-    access.open_session(operator, NOW)
-    access.open_session(operator, NOW + timedelta(hours=24))
+    authority.open_session(operator, NOW)
+    authority.open_session(operator, NOW + timedelta(hours=24))
     assert ApiSession.objects.count() == 1
 
 
@@ -242,7 +242,7 @@ def test_sessions_that_are_over_are_removed_when_one_is_opened(operator: User) -
 
 
 def spend(now: datetime, per_minute: int, bearer: str = "key:1") -> timedelta | None:
-    return access.spend(bearer, per_minute=per_minute, now=now)
+    return authority.spend(bearer, per_minute=per_minute, now=now)
 
 
 # 7, 11 and 999 do not divide a minute: rounded up, the last share would not fit into it.
@@ -304,14 +304,14 @@ def test_a_clock_that_goes_back_a_little_locks_nobody_out(db: None) -> None:
 
 def test_what_was_forgiven_can_be_spent_again(db: None) -> None:
     assert spend(NOW, 1) is None
-    access.forgive("key:1")
+    authority.forgive("key:1")
     assert spend(NOW, 1) is None
 
 
 def test_what_is_spent_no_more_is_forgotten(db: None) -> None:
     spend(NOW, 60, "key:1")
     spend(NOW, 1, "key:2")
-    access.forget_allowances(NOW + SECOND)
+    authority.forget_allowances(NOW + SECOND)
     assert [row.bearer for row in ApiAllowance.objects.all()] == ["key:2"]
 
 
@@ -402,5 +402,5 @@ def test_no_log_has_a_key(program: Program, caplog: pytest.LogCaptureFixture) ->
     program.post("/users", {"email": "no"})
     program.post("/users", b"{")
     assert caplog.text.count(f'"key_id": {program.key.pk},') == 4  # whose calls they were is told
-    assert program.secret[access.PREFIX_LENGTH :] not in caplog.text
+    assert program.secret[authority.PREFIX_LENGTH :] not in caplog.text
     assert program.key.hashed not in caplog.text

@@ -11,13 +11,13 @@ from django.test import Client
 from django.test.utils import override_script_prefix
 from django.utils import timezone
 
-from billing import ledger, subscriptions
+from billing import ledger
 from billing.api import messages
 from billing.api.openapi import TAGS
 from billing.api.pages import kinds
 from billing.api.problems import OWN, STATUS_BY_CODE
 from billing.api.rest import ROUTERS
-from billing.api.schemas import Taken
+from billing.api.schemas import RequestModel
 from billing.errors import ERRORS_BY_CODE
 from billing.models import (
     Channel,
@@ -26,6 +26,7 @@ from billing.models import (
     WebhookEndpoint,
     WebhookEvent,
 )
+from billing.plans import subscriptions
 from billing.webhooks import messages as messages_of_webhooks
 from tests.factories import PlanFactory, subscribed, user_with
 from tests.test_architecture import ROOT
@@ -276,13 +277,13 @@ def test_the_documentation_leads_to_the_problems(described: dict[str, Any], clie
     assert '"validatorUrl": null' in client.get("/api/v1/docs").content.decode()
 
 
-def subclasses(model: type[Taken]) -> Iterator[type[Taken]]:
+def subclasses(model: type[RequestModel]) -> Iterator[type[RequestModel]]:
     for each in model.__subclasses__():
         yield from (each, *subclasses(each))
 
 
-@pytest.mark.parametrize("model", [*subclasses(Taken)], ids=lambda model: model.__name__)
-def test_what_the_page_fills_in_to_try_a_call_is_valid(model: type[Taken]) -> None:
+@pytest.mark.parametrize("model", [*subclasses(RequestModel)], ids=lambda model: model.__name__)
+def test_what_the_page_fills_in_to_try_a_call_is_valid(model: type[RequestModel]) -> None:
     schema = model.model_json_schema()  # as the page makes one up, where there is no whole example
     told = schema.get("examples") or [
         {

@@ -12,7 +12,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from billing import access
+from billing import authority
 from billing.api.panel.dispatch import ACTIONS
 from tests.api.panel import calls as panel_calls
 from tests.api.panel.calls import PanelCall
@@ -25,15 +25,15 @@ from tests.operators import operator_with
 from users.models import User
 
 # What is told, at each face: HTTP status and code; None: the call succeeds.
-Told = tuple[int, Any] | None
+ResponseModel = tuple[int, Any] | None
 
 
 class Caller(NamedTuple):
     """`owner` makes the operator, of the permission that the call asks for."""
 
     owner: Callable[[str | None], User]
-    rest: Told
-    panel: Told
+    rest: ResponseModel
+    panel: ResponseModel
     key: Callable[[], dict[str, Any]] = dict
     then: str = ""  # happens to the owner or the key before the call
 
@@ -107,7 +107,7 @@ def test_who_may_make_which_call_of_the_rest_api(db: None, call: RestCall, calle
     program = Program(owner, **caller.key())
     happen(caller.then, owner)
     if caller.then == "revoke":
-        access.revoke_key(program.key, by=owner, now=timezone.now())
+        authority.revoke_key(program.key, by=owner, now=timezone.now())
     credentials = {"Authorization": None} if caller.then == "forget" else {}
     before = state()
     response = program.call(call.method, call.path_in(world), call.body(world), **credentials)
@@ -159,7 +159,7 @@ def test_who_may_make_which_call_of_the_panel_api(
         case "forget":
             program.hash = ""
         case "expire":
-            program.hash = access.open_session(owner, timezone.now() - access.SESSION_LASTS)
+            program.hash = authority.open_session(owner, timezone.now() - authority.SESSION_LASTS)
         case "revoke":
             assert program("account/logout").status == 200
     before = state()
@@ -229,6 +229,6 @@ def test_an_expired_session_was_one_until_its_last_moment(db: None) -> None:
     """So that the rows above about expiry are about nothing else."""
     owner = AdministratorFactory()
     program = PanelProgram(owner)
-    almost = timezone.now() - access.SESSION_LASTS + timedelta(minutes=1)
-    program.hash = access.open_session(owner, almost)
+    almost = timezone.now() - authority.SESSION_LASTS + timedelta(minutes=1)
+    program.hash = authority.open_session(owner, almost)
     assert program("user/list").status == 200

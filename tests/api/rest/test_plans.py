@@ -1,7 +1,7 @@
 """Plans and services, as programs read them."""
 
 from billing.models import Service
-from billing.pricing import Cycle
+from billing.plans.pricing import Cycle
 from tests.api.rest.programs import Program, assert_problem, program_with
 from tests.factories import PlanFactory, ServiceFactory, plan_with
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from billing import answers, ledger
 from billing.api import repeats
-from billing.api.keys import Needs
+from billing.api.keys import RequiresPermission
 from billing.api.rest import api
 from billing.models import KeptAnswer, Subscription, Transaction, UserDefaults
 from tests.api.rest.calls import CALLS, REFILL, RestCall, make_world, operations
@@ -46,7 +46,7 @@ def test_the_keys_header_is_described_for_every_call_that_writes() -> None:
     description = api.get_openapi_schema()
     for name, operation in operations():
         [needs] = operation.auth_callbacks
-        assert isinstance(needs, Needs)
+        assert isinstance(needs, RequiresPermission)
         method, path = name.split(" ")
         call = description["paths"][f"/api/v1{path}"][method.lower()]
         headers = [each for each in call["parameters"] if each["name"] == "Idempotency-Key"]

@@ -5,11 +5,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import LogEntry
 
 from billing import ledger
-from billing.models import Plan, Subscription, Transaction
-from billing.pricing import Cycle
+from billing.models import Plan, Subject, Subscription, Transaction
+from billing.plans.pricing import Cycle
 from tests.api.rest.programs import (
     Program,
     assert_problem,
@@ -18,6 +17,7 @@ from tests.api.rest.programs import (
 )
 from tests.conftest import Connections
 from tests.factories import OperatorFactory, PlanFactory, UserFactory, subscribed, user_with
+from tests.recorded import sentences_of
 from users.models import User
 
 TODAY = date(2026, 4, 10)
@@ -43,8 +43,7 @@ def post(program: Program, user: User, path: str = "", **body: Any) -> Any:
 
 
 def notes(user: User) -> list[str]:
-    rows = LogEntry.objects.filter(object_id=str(user.pk)).order_by("pk")
-    return list(rows.values_list("change_message", flat=True))
+    return sentences_of(Subject.USER, user.pk)
 
 
 def test_a_subscription_starts_today_and_is_charged(program: Program, plan: Plan) -> None:
@@ -75,7 +74,7 @@ def test_a_subscription_starts_today_and_is_charged(program: Program, plan: Plan
     assert (posted["number"], posted["amount"], posted["channel"]) == (2, "-8.7850", "api")
     assert posted["metadata"]["request_id"] == response["X-Request-Id"]
     assert posted["actor_id"] == program.owner.pk
-    assert notes(user) == ["Subscribed device 8617 to plan Basic; 8.7850 charged. By the API."]
+    assert notes(user) == ["Subscribed device 8617 to plan Basic; 8.7850 charged."]
     read = program.get(response["Location"].removeprefix("/api/v1"))
     assert read.json() == answer["subscription"]
 
@@ -92,8 +91,7 @@ def test_without_money_it_waits_only_if_that_is_said(program: Program, plan: Pla
     assert answer["subscription"]["status"] == "suspended"
     assert answer["subscription"]["next_charge"] == {"day": None, "amount": "8.7850"}
     assert notes(user) == [
-        "Subscribed the user to plan Basic; nothing charged, suspended until there is money. "
-        "By the API."
+        "Subscribed the user to plan Basic; nothing charged, suspended until there is money."
     ]
 
 
@@ -205,8 +203,7 @@ def test_a_plan_is_changed_with_the_rest_paid_back(
     assert answer["subscription"]["plan"] == "Business"
     assert answer["subscription"]["charge_number"] == 4
     assert notes(user) == [
-        "Changed the plan of device 8617 from Basic to Business; 8.7850 paid back, 21.00 charged. "
-        "By the API."
+        "Changed the plan of device 8617 from Basic to Business; 8.7850 paid back, 21.00 charged."
     ]
     again = post(
         program, user, f"/{row.pk}/change-plan", plan_id=other.pk, pay_back=True, charge_now=True
@@ -274,9 +271,7 @@ def test_cancelling_ends_today_and_pays_back_if_that_is_said(program: Program, p
     assert answer["subscription"]["next_charge"] is None
     [posted] = answer["transactions"]
     assert posted["amount"] == preview["transactions"][0]["amount"] == "8.7850"
-    assert notes(user) == [
-        "Cancelled the user's own pricing plan, plan Basic; 8.7850 paid back. By the API."
-    ]
+    assert notes(user) == ["Cancelled the user's own pricing plan, plan Basic; 8.7850 paid back."]
     for path in (f"/{row.pk}/cancel", f"/{row.pk}/cancel/preview"):
         assert_problem(
             post(program, user, path, pay_back=True), 409, "subscription_cancelled", day=f"{TODAY}"

@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import LogEntry
 
-from billing.models import LowBalanceThreshold
+from billing.models import LowBalanceThreshold, Subject
 from tests.api.rest.programs import Program, assert_problem, program_with
 from tests.factories import OperatorFactory, user_with
+from tests.recorded import sentences_of
 from users.models import User
 
 
@@ -26,8 +26,7 @@ def told(program: Program, user: User) -> tuple[str | None, bool]:
 
 
 def notes(user: User) -> list[str]:
-    rows = LogEntry.objects.filter(object_id=str(user.pk)).order_by("pk")
-    return list(rows.values_list("change_message", flat=True))
+    return sentences_of(Subject.USER, user.pk)
 
 
 def test_a_user_s_own_threshold_counts_before_the_default(program: Program) -> None:
@@ -48,9 +47,9 @@ def test_a_user_s_own_threshold_counts_before_the_default(program: Program) -> N
     assert program.call("DELETE", address(user)).status_code == 200
     assert LowBalanceThreshold.objects.count() == 1
     assert notes(user) == [
-        "Low balance: programs are told below 10.50 (before: below 5.00, by default). By the API.",
-        "Low balance: programs are told never (before: below 10.50). By the API.",
-        "Low balance: programs are told below 5.00, by default (before: never). By the API.",
+        "Low balance: programs are told below 10.50 (before: below 5.00, by default).",
+        "Low balance: programs are told never (before: below 10.50).",
+        "Low balance: programs are told below 5.00, by default (before: never).",
     ]
 
 

@@ -1,8 +1,8 @@
 """The charging run: whatever is due at a given time is charged, exactly once.
 
-A run walks the users who have something due, some at a time: it holds their balances, settles
-their subscriptions (`subscriptions.settle`), posts, and commits the subscriptions' new state
-together with the charges and the run's figures. So it can be killed at any moment and started
+A run goes through the users who have something due, some at a time: it locks their balances,
+decides what is due (`due.decide`), posts it, and commits the subscriptions' new state together with
+the charges and the run's figures. So it can be killed at any moment and started
 again, and any number of runs and workers can go on at once: what one holds, another passes by,
 and what one has charged is not due any more.
 
@@ -23,7 +23,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from billing import ledger, subscriptions
+from billing import ledger
 from billing.models import (
     Channel,
     ChargingBatch,
@@ -34,8 +34,9 @@ from billing.models import (
     Transaction,
 )
 from billing.money import ZERO
-from billing.reports import last_scheduled
-from billing.subscriptions import Step
+from billing.plans import posting
+from billing.plans.due import Decision
+from billing.plans.schedule import last_scheduled
 from users.database import Busy
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ RESUME_WAIT_MAX_SECONDS: Final = 1
 WAIT_FOR_ALL_MAX_SECONDS: Final = 60
 # Classes of PostgreSQL's error codes that no user is to blame for: of the connection, of resources
 # that are used up, of an operator who stops the server, of the system, and of the server itself.
-NOBODY_S: Final = frozenset({"08", "53", "57", "58", "XX"})
+OUTAGES: Final = frozenset({"08", "53", "57", "58", "XX"})
 
 SCHEDULING: Final = 0x63686172  # the advisory lock of whoever looks whether a run is due
 
@@ -78,19 +79,19 @@ class Figures:
 
 @dataclass
 class Done:
-    """What was done in one go; `posted` is known of a rehearsal only.
+    """What was done in one go; `posted` is known of a dry run only.
 
     `due` is the number of subscriptions that were looked at.
     """
 
     figures: Figures = field(default_factory=Figures)
-    steps: Sequence[Step] = ()
+    decisions: Sequence[Decision] = ()
     posted: Sequence[Transaction] = ()
     due: int = 0
 
     def __iadd__(self, other: "Done") -> "Done":
         self.figures += other.figures
-        self.steps = [*self.steps, *other.steps]
+        self.decisions = [*self.decisions, *other.decisions]
         self.posted = [*self.posted, *other.posted]
         self.due += other.due
         return self
@@ -140,7 +141,7 @@ def charge_batch(batch: ChargingBatch) -> Iterator[Done]:
         _finish_if_done(batch.run_id)
 
 
-def rehearse(at: datetime) -> Iterator[Done]:
+def dry_run(at: datetime) -> Iterator[Done]:
     """What a run at `at` would do; nothing is posted or changed."""
     for first, last in _stretches(_day(at)):
         yield from _charge(_day(at), first, last, run_id=None)
@@ -190,22 +191,22 @@ def _finish_if_done(run_id: int) -> None:
 
 def _charge(day: date, first: int, last: int, run_id: int | None) -> Iterator[Done]:
     """Charges the users with these IDs; without a run, only for show."""
-    held_by_others: list[int] = []
+    locked_by_others: list[int] = []
     for user_ids in batched(_due_users(day, first, last), USERS_AT_ONCE):
-        taken = yield from _charge_or_one_by_one(user_ids, day, run_id, skip_held=True)
-        held_by_others += [user_id for user_id in user_ids if user_id not in taken]
+        taken = yield from _charge_or_one_by_one(user_ids, day, run_id, skip_locked=True)
+        locked_by_others += [user_id for user_id in user_ids if user_id not in taken]
     # Mostly these are charged by now, by a run beside this one. Those that are not are waited for
     # one by one: whoever holds one user for long should not keep the others from their money.
-    if held_by_others:
+    if locked_by_others:
         still_due = set(_due_users(day, first, last))
         give_up_at = time.monotonic() + WAIT_FOR_ALL_MAX_SECONDS
-        for user_id in held_by_others:
+        for user_id in locked_by_others:
             if user_id in still_due:
                 if time.monotonic() > give_up_at and run_id is not None:
                     # Held by one that hangs, perhaps: many users together, as of a batch.
                     yield _left_to_the_next_run(run_id, user_id)
                     continue
-                yield from _charge_or_one_by_one([user_id], day, run_id, skip_held=False)
+                yield from _charge_or_one_by_one([user_id], day, run_id, skip_locked=False)
 
 
 def _left_to_the_next_run(run_id: int, user_id: int) -> Done:
@@ -225,14 +226,14 @@ def _due_users(day: date, first: int, last: int) -> list[int]:
 
 
 def _charge_or_one_by_one(
-    user_ids: Sequence[int], day: date, run_id: int | None, *, skip_held: bool
+    user_ids: Sequence[int], day: date, run_id: int | None, *, skip_locked: bool
 ) -> Generator[Done, None, set[int]]:
     """Charges these users together or, if that fails, each alone: those who can be.
 
     Yields what was done after each commit. Returns the users that it did not leave to others.
     """
     try:
-        held, done = _charge_and_note(user_ids, day, run_id, skip_held=skip_held)
+        held, done = _charge_and_note(user_ids, day, run_id, skip_locked=skip_locked)
     except Exception:
         if not connection.is_usable():  # for now, there is no database
             raise
@@ -244,9 +245,9 @@ def _charge_or_one_by_one(
     taken: set[int] = set()
     for user_id in user_ids:
         try:
-            held, done = _charge_and_note([user_id], day, run_id, skip_held=skip_held)
+            held, done = _charge_and_note([user_id], day, run_id, skip_locked=skip_locked)
         except Exception as problem:
-            if _is_nobody_s(problem):
+            if _is_outage(problem):
                 raise
             log.exception("User %s could not be charged.", user_id)
             if run_id is not None:
@@ -257,7 +258,7 @@ def _charge_or_one_by_one(
     return taken
 
 
-def _is_nobody_s(problem: Exception) -> bool:
+def _is_outage(problem: Exception) -> bool:
     """Whether it was the database that failed, for whichever user it was asked: the connection was
     cut, the server stops or has no room. Whoever called the run tries the rest again."""
     if not connection.is_usable():
@@ -267,16 +268,16 @@ def _is_nobody_s(problem: Exception) -> bool:
     sqlstate = getattr(problem.__cause__, "sqlstate", None)
     if sqlstate is None:  # it did not come from the server
         return isinstance(problem, OperationalError | InterfaceError)
-    return sqlstate[:2] in NOBODY_S
+    return sqlstate[:2] in OUTAGES
 
 
 def _charge_and_note(
-    user_ids: Sequence[int], day: date, run_id: int | None, *, skip_held: bool
+    user_ids: Sequence[int], day: date, run_id: int | None, *, skip_locked: bool
 ) -> tuple[set[int], Done]:
     """One database transaction: the users' charges, and the run's figures of them."""
-    with ledger.rehearsal() if run_id is None else transaction.atomic():
+    with ledger.dry_run() if run_id is None else transaction.atomic():
         held, done = _charge_together(
-            user_ids, day, skip_held=skip_held, is_rehearsal=run_id is None
+            user_ids, day, skip_locked=skip_locked, is_dry_run=run_id is None
         )
         if run_id is not None:
             _check_now()
@@ -310,16 +311,16 @@ def _charge_together(
     user_ids: Sequence[int],
     day: date,
     *,
-    skip_held: bool = False,
+    skip_locked: bool = False,
     retry: bool = False,
-    is_rehearsal: bool = False,
+    is_dry_run: bool = False,
 ) -> tuple[set[int], Done]:
     """Settles and posts what is due of these users, within the caller's database transaction."""
-    if not skip_held:
+    if not skip_locked:
         with connection.cursor() as cursor:
             seconds = min(RESUME_WAIT_MAX_SECONDS, WAIT_MAX_SECONDS) if retry else WAIT_MAX_SECONDS
             cursor.execute(f"SET LOCAL lock_timeout = {seconds * 1000:d}")
-    balances = ledger.hold(user_ids, skip_held=skip_held)
+    balances = ledger.lock_balances(user_ids, skip_locked=skip_locked)
     is_due = Q(due_on__lte=day)
     if retry:
         is_due |= Q(status=Subscription.Status.SUSPENDED)
@@ -327,24 +328,24 @@ def _charge_together(
     plans = Plan.objects.in_bulk({subscription.plan_id for subscription in due})
     for subscription in due:
         subscription.plan = plans[subscription.plan_id]
-    steps, posted = subscriptions.bring_up(
+    decisions, posted = posting.charge_due(
         due,
         through=day,
         real={user_id: balance.real for user_id, balance in balances.items()},
         retry=retry,
         actor=None,
         channel=Channel.CHARGING,
-        in_full=is_rehearsal,
+        in_full=is_dry_run,
     )
-    return set(balances), Done(figures_of(steps), steps, posted, len(due))
+    return set(balances), Done(figures_of(decisions), decisions, posted, len(due))
 
 
-def figures_of(steps: Sequence[Step]) -> Figures:
-    """What these steps, of one go, add to the figures of their run."""
-    charges = [step.charge.amount for step in steps if step.charge is not None]
-    outcomes = Counter(step.outcome for step in steps)
-    skipped = {step.subscription.pk for step in steps if step.outcome == "skipped"}
-    others = {step.subscription.pk for step in steps if step.outcome != "skipped"}
+def figures_of(decisions: Sequence[Decision]) -> Figures:
+    """What these decisions, of one go, add to the figures of their run."""
+    charges = [decision.charge.amount for decision in decisions if decision.charge is not None]
+    outcomes = Counter(decision.outcome for decision in decisions)
+    skipped = {decision.subscription.pk for decision in decisions if decision.outcome == "skipped"}
+    others = {decision.subscription.pk for decision in decisions if decision.outcome != "skipped"}
     return Figures(
         charged=sum(1 for amount in charges if amount),
         suspended=outcomes["suspended"],

@@ -1,4 +1,4 @@
-"""What falls due, settled in memory: `subscriptions.settle` keeps its rules for any user.
+"""What falls due, decided in memory: `due.decide` keeps its rules for any user.
 
 The same is tried through the database in test_charging.py, with fewer examples, which take longer.
 """
@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing.models import Plan, Subscription
-from billing.moments import Activated, Moved, Past, Prices, Version
-from billing.pricing import Cycle, Terms
-from billing.subscriptions import Reported, Step, end_of, reported_in_time, settle, settled
+from billing.plans.due import Decision, Reported, decide, decisions, reported_in_time
+from billing.plans.history import Activated, Moved, Past, Prices, Version
+from billing.plans.pricing import Cycle, Terms
+from billing.plans.schedule import end_of
 
 D = Decimal
 DAY = timedelta(days=1)
@@ -42,7 +43,7 @@ class Customer:
     active_days: Mapping[int, Sequence[date]]
     is_active: bool = True
 
-    def settle(self, *stops: date) -> tuple[list[Step], list[Any]]:
+    def settle(self, *stops: date) -> tuple[list[Decision], list[Any]]:
         """What is done by settling up to each of these days in turn, and what is left then."""
         its = [copy(subscription) for subscription in self.subscriptions]
         for subscription in its:  # all of it is late: none was suspended while it could be used
@@ -50,7 +51,7 @@ class Customer:
         uncharged = {pk: list(of_one) for pk, of_one in self.active_days.items()}
         real, steps = self.real, []
         for through in stops:
-            done = settled(
+            done = decisions(
                 its,
                 through=through,
                 past=Past(real, is_active=self.is_active),
@@ -104,7 +105,7 @@ def customers(draw: st.DrawFn) -> Customer:
     )
 
 
-def charges(steps: Iterable[Step]) -> list[tuple[int, Any]]:
+def charges(steps: Iterable[Decision]) -> list[tuple[int, Any]]:
     return [(step.subscription.pk, step.charge) for step in steps if step.charge is not None]
 
 
@@ -178,7 +179,7 @@ def test_an_attempt_to_resume_does_not_skip_what_an_active_subscription_owes() -
         pk=1, plan=plan, status="active", started_on=april, plan_since=april, status_since=april,
         due_on=april,
     )  # fmt: skip
-    steps = settled(
+    steps = decisions(
         [subscription], through=date(2024, 5, 3), past=Past(D(100)), active_days={}, retry=True
     )
     assert [step.outcome for step in steps] == ["charged", "charged"]
@@ -203,7 +204,7 @@ def test_money_and_activation_wake_whoever_waits_and_nothing_else_does() -> None
         until=at[4],
     )
     assert past.changes == [at[0], at[1], at[1], at[2], at[3]]
-    assert past.wakes == [at[2], at[3]]
+    assert past.retries == [at[2], at[3]]
 
 
 def test_money_that_is_spent_since_was_not_there() -> None:
@@ -231,7 +232,7 @@ def test_a_day_that_is_reported_late_waits_for_the_run_that_knows_of_it() -> Non
     )  # fmt: skip
     known = {1: [Reported(JANUARY_1, JANUARY_1 + 3 * DAY)]}
     two_days_later = JANUARY_1 + 2 * DAY
-    assert not settled([subscription], through=two_days_later, past=Past(D(9)), active_days=known)
+    assert not decisions([subscription], through=two_days_later, past=Past(D(9)), active_days=known)
     assert subscription.due_on == JANUARY_1 + 3 * DAY
 
 
@@ -245,6 +246,6 @@ def test_what_resumes_by_active_day_is_stored_once() -> None:
         pk=1, plan=plan, status="suspended", started_on=JANUARY_1, plan_since=JANUARY_1,
         status_since=JANUARY_1, due_on=JANUARY_1 + DAY, suspension_reason="no_money",
     )  # fmt: skip
-    [step] = settle([subscription], through=JANUARY_1 + DAY, past=Past(D(9)), active_days={})
-    assert step is not None, "a second change of the status was announced"
-    assert (step.outcome, subscription.due_on) == ("resumed", None)
+    [decision] = decide([subscription], through=JANUARY_1 + DAY, past=Past(D(9)), active_days={})
+    assert decision is not None, "a second change of the status was announced"
+    assert (decision.outcome, subscription.due_on) == ("resumed", None)

@@ -21,7 +21,7 @@ from django.db import connection
 
 from billing.models import Activation, Plan, PlanTerms
 from billing.money import ZERO
-from billing.pricing import Terms
+from billing.plans.pricing import Terms
 
 FOREVER: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -99,7 +99,7 @@ class Past:
         self.changes = sorted(
             [each.at for each in self._moved_by] + [each.at for each in self._activated_by]
         )
-        self.wakes = sorted(
+        self.retries = sorted(
             [m.at for m in self._moved_by if m.amount > 0]
             + [a.at for a in self._activated_by if a.is_active]
         )

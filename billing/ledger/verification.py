@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from django.db.backends.utils import CursorWrapper
 
+from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH
 from billing.money import MAX_MONEY
 from billing.sql.guards import unbelieving
 
@@ -119,7 +120,8 @@ TRANSACTION_RULES: Final = (
     Rule(
         "G4",
         "its texts have their lengths, and none that has to be there is missing",
-        "char_length(btrim(description)) >= 5 AND char_length(description) <= 200 "
+        f"char_length(btrim(description)) >= {DESCRIPTION_MIN_LENGTH} "
+        f"AND char_length(description) <= {DESCRIPTION_MAX_LENGTH} "
         "AND char_length(device) <= 100 AND char_length(subtype) <= 32 "
         "AND coalesce(char_length(idempotency_key), 0) <= 100 AND metadata IS NOT NULL",
     ),
@@ -169,6 +171,38 @@ ACTOR: Final = Rule("G8", "its actor is somebody who exists")
 ONE_ID: Final = Rule("G2", "no other transaction has its ID")
 SOMEBODYS: Final = Rule("G1", "it says whose it is")
 RULES_APART: Final = (ONE_KEY, ACTOR, ONE_ID, SOMEBODYS)
+
+# Of a subject's events, as `TRANSACTION_RULES` of a user's transactions.
+EVENT_DIGEST: Final = f"""sha256(convert_to(textin(json_out(json_build_array(
+    encode(coalesce(before_digest, ''), 'hex'),
+    {_texts("int8out", "id")}, subject, {_texts("int8out", "subject_id", "number")}, action,
+    {_texts("int8out", "actor_id")}, channel, request_id,
+    to_char(created_at AT TIME ZONE INTERVAL '0', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+    {_texts("jsonb_out", "data")}
+))), 'UTF8'))"""
+EVENT_RULES: Final = (
+    Rule(
+        "G2",
+        "numbers of a subject's events run 1, 2, 3, … without gaps",
+        "number = coalesce(before_number, 0) + 1",
+    ),
+    Rule(
+        "G2",
+        "it is not earlier than the event before it",
+        "created_at >= coalesce(before_at, created_at)",
+    ),
+    Rule(
+        "G8",
+        "its actor is somebody who exists",
+        "actor_id IS NULL OR "
+        "(SELECT true FROM public.users_user u WHERE u.id = v.actor_id LIMIT 1)",
+    ),
+    Rule(
+        "G9",
+        "its digest is that of its fields and the digest before it",
+        f"digest = {EVENT_DIGEST}",
+    ),
+)
 
 # Asked last, and of no row: those of a clock that went back are as they should be.
 CLOCK: Final = Rule(
@@ -229,6 +263,11 @@ class Problem:
     row: dict[str, Any]
 
     def __str__(self) -> str:
+        if self.rule in EVENT_RULES:
+            return (
+                f"Event {self.number} of {self.row['subject']} {self.row['subject_id']} breaks "
+                f"{self.rule.guarantee}: it does not hold that {self.rule.says}."
+            )
         if self.rule is CLOCK:
             clock, posted = (f"{self.row[it]:%Y-%m-%d %H:%M:%S} UTC" for it in ("clock", "posted"))
             return (
@@ -312,7 +351,7 @@ def check(parts: list[Stretch]) -> Iterator[Checked]:
             return
     all_of_them = Stretch(parts[0].after, parts[-1].up_to, 0)
     with unbelieving() as cursor:
-        for ask in (_nobodys, _same_id, _clock_behind):
+        for ask in (_nobodys, _same_id, _broken_event, _clock_behind):
             if problem := ask(cursor, all_of_them):
                 yield Checked(0, 0, problem)
                 return
@@ -343,6 +382,33 @@ def _same_id(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
         return None
     is_it = f"id = {found[0]}::bigint" if found[0] is not None else "id IS NULL"
     return _problem_at(cursor, ONE_ID, f"{is_it} AND {stretch.covers('user_id')}")
+
+
+def _broken_event(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
+    """The first event that breaks a rule: of all subjects, or of the users of a stretch."""
+    limits = "true"
+    if stretch.after is not None or stretch.up_to is not None:
+        limits = f"subject = 'user' AND {stretch.covers('subject_id')}"
+    cursor.execute(
+        f"""
+        SELECT subject, subject_id, number, action, broken FROM (
+            SELECT v.*, {_place_of_first_broken(EVENT_RULES)} AS broken FROM (
+                SELECT id, subject, subject_id, number, action, actor_id, channel, request_id,
+                    data, created_at, digest,
+                    lag(number) OVER w AS before_number,
+                    lag(created_at) OVER w AS before_at,
+                    lag(digest) OVER w AS before_digest
+                FROM public.billing_event e WHERE {limits}
+                WINDOW w AS (PARTITION BY subject, subject_id ORDER BY number)
+            ) v
+        ) judged WHERE broken IS NOT NULL ORDER BY subject, subject_id, number LIMIT 1
+        """
+    )
+    if (found := cursor.fetchone()) is None:
+        return None
+    subject, subject_id, number, action, broken = found
+    row = {"subject": subject, "subject_id": subject_id, "action": action}
+    return Problem(EVENT_RULES[broken], None, number, row)
 
 
 def _clock_behind(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:

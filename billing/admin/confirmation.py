@@ -13,7 +13,6 @@ from hashlib import sha256
 from typing import Any, ClassVar, Final, NamedTuple
 
 from django import forms
-from django.contrib.admin.models import CHANGE, LogEntry
 from django.db import transaction
 from django.forms.boundfield import BoundField
 
@@ -39,7 +38,7 @@ SHOWN: Final = (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Effect:
     """What an action came to: what it posted, what else there is to know, and all in a sentence."""
 
     posted: Sequence[Transaction]
@@ -57,7 +56,7 @@ class Outcome:
         return sha256(json.dumps([rows, self.facts]).encode()).hexdigest()
 
 
-class TwoStepForm(PanelForm):
+class ConfirmedForm(PanelForm):
     """Asks for an action on `user`, which the second step shows and then does.
 
     `seen` is the fingerprint of the preview that is confirmed.
@@ -75,12 +74,9 @@ class TwoStepForm(PanelForm):
         self.actor = actor
         super().__init__(data, **options)
 
-    def perform(self) -> Outcome:
+    def perform(self) -> Effect:
         """Does it. Raises BillingError."""
         raise NotImplementedError
-
-    def record(self, outcome: Outcome) -> None:
-        """What belongs to doing it for good."""
 
     def refuse(self, refusal: BillingError) -> None:
         self.add_error(self.fields_of_refusals.get(type(refusal)), str(refusal))
@@ -90,39 +86,33 @@ class TwoStepForm(PanelForm):
         return self.visible_fields()
 
 
-class Step(NamedTuple):
+class Stage(NamedTuple):
     """Where a page is: asking (nothing set), showing the `preview`, or through."""
 
-    preview: Outcome | None = None
+    preview: Effect | None = None
     has_moved: bool = False  # what is shown is not what was confirmed
-    done: Outcome | None = None
+    done: Effect | None = None
     done_before: BillingError | None = None
     key: str = ""
 
 
-def take_step(form: TwoStepForm) -> Step:
+def advance(form: ConfirmedForm) -> Stage:
     """Previews what was asked for, or does what was confirmed; the form's errors say why not."""
     if not form.is_bound or "edit" in form.data or not form.is_valid():
-        return Step()
+        return Stage()
     is_confirmed = "confirm" in form.data
-    outcome: Outcome | None = None
+    outcome: Effect | None = None
     try:
         with outages_told_in(form), transaction.atomic():
             outcome = form.perform()
             if is_confirmed and outcome.fingerprint == form.cleaned_data["seen"]:
-                form.record(outcome)
-                return Step(done=outcome)
+                return Stage(done=outcome)
             transaction.set_rollback(True)
     except BillingError as refusal:
         if is_confirmed and isinstance(refusal, form.done_before):
-            return Step(done_before=refusal)
+            return Stage(done_before=refusal)
         form.refuse(refusal)
-        return Step()
+        return Stage()
     if form.outage is not None:
-        return Step()
-    return Step(preview=outcome, has_moved=is_confirmed, key=confirmation_key())
-
-
-def log(actor: User, user: User, sentence: str) -> None:
-    """Notes an operator's action in the user's history."""
-    LogEntry.objects.log_actions(actor.pk, [user], CHANGE, sentence, single_object=True)
+        return Stage()
+    return Stage(preview=outcome, has_moved=is_confirmed, key=confirmation_key())

@@ -1,0 +1,7 @@
+"""How long the description of a transaction may be. Said here, and in the database's own words."""
+
+from typing import Final
+
+DESCRIPTION_MIN_LENGTH: Final = 5
+DESCRIPTION_MAX_LENGTH: Final = 200
+LENGTHS: Final = f"{DESCRIPTION_MIN_LENGTH} to {DESCRIPTION_MAX_LENGTH} characters"

@@ -1,0 +1,60 @@
+"""Events: the record of every operation that its transaction does not tell in full.
+
+`record` is called by `billing.operations` alone, within the database transaction of what it
+records. An event holds data; the sentence that pages show is made of it (`sentence`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from django.db.models import QuerySet
+
+from billing import ledger
+from billing.events.sentences import sentence
+from billing.models import Event, EventChannel, Subject
+from users.models import User
+
+__all__ = ["Note", "of_subject", "record", "record_all", "sentence"]
+
+_NOTE: Final = "SELECT (noted).* FROM billing_note_events(%s, %s, %s, %s) AS noted"
+
+
+class Note(NamedTuple):
+    """What is to be recorded: `action` is one of `billing.events.sentences.SENTENCES`."""
+
+    subject: Subject
+    subject_id: int
+    action: str
+    data: Mapping[str, Any]
+
+
+def record(
+    subject: Subject,
+    subject_id: int,
+    action: str,
+    *,
+    actor: User | None,
+    channel: EventChannel | str,
+    **data: Any,
+) -> Event:
+    """Writes one event. `data` is what JSON can hold."""
+    [event] = record_all([Note(subject, subject_id, action, data)], actor=actor, channel=channel)
+    return event
+
+
+def record_all(
+    notes: Sequence[Note], *, actor: User | None, channel: EventChannel | str
+) -> list[Event]:
+    """Writes many events, in one statement."""
+    if not notes:
+        return []
+    written = json.dumps([each._asdict() for each in notes])
+    arguments = [written, None if actor is None else actor.pk, channel, ledger.current_request()]
+    return list(Event.objects.raw(_NOTE, arguments))
+
+
+def of_subject(subject: Subject, subject_id: int) -> QuerySet[Event]:
+    """Returns the events of a subject, the latest first."""
+    rows = Event.objects.filter(subject=subject, subject_id=subject_id)
+    return rows.select_related("actor").order_by("-number")

@@ -1,0 +1,261 @@
+"""What an event says on a page: a sentence made of its action and its data.
+
+Data is never worded, so that sentences can be corrected and translated for what has happened, too.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from django.contrib.admin.models import LogEntry
+from django.db import models
+from django.utils import timezone
+from django.utils.text import capfirst
+
+from billing.models import (
+    Event,
+    EventType,
+    Plan,
+    Service,
+    StandardDescription,
+    Subject,
+    Subscription,
+    UserDefaults,
+    WebhookEndpoint,
+)
+from billing.money import format_money
+
+Data = Mapping[str, Any]
+
+
+def sentence(event: Event) -> str:
+    """Returns what happened, as a sentence with its full stop."""
+    if event.action in OF_SUBJECTS:
+        return OF_SUBJECTS[event.action](event.data, event.subject)
+    return SENTENCES[event.action](event.data)
+
+
+# --- Users, operators, groups -------------------------------------------------------------------
+
+
+def _added(data: Data) -> str:
+    """ "Added. A bonus of 5.00 was given. Subscribed the user to plan Start; 12.55 charged." """
+    parts = ["Added."]
+    if data.get("bonus"):
+        parts.append(f"A bonus of {_money(data['bonus'])} was given.")
+    parts += [_subscribed(each) for each in data.get("subscriptions", [])]
+    return " ".join(parts)
+
+
+def _changed(data: Data) -> str:
+    """ "Changed: city, phone." """
+    return f"Changed: {', '.join(data['fields'])}."
+
+
+# --- Subscriptions ------------------------------------------------------------------------------
+
+
+def _subscribed(data: Data) -> str:
+    """ "Subscribed device 8617 to plan Business; 12.55 charged." """
+    who = f"device {data['device']}" if data["device"] else "the user"
+    return f"Subscribed {who} to plan {data['plan']['name']}; {_ending(data)}"
+
+
+def _plan_changed(data: Data) -> str:
+    whose = f"of device {data['device']} " if data["device"] else ""
+    old, new = data["old_plan"]["name"], data["plan"]["name"]
+    return f"Changed the plan {whose}from {old} to {new}; {_ending(data)}"
+
+
+def _cancelled(data: Data) -> str:
+    device = data["device"]
+    which = f"the subscription of device {device}" if device else "the user's own pricing plan"
+    return f"Cancelled {which}, plan {data['plan']['name']}; {_ending(data)}"
+
+
+def _ending(data: Data) -> str:
+    """ "3.35 paid back, 8.7850 charged." """
+    paid_back, charged = Decimal(data["paid_back"]), Decimal(data["charged"])
+    parts = [f"{format_money(paid_back)} paid back"] if paid_back else []
+    parts += [f"{format_money(charged)} charged"] if charged else []
+    parts = parts or ["nothing charged"]
+    if data["status"] == Subscription.Status.SUSPENDED:
+        reason = Subscription.SuspensionReason(data["suspension_reason"])
+        parts.append(f"suspended {reason.label}")
+    return f"{', '.join(parts)}."
+
+
+# --- Low balance --------------------------------------------------------------------------------
+
+
+def _threshold(of: Data) -> str:
+    amount = of["amount"]
+    told = "never" if amount is None else f"below {_money(amount)}"
+    return told if of["is_own"] else f"{told}, by default"
+
+
+def _threshold_changed(data: Data) -> str:
+    before, after = _threshold(data["before"]), _threshold(data["after"])
+    return f"Low balance: programs are told {after} (before: {before})."
+
+
+def _default_threshold_changed(data: Data) -> str:
+    before, after = ({**data[it], "is_own": True} for it in ("before", "after"))
+    return f"By default, programs are told {_threshold(after)} (before: {_threshold(before)})."
+
+
+# --- What is configured -------------------------------------------------------------------------
+
+# Where a field is not called as its model calls it.
+FIELD_LABELS: Final[Mapping[tuple[str, str], str]] = {
+    (Subject.USER_DEFAULTS, "bonus"): "Bonus on registration",
+    (Subject.PLAN, "cycle"): "Billing cycle",
+}
+MODELS: Final = {
+    model._meta.model_name: model
+    for model in (Plan, Service, StandardDescription, UserDefaults, WebhookEndpoint)
+}
+
+
+def _configured(data: Data, subject: str) -> str:
+    """ "Added. Name: “Business”; Price: 12.55." """
+    entered = [
+        f"{_label(subject, each)}: {_value(subject, each, 'after')}"
+        for each in data["changes"]
+        if each["after"] not in (None, "")
+    ]
+    return f"Added. {'; '.join(entered)}."
+
+
+def _reconfigured(data: Data, subject: str) -> str:
+    """ "Price changed from 12.55 to 13.00; Active changed from yes to no." """
+    changes = [
+        f"{_label(subject, each)} changed from {_value(subject, each, 'before')} "
+        f"to {_value(subject, each, 'after')}"
+        for each in data["changes"]
+    ]
+    return f"{'; '.join(changes)}."
+
+
+def _label(subject: str, change: Data) -> str:
+    if change["field"] == "service_price":
+        return f"Price of {change['service']['name']}"
+    known = FIELD_LABELS.get((subject, change["field"]))
+    field = MODELS[subject]._meta.get_field(change["field"])
+    return known or capfirst(str(field.verbose_name))  # type: ignore[union-attr]
+
+
+def _value(subject: str, change: Data, when: str) -> str:
+    """A value as people read it."""
+    name, value = change["field"], change[when]
+    field = None if name == "service_price" else MODELS[subject]._meta.get_field(name)
+    choices = dict(getattr(field, "flatchoices", ()))
+    match value:
+        case bool():
+            shown = "yes" if value else "no"
+        case None | "" | []:
+            shown = "nothing"
+        case list():
+            labels = dict(EventType.choices)
+            shown = ", ".join(str(labels.get(each, each)) for each in value)
+        case {"name": str(named)}:
+            shown = f"“{named}”"
+        case _ if field is None or isinstance(field, models.DecimalField):
+            shown = _money(value)
+        case _:
+            shown = str(choices[value]) if value in choices else f"“{value}”"
+    return shown
+
+
+# --- Keys and webhooks --------------------------------------------------------------------------
+
+
+def _key_made(data: Data) -> str:
+    owner, expires = data["owner"], data["expires_at"]
+    parts = [
+        f"Name: “{data['name']}”",
+        f"Begins with: {data['prefix']}",
+        f"Owner: {owner['name']} ({owner['email']})",
+        f"Read only: {'yes' if data['is_read_only'] else 'no'}",
+        f"Expires: {_moment(expires) if expires else 'never'}",
+    ]
+    if data["requests_per_minute"] is not None:
+        parts.append(f"Requests per minute: {data['requests_per_minute'] or 'no limit'}")
+    return f"Added. {'; '.join(parts)}."
+
+
+def _moment(written: str) -> str:
+    return f"{timezone.localtime(datetime.fromisoformat(written)):%Y-%m-%d %H:%M %Z}"
+
+
+def _key_added(data: Data) -> str:
+    return f"API key “{data['name']}” ({data['prefix']}…) was added."
+
+
+def _key_revoked(data: Data) -> str:
+    return f"API key “{data['name']}” ({data['prefix']}…) was revoked."
+
+
+def _sent_again(data: Data) -> str:
+    return (
+        f"Delivery {data['delivery']} ({EventType(data['type']).label}, user {data['user_id']}) "
+        "is sent again."
+    )
+
+
+def _given_up_sent_again(data: Data) -> str:
+    count = data["count"]
+    what = "delivery is" if count == 1 else "deliveries are"
+    return f"{count:,} given up {what} sent again."
+
+
+# --- What came before events --------------------------------------------------------------------
+
+
+def _noted(data: Data) -> str:
+    """As it was worded then."""
+    entry = LogEntry(
+        action_flag=data["flag"], change_message=data["message"], object_repr=data["name"]
+    )
+    said = entry.get_change_message()
+    if said:
+        return str(said)
+    return {1: "Added.", 2: "No fields changed.", 3: "Deleted."}[data["flag"]]
+
+
+def _money(amount: str) -> str:
+    return format_money(Decimal(amount))
+
+
+def _says(words: str) -> Callable[[Data], str]:
+    return lambda data: words
+
+
+# These depend on what the event is about, too.
+OF_SUBJECTS: Final[Mapping[str, Callable[[Data, str], str]]] = {
+    "configured": _configured,
+    "reconfigured": _reconfigured,
+}
+SENTENCES: Final[Mapping[str, Callable[[Data], str]]] = {
+    "added": _added,
+    "changed": _changed,
+    "deleted": _says("Deleted."),
+    "activated": _says("Activated."),
+    "deactivated": _says("Deactivated."),
+    "password_set": _says("A new password was set."),
+    "subscription_started": _subscribed,
+    "plan_changed": _plan_changed,
+    "subscription_cancelled": _cancelled,
+    "low_balance_changed": _threshold_changed,
+    "default_low_balance_changed": _default_threshold_changed,
+    "key_made": _key_made,
+    "key_added": _key_added,
+    "key_revoked": _key_revoked,
+    "revoked": _says("Revoked."),
+    "secret_renewed": _says("A new secret was made."),
+    "secret_shown": _says("The secret was shown."),
+    "delivery_sent_again": _sent_again,
+    "given_up_sent_again": _given_up_sent_again,
+    "noted": _noted,
+}

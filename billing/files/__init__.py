@@ -1,0 +1,1 @@
+"""Transactions and other tables as files."""

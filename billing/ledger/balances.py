@@ -1,0 +1,78 @@
+"""A user's balances: as they are now, as they were, and locked."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+from typing import Final, NamedTuple
+
+from django.db import connection, transaction
+
+from billing.errors import BalanceMoved
+from billing.ledger.entries import MAX_WHOLE_NUMBER, user_id_of, whole_number
+from billing.models import Balance, Transaction
+from billing.money import ZERO
+from users import database
+from users.models import User
+
+_COLUMNS: Final = "real, bonus, last_number"
+_LOCK: Final = f"SELECT user_id, {_COLUMNS} FROM billing_hold(%s::bigint[], %s)"  # noqa: S608
+
+
+class Balances(NamedTuple):
+    """A user's two balances at some moment, and the number of the last transaction by then."""
+
+    real: Decimal
+    bonus: Decimal
+    number: int
+
+
+def balance(user: User | int) -> Balances:
+    """Returns the balances as they are now."""
+    row = Balance.objects.get(pk=user_id_of(user))
+    return Balances(row.real, row.bonus, row.last_number)
+
+
+def balance_at(user: User | int, moment: datetime) -> Balances:
+    """Returns the balances as they were at `moment`, after any transaction of that very moment."""
+    number = Transaction.objects.number_at(user_id_of(user), moment)
+    if not number:
+        return Balances(ZERO, ZERO, 0)
+    row = Transaction.objects.get(user=user_id_of(user), number=number)
+    return Balances(row.new_balance, row.new_bonus, number)
+
+
+def lock_balances(users: Iterable[int], *, skip_locked: bool = False) -> dict[int, Balances]:
+    """Locks the balances of these users until the end of the database transaction.
+
+    While a balance is locked, nobody else changes the user's money or subscriptions. Locks are
+    taken in the order of user IDs. With `skip_locked`, balances that somebody else has locked are
+    left out; without, they are waited for. Returns the balances by user ID.
+    """
+    if not connection.in_atomic_block:
+        raise transaction.TransactionManagementError("A lock lasts no longer than its transaction.")
+    possible = [user_id for user_id in users if abs(user_id) <= MAX_WHOLE_NUMBER]
+    if skip_locked or len(possible) != 1 or not database.takes_turns():
+        return _lock(possible, skip_locked=skip_locked)
+    # A balance that is free, or locked by the caller already, needs no turn.
+    if free := _lock(possible, skip_locked=True):
+        return free
+    with database.turn(possible):
+        return _lock(possible, skip_locked=False)
+
+
+def _lock(user_ids: list[int], *, skip_locked: bool) -> dict[int, Balances]:
+    with connection.cursor() as cursor:
+        cursor.execute(_LOCK, [user_ids, skip_locked])
+        return {user_id: Balances(*balances) for user_id, *balances in cursor.fetchall()}
+
+
+def refuse_if_moved(locked: Balances, expected_number: int | None) -> None:
+    """Raises BalanceMoved as posting does, for a service that is free and so posts nothing."""
+    expected = whole_number("expected_number", expected_number)
+    if expected is not None and expected != locked.number:
+        raise BalanceMoved(
+            number=locked.number,
+            expected_number=expected,
+            balance=str(locked.real),
+            bonus=str(locked.bonus),
+        )

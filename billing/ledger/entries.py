@@ -1,0 +1,319 @@
+"""Entries: what can be posted, one by one or as a batch, and the form in which it is checked.
+
+Only shapes are checked here: texts, numbers, JSON. The rules of money are in the database function
+`billing_post`.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Final, TypedDict, Unpack, cast
+from unicodedata import normalize
+
+from billing.descriptions import DESCRIPTION_MAX_LENGTH
+from billing.errors import InvalidAmount, InvalidEntry
+from billing.models import TransactionType
+from billing.money import ZERO, Amount, NotMoney, to_money
+from users.models import User
+from users.texts import has_unseen, readable, unstorable
+
+# In the metadata of a transaction: the request that brought it. Not part of the content that an
+# idempotency key stands for.
+REQUEST_ID: Final = "request_id"
+# Idempotency keys that the panel makes itself: a caller's like these would stand in for a charge.
+OWN_KEYS: Final = re.compile(r"subscription:.*|registration", re.DOTALL)
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+LONGEST_TEXT: Final = 10_000  # beyond a description's length, the database refuses it by its code
+MAX_WHOLE_NUMBER: Final = 2**63 - 1  # of the database's bigint
+CODE: Final = re.compile(r"[a-z][a-z0-9_]*")
+NULL_CHARACTER_IN_JSON: Final = re.compile(r"(?<!\\)(\\\\)*\\u0000")
+# Kept for good, and read with each page of transactions.
+MAX_METADATA: Final = 16_384  # characters, as the database writes them
+EXPONENT_IN_JSON: Final = re.compile(r"[0-9]e[-+][0-9]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One operation to be posted. Made by the functions below whose names end in `_entry`.
+
+    Amounts are signed: what is added to the balance. For a service, `amount` is the whole
+    (negative) cost, and the bonus balance pays first; a reversal has no amounts of its own.
+    """
+
+    user_id: int
+    type: TransactionType
+    subtype: str
+    description: str
+    device: str = ""
+    amount: Amount = ZERO
+    bonus_amount: Amount = ZERO
+    reverses: int | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    idempotency_key: str | None = None
+    expected_number: int | None = None
+
+
+class Options(TypedDict, total=False):
+    """What every entry may have besides. See `billing.ledger` for the last two."""
+
+    device: str
+    metadata: Mapping[str, Any]
+    idempotency_key: str | None
+    expected_number: int | None
+
+
+# --- Making entries -----------------------------------------------------------------------------
+
+
+def balance_change_entry(
+    user: User | int,
+    *,
+    description: str,
+    amount: Amount = ZERO,
+    bonus_amount: Amount = ZERO,
+    subtype: str = "partner",
+    **options: Unpack[Options],
+) -> Entry:
+    """Adds both amounts (or, negative, takes them). See `billing.ledger.change_balance`."""
+    return Entry(
+        user_id=user_id_of(user),
+        type=TransactionType.PAYMENT,
+        subtype=subtype,
+        description=description,
+        amount=amount,
+        bonus_amount=bonus_amount,
+        **options,
+    )
+
+
+def bonus_entry(
+    user: User | int,
+    *,
+    description: str,
+    amount: Amount,
+    subtype: str = "register",
+    **options: Unpack[Options],
+) -> Entry:
+    """Adds `amount` (positive) to the bonus balance. See `billing.ledger.give_bonus`."""
+    return Entry(
+        user_id=user_id_of(user),
+        type=TransactionType.BONUS_REFILL,
+        subtype=subtype,
+        description=description,
+        bonus_amount=_positive(amount),
+        **options,
+    )
+
+
+def service_entry(
+    user: User | int,
+    *,
+    description: str,
+    service: str,
+    cost: Amount,
+    **options: Unpack[Options],
+) -> Entry:
+    """Takes `cost` (positive) for a service, by its code: from the bonus balance first."""
+    return Entry(
+        user_id=user_id_of(user),
+        type=TransactionType.SERVICE,
+        subtype=service,
+        description=description,
+        amount=-_positive(cost),
+        **options,
+    )
+
+
+def subscription_entry(
+    user: User | int,
+    *,
+    description: str,
+    cycle: str,
+    price: Amount,
+    **options: Unpack[Options],
+) -> Entry:
+    """Takes `price` (positive) for a subscription: from the real balance, never from the bonus.
+
+    `cycle` is the subtype of its billing cycle: monthly, everyday, activeday, every_year.
+    """
+    return Entry(
+        user_id=user_id_of(user),
+        type=TransactionType.SUBSCRIPTION,
+        subtype=cycle,
+        description=description,
+        amount=-_positive(price),
+        **options,
+    )
+
+
+def remainder_entry(
+    user: User | int, *, description: str, amount: Amount, **options: Unpack[Options]
+) -> Entry:
+    """Pays back `amount` (positive), the unused rest of a subscription's period."""
+    return Entry(
+        user_id=user_id_of(user),
+        type=TransactionType.SUBSCRIPTION,
+        subtype="remainder",
+        description=description,
+        amount=_positive(amount),
+        **options,
+    )
+
+
+def reversal_entry(
+    user: User | int, *, description: str, number: int, **options: Unpack[Options]
+) -> Entry:
+    """Takes the user's transaction `number` back. See `billing.ledger.reverse`."""
+    # The database names the subtype: the type of what is reversed.
+    return Entry(
+        user_id=user_id_of(user),
+        type=TransactionType.REVERSAL,
+        subtype="reversal",
+        description=description,
+        reverses=number,
+        **options,
+    )
+
+
+def user_id_of(user: User | int) -> int:
+    return user if isinstance(user, int) else user.pk
+
+
+# --- Checking shapes ----------------------------------------------------------------------------
+
+
+def callers_key(key: str | None) -> str | None:
+    """Returns an idempotency key that a caller may use. Raises InvalidEntry for the panel's own."""
+    if key is not None and OWN_KEYS.fullmatch(key):
+        raise InvalidEntry(field="idempotency_key", reason="keys like this are the panel's own")
+    return key
+
+
+def shorten_description(text: str) -> str:
+    """Returns a description that is made up of names, readable and not too long.
+
+    Some names may be older than the rule that all of a text can be seen; they are charged for all
+    the same.
+    """
+    text = readable(text)
+    is_short = len(text) <= DESCRIPTION_MAX_LENGTH
+    return text if is_short else f"{text[: DESCRIPTION_MAX_LENGTH - 1]}…"
+
+
+def _positive(value: Amount) -> Decimal:
+    amount = checked_amount("amount", value)
+    if amount <= 0:
+        raise InvalidAmount(field="amount", reason="wrong_sign", value=str(amount))
+    return amount
+
+
+def checked_amount(name: str, value: Amount) -> Decimal:
+    """An amount of money with four decimals. Raises InvalidAmount for what is none."""
+    if value is ZERO:
+        return ZERO  # as one of the two amounts mostly is
+    try:
+        return to_money(value)
+    except NotMoney as problem:
+        # Python writes no whole number of thousands of digits; a Decimal it does.
+        shown = Decimal(value) if type(value) is int else value
+        raise InvalidAmount(field=name, reason=problem.reason, value=str(shown)[:40]) from None
+
+
+def checked_device(value: object) -> str:
+    """The name of a device, if it can be one: up to 100 visible characters. Raises InvalidEntry.
+
+    However its letters are put together ("é" is one character or two), it is one device.
+    """
+    # Pasted along unseen, a character would make another device of it.
+    name = checked_text("device", normalize("NFC", value) if isinstance(value, str) else value, 100)
+    return name.strip()
+
+
+def checked_text(name: str, value: object, max_length: int, *, is_stored: bool = False) -> str:
+    """`value`, if it is a text that can be seen; what `is_stored` may be older than that rule."""
+    if not isinstance(value, str):
+        raise InvalidEntry(field=name, reason="it must be a text")
+    if value.isascii() and value.isprintable() and len(value) <= max_length:
+        return value  # as most are: nothing of what follows can be wrong with it
+    if problem := unstorable(value):
+        raise InvalidEntry(field=name, reason=f"it {problem}")
+    if has_unseen(value) and not is_stored:
+        raise InvalidEntry(field=name, reason="it contains characters that cannot be seen")
+    if len(value) > max_length:
+        raise InvalidEntry(field=name, reason=f"it has more than {max_length} characters")
+    return value
+
+
+def whole_number(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidEntry(field=name, reason="it must be a whole number")
+    if abs(value) > MAX_WHOLE_NUMBER:
+        raise InvalidEntry(field=name, reason="it is too large a number")
+    return value
+
+
+_as_strict_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+def json_object(name: str, value: object) -> Mapping[str, Any]:
+    """`value`, if the database can hold it: no NaN, no null characters, no half characters."""
+    if value == {}:
+        return cast(Mapping[str, Any], value)  # as most are
+    try:
+        written = _as_strict_json(value)
+        written.encode()
+    except (TypeError, ValueError, RecursionError):
+        written = ""
+    if not written.startswith("{") or NULL_CHARACTER_IN_JSON.search(written):
+        raise InvalidEntry(field=name, reason="it must be a JSON object")
+    if _is_longer(written, MAX_METADATA):
+        raise InvalidEntry(field=name, reason=f"it has more than {MAX_METADATA:,} characters")
+    return cast(Mapping[str, Any], value)
+
+
+def _is_longer(written: str, limit: int) -> bool:
+    """Whether JSON is longer than that; of 1e308, the database writes all 309 digits."""
+    if len(written) <= limit and EXPONENT_IN_JSON.search(written):
+        spelt_out = json.loads(written, parse_float=lambda number: f"{Decimal(number):f}")
+        written = _as_strict_json(spelt_out)
+    return len(written) > limit
+
+
+def _with_request(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The metadata of an entry, with the ID of the request that brings it."""
+    if REQUEST_ID in metadata:
+        raise InvalidEntry(field="metadata", reason=f"“{REQUEST_ID}” in it is the panel's own")
+    current = request_id.get()
+    return metadata if current is None else {**metadata, REQUEST_ID: current}
+
+
+def as_json(entry: Entry) -> dict[str, Any]:
+    """The entry as `billing_post` takes it. Only the shape is checked here, no rule of money."""
+    key = entry.idempotency_key
+    if key == "":
+        raise InvalidEntry(field="idempotency_key", reason="it is empty")
+    if not CODE.fullmatch(checked_text("subtype", entry.subtype, 32)):
+        raise InvalidEntry(field="subtype", reason="it must be a code like outgoing_sms")
+    return {
+        "user_id": whole_number("user_id", entry.user_id),
+        "type": entry.type,
+        "subtype": entry.subtype,
+        # Too long or too short a description is refused by the database, with its own code.
+        "description": checked_text("description", entry.description, LONGEST_TEXT),
+        # A subscription is charged whatever its device was called when it was started.
+        "device": checked_text(
+            "device", entry.device, 100, is_stored=entry.type == TransactionType.SUBSCRIPTION
+        ),
+        "amount": str(checked_amount("amount", entry.amount)),
+        "bonus_amount": str(checked_amount("bonus_amount", entry.bonus_amount)),
+        "reverses": whole_number("reverses", entry.reverses),
+        "metadata": _with_request(json_object("metadata", entry.metadata)),
+        "idempotency_key": None if key is None else checked_text("idempotency_key", key, 100),
+        "expected_number": whole_number("expected_number", entry.expected_number),
+    }

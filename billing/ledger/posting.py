@@ -1,0 +1,331 @@
+"""Posting: each function here is one call of the database function `billing_post`.
+
+It locks the balances, checks, splits amounts by the debit order, and writes (`billing/sql/`).
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from operator import itemgetter
+from typing import Any, Final, Literal, NamedTuple, Unpack
+
+from django.db import DatabaseError, connection, transaction
+
+from billing import counters
+from billing.counters import counts_refusals
+from billing.errors import AlreadyPaidBack, BillingError, refusal_from
+from billing.ledger.balances import lock_balances
+from billing.ledger.entries import (
+    Entry,
+    Options,
+    as_json,
+    balance_change_entry,
+    bonus_entry,
+    request_id,
+    reversal_entry,
+    whole_number,
+)
+from billing.models import Channel, Transaction, TransactionType
+from billing.money import ZERO, Amount
+from users import database
+from users.models import User
+
+REFUSED_SQLSTATE: Final = "BL001"
+
+Outcome = Literal["posted", "replayed", "refused"]
+
+
+class Posted(NamedTuple):
+    """What became of one entry of a batch: a transaction, or the reason why there is none."""
+
+    outcome: Outcome
+    transaction: Transaction | None
+    refusal: BillingError | None
+
+
+# --- One transaction ----------------------------------------------------------------------------
+
+
+@counts_refusals
+def change_balance(
+    user: User | int,
+    *,
+    description: str,
+    amount: Amount = ZERO,
+    bonus_amount: Amount = ZERO,
+    actor: User | None,
+    channel: Channel,
+    subtype: str = "partner",
+    **options: Unpack[Options],
+) -> Transaction:
+    """Adds to (or, negative, takes from) both balances as given, in one transaction.
+
+    Raises InsufficientFunds if either balance would become negative, NothingToChange if both
+    amounts are zero. `subtype` is `partner` for a change by hand or API, `import` for an import.
+    """
+    entry = balance_change_entry(
+        user,
+        description=description,
+        amount=amount,
+        bonus_amount=bonus_amount,
+        subtype=subtype,
+        **options,
+    )
+    return post(entry, actor=actor, channel=channel)
+
+
+@counts_refusals
+def give_bonus(
+    user: User | int,
+    *,
+    description: str,
+    amount: Amount,
+    actor: User | None,
+    channel: Channel,
+    subtype: str = "register",
+    **options: Unpack[Options],
+) -> Transaction:
+    """Adds `amount` to the bonus balance; `subtype` says on which occasion."""
+    entry = bonus_entry(user, description=description, amount=amount, subtype=subtype, **options)
+    return post(entry, actor=actor, channel=channel)
+
+
+@counts_refusals
+def reverse(
+    user: User | int,
+    *,
+    number: int,
+    description: str,
+    actor: User | None,
+    channel: Channel,
+    although_paid_back: bool = False,
+    **options: Unpack[Options],
+) -> Transaction:
+    """Takes the user's transaction `number` back: the same amounts with the opposite signs.
+
+    Raises AlreadyReversed the second time, NotReversible for a reversal, UnknownTransaction, and
+    InsufficientFunds if what was added is no longer there. Raises AlreadyPaidBack for the charge
+    of a subscription of which a remainder was returned, unless `although_paid_back`.
+    """
+    entry = reversal_entry(user, number=number, description=description, **options)
+    with transaction.atomic():
+        if not although_paid_back:
+            lock_balances([entry.user_id])  # meanwhile nobody pays back
+            _refuse_what_was_paid_back(entry)
+        return post(entry, actor=actor, channel=channel)
+
+
+def paid_back_of(charge: Transaction) -> list[Transaction]:
+    """Returns what was paid back of this charge of a subscription, and not reversed since."""
+    if charge.type != TransactionType.SUBSCRIPTION:
+        return []
+    later = Transaction.objects.filter(user=charge.user_id, number__gt=charge.number)
+    remainders = later.filter(type=charge.type, subtype="remainder").order_by("number")
+    reversed_since = later.filter(reverses__isnull=False).values("reverses")
+    return list(
+        remainders.filter(metadata__charge=charge.number).exclude(number__in=reversed_since)
+    )
+
+
+def paid_back_of_number(user_id: int, number: int) -> list[Transaction]:
+    """Returns the same of the user's transaction `number`; nothing if there is no such one."""
+    charge = Transaction.objects.filter(user=user_id, number=number).first()
+    return [] if charge is None else paid_back_of(charge)
+
+
+def _refuse_what_was_paid_back(reversal: Entry) -> None:
+    """`billing_post` refuses what was reversed before: with the same key, it is a replay."""
+    number = whole_number("reverses", reversal.reverses)
+    of_user = Transaction.objects.filter(user=reversal.user_id)
+    charge = of_user.filter(number=number).first() if number is not None else None
+    if charge is None or of_user.filter(reverses=number).exists():
+        return
+    if paid_back := paid_back_of(charge):
+        amount = sum((row.amount for row in paid_back), ZERO)
+        raise AlreadyPaidBack(number=number, amount=str(amount), paid_back_by=paid_back[-1].number)
+
+
+def post(entry: Entry, *, actor: User | None, channel: Channel) -> Transaction:
+    """Posts one entry of any kind. The caller counts refusals (`counters.counts_refusals`)."""
+    try:
+        [(_, posted)] = _post([as_json(entry)], actor, channel, skip_refused=False)
+    except BillingError as refusal:
+        refusal.data.pop("entry", None)  # its place in a batch, of which there is none
+        raise
+    assert posted.transaction is not None  # noqa: S101 - a refusal would have been raised
+    return posted.transaction
+
+
+# --- Many at once -------------------------------------------------------------------------------
+
+
+@counts_refusals
+def post_batch(
+    entries: Iterable[Entry],
+    *,
+    actor: User | None,
+    channel: Channel,
+    skip_refused: bool = False,
+) -> list[Posted]:
+    """Posts all entries or, if one is refused, none, and raises its refusal.
+
+    The error's `data["entry"]` then is the refused entry's place, from 1. With `skip_refused` what
+    cannot be posted is left out instead. Either way, results come in the order of the entries;
+    entries of one user are posted in the order given.
+    """
+    results: dict[int, Posted] = {}
+    valid: list[tuple[int, dict[str, Any]]] = []
+    for place, entry in enumerate(entries, start=1):
+        try:
+            valid.append((place, as_json(entry)))
+        except BillingError as refusal:
+            if not skip_refused:
+                refusal.data["entry"] = place
+                raise
+            counters.refused(refusal.code, channel)
+            results[place] = Posted("refused", None, refusal)
+    if valid:
+        posted = _post([e for _, e in valid], actor, channel, skip_refused=skip_refused)
+        results |= {valid[position - 1][0]: result for position, result in posted}
+    return [results[place] for place in sorted(results)]
+
+
+@counts_refusals
+def post_for_numbers(
+    entries: Sequence[Entry], *, actor: User | None, channel: Channel
+) -> list[int]:
+    """As `post_batch`, all or nothing, but returns the transactions' numbers only: it is faster.
+
+    The numbers come in the order of the entries.
+    """
+    if not entries:
+        return []
+    arguments = _arguments([as_json(entry) for entry in entries], actor, channel)
+    with _refusals({entry.user_id for entry in entries}), connection.cursor() as cursor:
+        cursor.execute(_CALL_FOR_NUMBERS, arguments)
+        numbered = cursor.fetchall()
+        outcomes = [outcome for _, outcome in numbered]
+    _count([entry.type for entry in entries], outcomes, channel)
+    return [number for number, _ in numbered]
+
+
+# --- Around postings ----------------------------------------------------------------------------
+
+
+@contextmanager
+def dry_run() -> Iterator[None]:
+    """Undoes at its end whatever is posted or written within.
+
+    What it posts has the very amounts and balances that posting it for good would have now.
+    """
+    with transaction.atomic(), counters.dry_run():
+        yield
+        transaction.set_rollback(True)
+
+
+@contextmanager
+def for_request(identifier: str) -> Iterator[None]:
+    """Whatever is posted within keeps the request's ID in its metadata ("request_id")."""
+    token = request_id.set(identifier)
+    try:
+        yield
+    finally:
+        request_id.reset(token)
+
+
+def current_request() -> str | None:
+    """Returns the ID of the request that is being worked for (`for_request`), if any."""
+    return request_id.get()
+
+
+# --- The call of the database function ----------------------------------------------------------
+
+
+def _post(
+    entries: list[dict[str, Any]], actor: User | None, channel: Channel, *, skip_refused: bool
+) -> list[tuple[int, Posted]]:
+    """One call of `billing_post`: results with the positions of their entries, from 1."""
+    arguments = _arguments(entries, actor, channel, skip_refused=skip_refused)
+    with _refusals({entry["user_id"] for entry in entries}):
+        results = _call(arguments)
+    types = [entries[position - 1]["type"] for position, _ in results]
+    _count(types, [result.outcome for _, result in results], channel)
+    for _, result in results:
+        if result.refusal is not None:
+            counters.refused(result.refusal.code, channel)
+    return results
+
+
+def _count(types: Sequence[str], outcomes: Sequence[str], channel: Channel) -> None:
+    """Counts what became of the entries of these types: only if and when it is committed."""
+    counters.posted(
+        [each for each, outcome in zip(types, outcomes, strict=True) if outcome == "posted"],
+        channel,
+    )
+    counters.replayed(channel, outcomes.count("replayed"))
+
+
+def _arguments(
+    entries: list[dict[str, Any]],
+    actor: User | None,
+    channel: Channel,
+    *,
+    skip_refused: bool = False,
+) -> list[Any]:
+    if actor is not None and actor.pk is None:
+        raise ValueError("The actor is not a saved user; for the system itself, say actor=None.")
+    return [json.dumps(entries), actor and actor.pk, channel, skip_refused]
+
+
+@contextmanager
+def _refusals(user_ids: Collection[int]) -> Iterator[None]:
+    """Raises what the posting function refuses as a BillingError."""
+    try:
+        if connection.in_atomic_block:
+            # A savepoint, so that the caller's transaction survives a refusal.
+            with transaction.atomic():
+                if len(user_ids) == 1 and database.takes_turns():
+                    lock_balances(user_ids)
+                yield
+        else:
+            # Batches wait for batches: which of a batch's users it waits for, nobody knows.
+            waits_for = user_ids if len(user_ids) == 1 else {("batch", each) for each in user_ids}
+            with database.turn(waits_for), database.committing():
+                yield
+    except DatabaseError as problem:
+        diagnostics = getattr(problem.__cause__, "diag", None)
+        if diagnostics is None or diagnostics.sqlstate != REFUSED_SQLSTATE:
+            raise
+        raise refusal_from(diagnostics.message_detail) from None
+
+
+# With the star the database looks at the row's type once; named one by one, once for each column.
+_CALL: Final = 'SELECT "position", outcome, refusal, (posted).* FROM billing_post(%s, %s, %s, %s)'
+_CALL_FOR_NUMBERS: Final = (
+    'SELECT (posted).number, outcome FROM billing_post(%s, %s, %s, %s) ORDER BY "position"'
+)
+_COLUMNS: Final = [column.attname for column in Transaction._meta.concrete_fields]
+
+
+def _call(arguments: list[Any]) -> list[tuple[int, Posted]]:
+    with connection.cursor() as cursor:
+        cursor.execute(_CALL, arguments)
+        result = cursor.pgresult  # `cursor.description` makes an object for each column first
+        fields_of = _in_model_order(tuple(map(result.fname, range(result.nfields))))
+        return [(row[0], _posted(row[1], row[2], fields_of(row))) for row in cursor.fetchall()]
+
+
+@cache
+def _in_model_order(names: tuple[bytes, ...]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """Picks a transaction's fields from a row: the star's order is the table's, not the model's."""
+    return itemgetter(*(names.index(column.encode()) for column in _COLUMNS))
+
+
+def _posted(outcome: Outcome, refusal: str | None, fields: Sequence[Any]) -> Posted:
+    if refusal is not None:
+        return Posted(outcome, None, refusal_from(refusal))
+    posted = Transaction.from_db(connection.alias, _COLUMNS, fields)
+    posted.metadata = json.loads(posted.metadata)  # a bare cursor leaves JSON as text
+    posted.replayed = outcome == "replayed"
+    return Posted(outcome, posted, None)

@@ -1,0 +1,98 @@
+CREATE OR REPLACE FUNCTION public.billing_event_digest(e public.billing_event, previous_digest bytea)
+ RETURNS bytea
+ LANGUAGE plpgsql
+ STABLE PARALLEL SAFE
+AS $function$
+BEGIN
+    RETURN sha256(convert_to(json_build_array(
+        encode(previous_digest, 'hex'),
+        e.id::text, e.subject, e.subject_id::text, e.number::text, e.action,
+        e.actor_id::text, e.channel, e.request_id,
+        to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+        e.data::text
+    )::text, 'UTF8'));
+END
+$function$;
+-- action and data. Numbers, times and digests are made here. Of two that write to one subject at
+-- once, the second waits for the first and takes the next number.
+CREATE OR REPLACE FUNCTION public.billing_note_events(events jsonb, actor_id bigint, channel text, request_id text DEFAULT NULL::text)
+ RETURNS SETOF public.billing_event
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+DECLARE
+    asked record;
+    last_one billing_event;
+    written billing_event;
+BEGIN
+    FOR asked IN
+        SELECT each->>'subject' AS subject, (each->>'subject_id')::bigint AS subject_id,
+            each->>'action' AS action, each->'data' AS data
+        FROM jsonb_array_elements(events) WITH ORDINALITY AS list (each, place)
+        -- In one order for all, so that nobody waits for somebody who waits for them.
+        ORDER BY 1, 2, place
+    LOOP
+        LOOP
+            SELECT * INTO last_one FROM billing_event e
+            WHERE e.subject = asked.subject AND e.subject_id = asked.subject_id
+            ORDER BY e.number DESC LIMIT 1;
+            written.id := nextval('billing_event_id_seq');
+            written.subject := asked.subject;
+            written.subject_id := asked.subject_id;
+            written.number := coalesce(last_one.number, 0) + 1;
+            written.action := asked.action;
+            written.actor_id := billing_note_events.actor_id;
+            written.channel := billing_note_events.channel;
+            written.request_id := billing_note_events.request_id;
+            written.data := asked.data;
+            written.created_at := greatest(billing_clock(), last_one.created_at);
+            written.digest := billing_event_digest(written, coalesce(last_one.digest, ''));
+            BEGIN
+                INSERT INTO billing_event SELECT (written).*;
+                EXIT;
+            EXCEPTION WHEN unique_violation THEN
+                NULL;  -- somebody else has written the next one: again, after it
+            END;
+        END LOOP;
+        RETURN NEXT written;
+    END LOOP;
+END
+$function$;
+CREATE OR REPLACE FUNCTION public.billing_check_event()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+DECLARE
+    previous billing_event;
+BEGIN
+    SELECT * INTO previous FROM billing_event e
+    WHERE e.subject = NEW.subject AND e.subject_id = NEW.subject_id AND e.number = NEW.number - 1;
+    IF (NEW.number = 1 OR previous.created_at <= NEW.created_at)
+        AND NEW.number >= 1
+        AND NEW.created_at BETWEEN '2000-01-01Z' AND clock_timestamp() + interval '1 day'
+        AND NEW.digest = billing_event_digest(NEW, coalesce(previous.digest, ''))
+    THEN
+        RETURN NULL;
+    END IF;
+    RAISE EXCEPTION 'Event % of % % does not follow the one before it.',
+            NEW.number, NEW.subject, NEW.subject_id
+        USING ERRCODE = 'BL002', HINT = 'Events are written by billing.events only.';
+END
+$function$;
+CREATE OR REPLACE FUNCTION public.billing_refuse_rewriting_events()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    RAISE EXCEPTION 'Events are append-only: % is refused.', TG_OP USING ERRCODE = 'BL002';
+END
+$function$;
+REVOKE ALL ON FUNCTION billing_event_digest(billing_event, bytea), billing_check_event(),
+    billing_note_events(jsonb, bigint, text, text), billing_refuse_rewriting_events() FROM PUBLIC;

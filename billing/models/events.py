@@ -1,0 +1,79 @@
+"""What was done, other than posting: who, when, by which way, what was so before and after."""
+
+import pgtrigger
+from django.conf import settings
+from django.db import models
+
+from billing.models.guards import checked_at_commit, refuses
+from billing.models.transactions import Channel
+
+
+class Subject(models.TextChoices):
+    """What an event is about. The codes are those of Django's model names, where there is one."""
+
+    USER = "user", "User"
+    OPERATOR = "operator", "Operator"
+    GROUP = "group", "Group"
+    PLAN = "plan", "Plan"
+    SERVICE = "service", "Service"
+    USER_DEFAULTS = "userdefaults", "Defaults for new users"
+    LOW_BALANCE = "lowbalancethreshold", "Low balance"
+    DESCRIPTION = "standarddescription", "Standard description"
+    API_KEY = "apikey", "API key"
+    WEBHOOK_ENDPOINT = "webhookendpoint", "Webhook endpoint"
+
+
+class EventChannel(models.TextChoices):
+    """The way an operation came in: those of transactions, and the command line."""
+
+    PANEL = Channel.PANEL.value, Channel.PANEL.label
+    API = Channel.API.value, Channel.API.label
+    CHARGING = Channel.CHARGING.value, Channel.CHARGING.label
+    IMPORT = Channel.IMPORT.value, Channel.IMPORT.label
+    COMMAND = "command", "Command line"
+
+
+class Event(models.Model):
+    """One operation that no transaction tells in full. Written by `billing.events` alone.
+
+    A balance change, a service charge or a charge of a run is its own record: its transaction. An
+    operation that posts several transactions, or none, leaves an event, which names those that it
+    posted. What is said about it on pages is made of `action` and `data` when it is shown.
+
+    The database function `billing_note_events` writes events. They are numbered 1, 2, 3, … for each
+    subject, each with a digest over itself and the one before it (docs/events.md).
+    """
+
+    subject = models.CharField(max_length=32, choices=Subject.choices)
+    subject_id = models.BigIntegerField()
+    number = models.BigIntegerField()
+    action = models.CharField(max_length=64)
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
+    )
+    channel = models.CharField(max_length=10, choices=EventChannel.choices)
+    request_id = models.CharField(max_length=64, null=True)  # noqa: DJ001 - none is not a text
+    data = models.JSONField()
+    created_at = models.DateTimeField()
+    digest = models.BinaryField()
+
+    class Meta:
+        default_permissions = ()
+        ordering = ["-created_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["subject", "subject_id", "number"], name="events_are_numbered_by_subject"
+            ),
+        ]
+        indexes = [models.Index(fields=["created_at", "id"], name="events_by_date")]
+        triggers = [
+            refuses(
+                "append_only",
+                pgtrigger.Update | pgtrigger.Delete | pgtrigger.Truncate,
+                executes="billing_refuse_rewriting_events",
+            ),
+            checked_at_commit("follows", pgtrigger.Insert, executes="billing_check_event"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.action} of {self.subject} {self.subject_id}"

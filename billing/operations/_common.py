@@ -1,0 +1,70 @@
+"""What all operations have in common."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from django.db import transaction
+
+from billing import events, ledger
+from billing.models import Channel, Event, Plan, Subject, Subscription, Transaction
+from billing.money import ZERO
+from billing.plans.subscriptions import Changed
+from users.models import User
+
+
+def whole(*, dry_run: bool) -> AbstractContextManager[Any]:
+    """One database transaction; a dry run is undone at its end."""
+    return ledger.dry_run() if dry_run else _atomic()
+
+
+def one_posting(*, dry_run: bool) -> AbstractContextManager[Any]:
+    """As `whole`, around one call of the ledger: that is one database transaction by itself."""
+    return ledger.dry_run() if dry_run else nullcontext()
+
+
+@contextmanager
+def _atomic() -> Iterator[None]:
+    with transaction.atomic():
+        yield
+
+
+def figures(subscription: Subscription, posted: Iterable[Transaction]) -> dict[str, Any]:
+    """Returns what an event keeps of a subscription, and of what was posted for it.
+
+    What was charged first for others of the user's subscriptions is left out.
+    """
+    mine = [row for row in posted if row.metadata.get("subscription") == subscription.pk]
+    return {
+        "subscription": subscription.pk,
+        "device": subscription.device,
+        "plan": named(subscription.plan),
+        "status": subscription.status,
+        "suspension_reason": subscription.suspension_reason,
+        "charged": str(-sum((row.amount for row in mine if row.amount < 0), ZERO)),
+        "paid_back": str(sum((row.amount for row in mine if row.amount > 0), ZERO)),
+        "transactions": [row.number for row in mine],
+    }
+
+
+def named(plan: Plan) -> dict[str, Any]:
+    """A plan by its ID, and by the name that it has now: it may get another."""
+    return {"id": plan.pk, "name": plan.name}
+
+
+def record_subscription(
+    action: str,
+    changed: Changed,
+    old_plan: Plan | None = None,
+    *,
+    actor: User | None,
+    channel: Channel,
+) -> Event:
+    """Records what was done to a subscription, in the history of its user."""
+    subscription, posted = changed
+    data = figures(subscription, posted)
+    if old_plan is not None:
+        data["old_plan"] = named(old_plan)
+    return events.record(
+        Subject.USER, subscription.user_id, action, actor=actor, channel=channel, **data
+    )

@@ -1,0 +1,125 @@
+"""What prices and words are set up with: services, plans, defaults for new users, descriptions."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from django.db.models import Model
+
+from billing import events
+from billing.models import (
+    Channel,
+    Event,
+    Plan,
+    Service,
+    ServicePrice,
+    StandardDescription,
+    Subject,
+    UserDefaults,
+    WebhookEndpoint,
+)
+from billing.operations._common import named, whole
+from users.models import User
+
+# What an event keeps of each; a webhook's secret is not among it.
+KEPT: Final[Mapping[type[Model], tuple[str, ...]]] = {
+    Service: ("name", "code", "unit", "is_active"),
+    Plan: ("name", "cycle", "price", "proportional_charge", "is_active"),
+    UserDefaults: ("bonus", "plan"),
+    StandardDescription: ("text", "position"),
+    WebhookEndpoint: ("name", "url", "events", "is_active"),
+}
+# By the ID of a service, its price in a plan; None: the plan does not offer it.
+Prices = Mapping[int, Decimal | None]
+
+
+def save(
+    row: Model, *, prices: Prices | None = None, actor: User | None, channel: Channel
+) -> Event | None:
+    """Saves a service, plan, … as it is in memory. With `prices`, also those of a plan's services.
+
+    Returns the event; None if nothing is new. The caller has locked what it read and showed.
+    """
+    kind = type(row)
+    with whole(dry_run=False):
+        before = None if row._state.adding else kind._default_manager.filter(pk=row.pk).first()
+        if kind is UserDefaults:  # the one row, which the first saving makes
+            before = UserDefaults.objects.filter(pk=row.pk).first() or UserDefaults(pk=row.pk)
+        old = {} if before is None else _values(before)
+        old_prices = _prices(row)
+        row.save()
+        _save_prices(row, prices)
+        new = _values(row)
+        changes = [
+            {"field": name, "before": old.get(name), "after": value}
+            for name, value in new.items()
+            if before is None or old.get(name) != value
+        ]
+        changes += _price_changes(old_prices, _prices(row))
+        if not changes:
+            return None
+        action = "configured" if before is None else "reconfigured"
+        return events.record(
+            subject_of(row), row.pk, action, actor=actor, channel=channel, changes=changes
+        )
+
+
+def delete(row: Model, *, actor: User | None, channel: Channel) -> Event:
+    """Deletes what was never used: the database refuses anything else."""
+    with whole(dry_run=False):
+        row_id, name = row.pk, str(row)
+        row.delete()
+        return events.record(
+            subject_of(row), row_id, "deleted", actor=actor, channel=channel, name=name
+        )
+
+
+def subject_of(row: Model) -> Subject:
+    """Returns what an event about this row is about."""
+    return Subject(str(row._meta.model_name))
+
+
+def _values(row: Model) -> dict[str, Any]:
+    return {name: _value(getattr(row, name)) for name in KEPT[type(row)]}
+
+
+def _value(value: Any) -> Any:
+    """A value of a field as JSON: an amount as a text, a plan by ID and name."""
+    if isinstance(value, Decimal):
+        return f"{value:.4f}"
+    if isinstance(value, Plan):
+        return named(value)
+    return list(value) if isinstance(value, list) else value
+
+
+def _prices(row: Model) -> dict[int, tuple[str, str]]:
+    """Of a plan: by the ID of each service, its name and price."""
+    if not isinstance(row, Plan) or row.pk is None:
+        return {}
+    prices = ServicePrice.objects.filter(plan=row).select_related("service")
+    return {price.service_id: (price.service.name, f"{price.price:.4f}") for price in prices}
+
+
+def _save_prices(plan: Model, prices: Prices | None) -> None:
+    for service_id, price in (prices or {}).items():
+        rows = ServicePrice.objects.filter(plan=plan.pk, service=service_id)
+        if price is None:
+            rows.delete()
+        elif not rows.update(price=price):
+            ServicePrice.objects.create(plan_id=plan.pk, service_id=service_id, price=price)
+
+
+def _price_changes(
+    before: Mapping[int, tuple[str, str]], after: Mapping[int, tuple[str, str]]
+) -> list[dict[str, Any]]:
+    services = {**before, **after}
+    return [
+        {
+            "field": "service_price",
+            "service": {"id": service_id, "name": name},
+            "before": before[service_id][1] if service_id in before else None,
+            "after": after[service_id][1] if service_id in after else None,
+        }
+        for service_id, (name, _) in sorted(services.items(), key=lambda each: each[1])
+        if before.get(service_id) != after.get(service_id)
+    ]

@@ -1,0 +1,253 @@
+"""Customers: finding, adding, editing, activating and deactivating them."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final
+
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+
+from billing import events
+from billing.errors import EmailTaken, UnknownUser
+from billing.events import Note
+from billing.models import Channel, Event, Plan, Subject, Subscription, Transaction
+from billing.money import ZERO
+from billing.operations._common import figures, record_subscription, whole
+from billing.plans import subscriptions
+from users import database
+from users.models import ONE_MAILBOX, User, constraint_of
+
+# Their values may be kept in an event. Those of the other fields are about a person, and events are
+# never changed: of these, the event says which ones are new.
+VALUES_ARE_KEPT: Final = frozenset({"is_active", "legal_type", "time_zone"})
+LABELS: Final[Mapping[str, str]] = {"email": "e-mail", "is_active": "active", "tin": "TIN"}
+
+
+@dataclass(frozen=True)
+class NewCustomer:
+    """A customer who was just added, what the defaults for new users gave, and the event."""
+
+    user: User
+    event: Event
+
+    @property
+    def sentence(self) -> str:
+        return events.sentence(self.event)
+
+
+def find_customer(user_id: int) -> User:
+    """Returns a customer. Raises UnknownUser, also for an operator's own account."""
+    user = User.objects.customers().filter(pk=user_id).first()
+    if user is None:
+        raise UnknownUser(user_id=user_id)
+    return user
+
+
+def known(user_ids: Collection[int]) -> set[int]:
+    """Returns those of these IDs that are a customer's."""
+    rows = User.objects.customers().filter(pk__in=user_ids)
+    return set(rows.values_list("pk", flat=True))
+
+
+def create(
+    user: User,
+    *,
+    plan: Plan | None = None,
+    is_validated: bool = False,
+    day: date,
+    actor: User | None,
+    channel: Channel,
+    dry_run: bool = False,
+) -> NewCustomer:
+    """Saves a new customer, who gets what the defaults for new users give.
+
+    With `plan`, the customer is subscribed to it in place of the plan of the defaults, and waits
+    for money. A caller that has validated the fields by rules of its own says so.
+
+    Raises ValidationError and EmailTaken.
+    """
+    is_active = user.is_active
+    user.is_staff = False
+    user.set_unusable_password()  # customers log in elsewhere
+    with whole(dry_run=dry_run):
+        if plan is not None:
+            user.is_active = True
+        save(user, is_validated=is_validated)
+        if plan is not None:
+            # Before the welcome, which then finds a plan and leaves out the one for new users.
+            subscriptions.start(
+                user, plan, day=day, wait_for_money=True, actor=actor, channel=channel
+            )
+        if user.is_active != is_active:
+            # Only now: a plan can be given to active users alone, and waits from here on.
+            user.is_active = is_active
+            user.save(update_fields=["is_active"])
+        subscriptions.welcome(user, day=day, actor=actor, channel=channel)
+        event = events.record(
+            Subject.USER, user.pk, "added", actor=actor, channel=channel, **_given_to(user)
+        )
+    return NewCustomer(user, event)
+
+
+def _given_to(user: User) -> dict[str, Any]:
+    """What a customer who was just added has got."""
+    posted = list(Transaction.objects.filter(user=user).order_by("number"))
+    bonus = sum((row.bonus_amount for row in posted), ZERO)
+    rows = Subscription.objects.filter(user=user).select_related("plan").order_by("pk")
+    return {
+        "bonus": str(bonus) if bonus else None,
+        "subscriptions": [figures(row, posted) for row in rows],
+        "transactions": [row.number for row in posted],
+    }
+
+
+def edit(
+    user_id: int,
+    change: Callable[[User], Mapping[str, Any]],
+    *,
+    is_validated: bool = False,
+    if_unchanged: Callable[[User], None] | None = None,
+    plan: Callable[[User], Plan | None] = lambda user: None,
+    day: date,
+    actor: User | None,
+    channel: Channel,
+    dry_run: bool = False,
+) -> User:
+    """Changes fields of a customer: to what `change` returns for the customer, who is locked then.
+
+    `plan` returns the plan that the account as a whole is to be on; None: that stays as it is. Who
+    is active is put on it first, who is not, last: only an active user can be put on a plan.
+
+    Raises UnknownUser, ValidationError, EmailTaken, and what subscribing and changing a plan raise.
+    Where nothing is new, nothing is recorded.
+    """
+    with whole(dry_run=dry_run):
+        user = lock(user_id)
+        if if_unchanged is not None:
+            if_unchanged(user)
+        given, new_plan = change(user), plan(user)
+        before = {name: getattr(user, name) for name in given}
+        was_active = user.is_active
+        if new_plan is not None and was_active:
+            _put_on_plan(user, new_plan, day=day, actor=actor, channel=channel)
+        for name, value in given.items():
+            setattr(user, name, value)
+        changed = [name for name, value in given.items() if before[name] != value]
+        save(user, changed, is_validated=is_validated)
+        if new_plan is not None and not was_active:
+            _put_on_plan(user, new_plan, day=day, actor=actor, channel=channel)
+        record_changes(Subject.USER, user, before, actor=actor, channel=channel)
+    return user
+
+
+def own_subscription(user: User) -> Subscription | None:
+    """Returns the live subscription of the account as a whole."""
+    return Subscription.objects.live().filter(user=user, device="").first()
+
+
+def _put_on_plan(
+    user: User, plan: Plan, *, day: date, actor: User | None, channel: Channel
+) -> None:
+    """Puts the account as a whole on a plan. What was paid stays paid, and counts first."""
+    present = own_subscription(user)
+    if present is None:
+        changed = subscriptions.start(
+            user, plan, day=day, wait_for_money=True, actor=actor, channel=channel
+        )
+        record_subscription("subscription_started", changed, actor=actor, channel=channel)
+    elif present.plan_id != plan.pk:
+        old_plan = present.plan
+        changed = subscriptions.change_plan(
+            present,
+            plan,
+            day=day,
+            pay_back=False,
+            charge_now=False,
+            actor=actor,
+            channel=channel,
+        )
+        record_subscription("plan_changed", changed, old_plan, actor=actor, channel=channel)
+
+
+def lock(user_id: int) -> User:
+    """Returns a customer, locked within the caller's database transaction. Raises UnknownUser."""
+    find_customer(user_id)
+    user = database.held(User.objects.filter(pk=user_id), user_id)
+    assert user is not None  # noqa: S101 - users are not deleted
+    return user
+
+
+def save(user: User, changed: Sequence[str] | None = None, *, is_validated: bool = False) -> None:
+    """Saves a new user, or the fields of one that have `changed`.
+
+    Raises ValidationError, and EmailTaken if somebody else has the mailbox.
+    """
+    if changed is None or "email" in changed:
+        user.email = User.objects.normalize_email(user.email)
+        if user.shares_mailbox():
+            raise EmailTaken
+    if not is_validated:
+        try:
+            user.full_clean(exclude=["password"])
+        except ValidationError:
+            if user.shares_mailbox():  # since just now
+                raise EmailTaken from None
+            raise
+    try:
+        with transaction.atomic():
+            user.save(update_fields=changed)
+    except IntegrityError as problem:
+        # Of two at once, the second finds the address taken only by now.
+        if constraint_of(problem) not in ONE_MAILBOX:
+            raise
+        raise EmailTaken from None
+
+
+def set_active(
+    subject: Subject,
+    user_ids: Iterable[int],
+    *,
+    is_active: bool,
+    actor: User | None,
+    channel: Channel,
+    dry_run: bool = False,
+) -> int:
+    """Activates or deactivates these users, customers or operators as `subject` says.
+
+    Returns how many that changed. A trigger wakes the subscriptions of those who are activated.
+    """
+    with whole(dry_run=dry_run):
+        rows = User.objects.select_for_update(of=("self",)).filter(
+            pk__in=list(user_ids), is_active=not is_active, is_staff=subject == Subject.OPERATOR
+        )
+        changed = list(rows.order_by("pk").values_list("pk", flat=True))
+        User.objects.filter(pk__in=changed).update(is_active=is_active)
+        action = "activated" if is_active else "deactivated"
+        events.record_all(
+            [Note(subject, user_id, action, {}) for user_id in changed],
+            actor=actor,
+            channel=channel,
+        )
+    return len(changed)
+
+
+def record_changes(
+    subject: Subject,
+    user: User,
+    before: Mapping[str, Any],
+    *,
+    actor: User | None,
+    channel: Channel,
+) -> Event | None:
+    """Records which of these fields have another value than `before`."""
+    changed = [name for name, value in before.items() if getattr(user, name) != value]
+    if not changed:
+        return None
+    values = {
+        name: [before[name], getattr(user, name)] for name in changed if name in VALUES_ARE_KEPT
+    }
+    labels = [LABELS.get(name, name.replace("_", " ")) for name in changed]
+    return events.record(
+        subject, user.pk, "changed", actor=actor, channel=channel, fields=labels, values=values
+    )

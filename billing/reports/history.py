@@ -1,0 +1,86 @@
+"""The history of a user, a plan, …: events and, of a user, transactions; the latest first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from operator import attrgetter
+from typing import Final
+
+from billing import events
+from billing.models import Event, Subject, Transaction
+from billing.reports.pages import tie_reversals
+from users.models import User
+
+DEEDS_PER_PAGE: Final = 50
+
+
+@dataclass(frozen=True)
+class Deed:
+    """One line of a history: an event, or a transaction."""
+
+    at: datetime
+    actor: User | None
+    channel: str
+    event: Event | None = None
+    transaction: Transaction | None = None
+
+    @classmethod
+    def of_event(cls, event: Event) -> "Deed":
+        return cls(event.created_at, event.actor, event.get_channel_display(), event=event)
+
+    @classmethod
+    def of_transaction(cls, row: Transaction) -> "Deed":
+        return cls(row.created_at, row.actor, row.get_channel_display(), transaction=row)
+
+    @property
+    def sentence(self) -> str:
+        """What an event says; the page itself says what a transaction did."""
+        return events.sentence(self.event) if self.event is not None else ""
+
+
+@dataclass(frozen=True)
+class Before:
+    """Where a page of a history begins: with what is older than these numbers; None: the latest."""
+
+    event: int | None = None
+    transaction: int | None = None
+
+
+@dataclass(frozen=True)
+class HistoryPage:
+    """Some deeds, and where the next page begins; None: there is nothing older."""
+
+    deeds: Sequence[Deed]
+    older: Before | None
+
+
+def history_of(
+    subject: Subject, subject_id: int, before: Before, *, with_money: bool = False
+) -> HistoryPage:
+    """Returns a page of the history of a subject; of a user's, `with_money` also transactions.
+
+    Both are read by their numbers, so any page costs the same, however long the history is.
+    """
+    of_subject = events.of_subject(subject, subject_id)
+    if before.event is not None:
+        of_subject = of_subject.filter(number__lt=before.event)
+    deeds = [Deed.of_event(event) for event in of_subject[: DEEDS_PER_PAGE + 1]]
+    if with_money and subject == Subject.USER:
+        rows = Transaction.objects.filter(user=subject_id).select_related("actor")
+        if before.transaction is not None:
+            rows = rows.filter(number__lt=before.transaction)
+        found = list(rows.order_by("-number")[: DEEDS_PER_PAGE + 1])
+        deeds += [Deed.of_transaction(row) for row in found]
+    # Events before transactions of the same moment: both are in the order of their numbers.
+    deeds.sort(key=attrgetter("at"), reverse=True)
+    shown, has_older = deeds[:DEEDS_PER_PAGE], len(deeds) > DEEDS_PER_PAGE
+    tie_reversals([each.transaction for each in shown if each.transaction is not None])
+    return HistoryPage(shown, _end(shown, before) if has_older else None)
+
+
+def _end(shown: Sequence[Deed], before: Before) -> Before:
+    seen_events = [each.event.number for each in shown if each.event is not None]
+    seen_rows = [each.transaction.number for each in shown if each.transaction is not None]
+    return Before(
+        min(seen_events, default=before.event), min(seen_rows, default=before.transaction)
+    )

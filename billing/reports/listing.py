@@ -1,0 +1,135 @@
+"""Which transactions a list shows."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Final, Literal
+
+from django.db import OperationalError, connection, transaction
+from django.db.models import Q, QuerySet
+
+from billing.models import Balance, Label, Transaction
+from billing.plans.schedule import INSTANT
+
+QUERY_CANCELED: Final = "57014"  # an SQLSTATE
+
+ADDS: Final = Q(amount__gt=0) | Q(bonus_amount__gt=0)
+TAKES: Final = Q(amount__lt=0) | Q(bonus_amount__lt=0)
+# The condition of the index over them, which the type alone would not bring into play.
+REVERSALS: Final = Q(reverses__isnull=False)
+
+# What totals count apart: a reversal is neither a refill nor a charge.
+Kind = Literal["", "refills", "charges", "reversals"]
+KINDS: Final = {
+    "refills": ADDS & ~REVERSALS,
+    "charges": TAKES & ~REVERSALS,
+    "reversals": REVERSALS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """Which transactions a list shows: of one user or of all, in a period, filtered.
+
+    The period reaches from `since` up to, and without, `until`; None leaves that end open.
+    """
+
+    user_id: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    type: str = ""
+    subtype: str = ""
+    # What adds to either balance or takes from either, reversals included.
+    direction: Literal["", "adds", "takes"] = ""
+    kind: Kind = ""
+    label: Label | Literal[""] = ""
+    text: str = ""
+    device: str = ""  # or a part of its name
+    exact_device: str | None = None  # "" is none: what concerns no device
+    channel: str = ""
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether more than the period decides what is shown."""
+        filters = (
+            self.type, self.subtype, self.direction, self.kind, self.label, self.channel,
+            self.text, self.device,
+        )  # fmt: skip
+        return any(filters) or self.exact_device is not None
+
+    @cached_property
+    def numbers(self) -> range:
+        """The numbers of one user's transactions in the period."""
+        assert self.user_id is not None  # noqa: S101 - a mistake of the caller
+        number_at = Transaction.objects.number_at
+        first = number_at(self.user_id, self.since - INSTANT) + 1 if self.since else 1
+        if self.until:
+            last = number_at(self.user_id, self.until - INSTANT)
+        else:
+            last = Balance.objects.values_list("last_number", flat=True).get(pk=self.user_id)
+        return range(first, max(first, last + 1))
+
+    @cached_property
+    def rows(self) -> QuerySet[Transaction]:
+        """The transactions, in no order."""
+        rows = Transaction.objects.filter(self._condition())
+        if self.user_id is not None:
+            rows = rows.filter(
+                user=self.user_id, number__gte=self.numbers.start, number__lt=self.numbers.stop
+            )
+        else:
+            if self.since:
+                rows = rows.filter(created_at__gte=self.since)
+            if self.until:
+                rows = rows.filter(created_at__lt=self.until)
+        return rows
+
+    def _condition(self) -> Q:
+        condition = Q()
+        if self.type:
+            condition &= Q(type=self.type)
+        if self.subtype:
+            condition &= Q(subtype=self.subtype)
+        if self.direction == "adds":
+            condition &= ADDS
+        elif self.direction == "takes":
+            condition &= TAKES
+        if self.label:
+            condition &= Label(self.label).condition
+        if self.kind:
+            condition &= KINDS[self.kind]
+        if self.channel:
+            condition &= Q(channel=self.channel)
+        for word in self.text.split():
+            condition &= Q(description__icontains=word)
+        if self.device:
+            condition &= Q(device__icontains=self.device)
+        if self.exact_device is not None:
+            condition &= Q(device=self.exact_device)
+        return condition
+
+
+class TooSlow(Exception):
+    """A search was given up because it would take too long."""
+
+
+@contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Gives up queries that run longer, and raises TooSlow.
+
+    What is found by an index takes milliseconds. Only a search for words or devices that are rare,
+    over all users and all time, has to read every row there is.
+    """
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SHOW statement_timeout")
+            usual = cursor.fetchone()[0]
+            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{seconds}s"])
+            yield
+            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [usual])
+    except OperationalError as problem:
+        if getattr(problem.__cause__, "sqlstate", None) != QUERY_CANCELED:
+            raise
+        raise TooSlow from None

@@ -1,0 +1,230 @@
+"""Pages of transactions, newest first; and all of them, oldest first.
+
+No page is reached by counting or skipping rows. A user's transactions are numbered without gaps
+and their times never go back, so a period is a range of numbers, and any page of it is one range
+of the index on (user, number). Across users, pages follow the index on (date, id).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal, NamedTuple
+
+from django.db import connection
+from django.db.models import Model, Q, QuerySet
+
+from billing.models import Balance, Channel, Reference, Transaction
+from billing.plans.schedule import INSTANT
+from billing.reports.listing import Listing
+
+PAGE_SIZE: Final = 50
+# No index leads to what operators posted for a user, and there may be a million other rows.
+LOOKED_THROUGH: Final = 2_000
+
+
+class Place(NamedTuple):
+    """Where a row lies in lists across users. With ID 0: before all rows of that very moment."""
+
+    created_at: datetime
+    id: int
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where in a list, newest first, a page lies.
+
+    `key` is a transaction's number in a user's list, in other lists a row's ID. The page
+    holds what is older than the key (`before`), newer than it (`after`), or the key itself and
+    what is older (`at`). Without a key it is the first page; `after` 0 is the last.
+    """
+
+    place: Literal["first", "before", "after", "at"] = "first"
+    key: int = 0
+
+
+@dataclass(frozen=True)
+class Page[Row: Model]:
+    """Up to PAGE_SIZE rows, newest first, and whether there are newer and older ones.
+
+    `key` is the attribute of a row that the pages of this list go by, as `Cursor.key` does.
+    """
+
+    rows: Sequence[Row]
+    has_newer: bool
+    has_older: bool
+    key: str = "pk"
+
+    @property
+    def first_key(self) -> int | None:
+        return getattr(self.rows[0], self.key) if self.rows else None
+
+    @property
+    def last_key(self) -> int | None:
+        return getattr(self.rows[-1], self.key) if self.rows else None
+
+
+def page(listing: Listing, cursor: Cursor) -> Page[Transaction]:
+    """A page of transactions, each with those that it is tied to by a reversal."""
+    found = _page(listing, cursor)
+    tie_reversals(found.rows)
+    return found
+
+
+def tie_reversals(rows: Sequence[Transaction]) -> None:
+    """Notes on each row what it reverses, and what reversed it. One query for all rows."""
+    if not rows:
+        return
+    users, numbers = [row.user_id for row in rows], [row.number for row in rows]
+    reversing = [row for row in rows if row.reverses is not None]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT t.user_id, t.number, t.id, t.reverses
+            FROM unnest(%s::bigint[], %s::bigint[]) AS x (user_id, number)
+            JOIN billing_transaction t ON t.user_id = x.user_id AND t.reverses = x.number
+            UNION ALL
+            SELECT t.user_id, t.number, t.id, NULL
+            FROM unnest(%s::bigint[], %s::bigint[]) AS x (user_id, number)
+            JOIN billing_transaction t ON t.user_id = x.user_id AND t.number = x.number
+            ORDER BY 1, 2
+            """,
+            [
+                users,
+                numbers,
+                [row.user_id for row in reversing],
+                [row.reverses for row in reversing],
+            ],
+        )
+        found = cursor.fetchall()
+    reversals: dict[tuple[int, int], list[Reference]] = {}
+    originals: dict[tuple[int, int], Reference] = {}
+    for user_id, number, row_id, reverses in found:
+        reference = Reference(row_id, number)
+        if reverses is None:
+            originals[user_id, number] = reference
+        else:
+            reversals.setdefault((user_id, reverses), []).append(reference)
+    for row in rows:
+        row.reversed_by = reversals.get((row.user_id, row.number), [])
+        if row.reverses is not None:
+            row.reversed_one = originals.get((row.user_id, row.reverses))
+
+
+def _page(listing: Listing, cursor: Cursor) -> Page[Transaction]:
+    order = ["number"] if listing.user_id is not None else ["created_at", "id"]
+    newest_first = [f"-{name}" for name in order]
+    key = order[-1]
+    rows = listing.rows.select_related("user", "actor")
+    if cursor.place == "after":
+        found = list(_beyond(rows, listing, cursor, newer=True).order_by(*order)[: PAGE_SIZE + 1])
+        shown = found[:PAGE_SIZE][::-1]
+        has_newer = len(found) > PAGE_SIZE
+        has_older = bool(shown) and _exists_beyond(listing, shown[-1], newer=False)
+        return Page(shown, has_newer, has_older, key)
+    wanted = rows if cursor.place == "first" else _beyond(rows, listing, cursor, newer=False)
+    found = list(wanted.order_by(*newest_first)[: PAGE_SIZE + 1])
+    shown = found[:PAGE_SIZE]
+    has_older = len(found) > PAGE_SIZE
+    has_newer = (
+        cursor.place != "first" and bool(shown) and _exists_beyond(listing, shown[0], newer=True)
+    )
+    return Page(shown, has_newer, has_older, key)
+
+
+def _beyond(
+    rows: QuerySet[Transaction], listing: Listing, cursor: Cursor, *, newer: bool
+) -> QuerySet[Transaction]:
+    """The rows on one side of the cursor."""
+    comparison = ("gt" if newer else "lt") + ("e" if cursor.place == "at" else "")
+    if listing.user_id is not None:
+        return rows.filter(**{f"number__{comparison}": cursor.key})
+    if newer and cursor.key == 0:
+        return rows
+    # The newest transaction up to that ID: one with just that ID need not exist.
+    edge = Transaction.objects.filter(id__lte=cursor.key).order_by("-id").first()
+    if edge is None:
+        return rows if newer else rows.none()
+    return rows.filter(by_date(edge, comparison))
+
+
+def _exists_beyond(listing: Listing, row: Transaction, *, newer: bool) -> bool:
+    comparison = "gt" if newer else "lt"
+    if listing.user_id is not None and not listing.is_filtered:
+        edge = listing.numbers.stop - 1 if newer else listing.numbers.start
+        return row.number < edge if newer else row.number > edge
+    if listing.user_id is not None:
+        return listing.rows.filter(**{f"number__{comparison}": row.number}).exists()
+    return listing.rows.filter(by_date(row, comparison)).exists()
+
+
+def by_date(row: "Transaction | Place", comparison: str) -> Q:
+    """Compares (created_at, id) with that of `row`, in a form the index on both serves."""
+    strict = comparison.removesuffix("e")
+    return Q(**{f"created_at__{strict}e": row.created_at}) & (
+        Q(**{f"created_at__{strict}": row.created_at}) | Q(**{f"id__{comparison}": row.id})
+    )
+
+
+def cursor_at(listing: Listing, moment: datetime) -> Cursor:
+    """The page that begins with the last transaction before `moment`."""
+    if listing.user_id is not None:
+        return Cursor("at", Transaction.objects.number_at(listing.user_id, moment - INSTANT))
+    row = Transaction.objects.filter(created_at__lt=moment).order_by("-created_at", "-id").first()
+    return Cursor("at", row.id if row else 0)
+
+
+def page_by_id[Row: Model](rows: QuerySet[Row], cursor: Cursor) -> Page[Row]:
+    """A page of rows that are listed by their IDs, newest first."""
+    comparison = "id__" + ("gt" if cursor.place == "after" else "lt")
+    comparison += "e" if cursor.place == "at" else ""
+    wanted = rows if cursor.place == "first" else rows.filter(**{comparison: cursor.key})
+    found = list(wanted.order_by("id" if cursor.place == "after" else "-id")[: PAGE_SIZE + 1])
+    shown, has_more = found[:PAGE_SIZE], len(found) > PAGE_SIZE
+    if cursor.place == "after":
+        has_older = bool(shown) and rows.filter(id__lt=shown[0].pk).exists()
+        return Page(shown[::-1], has_newer=has_more, has_older=has_older)
+    has_newer = cursor.place != "first" and bool(shown) and rows.filter(id__gt=shown[0].pk).exists()
+    return Page(shown, has_newer=has_newer, has_older=has_more)
+
+
+def latest(count: int) -> list[Transaction]:
+    """The latest transactions of all users, newest first."""
+    rows = Transaction.objects.select_related("user", "actor")
+    found = list(rows.order_by("-created_at", "-id")[:count])
+    tie_reversals(found)
+    return found
+
+
+def latest_by_operators(user_id: int, count: int) -> list[Transaction]:
+    """The latest transactions of a user that operators posted in the panel, newest first.
+
+    Only the user's last LOOKED_THROUGH ones are looked at: no index leads to an operator's, and
+    there may be a million others.
+    """
+    last = Balance.objects.values_list("last_number", flat=True).filter(pk=user_id).first()
+    rows = Transaction.objects.filter(
+        user=user_id, number__gt=(last or 0) - LOOKED_THROUGH, channel=Channel.PANEL
+    )
+    found = list(rows.select_related("user", "actor").order_by("-number")[:count])
+    tie_reversals(found)
+    return found
+
+
+def oldest_first(listing: Listing, chunk_size: int = 2_000) -> Iterator[Transaction]:
+    """All transactions of a listing, oldest first, in constant memory.
+
+    Rows are fetched a chunk at a time, each beginning where the last one ended: a database cursor
+    would have to be kept open, and collects the whole result before its first row.
+    """
+    order = ["number"] if listing.user_id is not None else ["created_at", "id"]
+    rows = listing.rows.select_related("user", "actor").order_by(*order)
+    wanted = rows
+    while chunk := list(wanted[:chunk_size]):
+        tie_reversals(chunk)
+        yield from chunk
+        last = chunk[-1]
+        wanted = (
+            rows.filter(number__gt=last.number)
+            if listing.user_id is not None
+            else rows.filter(by_date(last, "gt"))
+        )
