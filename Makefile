@@ -5,8 +5,7 @@ SHELL := /bin/sh
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: run test coverage lint types migrations-check benchmark mutation installation architecture hooks \
-	lock clean
+.PHONY: run test coverage lint types migrations-check benchmark mutation installation architecture hooks lock clean
 
 # PostgreSQL itself is installed only where DATABASE_URL names no server.
 NEEDED := $(if $(DATABASE_URL),production,embedded)
