@@ -63,7 +63,7 @@ def list_active_days(
     request: HttpRequest, user_id: PathId, filters: Query[ActiveDayFilters]
 ) -> dict[str, Any]:
     device = ledger.checked_device(filters.device)
-    rows = ActiveDay.objects.filter(user=operations.customers.find_customer(user_id), device=device)
+    rows = ActiveDay.objects.filter(user=operations.customers.customer_id(user_id), device=device)
     if filters.since is not None:
         rows = rows.filter(day__gte=filters.since)
     if filters.until is not None:

@@ -33,7 +33,7 @@ from billing.api.schemas import (
 )
 from billing.api.today import utc_today
 from billing.models import Channel, Subscription
-from billing.operations.customers import find_customer
+from billing.operations.customers import customer_id
 from billing.operations.subscriptions import SubscriptionChange, find_subscription
 from billing.plans import forecast
 
@@ -59,7 +59,7 @@ class SubscriptionFilters(Parameters):
 def list_subscriptions(
     request: HttpRequest, user_id: PathId, filters: Query[SubscriptionFilters]
 ) -> dict[str, Any]:
-    rows = Subscription.objects.filter(user=find_customer(user_id)).select_related("plan")
+    rows = Subscription.objects.filter(user=customer_id(user_id)).select_related("plan")
     if filters.status == "live":
         rows = rows.live()
     elif filters.status is not None:
@@ -87,7 +87,7 @@ def list_subscriptions(
 def read_subscription(
     request: HttpRequest, user_id: PathId, subscription_id: PathId, response: HttpResponse
 ) -> dict[str, Any]:
-    answer = shown(find_subscription(find_customer(user_id).pk, subscription_id), utc_today())
+    answer = shown(find_subscription(customer_id(user_id), subscription_id), utc_today())
     etags.show(request, response, _tag(answer))
     return answer
 

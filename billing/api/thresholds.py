@@ -12,7 +12,7 @@ from billing.api import etags
 from billing.api.keys import RequiresPermission, actor
 from billing.api.schemas import PathId, ProblemOut, ThresholdIn, ThresholdOut
 from billing.models import Channel
-from billing.operations.customers import find_customer
+from billing.operations.customers import customer_id
 
 router = Router(tags=["Low balance thresholds"])
 
@@ -26,7 +26,7 @@ ANSWERS = {200: ThresholdOut, 404: ProblemOut}
     summary="Read a user's low balance threshold",
 )
 def read_threshold(request: HttpRequest, user_id: PathId, response: HttpResponse) -> dict[str, Any]:
-    return _tagged(request, response, find_customer(user_id).pk)
+    return _tagged(request, response, customer_id(user_id))
 
 
 @router.put(

@@ -36,7 +36,7 @@ from billing.api.schemas import (
 )
 from billing.errors import UnknownTransaction
 from billing.models import Channel, Transaction, TransactionType
-from billing.operations.customers import find_customer
+from billing.operations.customers import customer_id
 
 router = Router(tags=["Transactions"])
 
@@ -101,7 +101,7 @@ class TransactionFilters(Parameters):
 def list_transactions_of_user(
     request: HttpRequest, user_id: PathId, filters: Query[TransactionFilters]
 ) -> dict[str, Any]:
-    listing = filters.listing(find_customer(user_id).pk)
+    listing = filters.listing(customer_id(user_id))
     of = f"transactions of {user_id}, {filters.order} first"
     beyond = None
     if filters.cursor is not None:
@@ -142,7 +142,7 @@ def list_transactions(request: HttpRequest, filters: Query[TransactionFilters]) 
 def read_transaction(
     request: HttpRequest, user_id: PathId, number: PathId, response: HttpResponse
 ) -> dict[str, Any]:
-    of_user = Transaction.objects.filter(user=find_customer(user_id).pk)
+    of_user = Transaction.objects.filter(user=customer_id(user_id))
     row = of_user.filter(number=number).first()
     if row is None:
         raise UnknownTransaction(number=number)
@@ -192,7 +192,7 @@ class BalanceMoment(Parameters):
 def read_balance(
     request: HttpRequest, user_id: PathId, moment: Query[BalanceMoment]
 ) -> dict[str, Any]:
-    find_customer(user_id)
+    customer_id(user_id)
     at = moment.at
     had = ledger.balance(user_id) if at is None else ledger.balance_at(user_id, at)
     return {

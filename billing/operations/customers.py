@@ -44,6 +44,16 @@ def find_customer(user_id: int) -> User:
     return user
 
 
+def customer_id(user_id: int) -> int:
+    """Returns `user_id` if it is a customer's. Raises UnknownUser as `find_customer` does.
+
+    It reads nothing of the customer, and so is faster.
+    """
+    if not User.objects.customers().filter(pk=user_id).exists():
+        raise UnknownUser(user_id=user_id)
+    return user_id
+
+
 def known(user_ids: Collection[int]) -> set[int]:
     """Returns those of these IDs that are a customer's."""
     rows = User.objects.customers().filter(pk__in=user_ids)

@@ -8,7 +8,7 @@ from billing.ledger import Entry, Options, Posted
 from billing.models import Channel, Transaction
 from billing.money import ZERO, Amount
 from billing.operations._common import one_posting, whole
-from billing.operations.customers import find_customer
+from billing.operations.customers import customer_id
 from billing.plans import services
 from users.models import User
 
@@ -25,7 +25,7 @@ def change_balance(
     **options: Unpack[Options],
 ) -> Transaction:
     """See `billing.ledger.change_balance`. Raises UnknownUser also for an operator's account."""
-    find_customer(user_id)
+    customer_id(user_id)
     with one_posting(dry_run=dry_run):
         return ledger.change_balance(
             user_id,
@@ -53,7 +53,7 @@ def charge_service(
     dry_run: bool = False,
 ) -> Transaction:
     """See `billing.plans.services.charge_service`. Raises UnknownUser also for an operator."""
-    find_customer(user_id)
+    customer_id(user_id)
     with one_posting(dry_run=dry_run):
         return services.charge_service(
             user_id,
@@ -86,7 +86,7 @@ def reverse(
     `seen_paid_back` are the numbers of the transactions that paid something back, as the caller has
     seen them: if these are still all of them, it is reversed although something was paid back.
     """
-    find_customer(user_id)
+    customer_id(user_id)
     with whole(dry_run=dry_run):
         if seen_paid_back is not None:
             ledger.lock_balances([user_id])  # until it is posted, nobody pays back

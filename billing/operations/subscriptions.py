@@ -8,7 +8,7 @@ from billing import events, ledger
 from billing.errors import UnknownPlan, UnknownSubscription
 from billing.models import ActiveDay, Channel, Event, Plan, Subscription, Transaction
 from billing.operations._common import record_subscription, whole
-from billing.operations.customers import find_customer
+from billing.operations.customers import customer_id, find_customer
 from billing.plans import subscriptions
 from users.models import User
 
@@ -140,7 +140,7 @@ def find_subscription(user_id: int, subscription_id: int) -> Subscription:
 def _lock(
     user_id: int, subscription_id: int, if_unchanged: Callable[[Subscription], None] | None
 ) -> Subscription:
-    find_customer(user_id)
+    customer_id(user_id)
     ledger.lock_balances([user_id])
     row = find_subscription(user_id, subscription_id)
     if if_unchanged is not None:

@@ -7,7 +7,7 @@ from billing import events, ledger, thresholds
 from billing.models import Channel, LowBalanceThreshold, Subject
 from billing.money import Amount
 from billing.operations._common import whole
-from billing.operations.customers import find_customer
+from billing.operations.customers import customer_id
 from billing.thresholds import Change, Threshold
 from users.models import User
 
@@ -61,7 +61,7 @@ def unset_own(
 
 
 def _lock(user_id: int, if_unchanged: Callable[[], None] | None) -> None:
-    find_customer(user_id)
+    customer_id(user_id)
     ledger.lock_balances([user_id])
     if if_unchanged is not None:
         if_unchanged()

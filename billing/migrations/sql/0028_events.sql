@@ -50,12 +50,9 @@ BEGIN
             written.data := asked.data;
             written.created_at := greatest(billing_clock(), last_one.created_at);
             written.digest := billing_event_digest(written, coalesce(last_one.digest, ''));
-            BEGIN
-                INSERT INTO billing_event SELECT (written).*;
-                EXIT;
-            EXCEPTION WHEN unique_violation THEN
-                NULL;  -- somebody else has written the next one: again, after it
-            END;
+            INSERT INTO billing_event SELECT (written).*
+                ON CONFLICT (subject, subject_id, number) DO NOTHING;
+            EXIT WHEN FOUND;  -- else somebody else has written the next one: again, after it
         END LOOP;
         RETURN NEXT written;
     END LOOP;
