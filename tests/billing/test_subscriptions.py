@@ -784,6 +784,12 @@ def test_what_is_said_to_come_next_is_what_the_run_then_charges(
         assert [-amount for _, amount, *_ in posted(user)[before:]] == expected
 
 
+def test_nothing_comes_next_for_what_is_cancelled() -> None:
+    subscription = subscribed(user_with(real=100), PlanFactory(price=30), day=APRIL_10)
+    assert forecast.upcoming(subscription, APRIL_10) is not None
+    assert forecast.upcoming(cancel(subscription, APRIL_10).subscription, APRIL_10) is None
+
+
 def test_what_comes_next_for_who_waits_is_what_it_would_cost_today() -> None:
     user = user_with(real=1)
     plan = PlanFactory(price="12.55", proportional_charge=True)
