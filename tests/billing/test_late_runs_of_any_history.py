@@ -250,7 +250,7 @@ def first_run_to_know(day: date, reported: datetime) -> date:
 
 @dataclass
 class Late(World):
-    """Charged by `settle`, whenever somebody comes."""
+    """Charged by `due.decide`, whenever somebody comes."""
 
     moved: list[Moved] = field(default_factory=list)
     activated: list[Activated] = field(default_factory=list)

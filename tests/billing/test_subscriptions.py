@@ -784,6 +784,15 @@ def test_what_is_said_to_come_next_is_what_the_run_then_charges(
         assert [-amount for _, amount, *_ in posted(user)[before:]] == expected
 
 
+def test_what_comes_next_by_active_day_depends_on_the_device() -> None:
+    plan = PlanFactory(price=D("0.5"), cycle=Cycle.ACTIVE_DAY)
+    subscription = subscribed(user_with(real=100), plan, day=APRIL_10)
+    assert forecast.upcoming(subscription, APRIL_10) == (None, D("0.5"))
+    active(subscription.user, APRIL_10)
+    subscription.refresh_from_db()
+    assert forecast.upcoming(subscription, APRIL_10) == (APRIL_10 + DAY, D("0.5"))
+
+
 def test_nothing_comes_next_for_what_is_cancelled() -> None:
     subscription = subscribed(user_with(real=100), PlanFactory(price=30), day=APRIL_10)
     assert forecast.upcoming(subscription, APRIL_10) is not None
