@@ -10,14 +10,12 @@ from billing.reports.following import (
 from billing.reports.history import Before, Deed, HistoryPage, history_of
 from billing.reports.listing import Listing, TooSlow, time_limit
 from billing.reports.pages import (
-    LOOKED_THROUGH,
     PAGE_SIZE,
     Cursor,
     Page,
     Place,
     cursor_at,
     latest,
-    latest_by_operators,
     oldest_first,
     page,
     page_by_id,
@@ -47,7 +45,6 @@ from billing.reports.sums import (
 
 __all__ = [
     "LONGEST_TRANSACTION",
-    "LOOKED_THROUGH",
     "PAGE_SIZE",
     "RUN_MAY_TAKE",
     "SILENCE",
@@ -72,7 +69,6 @@ __all__ = [
     "history_of",
     "holdings",
     "latest",
-    "latest_by_operators",
     "latest_run",
     "oldest_first",
     "overdue",

@@ -13,13 +13,11 @@ from typing import Final, Literal, NamedTuple
 from django.db import connection
 from django.db.models import Model, Q, QuerySet
 
-from billing.models import Balance, Channel, Reference, Transaction
+from billing.models import Reference, Transaction
 from billing.plans.schedule import INSTANT
 from billing.reports.listing import Listing
 
 PAGE_SIZE: Final = 50
-# No index leads to what operators posted for a user, and there may be a million other rows.
-LOOKED_THROUGH: Final = 2_000
 
 
 class Place(NamedTuple):
@@ -191,21 +189,6 @@ def latest(count: int) -> list[Transaction]:
     """The latest transactions of all users, newest first."""
     rows = Transaction.objects.select_related("user", "actor")
     found = list(rows.order_by("-created_at", "-id")[:count])
-    tie_reversals(found)
-    return found
-
-
-def latest_by_operators(user_id: int, count: int) -> list[Transaction]:
-    """The latest transactions of a user that operators posted in the panel, newest first.
-
-    Only the user's last LOOKED_THROUGH ones are looked at: no index leads to an operator's, and
-    there may be a million others.
-    """
-    last = Balance.objects.values_list("last_number", flat=True).filter(pk=user_id).first()
-    rows = Transaction.objects.filter(
-        user=user_id, number__gt=(last or 0) - LOOKED_THROUGH, channel=Channel.PANEL
-    )
-    found = list(rows.select_related("user", "actor").order_by("-number")[:count])
     tie_reversals(found)
     return found
 
