@@ -25,6 +25,7 @@ from billing.models import (
     WebhookEndpoint,
 )
 from billing.money import format_money
+from users.models import User
 
 Data = Mapping[str, Any]
 
@@ -172,11 +173,11 @@ def _value(subject: str, change: Data, when: str) -> str:
 
 
 def _key_made(data: Data) -> str:
-    owner, expires = data["owner"], data["expires_at"]
+    owner, expires = User.objects.filter(pk=data["owner"]).first(), data["expires_at"]
     parts = [
         f"Name: “{data['name']}”",
         f"Begins with: {data['prefix']}",
-        f"Owner: {owner['name']} ({owner['email']})",
+        f"Owner: {owner} ({owner.email})" if owner else "Owner: nobody any more",
         f"Read only: {'yes' if data['is_read_only'] else 'no'}",
         f"Expires: {_moment(expires) if expires else 'never'}",
     ]

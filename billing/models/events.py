@@ -41,7 +41,7 @@ class Event(models.Model):
     posted. What is said about it on pages is made of `action` and `data` when it is shown.
 
     The database function `billing_note_events` writes events. They are numbered 1, 2, 3, … for each
-    subject, each with a digest over itself and the one before it (docs/events.md).
+    subject, each with a digest over itself and the one before it (docs/ledger.md).
     """
 
     subject = models.CharField(max_length=32, choices=Subject.choices)

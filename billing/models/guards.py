@@ -5,8 +5,8 @@ are missing; their functions are in `billing/sql/`. What breaks without each of 
 
 | trigger | on | without it |
 |---|---|---|
-| `append_only` | transactions | history can be edited, deleted or truncated (G3) |
-| `follows` | transactions | a row can be inserted that does not continue its chain (G2, G9) |
+| `append_only` | transactions, events | history can be edited, deleted or truncated (G3) |
+| `follows` | transactions, events | a row can be inserted that continues no chain (G2, G9) |
 | `never_removed` | balances | a user's balance row can be deleted |
 | `matches_last_transaction` | balances | a balance can change without a transaction (G1) |
 | `append_only` | activations, plan terms | late runs charge what nobody owes |

@@ -1,7 +1,7 @@
 """What all operations have in common."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from django.db import transaction
@@ -15,18 +15,12 @@ from users.models import User
 
 def whole(*, dry_run: bool) -> AbstractContextManager[Any]:
     """One database transaction; a dry run is undone at its end."""
-    return ledger.dry_run() if dry_run else _atomic()
+    return ledger.dry_run() if dry_run else transaction.atomic()
 
 
 def one_posting(*, dry_run: bool) -> AbstractContextManager[Any]:
     """As `whole`, around one call of the ledger: that is one database transaction by itself."""
     return ledger.dry_run() if dry_run else nullcontext()
-
-
-@contextmanager
-def _atomic() -> Iterator[None]:
-    with transaction.atomic():
-        yield
 
 
 def figures(subscription: Subscription, posted: Iterable[Transaction]) -> dict[str, Any]:

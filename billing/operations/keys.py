@@ -33,7 +33,7 @@ def add(
         entered = {
             "name": key.name,
             "prefix": key.prefix,
-            "owner": {"id": owner.pk, "name": str(owner), "email": owner.email},
+            "owner": owner.pk,  # who that is, a page looks up: names are not kept in events
             "is_read_only": is_read_only,
             "expires_at": None if expires_at is None else expires_at.isoformat(),
             "requests_per_minute": requests_per_minute,

@@ -52,7 +52,7 @@ def start(
             actor=actor,
             channel=channel,
         )
-        return _recorded("subscription_started", changed, None, actor=actor, channel=channel)
+        return _recorded("subscription_started", changed, actor=actor, channel=channel)
 
 
 def change_plan(
@@ -84,7 +84,7 @@ def change_plan(
             actor=actor,
             channel=channel,
         )
-        return _recorded("plan_changed", changed, before, actor=actor, channel=channel)
+        return _recorded("plan_changed", changed, before.plan, actor=actor, channel=channel)
 
 
 def cancel(
@@ -107,7 +107,7 @@ def cancel(
         changed = subscriptions.cancel(
             before, day=day, pay_back=pay_back, actor=actor, channel=channel
         )
-        return _recorded("subscription_cancelled", changed, before, actor=actor, channel=channel)
+        return _recorded("subscription_cancelled", changed, actor=actor, channel=channel)
 
 
 def record_active_day(user_id: int, *, device: str, day: date, today: date) -> ActiveDay:
@@ -151,11 +151,10 @@ def _lock(
 def _recorded(
     action: str,
     changed: subscriptions.Changed,
-    before: Subscription | None,
+    old_plan: Plan | None = None,
     *,
     actor: User | None,
     channel: Channel,
 ) -> SubscriptionChange:
-    old_plan = before.plan if before is not None and action == "plan_changed" else None
     event = record_subscription(action, changed, old_plan, actor=actor, channel=channel)
     return SubscriptionChange(*changed, event)

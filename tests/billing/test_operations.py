@@ -449,6 +449,9 @@ def test_keys_are_made_and_revoked_in_the_history_of_key_and_owner() -> None:
         f"API key “Gateway” ({key.prefix}…) was added.",
         f"API key “Gateway” ({key.prefix}…) was revoked.",
     ]
+    kept = str([*Event.objects.values_list("data", flat=True)])
+    assert "Gateway" in kept
+    assert "olga" not in kept.lower()  # an event is kept for good: who it was about, by ID alone
 
 
 def test_endpoints_are_recorded_without_their_secrets() -> None:
