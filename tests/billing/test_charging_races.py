@@ -548,11 +548,23 @@ def lose_connection_at(
     def refuse(parameters: Any) -> Any:
         raise OperationalError("the server is down")
 
+    def wait_for_the_end_of(server_process: int) -> None:
+        """Until then it may hold the user's lock, and the next try would pass the user by."""
+        another = connection.copy()
+        with another.cursor() as cursor:
+            running = True
+            while running:
+                cursor.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [server_process])
+                running = cursor.fetchone() is not None
+        another.close()
+
     def lost(changed: Any) -> None:
         if changed[0].user_id == user.pk:
             if next(left) == 0:
                 monkeypatch.setattr(posting, "store", store)
+            server_process = connection.connection.info.backend_pid
             connection.connection.close()
+            wait_for_the_end_of(server_process)
             if for_good:
                 connection.get_new_connection = refuse  # type: ignore[method-assign]
         store(changed)
