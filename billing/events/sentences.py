@@ -54,6 +54,19 @@ def _changed(data: Data) -> str:
     return f"Changed: {', '.join(data['fields'])}."
 
 
+def _imported(data: Data) -> str:
+    """ "Imported from the previous system, where the ID was 371356, with 45 transactions and …" """
+    counts = (_counted(data[name], name) for name in ("transactions", "subscriptions"))
+    return (
+        f"Imported from the previous system, where the ID was {data['id']}, "
+        f"with {' and '.join(counts)}."
+    )
+
+
+def _counted(number: int, nouns: str) -> str:
+    return f"{number:,} {nouns.removesuffix('s') if number == 1 else nouns}"
+
+
 # --- Subscriptions ------------------------------------------------------------------------------
 
 
@@ -241,6 +254,7 @@ OF_SUBJECTS: Final[Mapping[str, Callable[[Data, str], str]]] = {
 SENTENCES: Final[Mapping[str, Callable[[Data], str]]] = {
     "added": _added,
     "changed": _changed,
+    "imported": _imported,
     "deleted": _says("Deleted."),
     "activated": _says("Activated."),
     "deactivated": _says("Deactivated."),

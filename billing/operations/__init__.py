@@ -17,6 +17,7 @@ Common to all of them:
 from billing.operations import (
     configuration,
     customers,
+    history,
     keys,
     money,
     staff,
@@ -28,6 +29,7 @@ from billing.operations import (
 __all__ = [
     "configuration",
     "customers",
+    "history",
     "keys",
     "money",
     "staff",

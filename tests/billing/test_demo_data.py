@@ -13,7 +13,9 @@ from django.db import DatabaseError, connection
 from django.db.models import Count, F, Sum
 
 from billing import ledger
-from billing.management.demo import bulk, catalogue, company, people, story
+from billing.ledger import history
+from billing.ledger.history import PastTransaction, as_jsonb
+from billing.management.demo import catalogue, company, people, story
 from billing.management.demo.contracts import Contracts
 from billing.models import (
     ActiveDay,
@@ -52,7 +54,7 @@ def told(
     closing: int = 0,
     until: datetime = NOW,
     contracts: Contracts | None = None,
-) -> list[story.Operation]:
+) -> list[PastTransaction]:
     rng = Random(seed)
     offered = catalogue.draw_up()
     for place, plan in enumerate(offered.plans.values(), start=1):
@@ -131,8 +133,8 @@ def test_metadata_is_written_as_the_database_writes_it(db: None) -> None:
         "pricing": {"price": "0.3", "a": 1},
     }
     with connection.cursor() as cursor:
-        cursor.execute("SELECT %s::jsonb::text", [story.as_jsonb(metadata)])
-        assert cursor.fetchone() == (story.as_jsonb(metadata),)
+        cursor.execute("SELECT %s::jsonb::text", [as_jsonb(metadata)])
+        assert cursor.fetchone() == (as_jsonb(metadata),)
 
 
 # --- Plans, subscriptions and runs ----------------------------------------------------------------
@@ -362,7 +364,7 @@ def test_the_ledger_of_demo_data_verifies(db: None) -> None:
 def test_a_load_past_the_guard_verifies_too_and_leaves_the_guard_on(
     committed_db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "GUARDED_MAX", 0)
+    monkeypatch.setattr(history, "CHECKED_MAX", 0)
     before = triggers_and_keys()
     found()
     call_command("verify_ledger", verbosity=0)
@@ -491,7 +493,7 @@ def test_an_interrupted_load_leaves_nothing_and_can_be_started_again(
 ) -> None:
     tell = story.tell
 
-    def interrupted(*arguments: Any, **options: Any) -> Iterator[story.Operation]:
+    def interrupted(*arguments: Any, **options: Any) -> Iterator[PastTransaction]:
         for place, operation in enumerate(tell(*arguments, **options)):
             if place == 100:
                 raise KeyboardInterrupt
@@ -514,8 +516,8 @@ def test_a_user_with_transactions_cannot_be_given_another_history(db: None) -> N
     ledger.change_balance(
         user, amount=5, description="Money to start with", actor=None, channel=Channel.IMPORT
     )
-    operation = story.Operation(
+    operation = PastTransaction(
         user.pk, NOW, story.TransactionType.PAYMENT, "import", "Balance taken over", amount=100
     )
     with pytest.raises(DatabaseError, match="transaction_numbers_are_unique_per_user"):
-        bulk.load([operation], expected=1)
+        history.load_history([operation], expected=1)

@@ -6,9 +6,7 @@
 | `catalogue` | the services and plans that it sells |
 | `story` | makes up what happened to their money; pure |
 | `contracts` | keeps their subscriptions meanwhile, by the real rules; pure until it is saved |
-| `bulk` | writes a history into the ledger's tables, fast |
 | `company` | puts these together: what `manage.py seed_demo` loads |
 
-A benchmark that wants a long history of users it has made calls
-`bulk.load(story.tell(accounts, …), expected=…)`, or `bulk.load` with operations of its own.
+What is made up is written by `billing.operations.history`, as the history of another system is.
 """

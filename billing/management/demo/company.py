@@ -15,11 +15,13 @@ from django.db import connection, transaction
 from tqdm import tqdm
 
 from billing import ledger
-from billing.management.demo import bulk, catalogue, people
+from billing.ledger.history import PastTransaction
+from billing.management.demo import catalogue, people
 from billing.management.demo.contracts import Contracts
-from billing.management.demo.story import Account, Operation, Staff, tell
+from billing.management.demo.story import Account, Staff, tell
 from billing.models import Channel, StandardDescription, TransactionType
 from billing.money import DECIMALS
+from billing.operations import history
 from users.models import User
 
 BY_LEDGER_MAX: Final = 100  # so many of the last operations are posted, not loaded
@@ -47,8 +49,8 @@ class UsersExist(Exception):
 def found(*, users: int, transactions: int, seed: int, now: datetime) -> None:
     """Loads the demo data, whole or, if anything stops it, not at all.
 
-    The history goes through `bulk`; the last operations, of this moment, through the ledger. What
-    is left is as the real rules would have left it: a run that follows has nothing to do today.
+    The history is imported as that of another system is; the last operations, of this moment, are
+    posted. A charging run that follows has nothing to do today, as if all had really happened.
     """
     rng = Random(seed)  # noqa: S311 - nothing secret is made with it
     with transaction.atomic():
@@ -80,7 +82,7 @@ def found(*, users: int, transactions: int, seed: int, now: datetime) -> None:
             )
         )
         by_bulk = transactions - by_ledger
-        bulk.load(_shown(islice(operations, by_bulk), by_bulk), expected=by_bulk)
+        history.add_transactions(_shown(islice(operations, by_bulk), by_bulk), expected=by_bulk)
         last = list(operations)
         contracts.save()
         _go_on_after(contracts)
@@ -131,7 +133,7 @@ def _sign_up(rng: Random, count: int, now: datetime) -> list[Account]:
         if rng.random() < 0.1:
             user.is_active = False
             left[place] = user.created_at + (now - user.created_at) * rng.uniform(0.6, 0.98)
-    User.objects.bulk_create(users, batch_size=2_000)
+    history.add_customers(users)
     return [
         Account(
             user.pk,
@@ -144,7 +146,7 @@ def _sign_up(rng: Random, count: int, now: datetime) -> list[Account]:
     ]
 
 
-def _shown(operations: Iterable[Operation], count: int) -> Iterator[Operation]:
+def _shown(operations: Iterable[PastTransaction], count: int) -> Iterator[PastTransaction]:
     """With a progress bar, on a terminal, if it takes longer than a moment."""
     yield from tqdm(
         operations, total=count, desc="History", unit=" rows", unit_scale=True,
@@ -152,7 +154,7 @@ def _shown(operations: Iterable[Operation], count: int) -> Iterator[Operation]:
     )  # fmt: skip
 
 
-def _post(operations: Iterable[Operation]) -> None:
+def _post(operations: Iterable[PastTransaction]) -> None:
     """What happens now is posted like everything that will happen from now on."""
     for (actor_id, channel), group in groupby(operations, key=attrgetter("actor_id", "channel")):
         actor = None if actor_id is None else User.objects.get(pk=actor_id)
@@ -160,7 +162,7 @@ def _post(operations: Iterable[Operation]) -> None:
         ledger.post_batch(entries, actor=actor, channel=Channel(channel))
 
 
-def _entry(operation: Operation) -> ledger.Entry:
+def _entry(operation: PastTransaction) -> ledger.Entry:
     amount, bonus_amount = (
         Decimal(units).scaleb(-DECIMALS) for units in (operation.amount, operation.bonus_amount)
     )

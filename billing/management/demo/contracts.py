@@ -27,6 +27,7 @@ from billing.models import (
     Subscription,
 )
 from billing.money import DECIMALS
+from billing.operations import history
 from billing.plans.charging import USERS_PER_BATCH, figures_of
 from billing.plans.due import (
     DAY,
@@ -237,8 +238,7 @@ class Contracts:
 
     def save(self) -> None:
         """Writes everything as it has become."""
-        Subscription.objects.bulk_create(self.subscriptions, batch_size=BATCH)
-        ActiveDay.objects.bulk_create(self.active_days, batch_size=BATCH)
+        history.add_subscriptions(self.subscriptions, self.active_days)
         ChargingRun.objects.bulk_create([night.run for night in self.nights], batch_size=BATCH)
         ChargingBatch.objects.bulk_create(
             ChargingBatch(

@@ -13,7 +13,6 @@ the story always knows how many of these are still to come, and lets other thing
 long as there is room for them (`_Story.spare`).
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from random import Random
 from typing import Any, Final, NamedTuple
 
 from billing.ledger import Entry
+from billing.ledger.history import PastTransaction, as_jsonb, units_of
 from billing.management.demo.catalogue import (
     ACTIVE_DAY,
     ANNUAL,
@@ -45,7 +45,6 @@ from billing.models import (
     Subscription,
     TransactionType,
 )
-from billing.money import DECIMALS
 from billing.plans.due import ACTIVE, SUSPENDED, Decision
 from billing.plans.posting import charge_entry
 from billing.plans.pricing import Cycle, charge_on, remainder, service_cost
@@ -63,24 +62,6 @@ FAILURES: Final = {
     6: "canceling statement due to lock timeout",
     39: "deadlock detected",
 }
-
-
-class Operation(NamedTuple):
-    """One thing that happened to one user's money, as signed amounts in units."""
-
-    user_id: int
-    at: datetime
-    type: TransactionType
-    subtype: str
-    description: str
-    device: str = ""
-    amount: int = 0
-    bonus_amount: int = 0
-    actor_id: int | None = None
-    channel: Channel = Channel.CHARGING
-    idempotency_key: str | None = None
-    reverses: int | None = None
-    metadata: str = "{}"
 
 
 class Staff(NamedTuple):
@@ -145,7 +126,7 @@ class Account:
     real: int = 0
     bonus: int = 0
     number: int = 0
-    last: Operation | None = None  # if it can be reversed
+    last: PastTransaction | None = None  # if it can be reversed
 
     @property
     def enough(self) -> int:
@@ -163,7 +144,7 @@ def tell(
     staff: Staff,
     rng: Random,
     closing: int = 0,
-) -> Iterator[Operation]:
+) -> Iterator[PastTransaction]:
     """So many operations, from some months before `until` up to it, in order of time.
 
     A tenth of them are the first account's. The last ones, at least `closing` of them, happen at
@@ -213,7 +194,9 @@ class _Story:
         contracts.last_day = last.date()
         self.comings: dict[date, list[Account]] = defaultdict(list)
         self.goings: dict[date, list[Account]] = defaultdict(list)
-        self.scenes: dict[date, list[Callable[[datetime], Iterator[Operation]]]] = defaultdict(list)
+        self.scenes: dict[date, list[Callable[[datetime], Iterator[PastTransaction]]]] = (
+            defaultdict(list)
+        )
         for account in accounts:
             self.comings[account.joined.astimezone(UTC).date()].append(account)
             if account.left:
@@ -278,11 +261,13 @@ class _Story:
             Wish(self.plans["Start"], devices[2]),
         ]
 
-        def scene(days_ago: int, happening: Callable[[datetime], Iterator[Operation]]) -> None:
+        def scene(
+            days_ago: int, happening: Callable[[datetime], Iterator[PastTransaction]]
+        ) -> None:
             self.scenes[self.days[-1 - days_ago].date()].append(happening)
 
-        def wish(plan: str, device: str) -> Callable[[datetime], Iterator[Operation]]:
-            def happening(at: datetime) -> Iterator[Operation]:
+        def wish(plan: str, device: str) -> Callable[[datetime], Iterator[PastTransaction]]:
+            def happening(at: datetime) -> Iterator[PastTransaction]:
                 first.wishes.insert(0, Wish(self.plans[plan], device))
                 return self._fulfil(first, at)
 
@@ -298,7 +283,7 @@ class _Story:
 
     # --- Day by day -------------------------------------------------------------------------
 
-    def tell(self) -> Iterator[Operation]:
+    def tell(self) -> Iterator[PastTransaction]:
         self.contracts.begin(self.days[0].date())
         yield from self._take_over()
         # A growing company, quieter at weekends.
@@ -329,7 +314,7 @@ class _Story:
         while self.told < self.transactions:
             yield from self._use(self._somebody(present), self.until)
 
-    def _take_over(self) -> Iterator[Operation]:
+    def _take_over(self) -> Iterator[PastTransaction]:
         """On the first day, balances and plans come from the system that was there before."""
         first_day = self.days[0]
         tomorrow = first_day + timedelta(days=1)
@@ -366,7 +351,7 @@ class _Story:
             # Not theirs to choose any more.
             account.wishes = [wish for wish in account.wishes if wish.plan.is_active]
 
-    def _night(self, day: datetime, problem: str | None) -> Iterator[Operation]:
+    def _night(self, day: datetime, problem: str | None) -> Iterator[PastTransaction]:
         """The charging run."""
         due = self.contracts.due()
         unlucky = None if problem is None else self._unlucky(due)
@@ -410,25 +395,27 @@ class _Story:
                 return account
         return None
 
-    def _daytime(self, day: datetime, present: Sequence[Account], uses: int) -> Iterator[Operation]:
+    def _daytime(
+        self, day: datetime, present: Sequence[Account], uses: int
+    ) -> Iterator[PastTransaction]:
         opens = day + OPENS_AT
         closes = min(day + CLOSES_AT, self.until - timedelta(minutes=1))
         seconds = (closes - opens).total_seconds()
         if seconds < 3600:
             uses = 0  # the day has hardly begun
 
-        def use(at: datetime) -> Iterator[Operation]:
+        def use(at: datetime) -> Iterator[PastTransaction]:
             if self.spare() < 1:
                 return iter(())
             return self._use(self._somebody(present), at)
 
-        def welcome(account: Account) -> Callable[[datetime], Iterator[Operation]]:
+        def welcome(account: Account) -> Callable[[datetime], Iterator[PastTransaction]]:
             return lambda at: self._welcome(account, at)
 
-        def farewell(account: Account) -> Callable[[datetime], Iterator[Operation]]:
+        def farewell(account: Account) -> Callable[[datetime], Iterator[PastTransaction]]:
             return lambda at: self._end_contract(account, at)
 
-        events: list[tuple[datetime, Callable[[datetime], Iterator[Operation]]]] = [
+        events: list[tuple[datetime, Callable[[datetime], Iterator[PastTransaction]]]] = [
             (opens + timedelta(seconds=self.rng.triangular(0, seconds)), use) for _ in range(uses)
         ]
         for account in self.comings[day.date()]:
@@ -456,7 +443,7 @@ class _Story:
 
     # --- What happens -----------------------------------------------------------------------
 
-    def _use(self, account: Account, at: datetime) -> Iterator[Operation]:
+    def _use(self, account: Account, at: datetime) -> Iterator[PastTransaction]:
         """One more thing that somebody did: mostly using a service, seldom something else."""
         self.uses += 1
         turn = self.uses
@@ -475,7 +462,7 @@ class _Story:
         else:
             yield from self._serve(account, at)
 
-    def _serve(self, account: Account, at: datetime) -> Iterator[Operation]:
+    def _serve(self, account: Account, at: datetime) -> Iterator[PastTransaction]:
         rng = self.rng
         [service] = rng.choices(SERVICES, cum_weights=SERVICE_WEIGHTS)
         quantity = rng.choice(QUANTITIES[service]) * rng.randint(1, account.scale)
@@ -507,7 +494,7 @@ class _Story:
             metadata=metadata,
         )
 
-    def _refill(self, account: Account, at: datetime) -> Iterator[Operation]:
+    def _refill(self, account: Account, at: datetime) -> Iterator[PastTransaction]:
         """A payment and, soon after it, what it resumes."""
         account.out_of_money = False
         suspended = sum(each.status == SUSPENDED for each in account.live.values())
@@ -525,7 +512,7 @@ class _Story:
             steps = self.contracts.decide(account, due, today, retry=True)
             yield from self._charge(account, steps, at + MOMENT)
 
-    def _payment(self, account: Account, at: datetime) -> Operation:
+    def _payment(self, account: Account, at: datetime) -> PastTransaction:
         document = 480_000 + self.told
         how: dict[str, Any]
         if account.pays_by == "card":
@@ -554,7 +541,7 @@ class _Story:
         amount = self.rng.choice(REFILLS) * account.scale * UNIT
         return self._post(account, at, TransactionType.PAYMENT, amount=amount, **how)
 
-    def _give(self, account: Account, at: datetime) -> Operation:
+    def _give(self, account: Account, at: datetime) -> PastTransaction:
         subtype, description = self.rng.choice(GIFTS)
         return self._post(
             account,
@@ -567,7 +554,7 @@ class _Story:
             channel=Channel.PANEL,
         )
 
-    def _correct(self, account: Account, at: datetime) -> Operation:
+    def _correct(self, account: Account, at: datetime) -> PastTransaction:
         amount = self.rng.randrange(100, 150_000, 100)
         owes = account.real >= amount and self.rng.random() < 0.5
         return self._post(
@@ -582,14 +569,16 @@ class _Story:
         )
 
     @staticmethod
-    def _can_reverse(account: Account, original: Operation) -> bool:
+    def _can_reverse(account: Account, original: PastTransaction) -> bool:
         return (
             original.type is not TransactionType.SUBSCRIPTION
             and account.real >= original.amount
             and account.bonus >= original.bonus_amount
         )
 
-    def _reverse(self, account: Account, original: Operation, at: datetime) -> Operation:
+    def _reverse(
+        self, account: Account, original: PastTransaction, at: datetime
+    ) -> PastTransaction:
         return self._post(
             account,
             at,
@@ -606,10 +595,10 @@ class _Story:
 
     # --- Subscriptions ----------------------------------------------------------------------
 
-    def _fulfil(self, account: Account, at: datetime) -> Iterator[Operation]:
+    def _fulfil(self, account: Account, at: datetime) -> Iterator[PastTransaction]:
         """The account subscribes to what it wants to, after a payment if need be."""
         plan, _ = wish = account.wishes[0]
-        price = _units(charge_on(at.date(), plan.terms).amount)
+        price = units_of(charge_on(at.date(), plan.terms).amount)
         if not self._has_room(account, plan):
             account.wishes.clear()
             if self.spare() >= 1:
@@ -625,7 +614,7 @@ class _Story:
             )
 
     def _can_pay(self, account: Account, plan: Plan) -> bool:
-        price = _units(charge_on(self.days[0].date(), plan.terms).amount)
+        price = units_of(charge_on(self.days[0].date(), plan.terms).amount)
         return price <= account.real and self._has_room(account, plan)
 
     def _has_room(self, account: Account, plan: Plan) -> bool:
@@ -633,7 +622,9 @@ class _Story:
         needed = 3 + len(account.live) + self.contracts.charges_to_come(plan.cycle)
         return self.spare() >= needed
 
-    def _begin(self, account: Account, wish: Wish, at: datetime, **by: Any) -> Iterator[Operation]:
+    def _begin(
+        self, account: Account, wish: Wish, at: datetime, **by: Any
+    ) -> Iterator[PastTransaction]:
         """Starts a subscription; the account's own, if there is one, gets another plan."""
         plan, device = wish
         today = at.date()
@@ -650,22 +641,22 @@ class _Story:
         if plan.cycle == Cycle.ACTIVE_DAY:
             self.by_active_day.append((account, account.live[device]))
 
-    def _change_plan(self, account: Account, at: datetime) -> Iterator[Operation]:
+    def _change_plan(self, account: Account, at: datetime) -> Iterator[PastTransaction]:
         """To another monthly plan, from today on; the rest of the old one is paid back."""
         own = account.live.get("")
         today = at.date()
         others = [self.plans[name] for name in MONTHLY if own and name != own.plan.name]
         new = self.rng.choice(others or [self.plans[MONTHLY[0]]])
-        price = _units(charge_on(today, new.terms).amount)
+        price = units_of(charge_on(today, new.terms).amount)
         paid = own and own.paid_period
-        back = _units(remainder(paid, today)) if paid and paid.last >= today else 0
+        back = units_of(remainder(paid, today)) if paid and paid.last >= today else 0
         if own is None or own.status != ACTIVE or account.real + back < price or self.spare() < 2:
             yield from self._serve(self.accounts[0], at)
             return
         clerk = self.rng.choice(self.staff.clerks)
         yield from self._begin(account, Wish(new), at, actor_id=clerk, channel=Channel.PANEL)
 
-    def _order(self, account: Account, device: str, at: datetime) -> Iterator[Operation]:
+    def _order(self, account: Account, device: str, at: datetime) -> Iterator[PastTransaction]:
         """A dearer plan for a device, from the next charge on: nothing is posted yet."""
         present = account.live.get(device)
         if present is not None and self.spare() > self.contracts.charges_to_come(Cycle.ANNUAL):
@@ -673,7 +664,7 @@ class _Story:
             self.contracts.change_plan(account, present, plan, at.date(), at_once=False)
         yield from ()
 
-    def _give_up(self, account: Account, device: str, at: datetime) -> Iterator[Operation]:
+    def _give_up(self, account: Account, device: str, at: datetime) -> Iterator[PastTransaction]:
         """The device goes out of service; the rest of what was paid for it is paid back."""
         present = account.live.get(device)
         if present is None:
@@ -688,7 +679,7 @@ class _Story:
 
     def _charge(
         self, account: Account, steps: Iterable[Decision], at: datetime, **by: Any
-    ) -> Iterator[Operation]:
+    ) -> Iterator[PastTransaction]:
         for step in steps:
             charge = step.charge
             if charge is None:
@@ -701,7 +692,9 @@ class _Story:
                     step.subscription.charge_number = account.number
                 at += timedelta(microseconds=50 + 450 * self.rng.random())
 
-    def _post_entry(self, account: Account, entry: Entry, at: datetime, **by: Any) -> Operation:
+    def _post_entry(
+        self, account: Account, entry: Entry, at: datetime, **by: Any
+    ) -> PastTransaction:
         return self._post(
             account,
             at,
@@ -709,7 +702,7 @@ class _Story:
             entry.subtype,
             entry.description,
             device=entry.device,
-            amount=_units(Decimal(entry.amount)),
+            amount=units_of(Decimal(entry.amount)),
             idempotency_key=entry.idempotency_key,
             metadata=as_jsonb(entry.metadata),
             **by,
@@ -717,7 +710,7 @@ class _Story:
 
     # --- Coming and going -------------------------------------------------------------------
 
-    def _welcome(self, account: Account, at: datetime) -> Iterator[Operation]:
+    def _welcome(self, account: Account, at: datetime) -> Iterator[PastTransaction]:
         """As the defaults for new users say."""
         by_gateway = {"actor_id": self.staff.gateway, "channel": Channel.API}
         if self.spare() >= 1:
@@ -727,13 +720,13 @@ class _Story:
                 TransactionType.BONUS_REFILL,
                 "register",
                 "Gift on registration",
-                bonus_amount=_units(GIFT_ON_REGISTRATION),
+                bonus_amount=units_of(GIFT_ON_REGISTRATION),
                 idempotency_key="registration",
                 **by_gateway,
             )
         yield from self._begin(account, Wish(self.plans[PAY_PER_USE]), at, **by_gateway)
 
-    def _end_contract(self, account: Account, at: datetime) -> Iterator[Operation]:
+    def _end_contract(self, account: Account, at: datetime) -> Iterator[PastTransaction]:
         for device in list(account.live):
             yield from self._give_up(account, device, at)
         if (account.real or account.bonus) and self.spare() >= 1:
@@ -759,9 +752,10 @@ class _Story:
         subtype: str,
         description: str,
         **fields: Any,
-    ) -> Operation:
+    ) -> PastTransaction:
         self.clock = at = min(max(at, self.clock), self.until)
-        operation = Operation(account.user_id, at, type, subtype, description, **fields)
+        by = {"channel": Channel.CHARGING} | fields
+        operation = PastTransaction(account.user_id, at, type, subtype, description, **by)
         account.real += operation.amount
         account.bonus += operation.bonus_amount
         account.number += 1
@@ -775,26 +769,7 @@ def _cost(price: Price, quantity: int) -> tuple[int, Decimal, str]:
     """The cost in units, the quantity as the ledger has it, and the metadata."""
     exact = Decimal(quantity)
     cost = service_cost(price.price, exact)
-    return _units(cost), exact, as_jsonb({PRICING: explain_cost(price, exact)})
-
-
-def _units(amount: Decimal) -> int:
-    return int(amount.scaleb(DECIMALS))
-
-
-def as_jsonb(value: Any) -> str:
-    """A JSON object in the very text that the database makes of it, which the digest is over."""
-    return _encode(_in_order(value))
-
-
-_encode: Final = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
-
-
-def _in_order(value: Any) -> Any:
-    """With keys as `jsonb` keeps them: the shorter first."""
-    if not isinstance(value, dict):
-        return value
-    return {key: _in_order(value[key]) for key in sorted(value, key=lambda key: (len(key), key))}
+    return units_of(cost), exact, as_jsonb({PRICING: explain_cost(price, exact)})
 
 
 def _day(day: date) -> str:

@@ -1,0 +1,248 @@
+"""Writes transactions that happened before: of another system, or of the demo data.
+
+`posting` stamps each transaction with the moment at which it is posted, so it cannot take in a
+history. This module copies one into the table and computes itself what the database function would
+have: numbers, old and new balances, running sums and digests. It needs the rights of the tables'
+owner. Nothing is weakened:
+
+- Constraints, foreign keys and the guard of the balances hold as always.
+- Up to CHECKED_MAX rows, the guard that looks at each new transaction (`follows`) holds too. A
+  longer load switches it off and checks foreign keys at the end. Both belong to the database
+  transaction: they are back when it ends, and until then nobody else can write to the table.
+  `manage.py verify_ledger` checks what the guard would have checked.
+- Only users without transactions can be given a history.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from decimal import Decimal
+from hashlib import sha256
+from itertools import count
+from typing import Any, Final, NamedTuple
+
+import pgtrigger
+from django.db import connection, transaction
+
+from billing.models import Channel, Transaction, TransactionType
+from billing.money import DECIMALS
+
+CHECKED_MAX: Final = 50_000
+
+COLUMNS: Final = (
+    "id, user_id, number, type, subtype, description, device, "
+    "amount, old_balance, new_balance, bonus_amount, old_bonus, new_bonus, "
+    "refilled, bonus_refilled, created_at, actor_id, channel, idempotency_key, reverses, "
+    "metadata, digest"
+)
+
+
+class PastTransaction(NamedTuple):
+    """One operation on one user's two balances, as it happened.
+
+    Amounts are whole numbers of the ledger's smallest unit, 1/10,000: adding them up is exact, and
+    fast. `metadata` is a JSON object in the form that `as_jsonb` writes.
+    """
+
+    user_id: int
+    at: datetime
+    type: TransactionType
+    subtype: str
+    description: str
+    device: str = ""
+    amount: int = 0
+    bonus_amount: int = 0
+    actor_id: int | None = None
+    channel: Channel = Channel.IMPORT
+    idempotency_key: str | None = None
+    reverses: int | None = None
+    metadata: str = "{}"
+
+
+def units_of(amount: Decimal) -> int:
+    """Returns an amount of money in units of 1/10,000."""
+    return int(amount.scaleb(DECIMALS))
+
+
+def load_history(transactions: Iterable[PastTransaction], *, expected: int) -> int:
+    """Writes transactions in the order given, which must be that of time for each user.
+
+    `expected` is about how many there are; above CHECKED_MAX the whole ledger is locked until the
+    end. All or nothing: one database transaction, or a part of the caller's, who has created or
+    locked the users. Returns the number of transactions.
+    """
+    chains: dict[int, _Chain] = {}
+    written = 0
+    with transaction.atomic(), connection.cursor() as cursor:
+        ids: Iterator[int]
+        if is_checked := expected <= CHECKED_MAX:
+            transactions = list(transactions)
+            ids = iter(_reserve_ids(cursor, len(transactions)))
+        else:
+            # Everybody who posts locks a balance row, and waits here until this is through.
+            cursor.execute("LOCK TABLE billing_balance IN EXCLUSIVE MODE")
+            [first_id] = _reserve_ids(cursor, 1)
+            ids = count(first_id)
+        with _checks(row_by_row=is_checked):
+            copying = cursor.copy(f"COPY billing_transaction ({COLUMNS}) FROM STDIN")
+            with connection.wrap_database_errors, copying as copy:
+                for row in _rows(transactions, ids, chains):
+                    copy.write_row(row)
+                    written += 1
+            if not is_checked:
+                next_id = first_id + written
+                cursor.execute("SELECT setval('billing_transaction_id_seq', %s, false)", [next_id])
+            cursor.execute(_LEAVE_BALANCES, _last_of(chains))
+    return written
+
+
+def _reserve_ids(cursor: Any, number: int) -> list[int]:
+    cursor.execute(
+        "SELECT nextval('billing_transaction_id_seq') FROM generate_series(1, %s)", [number]
+    )
+    return [row[0] for row in cursor.fetchall()]
+
+
+# A balance is what the user's last transaction left.
+_LEAVE_BALANCES: Final = """
+    UPDATE billing_balance SET
+        real = last.real, bonus = last.bonus,
+        refilled = last.refilled, bonus_refilled = last.bonus_refilled,
+        last_number = last.number, last_digest = last.digest, last_at = last.at
+    FROM unnest(
+        %s::bigint[], %s::bigint[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[],
+        %s::bytea[], %s::timestamptz[]
+    ) AS last (user_id, number, real, bonus, refilled, bonus_refilled, digest, at)
+    WHERE billing_balance.user_id = last.user_id
+"""
+
+
+class _Chain:
+    """How far a user's transactions have come, in units and as text."""
+
+    __slots__ = (
+        "at", "bonus", "bonus_refilled", "bonus_refilled_text", "bonus_text", "digest", "number",
+        "real", "real_text", "refilled", "refilled_text",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.number = self.real = self.bonus = self.refilled = self.bonus_refilled = 0
+        self.real_text = self.bonus_text = self.refilled_text = self.bonus_refilled_text = _ZERO
+        self.digest = self.at = ""
+
+
+def _last_of(chains: Mapping[int, _Chain]) -> list[list[Any]]:
+    """Returns the parameters of _LEAVE_BALANCES: one list for each of its columns."""
+    ends = chains.values()
+    return [
+        list(chains),
+        [each.number for each in ends],
+        [each.real_text for each in ends],
+        [each.bonus_text for each in ends],
+        [each.refilled_text for each in ends],
+        [each.bonus_refilled_text for each in ends],
+        [bytes.fromhex(each.digest) for each in ends],
+        [each.at for each in ends],
+    ]
+
+
+def _rows(
+    transactions: Iterable[PastTransaction], ids: Iterator[int], chains: dict[int, _Chain]
+) -> Iterator[list[str | None]]:
+    """Yields the transactions as rows of COLUMNS, each value in PostgreSQL's text form.
+
+    Most of the time of a load is spent here, so it is one function and makes no text twice.
+    """
+    encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
+    for past in transactions:
+        (user_id, at, kind, subtype, description, device, amount, bonus_amount,
+         actor_id, channel, idempotency_key, reverses, metadata) = past  # fmt: skip
+        chain = chains.get(user_id)
+        if chain is None:
+            chain = chains[user_id] = _Chain()
+        chain.number += 1
+        chain.at = f"{at.isoformat(timespec='microseconds')[:26]}Z"
+        old_balance, old_bonus = chain.real_text, chain.bonus_text
+        amount_text = bonus_amount_text = _ZERO
+        if amount:
+            amount_text = _text(amount)
+            chain.real += amount
+            chain.real_text = _text(chain.real)
+            if amount > 0:
+                chain.refilled += amount
+                chain.refilled_text = _text(chain.refilled)
+        if bonus_amount:
+            bonus_amount_text = _text(bonus_amount)
+            chain.bonus += bonus_amount
+            chain.bonus_text = _text(chain.bonus)
+            if bonus_amount > 0:
+                chain.bonus_refilled += bonus_amount
+                chain.bonus_refilled_text = _text(chain.bonus_refilled)
+        row = [
+            str(next(ids)), str(user_id), str(chain.number), kind.value, subtype, description,
+            device, amount_text, old_balance, chain.real_text,
+            bonus_amount_text, old_bonus, chain.bonus_text,
+            chain.refilled_text, chain.bonus_refilled_text, chain.at,
+            None if actor_id is None else str(actor_id), channel.value, idempotency_key,
+            None if reverses is None else str(reverses), metadata,
+        ]  # fmt: skip
+        # The canonical form of docs/ledger.md, as the database's billing_digest makes it.
+        chain.digest = sha256(encode([chain.digest, *row]).encode()).hexdigest()
+        row.append(f"\\x{chain.digest}")
+        yield row
+
+
+_ZERO: Final = "0.0000"
+
+
+def _text(units: int) -> str:
+    """Returns an amount as NUMERIC(19,4) writes it: -12500 units are -1.2500."""
+    digits = f"{units:05}" if units >= 0 else f"{units:06}"
+    return f"{digits[:-DECIMALS]}.{digits[-DECIMALS:]}"
+
+
+def as_jsonb(value: Mapping[str, Any]) -> str:
+    """Returns a JSON object in the very text that PostgreSQL makes of a `jsonb`, as digests need.
+
+    Values may be texts, whole numbers, booleans, None, lists and objects of these.
+    """
+    return _encode(_in_order(value))
+
+
+_encode: Final = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
+
+
+def _in_order(value: Any) -> Any:
+    """Sorts keys as `jsonb` does: shorter ones (in bytes) first."""
+    if isinstance(value, list):
+        return [_in_order(each) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    keys = sorted(value, key=lambda key: (len(key.encode()), key.encode()))
+    return {key: _in_order(value[key]) for key in keys}
+
+
+@contextmanager
+def _checks(*, row_by_row: bool) -> Iterator[None]:
+    """Unless `row_by_row`, checks foreign keys all at once at the end, and `follows` not at all."""
+    if row_by_row:
+        yield
+        return
+    [(_, guard)] = pgtrigger.registered("billing.Transaction:follows")
+    with connection.cursor() as cursor:
+        cursor.execute(_FOREIGN_KEYS)
+        foreign_keys = cursor.fetchall()
+        guard.disable(Transaction)
+        for name, _ in foreign_keys:
+            cursor.execute(f'ALTER TABLE billing_transaction DROP CONSTRAINT "{name}"')
+        yield
+        for name, definition in foreign_keys:
+            cursor.execute(f'ALTER TABLE billing_transaction ADD CONSTRAINT "{name}" {definition}')
+        guard.enable(Transaction)
+
+
+_FOREIGN_KEYS: Final = """
+    SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE conrelid = 'billing_transaction'::regclass AND contype = 'f'
+"""
