@@ -3,6 +3,7 @@ from billing.models.answers import KeptAnswer
 from billing.models.balances import Balance
 from billing.models.descriptions import StandardDescription
 from billing.models.events import Event, EventChannel, Subject
+from billing.models.groups import GroupDefault
 from billing.models.moments import Activation, PlanTerms
 from billing.models.plans import Plan, Service, ServicePrice, UserDefaults
 from billing.models.runs import ChargingBatch, ChargingFailure, ChargingRun, Heartbeat
@@ -38,6 +39,7 @@ __all__ = [
     "Event",
     "EventChannel",
     "EventType",
+    "GroupDefault",
     "Heartbeat",
     "KeptAnswer",
     "Label",

@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.contrib.auth.models import Group, Permission
+from django.core.management import call_command
 
+from billing.authority import groups
+from billing.authority.groups import READY_MADE
 from tests.factories import AdministratorFactory, OperatorFactory
 from tests.operators import client_of, operator_with, permission
 
@@ -22,40 +25,61 @@ VIEWER_AT_FIRST = {
     "billing.view_balance",
     "billing.view_standarddescription",
 }
-VIEWER = VIEWER_AT_FIRST | {
-    *(f"billing.view_{each}" for each in ("plan", "service", "subscription", "chargingrun")),
-}
-BILLING_OPERATOR = VIEWER | {
-    "billing.change_balance",
-    "billing.add_subscription",
-    "billing.change_subscription",
-    "users.add_user",
-    "users.change_user",
-    *(f"billing.{each}_lowbalancethreshold" for each in ("view", "change")),
-}
-ADMINISTRATOR = BILLING_OPERATOR | {
-    *(f"billing.{each}_apikey" for each in ("view", "add", "change")),
-    *(f"billing.{each}_webhookendpoint" for each in ("view", "add", "change", "delete")),
-    *(f"billing.{each}_webhookdelivery" for each in ("view", "change")),
-    *(f"billing.{each}_plan" for each in ("add", "change", "delete")),
-    *(f"billing.{each}_service" for each in ("add", "change", "delete")),
-    *(f"billing.{each}_userdefaults" for each in ("view", "change")),
-    *(f"billing.{each}_standarddescription" for each in ("add", "change", "delete")),
-    *(f"users.{each}_operator" for each in ("view", "add", "change")),
-    *(f"auth.{each}_group" for each in ("view", "add", "change", "delete")),
-}
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("Viewer", VIEWER),
-        ("Billing operator", BILLING_OPERATOR),
-        ("Administrator", ADMINISTRATOR),
-    ],
-)
-def test_the_ready_made_groups_are_there_after_migrating(name: str, expected: set[str]) -> None:
-    assert operator_with(group=name).get_all_permissions() == expected
+@pytest.mark.parametrize("name", READY_MADE)
+def test_the_ready_made_groups_are_there_after_migrating(name: str) -> None:
+    assert operator_with(group=name).get_all_permissions() == READY_MADE[name]
+
+
+def test_each_group_may_do_what_the_one_before_it_may() -> None:
+    viewer, billing_operator, administrator = READY_MADE.values()
+    assert viewer < billing_operator < administrator
+    assert not [each for each in viewer if ".view_" not in each]
+
+
+def test_what_an_installation_changes_in_a_group_stays_as_it_is() -> None:
+    viewer = Group.objects.get(name="Viewer")
+    viewer.permissions.remove(permission("billing.view_plan"))
+    viewer.permissions.add(permission("users.change_user"))
+    call_command("migrate", verbosity=0)
+    assert permissions_of(viewer) == (READY_MADE["Viewer"] - {"billing.view_plan"}) | {
+        "users.change_user"
+    }
+
+
+def test_a_permission_that_is_new_in_the_table_is_granted_once() -> None:
+    viewer = Group.objects.get(name="Viewer")
+    table = {"Viewer": READY_MADE["Viewer"] | {"billing.view_apikey"}}
+    groups.grant_defaults(table)
+    assert permissions_of(viewer) == table["Viewer"]
+    viewer.permissions.remove(permission("billing.view_apikey"))
+    groups.grant_defaults(table)
+    assert permissions_of(viewer) == READY_MADE["Viewer"]
+
+
+def test_a_group_that_was_renamed_or_deleted_is_left_alone() -> None:
+    Group.objects.filter(name="Viewer").update(name="Support")
+    Group.objects.get(name="Billing operator").delete()
+    table = {name: each | {"billing.view_apikey"} for name, each in READY_MADE.items()}
+    groups.grant_defaults(table)
+    assert {group.name for group in Group.objects.all()} == {"Support", "Administrator"}
+    assert permissions_of(Group.objects.get(name="Support")) == READY_MADE["Viewer"]
+
+
+def test_a_group_that_is_new_in_the_table_is_made() -> None:
+    groups.grant_defaults({"Accountant": frozenset({"billing.view_transaction"})})
+    assert permissions_of(Group.objects.get(name="Accountant")) == {"billing.view_transaction"}
+
+
+def test_a_permission_that_does_not_exist_is_a_mistake_in_the_table() -> None:
+    with pytest.raises(LookupError, match=r"There is no permission billing\.fly"):
+        groups.grant_defaults({"Viewer": frozenset({"billing.fly"})})
+
+
+def permissions_of(group: Group) -> set[str]:
+    rows = group.permissions.values_list("content_type__app_label", "codename")
+    return {f"{app_label}.{codename}" for app_label, codename in rows}
 
 
 def test_their_permissions_are_the_ones_django_makes() -> None:
@@ -85,7 +109,7 @@ def test_it_makes_the_permissions_that_are_not_there_yet() -> None:
     migration.make_groups(apps, None)
     assert operator_with(group="Viewer").get_all_permissions() == VIEWER_AT_FIRST
     more.permit(apps, None)
-    assert operator_with(group="Viewer").get_all_permissions() == VIEWER
+    assert operator_with(group="Viewer").get_all_permissions() == READY_MADE["Viewer"]
 
 
 def test_an_own_right_of_a_group_stays_when_more_is_permitted() -> None:
