@@ -1,4 +1,4 @@
-// What a program does, by a client made of the panel's description; see docs/api.md.
+// First steps of a program, with a client generated from the panel's description; see docs/api.md.
 import createClient from "openapi-fetch";
 import type { components, paths, webhooks } from "./billing.js";
 
