@@ -12,8 +12,8 @@ NEEDED := $(if $(DATABASE_URL),production,embedded)
 run: $(VENV)/installed-$(NEEDED)
 	@exec $(PYTHON) manage.py serve
 
-# Two processes; the one that finishes first takes over tests of the other. More processes would need
-# more connections than PostgreSQL allows.
+# Two processes; the one that finishes first takes over tests of the other. More processes would
+# need more connections than PostgreSQL allows.
 test: $(VENV)/installed-dev
 	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 

@@ -52,7 +52,7 @@ SET_SESSION: Final = "SELECT " + ", ".join(
 
 
 class DatabaseFeatures(features.DatabaseFeatures):
-    # Django 5.2 would accept 14. It checks this at each new connection and raises NotSupportedError.
+    # Django 5.2 would accept 14. It checks this at each new connection: NotSupportedError.
     minimum_database_version = (15,)
 
 
