@@ -62,7 +62,7 @@ def test_units_may_do_the_same() -> None:
     """A service that is hardened less than the other would be by mistake."""
     panel, worker = ((DEPLOY / unit).read_text() for unit in UNITS)
     of_panel, of_worker = (
-        text.partition("# What the process may do")[2].partition("[Install]")[0]
+        text.partition("# The process may do")[2].partition("[Install]")[0]
         for text in (panel, worker)
     )
     assert "ProtectSystem=strict" in of_panel

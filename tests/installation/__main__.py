@@ -138,8 +138,8 @@ def start_postgresql(machine: Machine) -> None:
 
 def it_says_what_is_missing(machine: Machine) -> None:
     install(machine, "--check", says="missing  account billing-panel", status=1)
-    install(machine, says="say under which name", status=1)
-    install(machine, "--host", HOST, says="say in which currency", status=1)
+    install(machine, says="give the host name of the panel", status=1)
+    install(machine, "--host", HOST, says="give the currency of the balances", status=1)
     install(machine, "--host", "a b", "--currency", "EUR", says="is no host name", status=1)
     install(machine, "--host", HOST, "--currency", "euro", says="is no currency", status=1)
     assert not (machine.root.path / "etc/billing-panel.env").exists()
@@ -163,7 +163,7 @@ def again_it_changes_nothing(machine: Machine) -> None:
     after = machine.root.snapshot(without=without)
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert not changed, sorted(changed)
-    for sentence in ("the database billing is there", "the units stay as they are"):
+    for sentence in ("the database billing exists", "the units are not changed"):
         assert sentence in said, said
 
 
