@@ -46,7 +46,7 @@ def test_a_skipped_browser_test_fails_in_ci(
 
 
 @pytest.mark.parametrize(
-    ("version", "said"),
+    ("version", "message"),
     [
         (
             "3.9",
@@ -60,7 +60,7 @@ def test_a_skipped_browser_test_fails_in_ci(
         ),
     ],
 )
-def test_a_python_that_does_not_do_is_named(tmp_path: Path, version: str, said: str) -> None:
+def test_a_python_that_does_not_do_is_named(tmp_path: Path, version: str, message: str) -> None:
     for name in ("python3", "python"):
         (tmp_path / name).write_text(
             f"#!/bin/sh\ncase $2 in *print*) echo {version};; *) exit 1;; esac\n"
@@ -77,7 +77,7 @@ def test_a_python_that_does_not_do_is_named(tmp_path: Path, version: str, said: 
         check=False,
     )
     assert found.returncode == 1
-    assert found.stderr == said
+    assert found.stderr == message
 
 
 def test_hooks_run_what_is_locked_here_and_fetch_nothing() -> None:

@@ -134,8 +134,8 @@ def start_what_has_no_systemd(machine: Machine) -> None:
 
 
 def start_postgresql(machine: Machine) -> None:
-    said = machine.run(f"{PLACE}/deploy/install", "--check")[1]
-    [command] = re.findall(r"Start it: (pg_ctlcluster \d+ main start)\.", said)
+    output = machine.run(f"{PLACE}/deploy/install", "--check")[1]
+    [command] = re.findall(r"Start it: (pg_ctlcluster \d+ main start)\.", output)
     machine.do(*command.split())
 
 
@@ -150,9 +150,9 @@ def it_says_what_is_missing(machine: Machine) -> None:
 
 def it_is_set_up(machine: Machine) -> None:
     [command] = commands_of_the_document("install")
-    said = machine.do("sh", "-c", command, **FROM_WHEELS)
-    assert "Now make the first operator" in said, said
-    assert ("systemd is not running here" in said) is not machine.has_systemd, said
+    output = machine.do("sh", "-c", command, **FROM_WHEELS)
+    assert "Now make the first operator" in output, output
+    assert ("systemd is not running here" in output) is not machine.has_systemd, output
     settings = machine.root.path / "etc/billing-panel.env"
     assert f"{settings.stat().st_mode:o}" == "100640"
     assert settings.stat().st_uid == 0
@@ -162,12 +162,12 @@ def it_is_set_up(machine: Machine) -> None:
 def again_it_changes_nothing(machine: Machine) -> None:
     without = (*RUNNING, "/var/lib/billing-panel/static", "/var/lib/billing-panel/metrics")
     before = machine.root.snapshot(without=without)
-    said = install(machine, says="nothing new")
+    output = install(machine, says="nothing new")
     after = machine.root.snapshot(without=without)
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert not changed, sorted(changed)
     for sentence in ("the database billing exists", "the units are not changed"):
-        assert sentence in said, said
+        assert sentence in output, output
 
 
 def an_operator_logs_in_over_https(machine: Machine) -> None:
@@ -199,8 +199,8 @@ def an_operator_logs_in_over_https(machine: Machine) -> None:
 def it_is_ready_and_a_worker_works(machine: Machine) -> None:
     browser = Browser(HOST, machine.root.path / "etc/nginx/billing-panel/certificate.pem")
     wait_for("a heartbeat", lambda: browser.readiness()["checks"]["worker"]["ok"])
-    told = browser.readiness()
-    assert (told["status"], told["problems"], told["warnings"]) == ("ok", [], []), told
+    report = browser.readiness()
+    assert (report["status"], report["problems"], report["warnings"]) == ("ok", [], []), report
     install(machine, "--check", says="Nothing is missing")
     # Without the proxy, this machine may read the metrics.
     metrics = plain("/metrics", HOST, 8000)
@@ -226,8 +226,8 @@ def cron_does_the_work_of_workers(machine: Machine) -> None:
         if line.startswith("*/5")
     ]
     account, command = line.split(maxsplit=6)[5:]
-    said = machine.do("runuser", "-u", account, "--", "sh", "-c", command)
-    assert not said, said
+    output = machine.do("runuser", "-u", account, "--", "sh", "-c", command)
+    assert not output, output
 
 
 def the_database_is_backed_up(machine: Machine) -> None:
@@ -239,8 +239,8 @@ def the_database_is_backed_up(machine: Machine) -> None:
 
 def its_units_are_sound(machine: Machine) -> None:
     for unit in ("billing-panel.service", "billing-worker@1.service"):
-        said = machine.do("systemd-analyze", "verify", "--man=no", unit)
-        assert not said, said
+        output = machine.do("systemd-analyze", "verify", "--man=no", unit)
+        assert not output, output
         [exposure] = re.findall(
             r"Overall exposure level for .*: ([\d.]+)",
             machine.do("systemd-analyze", "security", "--no-pager", unit),
