@@ -12,12 +12,12 @@ NEEDED := $(if $(DATABASE_URL),production,embedded)
 run: $(VENV)/installed-$(NEEDED)
 	@exec $(PYTHON) manage.py serve
 
-# Two processes, of which the one that is done first takes from what the other has left. More would
-# need more connections than PostgreSQL gives.
+# Two processes; the one that finishes first takes over tests of the other. More processes would
+# need more connections than PostgreSQL allows.
 test: $(VENV)/installed-dev
 	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
-# Whether the last `make test ARGS=--cov` ran enough of the rules of money, and of the rest.
+# Checks that the last `make test ARGS=--cov` covered enough of the rules of money, and of the rest.
 coverage: $(VENV)/installed-dev
 	$(PYTHON) -m tests.coverage
 
@@ -37,16 +37,16 @@ migrations-check: $(VENV)/installed-dev
 benchmark: $(VENV)/installed-dev
 	$(PYTHON) -m tests.benchmarks $(ARGS)
 
-# Whether the tests notice small mistakes in the rules of money: docs/mutation.md.
+# Checks that the tests notice small mistakes in the rules of money: docs/mutation.md.
 mutation: $(VENV)/installed-dev
 	$(PYTHON) -m tests.mutation $(ARGS)
 
-# Sets the panel up on a bare Debian, as docs/deployment.md says, and uses it. As root; takes some
-# minutes. ARGS=--help says what else there is.
+# Sets the panel up on a bare Debian, as docs/deployment.md says, and uses it. Needs root and some
+# minutes. ARGS=--help lists the options.
 installation: $(VENV)/installed-dev
 	$(PYTHON) -m tests.installation $(ARGS)
 
-# The picture and the table of imports in docs/architecture.md, drawn from the code.
+# Draws the picture and the table of imports in docs/architecture.md from the code.
 architecture: $(VENV)/installed-dev
 	$(PYTHON) -m tests.architecture
 
@@ -54,7 +54,7 @@ architecture: $(VENV)/installed-dev
 hooks: $(VENV)/installed-dev
 	$(VENV)/bin/pre-commit install
 
-# An environment whose Python is gone is made anew.
+# An environment whose Python no longer runs is made again.
 ifneq ($(shell $(PYTHON) -c 'print(1)' 2>/dev/null),1)
 $(shell rm -f $(VENV)/created $(VENV)/installed-*)
 endif
@@ -74,7 +74,8 @@ $(VENV)/installed-dev: requirements/development.txt | $(VENV)/created
 	@sh deploy/install-packages $(PYTHON) requirements/development.txt
 	@touch $@
 
-# Resolves pyproject.toml anew. Needs uv (`pip install uv`); hashes, no addresses.
+# Resolves the dependencies of pyproject.toml again, with hashes and without addresses of package
+# indexes. Needs uv (`pip install uv`).
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.12 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet
 lock:

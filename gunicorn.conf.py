@@ -1,4 +1,7 @@
-"""What `gunicorn config.wsgi` takes beside its command line, from the directory it starts in."""
+"""Gunicorn's default configuration file, which it reads from the directory that it starts in.
+
+It hands on everything in config/serving.py, so that `gunicorn config.wsgi` needs no `--config`.
+"""
 
 import sys
 from pathlib import Path

@@ -27,14 +27,17 @@ def main() -> None:
 
         if settings.DEBUG:
             raise
-        # With a code of its own there was an answer: it is full, or stopped in the midst.
-        is_there = getattr(problem.__cause__, "sqlstate", None)
-        what = "could not do this" if is_there else "cannot be reached"
-        sys.exit(f"Error: the database {what}: {_first_sentence(problem)}")
+        # An error with an SQLSTATE came from the server: its disk is full, or it was stopped.
+        has_answered = getattr(problem.__cause__, "sqlstate", None)
+        failure = "could not do this" if has_answered else "cannot be reached"
+        sys.exit(f"Error: the database {failure}: {_first_sentence(problem)}")
 
 
 def _first_sentence(problem: Exception) -> str:
-    """What the driver says first; below it are hints, and the same for each address of a host."""
+    """Returns the first line of the driver's message.
+
+    The other lines are hints, or repeat the same for each address of the host.
+    """
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     return lines[0].removeprefix("connection failed: ") if lines else "it does not answer"
 
@@ -43,4 +46,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit(130)  # Ctrl-C, as shells count it
+        sys.exit(130)  # the exit status of shells for Ctrl-C

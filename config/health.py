@@ -1,11 +1,11 @@
-"""Whether this process can serve, for load balancers and supervisors, and for people.
+"""Health checks, for load balancers, supervisors and people.
 
-`GET /healthz` says that the process is alive, and asks nobody: who restarts a panel because its
-database is away has two troubles. `GET /readyz` says in JSON whether it can serve, and what else is
-wrong with the panel. Under gunicorn both have threads of their own (config/serving.py).
+`GET /healthz` says that the process is alive. It does not ask the database: restarting the panel
+does not bring a database back. `GET /readyz` says in JSON whether the panel can serve, and what
+else is wrong with it. Under gunicorn both have threads of their own (config/serving.py).
 
-What is wrong with the workers is a warning and no reason for a 503: a load balancer would take web
-processes away that serve as well as ever, all of them at once.
+A problem of the workers is a warning, not a 503: with a 503, a load balancer would take away all
+web processes at once, although they can serve.
 """
 
 import logging
@@ -39,14 +39,15 @@ _IS_READ_ONLY: Final = (
     "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean"
 )
 _WRITE: Final = "INSERT INTO billing_apiallowance (bearer, spent_until) VALUES (%s, now())"
-RETRY_AFTER_SECONDS: Final = 30  # where it is not the database that is away
+RETRY_AFTER_SECONDS: Final = 30  # for problems that are no outage of the database
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
 
 def answer_health_checks(get_response: Handler) -> Handler:
-    """Answers before any other middleware: a probe has no session, speaks plain HTTP, and calls
-    the machine by a name that is not in ALLOWED_HOSTS.
+    """Middleware: answers health checks and /metrics before any other middleware.
+
+    A probe has no session, speaks plain HTTP, and uses a host name that is not in ALLOWED_HOSTS.
     """
 
     def handle(request: HttpRequest) -> HttpResponseBase:
@@ -67,7 +68,7 @@ def health(request: HttpRequest) -> HttpResponse:
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at. `code` is for programs, and empty if all is well."""
+    """The result of one check. `code` is for programs, and empty if all is well."""
 
     name: str
     sentence: str
@@ -82,7 +83,7 @@ class Check:
 
 
 def readiness(request: HttpRequest) -> HttpResponse:
-    """`problems` keep the panel from serving, and it is 503; with `warnings` it serves."""
+    """Answers /readyz: 503 if there are `problems`; with `warnings` alone, the panel can serve."""
     checks = list(_checks())
     problems = [each for each in checks if not each.ok and each.keeps_from_serving]
     warnings = [each for each in checks if not each.ok and not each.keeps_from_serving]
@@ -105,7 +106,7 @@ def readiness(request: HttpRequest) -> HttpResponse:
 
 
 def _checks() -> Iterator[Check]:
-    outage = _what_is_wrong()
+    outage = _database_outage()
     if outage is None:
         yield Check("database", "The database answers, and can be written.")
     else:
@@ -118,7 +119,7 @@ def _checks() -> Iterator[Check]:
         )
     for name, look in (("migrations", _migrations), ("worker", _worker), ("run", _run)):
         if outage is UNAVAILABLE:
-            yield _not_known(name)  # nor waited for once more
+            yield _not_known(name)  # without waiting for the database again
             continue
         try:
             with transaction.atomic():
@@ -149,7 +150,7 @@ def _migrations() -> Check:
 
 @cache
 def _own_migrations() -> frozenset[tuple[str, str]]:
-    """Those of this version. One that stands for others is as good as they are."""
+    """Returns (app, name) of this version's migrations, without those that replace others."""
     on_disk = MigrationLoader(None, ignore_no_migrations=True).disk_migrations
     return frozenset(key for key, migration in on_disk.items() if not migration.replaces)
 
@@ -191,9 +192,11 @@ def _run() -> Check:
     return Check("run", sentence, "run_overdue", figures=(("since", late.since.isoformat()),))
 
 
-def _what_is_wrong() -> Outage | None:
-    """Writes a row and undoes it. A small row may find room on a disk where a posting does not, so
-    a disk that was full for a request of this process counts as full for a while.
+def _database_outage() -> Outage | None:
+    """Writes a row, undoes it, and returns what is wrong with the database, if anything.
+
+    A disk may have room for this small row and not for a posting. So a disk that was full for a
+    request of this process counts as full for a while.
     """
     try:
         with connection.cursor() as cursor:

@@ -1,11 +1,11 @@
-"""`GET /metrics`, for Prometheus: what processes have counted, and what the database says now.
+"""`GET /metrics`, for Prometheus: counts kept by processes, and figures from the database.
 
-docs/metrics.md lists all of it. Counts come from `billing/counters.py`. The rest is asked at each
-scrape, of the database alone: what workers on other machines do is seen there, too. Each question
-is cheap on large tables, and the database breaks it off after QUESTION_SECONDS; what could not be
-asked is left out, and named in `billing_question_failed`.
+docs/metrics.md lists all metrics. Counts come from `billing/counters.py`. Everything else is read
+from the database at each scrape, so it includes workers on other machines. The queries are grouped
+into questions, each cheap on large tables. The database cancels a query after QUESTION_SECONDS;
+figures of a question that failed are left out, and `billing_question_failed` names it.
 
-Like health checks, a scrape is answered before any other middleware, on threads of their own
+Like health checks, scrapes are answered before any other middleware, on threads of their own
 (config/serving.py).
 """
 
@@ -55,17 +55,18 @@ def count_requests(get_response: Handler) -> Handler:
 
 
 def route_of(request: HttpRequest) -> str:
-    """The address as the panel declares it, of which there are as many as there are pages and
-    calls; never a part of what was asked for.
+    """Returns the address pattern that the panel declares for the request.
+
+    It never contains text of the request, so there are no more routes than pages and calls.
     """
     match = request.resolver_match
     if match is None:
-        # Answered before addresses were looked at, or there is no such address.
+        # Answered before the address was resolved, or the address does not exist.
         return "/static/(file)" if request.path_info.startswith("/static/") else NO_ROUTE
     if match.url_name == "panel_api":
         return f"/v2/panel/{_panel_call(str(match.kwargs.get('path', '')))}"
     declared = match.route.lstrip("^")
-    # What takes any address: for those that nothing else takes.
+    # A pattern that takes any address is there for addresses that no other pattern takes.
     declared = re.sub(r"\(\?P?.*", "(other)", declared)
     return "/api/(other)" if declared == "api/" else f"/{declared}"
 
@@ -78,10 +79,10 @@ def _panel_call(path: str) -> str:
     return "/".join(name) if name in OPEN or name in ACTIONS else "(other)"
 
 
-# --- What the database says ---------------------------------------------------------------------
+# --- Figures from the database ------------------------------------------------------------------
 
 QUESTION_SECONDS: Final = 1
-# After so long nothing more is asked. Prometheus itself waits ten seconds by default.
+# After this time no more questions are asked. Prometheus waits ten seconds by default.
 ALL_QUESTIONS_SECONDS: Final = 5.0
 COUNTED_AT_MOST: Final = 100_000
 BACKLOG_CACHE_SECONDS: Final = 60
@@ -90,7 +91,7 @@ LAST_DAYS: Final = "the last 7 days"
 
 
 class Family(NamedTuple):
-    """A metric that is asked for; counters have `_total` at the end of their names."""
+    """A metric that is read from the database. Prometheus sees counters with a final `_total`."""
 
     kind: str
     help: str
@@ -101,15 +102,15 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "billing_database_up": Family("gauge", "Whether the database answered this scrape: 1 or 0."),
     "billing_question_failed": Family(
         "gauge",
-        "Whether the database could not tell a part of the figures in time: 1 or 0. These figures "
-        "are missing then.",
+        "Whether a part of the figures could not be read from the database in time: 1 or 0. These "
+        "figures are missing then.",
         ("question",),
     ),
     "billing_database_lock_waits": Family(
         "gauge", "Sessions of the database that wait for a lock now."
     ),
     "billing_database_lock_wait_max_seconds": Family(
-        "gauge", "How long the one has waited that has waited for a lock longest; 0 if none waits."
+        "gauge", "The longest time that a session has been waiting for a lock; 0 if none waits."
     ),
     "billing_charging_due_subscriptions": Family(
         "gauge",
@@ -176,7 +177,7 @@ Sample = tuple[str, float, tuple[str, ...]]  # the name, the value, and the labe
 
 
 def _locks() -> Iterator[Sample]:
-    # pg_locks tells of all sessions; of some locks it does not say in which database.
+    # pg_locks lists all sessions of the server; some locks have no database of their own there.
     [(waits, longest)] = _rows(
         "SELECT count(*), max(EXTRACT(epoch FROM clock_timestamp() - l.waitstart)) "
         "FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
@@ -187,7 +188,7 @@ def _locks() -> Iterator[Sample]:
 
 
 def _backlog() -> Iterator[Sample]:
-    """Reads all subscriptions, which no index helps with: see the model."""
+    """Counts due subscriptions. It reads all of them: no index helps, see the model."""
     due = cache.get_or_set(
         "metrics-due",
         lambda: charging.count_due(timezone.now(), at_most=COUNTED_AT_MOST),
@@ -251,7 +252,8 @@ def _jobs() -> Iterator[Sample]:
     for queue in QUEUES:
         for status in STATUSES:
             yield "billing_jobs", counted.get((queue, status), 0), (queue, status)
-    # A job that was put back to be tried again waits for its time.
+    # A job without a time waits since its last event. One with a time, like one that is to be tried
+    # again, waits since that time.
     waiting = _rows(
         "SELECT EXTRACT(epoch FROM clock_timestamp() - coalesce(j.scheduled_at, ("
         "  SELECT max(e.at) FROM procrastinate_events e WHERE e.job_id = j.id"
@@ -328,7 +330,7 @@ def ask_database() -> Iterator[Metric]:
 
 
 def limit_questions() -> None:
-    """Until the end of the database transaction."""
+    """Limits the time of each statement until the database transaction ends."""
     with connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL statement_timeout = {QUESTION_SECONDS * 1000:d}")
 
@@ -356,25 +358,25 @@ def answer(request: HttpRequest) -> HttpResponse:
 
 def _refusal(request: HttpRequest) -> HttpResponse | None:
     if request.method not in ("GET", "HEAD"):
-        return _said("Metrics are read with GET.", 405, Allow="GET, HEAD")
+        return _plain_text("Metrics are read with GET.", 405, Allow="GET, HEAD")
     given = request.headers.get("Authorization")
     if given is not None and settings.METRICS_TOKEN:
         wanted = f"Bearer {settings.METRICS_TOKEN}"
         if secrets.compare_digest(given.encode(), wanted.encode()):
             return None
-        return _said(
+        return _plain_text(
             "This is not the token of METRICS_TOKEN.", 401, **{"WWW-Authenticate": "Bearer"}
         )
     if comes_from_near(request):
         return None
-    return _said(
-        "Metrics are only for the networks in METRICS_NETWORKS, and for whoever sends the token "
-        "in METRICS_TOKEN.",
+    return _plain_text(
+        "Metrics can be read from the networks in METRICS_NETWORKS, or with the token in "
+        "METRICS_TOKEN.",
         403,
     )
 
 
-def _said(sentence: str, status: int, **headers: str) -> HttpResponse:
+def _plain_text(sentence: str, status: int, **headers: str) -> HttpResponse:
     return HttpResponse(
         f"{sentence}\n",
         status=status,
@@ -384,8 +386,10 @@ def _said(sentence: str, status: int, **headers: str) -> HttpResponse:
 
 
 def comes_from_near(request: HttpRequest) -> bool:
-    """Whether all addresses that the request names are in METRICS_NETWORKS: what a caller adds to
-    them can only do harm. What comes by a proxy that names no client comes from anywhere.
+    """True if the client and all proxies are in METRICS_NETWORKS.
+
+    Every address in X-Forwarded-For counts, so a caller gains nothing by adding some. A request
+    from a proxy that names no client may come from anywhere, and is refused.
     """
     forwarded = request.headers.get("X-Forwarded-For", "")
     is_by_proxy = any(name in request.headers for name in BY_PROXY)
@@ -401,7 +405,7 @@ BY_PROXY: Final = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "
 def _is_near(address: str) -> bool:
     try:
         parsed = ip_address(address)
-    except ValueError:  # a socket of this machine has no address
+    except ValueError:  # a Unix socket has no address
         return False
     mapped = getattr(parsed, "ipv4_mapped", None) or parsed
     return any(mapped in network for network in settings.METRICS_NETWORKS)

@@ -1,6 +1,6 @@
-"""What is answered where a request fails: an outage of the database is 503, all else 500.
+"""Answers requests that failed: 503 for an outage of the database, 500 for everything else.
 
-Nothing here, nor in the pages that it shows, asks the database.
+Neither this module nor the pages that it shows query the database.
 """
 
 import re
@@ -21,7 +21,7 @@ from users.database import Outage
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
-# What a form carries that nobody typed.
+# Fields of forms that nobody types.
 NOT_TYPED: Final = re.compile(
     r"csrfmiddlewaretoken|key|expected_number|seen|confirm|edit|next|_.*|paid_back|.*_FORMS"
 )
@@ -29,7 +29,7 @@ SECRET: Final = re.compile(r"pass|secret", re.IGNORECASE)
 
 
 def begin_requests(get_response: Handler) -> Handler:
-    """Middleware: whatever the thread's last request has written is not this one's."""
+    """Middleware: forgets that the thread's previous request may have written something."""
 
     def handle(request: HttpRequest) -> HttpResponseBase:
         database.begin_request()
@@ -39,7 +39,7 @@ def begin_requests(get_response: Handler) -> Handler:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """Django's handler500."""
+    """Answers an exception of a view, in the format of the channel. Django's handler500."""
     outage = database.outage_of(sys.exception())
     if outage is None:
         return HttpResponse(render_to_string("500.html"), status=500)
@@ -57,7 +57,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 class Field(NamedTuple):
-    """Of the form that could not be taken."""
+    """A field of a form that was sent during the outage; the page shows it to be copied."""
 
     name: str
     value: str
@@ -88,7 +88,7 @@ def _page(request: HttpRequest, outage: Outage) -> HttpResponse:
 
 
 def _fields(request: HttpRequest) -> list[Field]:
-    """What was sent, but for passwords: these have to be typed again."""
+    """Returns the fields that were sent. Secrets come without a value: they are typed again."""
     if request.method != "POST":
         return []
     try:

@@ -1,4 +1,4 @@
-"""Requests as the web server hands them over."""
+"""Corrections to requests and responses at the border to the web server."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -9,19 +9,19 @@ from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.utils.http import parse_header_parameters
 
-# These have no body at all, and so no length of it.
+# Responses that never have a body, and therefore no Content-Length.
 WITHOUT_LENGTH = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
 
 class Request(WSGIRequest):
-    """Django's, with two differences.
+    """Django's request, with two differences.
 
-    What a caller says of its body's characters is not believed of the address. Django reads the
-    address by that charset, and does so while it makes the request, where no middleware helps:
-    "rot13", or a thousand parameters, would be an error of the server.
+    The charset of the Content-Type is ignored. Django would decode the address with it too, while
+    it makes the request, where no middleware can catch an error: with "rot13", or a thousand
+    parameters, it would answer 500.
 
-    The prefix of all addresses (SCRIPT_NAME) is taken off an address that has it. One without it is
-    taken as it is: it comes from a probe, or from a proxy that has taken it off.
+    The prefix of all addresses (SCRIPT_NAME) is removed from an address that has it. An address
+    without it is taken as it is: it comes from a probe, or from a proxy that has removed it.
     """
 
     def __init__(self, environ: dict[str, Any]) -> None:
@@ -40,9 +40,9 @@ Handler = Callable[[HttpRequest], HttpResponseBase]
 
 
 def answer_head_without_a_body(get_response: Handler) -> Handler:
-    """Middleware: a HEAD has the headers of a GET, its Content-Length too, and nothing after them.
+    """Middleware: answers HEAD with the headers of a GET, Content-Length included, and no body.
 
-    The web server would leave the body out as well, but complains of it in its log each time.
+    The web server would leave the body out as well, but logs a complaint each time.
     """
 
     def handle(request: HttpRequest) -> HttpResponseBase:

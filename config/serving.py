@@ -1,14 +1,14 @@
 """How gunicorn serves the panel: `gunicorn config.wsgi --config python:config.serving`.
 
-gunicorn's own process loads this module once, and web workers load the panel. So nothing here
-imports the panel: after a deploy it would be the old one.
+Gunicorn's master process loads this module once; its workers load the panel. Nothing here may
+import the panel, or the master would hand the old code to new workers after a deploy.
 
-- Workers answer health checks on threads of their own. Whatever the others wait for, a load
-  balancer learns that the process is alive.
-- They end with gunicorn's own process, also where that is killed. Its port is free again then.
-  That process itself ends with `manage.py serve`, where it was started by it.
-- On SIGHUP the new workers are started and ready before the old ones stop listening, so no request
-  is refused or waits. A version that does not start leaves the old one at work.
+- Workers answer health checks on threads of their own. So a load balancer learns that the process
+  is alive even if all other threads are waiting.
+- Workers end when the master process ends, even if it is killed, so that its port is free again.
+  The master process ends with `manage.py serve` if that started it.
+- On SIGHUP, new workers start and get ready before the old ones stop listening, so no request is
+  refused or has to wait. If the new version does not start, the old workers continue.
 """
 
 import ctypes
@@ -36,11 +36,11 @@ from config.headers import note_repeated
 
 worker_class = "config.serving.WebWorker"
 threads = 4
-limit_request_line = 8190  # the most there is: the Panel API takes users by GET
+limit_request_line = 8190  # gunicorn's maximum: calls of the Panel API put users into the address
 control_socket_disable = True
 pre_request = note_repeated
-# Of the access log, where one is asked for: without the query, in which the Panel API takes
-# passwords and sessions.
+# The access log, if there is one, leaves out the query: that of the Panel API has passwords and
+# sessions.
 access_log_format = '%({x-forwarded-for}i)s "%(m)s %(U)s" %(s)s %(B)s %(L)s "%(a)s"'
 
 # ------------------------------------------------------------------------------------------------
@@ -49,17 +49,17 @@ TO_WORKERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUI
 BEGINNING_BYTES: Final = 512
 HEALTH_CHECK: Final = re.compile(rb"(GET|HEAD) \S*/(healthz|readyz|metrics)[ ?]")
 HEALTH_THREADS: Final = 2
-FIRST_DATA_SECONDS: Final = 5.0  # how long a new connection may say nothing
+FIRST_DATA_SECONDS: Final = 5.0  # how long a new connection may send nothing
 STARTS_SECONDS: Final = 120.0
 LOOKS_SECONDS: Final = 1.0
 PR_SET_PDEATHSIG: Final = 1
 
 
 class WebWorker(ThreadWorker):
-    """gunicorn's worker with threads, and with threads for health checks.
+    """Gunicorn's worker with threads, plus separate threads for health checks.
 
-    The one class of gunicorn that is built upon: a worker class is a setting of gunicorn, but none
-    of its settings tells one request from another before a thread is taken for it.
+    This subclass is needed because no setting of gunicorn can look at a request before a thread is
+    taken for it.
     """
 
     def init_process(self) -> None:
@@ -72,16 +72,16 @@ class WebWorker(ThreadWorker):
         _let_signals_through()
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends the process, as every worker does.
+        """Ends the process as gunicorn's other workers do, without shutting the pool down first.
 
-        ThreadWorker shuts its pool down first, for which it takes a lock that the thread may hold
-        already where the signal found it: handing out a request, or ending on a signal that came
-        a moment before. The interpreter ends the pool's threads by itself.
+        ThreadWorker shuts it down here, which takes a lock. The interrupted thread may hold that
+        lock already, if it was handing out a request or handling an earlier signal, and would wait
+        for itself. The interpreter ends the pool's threads anyway.
         """
         Worker.handle_quit(self, sig, frame)
 
     def enqueue_req(self, conn: Any) -> None:
-        """Hands a connection to a thread once it says something; health checks to their own."""
+        """Hands a connection to a thread once data has come; health checks to their own threads."""
         beginning = _beginning(conn)
         if beginning is None and not conn.initialized and not conn.data_ready and self.alive:
             conn.sock.settimeout(0)
@@ -102,41 +102,43 @@ class WebWorker(ThreadWorker):
 
 
 def _beginning(conn: Any) -> bytes | None:
-    """What a connection says next, left to be read; None: nothing yet."""
+    """Returns the next bytes of a connection without consuming them; None if none came yet."""
     try:
         beginning: bytes = conn.sock.recv(BEGINNING_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return None
     except (OSError, ValueError):
-        return b""  # the thread finds out
+        return b""  # the thread that gets the connection handles the error
     return beginning
 
 
 def end_with_parent(parent: int) -> None:
-    """Has this process killed when its parent ends, however that ends.
+    """Has this process killed when its parent process ends, for whatever reason.
 
-    The kernel does it where it can, which is on Linux; elsewhere the process looks every second.
+    On Linux the kernel does it; elsewhere the process checks every second.
     """
 
-    def look(*_: object) -> None:
+    def check_parent(*_: object) -> None:
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
 
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     else:
-        signal.signal(signal.SIGALRM, look)
+        signal.signal(signal.SIGALRM, check_parent)
         signal.setitimer(signal.ITIMER_REAL, LOOKS_SECONDS, LOOKS_SECONDS)
-    look()  # it may have ended before that
+    check_parent()  # the parent may have ended before the calls above
 
 
 if _serve := os.environ.pop("SERVE_PID", ""):
-    end_with_parent(int(_serve))  # `manage.py serve`, of which gunicorn's own process is a child
+    end_with_parent(int(_serve))  # `manage.py serve` is the parent of gunicorn's master process
 
 
 def when_ready(arbiter: Any) -> None:
-    """What was loaded until now (with --preload, the panel) stays: workers share it, and no end of
-    a process has to sweep it.
+    """Excludes everything that is loaded by now from garbage collection.
+
+    Workers then share this memory (with --preload, that is the panel), and do not go through it
+    when they end.
     """
     gc.freeze()
 
@@ -149,10 +151,10 @@ def on_starting(arbiter: Any) -> None:
 
 
 def pre_fork(arbiter: Any, worker: Any) -> None:
-    """Keeps signals back from a new worker until it has handlers of its own (`init_signals`).
+    """Blocks signals for a new worker until it has its own handlers (`init_signals`).
 
-    Until then it has those of gunicorn's own process, which put a signal into a queue that nobody
-    reads there: the worker would not hear that it shall end.
+    Until then it has those of the master process. They put a signal into a queue that nobody reads
+    in the worker, so a signal to end would be lost.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, TO_WORKERS)
 
@@ -165,14 +167,14 @@ def _let_signals_through() -> None:
 
 
 class _Reload:
-    """Of the present SIGHUP: the pipe by which new workers say that they are ready."""
+    """The pipe by which new workers report that they are ready, while a SIGHUP is handled."""
 
     read_end: int | None = None
     write_end: int | None = None
 
 
 def post_worker_init(worker: Any) -> None:
-    """A worker has loaded the panel, and listens from now on."""
+    """Reports that a worker has loaded the panel and starts to listen."""
     worker.log.info("Worker ready (pid: %s)", worker.pid)
     if _Reload.write_end is not None:
         with suppress(OSError):
@@ -180,15 +182,18 @@ def post_worker_init(worker: Any) -> None:
 
 
 def on_reload(arbiter: Any) -> None:
-    """gunicorn starts new workers after this, and tells the old ones to stop right away. Nobody
-    would answer until the new ones have loaded the panel; so that has to wait for them.
+    """Makes gunicorn wait for its new workers before it stops the old ones.
+
+    After this hook gunicorn starts new workers, and calls `manage_workers` to stop the old ones at
+    once. Nobody would answer until the new ones have loaded the panel. So `manage_workers` is
+    replaced for one call by a function that waits first.
     """
     known = set(arbiter.WORKERS)
     _Reload.read_end, _Reload.write_end = os.pipe()
-    told_to_stop = arbiter.manage_workers
+    stop_old_workers = arbiter.manage_workers
 
     def manage_workers() -> None:
-        del arbiter.manage_workers  # from now on it is gunicorn's own again
+        del arbiter.manage_workers  # uncovers gunicorn's own method again
         try:
             if not _are_ready(arbiter, set(arbiter.WORKERS) - known):
                 _give_up(arbiter, set(arbiter.WORKERS) - known)
@@ -197,15 +202,18 @@ def on_reload(arbiter: Any) -> None:
                 if end is not None:
                     os.close(end)
             _Reload.read_end = _Reload.write_end = None
-        told_to_stop()
+        stop_old_workers()
 
     arbiter.manage_workers = manage_workers
 
 
 def _are_ready(arbiter: Any, started: set[int]) -> bool:
-    """Waits for new workers. False: they do not start. A signal to end is not kept waiting."""
+    """Waits until the new workers are ready. Returns False if they do not start.
+
+    A signal that ends gunicorn ends the wait as well, with True.
+    """
     assert _Reload.read_end is not None  # noqa: S101 - made just now
-    waiting, said = set(started), b""
+    waiting, received = set(started), b""
     end = time.monotonic() + STARTS_SECONDS
     while waiting:
         if time.monotonic() > end or any(_has_ended(pid) for pid in waiting):
@@ -214,14 +222,14 @@ def _are_ready(arbiter: Any, started: set[int]) -> bool:
             return True
         readable, _, _ = select.select([_Reload.read_end], [], [], 0.1)
         if readable:
-            said += os.read(_Reload.read_end, 4096)
-            *lines, said = said.split(b"\n")
+            received += os.read(_Reload.read_end, 4096)
+            *lines, received = received.split(b"\n")
             waiting -= set(map(int, lines))
     return True
 
 
 def _is_to_end(arbiter: Any) -> bool:
-    """Whether a signal waits that ends everything. All signals are left as they wait."""
+    """True if a signal to end is in gunicorn's queue. The queue is left as it was."""
     waiting = []
     with suppress(queue.Empty):
         while True:
@@ -240,7 +248,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def _give_up(arbiter: Any, started: set[int]) -> None:
-    """Takes the new workers back; the old ones go on."""
+    """Kills the new workers; the old ones go on."""
     arbiter.log.error("The new version does not start; the old one goes on serving.")
     for pid in started:
         worker = arbiter.WORKERS.pop(pid)

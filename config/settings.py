@@ -1,6 +1,6 @@
 """All settings of the panel. Every environment variable is read here and nowhere else.
 
-docs/configuration.md lists the variables; a test holds that list and this file together.
+docs/configuration.md lists the variables; a test compares that list with this file.
 """
 
 import re
@@ -28,7 +28,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 
 
-# A variable that is set to nothing counts as not set.
+# A variable with an empty value counts as not set.
 
 
 def _choice(name: str, choices: Collection[str], *, default: str) -> str:
@@ -39,7 +39,7 @@ def _choice(name: str, choices: Collection[str], *, default: str) -> str:
 
 
 def _flag(name: str, *, default: bool) -> bool:
-    """A misspelt “true” is refused: it would turn a protection off in silence."""
+    """Returns a yes-or-no variable. Refuses a misspelt “true”, which would silently count as no."""
     value = _choice(
         name, ("true", "false", "yes", "no", "on", "off", "1", "0"), default=str(default).lower()
     )
@@ -57,8 +57,8 @@ def _number(name: str, *, default: int, lowest: int, highest: int) -> int:
 
 # --- Where it runs ------------------------------------------------------------------------------
 
-# Commands, tests and `make run` are local; the web entry point (config/wsgi.py) is production
-# unless told otherwise. Production asks for a SECRET_KEY and speaks HTTPS only.
+# By default commands, tests and `make run` are local, and the web entry point (config/wsgi.py) is
+# production. Production needs a SECRET_KEY and answers HTTPS only.
 ENVIRONMENT = _choice("ENVIRONMENT", ("local", "production"), default="local")
 IS_LOCAL = ENVIRONMENT == "local"
 
@@ -68,7 +68,7 @@ PORT = _number("PORT", default=8000, lowest=1, highest=65535)
 
 
 def _local_secret_key() -> str:
-    """The secret key of a panel on somebody's own machine: made once, kept in DATA_DIR."""
+    """Returns the secret key of a local panel: made once, and kept in DATA_DIR."""
     path = DATA_DIR / "secret_key"
     try:
         DATA_DIR.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def _local_secret_key() -> str:
             with NamedTemporaryFile("w", dir=DATA_DIR, prefix="secret_key-") as draft:
                 draft.write(secrets.token_urlsafe(50))
                 draft.flush()
-                # Whole or not at all, and the first of several processes wins.
+                # A hard link appears with all of its text, and the first of several processes wins.
                 with suppress(FileExistsError):
                     path.hardlink_to(draft.name)
         return path.read_text()
@@ -86,7 +86,7 @@ def _local_secret_key() -> str:
         ) from None
 
 
-# Read as it is: django-environ takes a value that begins with $ for the name of another variable.
+# Not read with django-environ, which takes a value that begins with $ for another variable's name.
 SECRET_KEY = env.ENVIRON.get("SECRET_KEY", "")
 if not SECRET_KEY:
     if not IS_LOCAL:
@@ -96,8 +96,8 @@ if not SECRET_KEY:
         )
     SECRET_KEY = _local_secret_key()
 
-# The prefix of all addresses, like /billing, where the panel shares a host with others. A proxy may
-# pass it on or take it off.
+# The prefix of all addresses, like /billing, if the panel shares a host with others. A proxy may
+# pass it on or remove it.
 SCRIPT_NAME = env.str("SCRIPT_NAME", default="").rstrip("/")
 OWN_ADDRESSES = ("admin", "api", "v2", "static", "healthz", "readyz", "metrics")
 if SCRIPT_NAME and not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", SCRIPT_NAME):
@@ -107,7 +107,7 @@ if SCRIPT_NAME and SCRIPT_NAME.split("/")[1] in OWN_ADDRESSES:
         f"SCRIPT_NAME is “{SCRIPT_NAME}”; it must not begin like an address of the panel itself."
     )
 FORCE_SCRIPT_NAME = SCRIPT_NAME or None
-# Two panels on one host keep their logins apart.
+# So that two panels on one host have separate logins.
 SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = LANGUAGE_COOKIE_PATH = f"{SCRIPT_NAME}/"
 
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
@@ -116,7 +116,7 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 # --- Applications -------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
-    # First, so that `billing.admin` can take its pages, made for Django's own look, away.
+    # First, so that `billing.admin` can unregister its pages, which are made for Django's own look.
     "procrastinate.contrib.django",
     "users",
     "billing",
@@ -159,7 +159,7 @@ MIDDLEWARE = [
 
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
-REQUEST_CLASS = "config.requests.Request"  # of whatever serves the application
+REQUEST_CLASS = "config.requests.Request"  # used by every server of the application
 
 TEMPLATES = [
     {
@@ -193,7 +193,7 @@ def _database() -> dict[str, Any]:
                 "DATABASE_URL must look like postgres://user:password@host:5432/name."
             ) from None
         database["ENGINE"] = "config.postgresql"
-        # A host that does not answer is reported, not waited for; also one that vanishes later.
+        # A host that does not answer, or vanishes later, is reported instead of waited for.
         database["OPTIONS"] = {
             "connect_timeout": 10,
             "keepalives_idle": 30,
@@ -201,8 +201,8 @@ def _database() -> dict[str, Any]:
             "keepalives_count": 3,
             "tcp_user_timeout": 30_000,  # milliseconds
         } | database["OPTIONS"]
-    # Connections are kept, and tested before a request uses one again: a restart of the database
-    # costs no request. The connection's time zone is Django's: UTC.
+    # Connections are kept, and tested before a request uses one again, so that no request fails
+    # because the database was restarted. Django sets the time zone of connections to UTC.
     return database | {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
 
 
@@ -211,15 +211,15 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- The Billing API ----------------------------------------------------------------------------
 
-# Of one API key that has no limit of its own; 0 is none.
+# The limit of an API key that has none of its own; 0 means no limit.
 API_REQUESTS_PER_MINUTE = _number("API_REQUESTS_PER_MINUTE", default=1200, lowest=0, highest=10**6)
 
 # Origins whose pages may call /v2/panel/ from a browser, like https://shop.example.com.
 API_CORS_ORIGINS = env.list("API_CORS_ORIGINS", default=[])
 
-# Each call of the API in the log, one JSON object a line; whatever LOG_LEVEL is.
+# Logs each call of the API as one line of JSON, at any LOG_LEVEL.
 LOG_API_CALLS = _flag("LOG_API_CALLS", default=True)
-# And what was sent and answered, by its beginning, without secrets and personal data.
+# Adds the beginning of what was sent and answered, without secrets and personal data.
 LOG_API_BODIES = _flag("LOG_API_BODIES", default=False)
 
 # --- Webhooks -----------------------------------------------------------------------------------
@@ -234,36 +234,36 @@ def _networks(name: str, written: list[str]) -> tuple[IPv4Network | IPv6Network,
         ) from None
 
 
-# Where webhooks may go although it is not on the Internet. Everything there can be reached by
-# whoever may register endpoints, this machine too if it is named.
+# Private networks that webhooks may be sent to. Everybody who may register endpoints can reach
+# everything there, also this machine if it is included.
 WEBHOOK_PRIVATE_NETWORKS = _networks(
     "WEBHOOK_PRIVATE_NETWORKS", env.list("WEBHOOK_PRIVATE_NETWORKS", default=[])
 )
 
 # --- Metrics ------------------------------------------------------------------------------------
 
-# Who may read /metrics: whoever sends this as a bearer token, and these networks without one.
+# /metrics may be read with this bearer token, and from these networks without one.
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 METRICS_NETWORKS = _networks(
     "METRICS_NETWORKS", env.list("METRICS_NETWORKS", default=[]) or ["127.0.0.0/8", "::1/128"]
 )
-# Where processes keep what they have counted.
+# Processes keep their counts here.
 METRICS_DIR = DATA_DIR / "metrics"
 
 # --- Background jobs ----------------------------------------------------------------------------
 
-# For any worker, however it is started (`manage.py worker` is the way).
+# For every worker, however it is started; normally that is `manage.py worker`.
 PROCRASTINATE_WORKER_DEFAULTS = {
-    # Four, so that a refill does not wait for large batches of the charging run, nor for endpoints
-    # of webhooks that hang. More of the machine is put to use by more workers.
+    # Four, so that a refill waits neither for large batches of the charging run nor for webhook
+    # endpoints that hang. To use more of the machine, start more workers.
     "concurrency": 4,
-    # Asked to end, a worker ends its jobs at their next commit; another takes them up there.
+    # A worker that is told to end stops its jobs at their next commit; another continues them.
     "shutdown_graceful_timeout": 0,
-    # What was done stands in the ledger and in the list of runs.
+    # Finished jobs need no record: their results are in the ledger and in the list of runs.
     "delete_jobs": "successful",
 }
 
-# Per process, for figures of the start page that may be a few minutes old.
+# One cache per process, for figures that may be some minutes old.
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 
 # --- People -------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ AUTH_USER_MODEL = "users.User"
 SILENCED_SYSTEM_CHECKS = [
     # The login is unique by a constraint that ignores case, which this check does not recognise.
     "auth.E003",
-    # Whether all names below the panel's speak HTTPS, and for ever, is not the panel's to say.
+    # The panel cannot know whether all names below its own answer HTTPS, now and in future.
     "security.W005",  # SECURE_HSTS_INCLUDE_SUBDOMAINS
     "security.W021",  # SECURE_HSTS_PRELOAD
 ]
@@ -298,40 +298,40 @@ TIME_ZONE = env.str("TIME_ZONE", default="") or "UTC"
 if TIME_ZONE not in available_timezones():
     raise ImproperlyConfigured(f"TIME_ZONE is “{TIME_ZONE}”, which is no known time zone.")
 
-# The one currency of this installation, ISO 4217: how it is written, and how many decimals it has.
+# The ISO 4217 code of the one currency: decides how amounts are written, and their decimals.
 BILLING_CURRENCY = env.str("BILLING_CURRENCY", default="") or "USD"
 if not is_currency(BILLING_CURRENCY):
     raise ImproperlyConfigured(
         f"BILLING_CURRENCY is “{BILLING_CURRENCY}”; it must be an ISO 4217 code of a currency that "
-        "is in use, in three capitals, like EUR. Nothing was changed: balances are plain numbers, "
-        "so put the right code and start again."
+        "is in use, in three capitals, like EUR. Nothing was changed: balances are stored without "
+        "a currency. Set the right code and start again."
     )
 
 # --- Serving ------------------------------------------------------------------------------------
 
 STATIC_URL = "static/"  # below SCRIPT_NAME
 if IS_LOCAL:
-    # Straight from where they lie: nothing to collect, nothing that can be out of date.
+    # Served from the source directories: nothing has to be collected, nothing can be out of date.
     STATIC_ROOT = None
     WHITENOISE_USE_FINDERS = True
     static_files = "django.contrib.staticfiles.storage.StaticFilesStorage"
 else:
-    # Collected once, compressed, under names that change with their content, and under these only:
-    # to compress well takes most of the time, and pages name nothing else.
+    # Collected once and compressed, under names that change with their content. The files under
+    # their plain names are dropped: no page uses them, and compressing takes most of the time.
     STATIC_ROOT = DATA_DIR / "static"
     static_files = "whitenoise.storage.CompressedManifestStaticFilesStorage"
     WHITENOISE_KEEP_ONLY_HASHED_FILES = True
-    # Compressed already, or for whoever debugs the libraries of pages.
+    # Compressed already; .map files are only for debugging the libraries of pages.
     WHITENOISE_SKIP_COMPRESS_EXTENSIONS = ("png", "woff", "woff2", "map")
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": static_files},
 }
 
-# How many proxies stand in front, each of which appends the address that it saw to X-Forwarded-For.
+# The number of proxies in front. Each appends the address that it saw to X-Forwarded-For.
 PROXIES = _number("PROXIES", default=0 if IS_LOCAL else 1, lowest=0, highest=10)
 
-# How long an operator stays logged in: in all, and without a request (0: as long as in all).
+# How long an operator stays logged in: at most, and without a request (0: no limit of its own).
 SESSION_HOURS = _number("SESSION_HOURS", default=12, lowest=1, highest=24 * 365)
 SESSION_IDLE_MINUTES = _number("SESSION_IDLE_MINUTES", default=60, lowest=0, highest=10**6)
 SESSION_COOKIE_AGE = SESSION_HOURS * 3600
@@ -370,7 +370,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {
         "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
-        "json": {"format": "{message}", "style": "{"},  # that structlog made
+        "json": {"format": "{message}", "style": "{"},  # structlog has made the JSON
     },
     "filters": {"outages": {"()": "users.database.OneLine"}},
     "handlers": {
@@ -383,7 +383,7 @@ LOGGING = {
     },
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
-        # Without this, Django mails errors to nobody and writes none of them with DEBUG off.
+        # Without this, with DEBUG off, Django would mail errors to nobody and log none of them.
         "django": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
         "billing.api.calls": {
             "handlers": ["calls"],

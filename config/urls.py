@@ -1,4 +1,4 @@
-"""Where each address leads. The panel's own pages are added by the admin classes."""
+"""The addresses of the installation. The admin classes add those of the panel's own pages."""
 
 from django.contrib import admin
 from django.urls import include, path, re_path

@@ -15,16 +15,16 @@ from users.database import WEB, limit_waits
 os.environ.setdefault("ENVIRONMENT", "production")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-GUNICORN_APP_LOAD_ERROR = 4  # tells gunicorn's master to stop instead of starting workers for ever
+GUNICORN_APP_LOAD_ERROR = 4  # makes gunicorn stop; otherwise it would keep starting workers
 
 limit_waits(WEB)
 try:
-    django.setup()  # with the prefix, which what is made now may keep: addresses of static files
+    django.setup()  # sets the prefix, before any object can keep an address without it
     application = get_wsgi_application()
     counters.keep_in(settings.METRICS_DIR)
     application.request_class = import_string(settings.REQUEST_CLASS)
-    # Gunicorn would read the prefix too, and fail where an address lacks it: that of a probe, or
-    # any behind a proxy that takes it off. Requests take it off (config/requests.py).
+    # Gunicorn would read the prefix too, and fail for addresses without it: those of probes, and
+    # all behind a proxy that removes it. config/requests.py removes the prefix instead.
     os.environ.pop("SCRIPT_NAME", None)
 except ImproperlyConfigured as problem:
     sys.stderr.write(f"Error: {problem}\n")

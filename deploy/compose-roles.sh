@@ -1,6 +1,6 @@
 #!/bin/sh
-# Run by the image of PostgreSQL when it makes the database: the owner of the tables, the role of
-# panel and workers, and the database. The passwords come from the environment.
+# Makes the owner of the tables, the role of panel and workers, and the database. The image of
+# PostgreSQL runs this when it starts without data. The passwords come from the environment.
 set -eu
 psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "${POSTGRES_USER:-postgres}" --dbname postgres <<'SQL'
 \getenv owner_password OWNER_PASSWORD

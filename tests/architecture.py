@@ -1,8 +1,8 @@
 """Draws the floors of the code: `make architecture`, or `python -m tests.architecture`.
 
-The floors are those of tests/test_architecture.py, the lines are the imports in the code. Writes
-docs/images/architecture.svg, and the table of imports in docs/architecture.md. A test holds that
-both are as this draws them.
+The floors are the layers of tests/test_architecture.py, the lines are the imports in the code. It
+writes docs/images/architecture.svg, and the table of imports in docs/architecture.md. A test checks
+that both are up to date.
 """
 
 import re
@@ -24,13 +24,13 @@ MARGIN: Final = 24
 FLOOR_HEIGHT: Final = 88
 BOX_HEIGHT: Final = 34
 GAP: Final = 20
-LANE: Final = 10  # of a line that passes a floor
+LANE: Final = 10  # the width that a line needs to pass a floor
 LETTER: Final = 7.4
 SWEEPS: Final = 12
 
 
 def imports_between_floors() -> dict[str, set[str]]:
-    """For each place on a floor, the places on lower floors that it imports."""
+    """Returns, for each layer's module, the modules on lower floors that it imports."""
     graph: dict[str, set[str]] = {name: set() for name in LEVELS}
     for module, path in modules(*APPLICATIONS):
         own = layer_of(module)
@@ -41,8 +41,10 @@ def imports_between_floors() -> dict[str, set[str]]:
 
 
 def without_detours(graph: Graph) -> dict[str, set[str]]:
-    """The same without the imports that go along others: if a imports b and c, and b imports c,
-    then b alone is left of a's."""
+    """Returns the graph without imports that longer paths imply.
+
+    If a imports b and c, and b imports c, only b is left of a's imports.
+    """
 
     def below(name: str) -> set[str]:
         return graph[name].union(*(below(each) for each in graph[name]))
@@ -61,7 +63,7 @@ def without_detours(graph: Graph) -> dict[str, set[str]]:
 
 
 class Place(NamedTuple):
-    """A box on its floor or, above its floor, the lane of the lines that lead to it."""
+    """A module's box on its floor or, on floors above, the lane of the lines that lead to it."""
 
     name: str
     level: int
@@ -80,7 +82,7 @@ def short(name: str) -> str:
 
 
 def lines(graph: Graph) -> Iterator[tuple[Place, Place]]:
-    """From floor to floor. Lines to the same place run together as soon as they meet."""
+    """Yields line segments from floor to floor. Lines to one module share a lane once they meet."""
     known = set()
     for name, imported in graph.items():
         for target in imported:
@@ -93,7 +95,7 @@ def lines(graph: Graph) -> Iterator[tuple[Place, Place]]:
 
 
 def arranged(drawn: Iterable[tuple[Place, Place]]) -> list[list[Place]]:
-    """The places of each floor from left to right, so that few lines cross."""
+    """Returns the places of each floor from left to right, ordered so that few lines cross."""
     neighbours: dict[Place, list[Place]] = defaultdict(list)
     floors: list[list[Place]] = [
         [Place(name, level) for name in LAYERS[level]] for level in range(len(LAYERS))
@@ -127,7 +129,7 @@ def width_of(floor: Iterable[Place]) -> float:
 
 
 def positions(floors: list[list[Place]]) -> dict[Place, float]:
-    """The middle of each place; floors are centred."""
+    """Returns the x coordinate of the middle of each place; floors are centred."""
     whole = max(map(width_of, floors))
     middles = {}
     for floor in floors:
@@ -194,7 +196,7 @@ def picture(graph: Graph) -> str:
 
 
 def colour(name: str) -> str:
-    """Of the applications, and of the only writer of money."""
+    """Returns a module's colour: one for each application, and one for the only writer of money."""
     if name == "billing.ledger":
         return "#ffe9a8"
     return "#dbe7ff" if name.startswith("billing.") else "#e4f3df"
@@ -208,8 +210,8 @@ def table(graph: Graph) -> str:
     for floor, names in enumerate(reversed(LAYERS)):
         for name in names:
             below = sorted(graph[name], key=lambda each: (LEVELS[each], each))
-            said = ", ".join(f"`{short(each)}`" for each in below) or "nothing of this project"
-            rows.append(f"| {floor} | `{short(name)}` | {said} |")
+            listed = ", ".join(f"`{short(each)}`" for each in below) or "nothing of this project"
+            rows.append(f"| {floor} | `{short(name)}` | {listed} |")
     return "\n".join(rows)
 
 

@@ -1,10 +1,10 @@
-"""What every test can ask for. The database is always a real PostgreSQL, as in production.
+"""Fixtures for all tests. The database is always a real PostgreSQL, as in production.
 
-A test picks one of two ways to use it:
+A test uses it in one of two ways:
 
 - `db` (pytest-django's) runs the test in a transaction that is rolled back. The checks that the
-  ledger does at commit are done when the test ends, so a test that leaves the ledger wrong fails.
-- `committed_db` really commits. It is for what only several connections can show: races, locks,
+  ledger makes at commit run when the test ends, so a test that leaves the ledger wrong fails.
+- `committed_db` really commits. It is for tests that need several connections: races, locks, and
   the panel in a browser (`live_panel`).
 """
 
@@ -25,7 +25,8 @@ from tests.factories import OperatorFactory, UserFactory
 from tests.template import make_template
 from users.models import User
 
-# Examples take as long as the database does, and a failure must not hide in a local cache.
+# No deadline, because examples wait for the database. No local database of failing examples, which
+# only this machine would try again; the failure is printed in full instead.
 hypothesis_settings.register_profile(
     "tests",
     deadline=None,
@@ -42,21 +43,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--as-panel",
         action="store_true",
-        help="connect as the role that grant_roles sets up, but for tests marked as_owner",
+        help="connect as the role that grant_roles sets up, except in tests marked as_owner",
     )
 
 
-@pytest.hookimpl(trylast=True)  # after pytest-randomly has mixed them
+@pytest.hookimpl(trylast=True)  # after pytest-randomly has shuffled them
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests in a browser first: the longest are among them, and one that begins last keeps the
-    other processes waiting for its own.
-    """
+    """Puts browser tests first: some take long, and the run would wait for one that starts last."""
     items.sort(key=lambda item: item.get_closest_marker("browser") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def settings_of_tests() -> Iterator[None]:
-    """Static files straight from where they lie (no collectstatic), and passwords hashed fast."""
+    """Serves static files from the source directories, and hashes passwords fast."""
     with override_settings(
         STORAGES={
             "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
@@ -64,7 +63,7 @@ def settings_of_tests() -> Iterator[None]:
                 "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage",
             },
         },
-        WHITENOISE_AUTOREFRESH=True,  # looks for no STATIC_ROOT when it starts
+        WHITENOISE_AUTOREFRESH=True,  # so that WhiteNoise needs no STATIC_ROOT when it starts
         PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
     ):
         yield
@@ -82,10 +81,10 @@ def django_db_setup(  # noqa: PLR0917 - fixtures are named, not placed
     django_db_createdb: bool,
     django_db_blocker: DjangoDbBlocker,
 ) -> Iterator[None]:
-    """Makes the test database, whoever asks first.
+    """Makes the test database for the first fixture that needs it.
 
-    pytest-django's own makes it only if some test is marked `django_db` or names `db`; a test that
-    comes here by another fixture would then run on the real database.
+    pytest-django's own fixture makes it only if a test is marked `django_db` or uses `db`. A test
+    that uses the database by another fixture would then run on the real database.
     """
     verbosity = request.config.option.verbose
     keep = django_db_keepdb and not django_db_createdb
@@ -103,7 +102,7 @@ def django_db_setup(  # noqa: PLR0917 - fixtures are named, not placed
     if django_db_keepdb:
         return
     with django_db_blocker.unblock():
-        with connection.cursor() as cursor:  # browsers may have kept theirs
+        with connection.cursor() as cursor:  # servers of browser tests may still be connected
             cursor.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -113,7 +112,7 @@ def django_db_setup(  # noqa: PLR0917 - fixtures are named, not placed
 
 @pytest.fixture(autouse=True)
 def role_of_tests(request: pytest.FixtureRequest) -> Iterator[None]:
-    """With `--as-panel`, the panel's role."""
+    """With `--as-panel`, connects the test as the panel's role."""
     if (
         not request.config.getoption("as_panel")
         or not _uses_database(request)
@@ -138,7 +137,7 @@ def _uses_database(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session")
 def tables_for_tests(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Sequence[str]:
-    """The tables that are empty after migrating: what is in them later, tests have written."""
+    """The tables that are empty after migrating. Rows in them come from tests."""
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         empty = []
         for table in connection.introspection.table_names(cursor):
@@ -155,16 +154,16 @@ def committed_db(
     tables_for_tests: Sequence[str],
     django_db_blocker: DjangoDbBlocker,
 ) -> Iterator[None]:
-    """The database, open to real commits on any number of connections; emptied afterwards."""
+    """Lets a test commit, on any number of connections. Empties the tables afterwards."""
     if "db" in request.fixturenames or request.node.get_closest_marker("django_db"):
         raise pytest.UsageError(
-            f"{request.node.nodeid} asks for committed_db and for a test transaction (db or "
-            "django_db); nothing would be committed. Take one of them."
+            f"{request.node.nodeid} uses both committed_db and a test transaction (db or "
+            "django_db), so nothing would be committed. Use one of them."
         )
     with django_db_blocker.unblock():
         assert_test_database()
         yield
-        connection.close()  # whatever the test left open on it
+        connection.close()  # ends a transaction that the test has left open
         empty(tables_for_tests)
         connection.close()
 
@@ -175,12 +174,12 @@ def assert_test_database() -> None:
 
 
 def empty(tables: Sequence[str]) -> None:
-    """Empties the tables, guarded ones too.
+    """Empties the tables, also those with guards.
 
-    Transactions are append-only, so the flush of Django's TransactionTestCase is refused like
-    anybody's TRUNCATE. Only the owner of the tables can put the guards aside, which is what this
-    does, within one transaction. (`session_replication_role` would do the same, but takes a
-    superuser, and the database of DATABASE_URL need not offer one.)
+    Transactions are append-only, so the guards refuse the flush of Django's TransactionTestCase
+    like every other TRUNCATE. This disables the guards within one transaction, which only the owner
+    of the tables can do. (`session_replication_role` would do the same, but needs a superuser, and
+    the database of DATABASE_URL may not have one.)
     """
     assert_test_database()
     with roles.as_owner():
@@ -190,7 +189,7 @@ def empty(tables: Sequence[str]) -> None:
 def _empty(tables: Sequence[str]) -> None:
     quoted = [connection.ops.quote_name(table) for table in tables]
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SET LOCAL lock_timeout = '30s'")  # a forgotten connection: say so
+        cursor.execute("SET LOCAL lock_timeout = '30s'")  # fails if a test left a connection open
         for table in quoted:
             cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
         cursor.execute(f"TRUNCATE {', '.join(quoted)}")
@@ -199,7 +198,7 @@ def _empty(tables: Sequence[str]) -> None:
 
 
 class Outcome(NamedTuple):
-    """What became of one call in a thread: its result, or what it raised."""
+    """The result of one call in a thread, or the exception that it raised."""
 
     result: Any
     error: BaseException | None
@@ -211,8 +210,9 @@ class Connections(Protocol):
 
 @pytest.fixture
 def connections(committed_db: None) -> Connections:
-    """`connections(20, work)` calls work(0) to work(19) at the same moment, each in a thread with a
-    database connection of its own, and returns what became of each, in that order.
+    """`connections(20, work)` calls work(0) to work(19) at the same moment.
+
+    Each call has a thread and a database connection of its own. Returns their outcomes in order.
     """
 
     def run(count: int, work: Callable[[int], Any]) -> list[Outcome]:
@@ -243,7 +243,7 @@ def connections(committed_db: None) -> Connections:
 
 @pytest.fixture
 def live_panel(committed_db: None) -> Iterator[LiveServer]:
-    """The panel on a port of this machine, at `live_panel.url`, with what the test commits."""
+    """The panel on a port of this machine, at `live_panel.url`. It sees what the test commits."""
     server = LiveServer("127.0.0.1")
     try:
         yield server
@@ -252,7 +252,7 @@ def live_panel(committed_db: None) -> Iterator[LiveServer]:
 
 
 # --- People -------------------------------------------------------------------------------------
-# These take whichever database the test uses, so the test names that one first.
+# These use the database fixture that the test uses, so a test names that one first.
 
 
 @pytest.fixture
@@ -264,12 +264,12 @@ def user(request: pytest.FixtureRequest) -> User:
 
 @pytest.fixture
 def operator(request: pytest.FixtureRequest) -> User:
-    """Works in the panel; has no permissions of its own."""
+    """An operator without permissions."""
     _any_database(request)
     return OperatorFactory()
 
 
 def _any_database(request: pytest.FixtureRequest) -> None:
-    """Rolled back, unless the test asks for real commits."""
+    """Sets up `db`, unless the test uses a fixture that really commits."""
     committed = {"committed_db", "connections", "live_panel"} & set(request.fixturenames)
     request.getfixturevalue("committed_db" if committed else "db")

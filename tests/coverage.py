@@ -1,7 +1,8 @@
-"""Judges what `make test ARGS=--cov` measured: `make coverage`, or `python -m tests.coverage`.
+"""Checks the coverage that `make test ARGS=--cov` has measured.
 
-Each file with rules of money needs more than all that is measured together. A gate that is missed
-fails with a sentence, and with the lines and branches that no test runs.
+Run it with `make coverage`, or `python -m tests.coverage`. Each file with rules of money has to
+reach RULES_PERCENT, all measured files together ALL_PERCENT. If one does not, the output names the
+lines and branches that no test runs.
 """
 
 import sys
@@ -15,7 +16,7 @@ from coverage.exceptions import NoDataError
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
-# Ledger, plans and operations: whatever decides how much moves, and whether it may.
+# Ledger, plans and operations: the files that decide how much money moves, and whether it may.
 RULES: Final = (
     "billing/money.py",
     "billing/typed.py",
@@ -35,7 +36,7 @@ ALL_PERCENT: Final = 96
 def rules() -> Iterator[Path]:
     for pattern in RULES:
         found = sorted(ROOT.glob(pattern))
-        assert found, f"{pattern} is nowhere: say in {Path(__file__).name} where these rules are."
+        assert found, f"No file matches {pattern}: correct RULES in {Path(__file__).name}."
         yield from found
 
 
@@ -50,7 +51,7 @@ def problems(measured: Coverage) -> Iterator[str]:
     percent, table = _reported(measured, None)
     if percent < ALL_PERCENT:
         yield (
-            f"Of all that is measured, tests have to run {ALL_PERCENT} %, and run "
+            f"Tests have to run {ALL_PERCENT} % of all measured code, and run "
             f"{percent:.1f} %.\n{table}"
         )
 
@@ -71,7 +72,7 @@ def main() -> None:
     except NoDataError:
         sys.exit("Nothing was measured: run `make test ARGS=--cov` first.")
     if missed:
-        sys.exit("\n".join([*missed, "Too little is tested: write the tests that are missing."]))
+        sys.exit("\n".join([*missed, "Coverage is too low: write the tests that are missing."]))
     sys.stdout.write(_reported(measured, None)[1])
 
 

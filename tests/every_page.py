@@ -1,7 +1,7 @@
-"""Every page of the panel, as the addresses themselves tell: a page that is added is among them.
+"""Lists every page of the panel, from its URL patterns, so that new pages are included.
 
-An address that names something is filled in with something that exists (`Things`). One that cannot
-be filled in is a mistake of the test, not a page to be passed over.
+The parameters of an address are filled in with objects that exist (`Things`). If a parameter cannot
+be filled in, this fails instead of leaving the page out: add the object to `Things`.
 """
 
 from collections.abc import Iterator
@@ -31,14 +31,14 @@ from users.models import User
 
 
 class PanelPage(NamedTuple):
-    """One page: the name of its address, if it has one, and the address."""
+    """A page: the name of its URL pattern ("" if it has none), and its address."""
 
     name: str
     path: str
 
 
 class Things:
-    """One of each kind of thing that a page can be about."""
+    """One object of each kind that a page can be about."""
 
     def __init__(self, operator: User) -> None:
         service = ServiceFactory(name="Outgoing SMS")
@@ -87,7 +87,7 @@ class Things:
         }
 
     def named_by(self, prefix: str, parameter: str) -> Any:
-        """What stands for a parameter of the addresses that begin with `prefix`."""
+        """Returns the value of a parameter in the address `prefix`."""
         if parameter in self.fixed:
             return self.fixed[parameter]
         model = "_".join(prefix.split("/")[:2])

@@ -1,4 +1,4 @@
-"""People for tests, money for them (given through the ledger, like anybody's), and plans."""
+"""Makes users, plans and subscriptions for tests. Users get their money through the ledger."""
 
 from datetime import date
 from typing import Any
@@ -29,7 +29,7 @@ class UserFactory(DjangoModelFactory[User]):
 
 
 class OperatorFactory(UserFactory):
-    """Works in the panel; without permissions until a test gives some. Logs in with PASSWORD."""
+    """An operator without permissions, whose password is PASSWORD."""
 
     email = factory.Sequence(lambda n: f"operator{n}@example.com")
     is_staff = True
@@ -37,14 +37,14 @@ class OperatorFactory(UserFactory):
 
 
 class AdministratorFactory(OperatorFactory):
-    """May do everything."""
+    """An operator who may do everything."""
 
     email = factory.Sequence(lambda n: f"administrator{n}@example.com")
     is_superuser = True
 
 
 def user_with(real: Amount = 0, bonus: Amount = 0, **fields: Any) -> User:
-    """A customer who has this much, by one transaction; by none if it is nothing."""
+    """Creates a customer with these balances, posted as one transaction unless both are zero."""
     user = UserFactory(**fields)
     if real or bonus:
         ledger.change_balance(
@@ -61,33 +61,33 @@ def user_with(real: Amount = 0, bonus: Amount = 0, **fields: Any) -> User:
 def charge_cost(
     user: User | int, *, actor: User | None, channel: Channel, **entry: Any
 ) -> Transaction:
-    """A service charge of a given `cost`, for tests that are not about plans and their prices."""
+    """Posts a service charge of a given `cost`, for tests that are not about plans and prices."""
     batch = [ledger.service_entry(user, **entry)]
     [result] = ledger.post_batch(batch, actor=actor, channel=channel)
     assert result.transaction is not None
     return result.transaction
 
 
-def charge_price(user: User | int, **said: Any) -> Transaction:
-    """A subscription's charge of a given `price`, posted as `subscriptions` posts what is due."""
-    return _posted(ledger.subscription_entry, user, **said)
+def charge_price(user: User | int, **fields: Any) -> Transaction:
+    """Posts a subscription's charge of a given `price`, the way `billing.plans` does."""
+    return _posted(ledger.subscription_entry, user, **fields)
 
 
-def pay_back(user: User | int, **said: Any) -> Transaction:
-    """A given `amount` of what was paid for a subscription, posted alike."""
-    return _posted(ledger.remainder_entry, user, **said)
+def pay_back(user: User | int, **fields: Any) -> Transaction:
+    """Posts a remainder of a given `amount`, the way `billing.plans` does."""
+    return _posted(ledger.remainder_entry, user, **fields)
 
 
 def _posted(
-    make: Any, user: User | int, *, actor: User | None, channel: Channel, **said: Any
+    make: Any, user: User | int, *, actor: User | None, channel: Channel, **fields: Any
 ) -> Transaction:
-    entry = make(user, **said)
+    entry = make(user, **fields)
     [number] = ledger.post_for_numbers([entry], actor=actor, channel=channel)
     return Transaction.objects.get(user=entry.user_id, number=number)
 
 
 class PlanFactory(DjangoModelFactory[Plan]):
-    """A monthly plan of 10, which offers no services."""
+    """A monthly plan with a price of 10 and no services."""
 
     class Meta:
         model = Plan
@@ -106,7 +106,7 @@ class ServiceFactory(DjangoModelFactory[Service]):
 
 
 def plan_with(prices: dict[Service, Amount], **fields: Any) -> Plan:
-    """A plan that offers these services at these prices."""
+    """Creates a plan that offers these services at these prices."""
     plan = PlanFactory(**fields)
     for service, price in prices.items():
         ServicePrice.objects.create(plan=plan, service=service, price=price)
@@ -116,6 +116,6 @@ def plan_with(prices: dict[Service, Amount], **fields: Any) -> Plan:
 def subscribed(
     user: User, plan: Plan, *, day: date = date(2026, 4, 1), **options: Any
 ) -> Subscription:
-    """`user`'s subscription to `plan`, made as an operator makes it; waits if there is no money."""
+    """Subscribes `user` to `plan` as an operator does; without money, the subscription waits."""
     options = {"actor": None, "channel": Channel.PANEL, "wait_for_money": True} | options
     return subscriptions.start(user, plan, day=day, **options).subscription

@@ -1,4 +1,4 @@
-"""Operators with just the rights that a test is about."""
+"""Operators with the rights that a test needs, and their requests."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from users.models import Operator, User
 
 
 def operator_with(*permissions: str, group: str = "", **fields: object) -> Operator:
-    """An operator with these permissions ("users.view_user"), or in this ready-made group."""
+    """Creates an operator with these permissions ("users.view_user"), or in this existing group."""
     operator = OperatorFactory(**fields)
     operator.user_permissions.set([permission(name) for name in permissions])
     if group:
@@ -30,7 +30,7 @@ def client_of(operator: User) -> Client:
 
 
 def sent_by(answer: Any) -> dict[str, Any]:
-    """What the form on a page of people would send if nothing is changed."""
+    """Returns the fields that the form on a page of people would send unchanged."""
     values = {each.html_name: each.value() for each in answer.context["adminform"].form}
     return {
         name: "on" if value is True else value

@@ -1,11 +1,11 @@
-"""What events say, for tests of whatever leaves one."""
+"""Reads events, for tests of operations that record them."""
 
 from billing import events
 from billing.models import Event, Subject
 
 
 def events_of(subject: Subject, subject_id: int) -> list[Event]:
-    """The events of a subject, the first one first."""
+    """Returns the events of a subject, the oldest one first."""
     return list(reversed(events.of_subject(subject, subject_id)))
 
 
@@ -14,5 +14,5 @@ def sentences_of(subject: Subject, subject_id: int) -> list[str]:
 
 
 def all_sentences() -> list[str]:
-    """What all events say, in the order in which they were written."""
+    """Returns the sentences of all events, in the order in which these were written."""
     return [events.sentence(event) for event in Event.objects.order_by("pk")]

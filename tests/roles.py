@@ -1,8 +1,8 @@
-"""As whom tests are connected to the database.
+"""The database role that tests use.
 
-Usually as its owner. With `--as-panel` as the role that `manage.py grant_roles` sets up, which is
-how an installation with two roles runs: what panel and workers do must work as that role, and does
-wherever no test is marked `as_owner` or steps out of it with `as_owner()`.
+Usually it is the owner of the tables. With `--as-panel` it is the role that `manage.py grant_roles`
+sets up, as in an installation with two roles. This shows that everything that panel and workers do
+works with that role. Tests that need the owner are marked `as_owner`, or use `as_owner()`.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ PANEL: Final = "panel_of_tests"
 
 
 def set_up_panel() -> None:
-    """The role, for all tests of this server; what it may do, in this database."""
+    """Creates the role, which is one for the whole server, and grants its rights here."""
     _execute(
         f"DO $$ BEGIN CREATE ROLE {PANEL}; "
         "EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
@@ -27,7 +27,7 @@ def set_up_panel() -> None:
 
 @contextmanager
 def as_panel() -> Iterator[None]:
-    """This connection, and each that is opened within, is the panel's."""
+    """Gives this connection, and those that are opened meanwhile, the panel's role."""
     connection.settings_dict["OPTIONS"]["assume_role"] = PANEL
     _on_this_connection(f"SET ROLE {PANEL}")
     yield
@@ -37,7 +37,7 @@ def as_panel() -> Iterator[None]:
 
 @contextmanager
 def as_owner() -> Iterator[None]:
-    """The owner's, in the midst of what the panel does: to tamper, and to clean up."""
+    """Switches to the owner's role inside `as_panel`, to tamper with data or to clean up."""
     role = connection.settings_dict["OPTIONS"].pop("assume_role", None)
     if role is None:
         yield
@@ -50,7 +50,7 @@ def as_owner() -> Iterator[None]:
 
 def _on_this_connection(statement: str) -> None:
     if connection.connection is not None:
-        with suppress(DatabaseError):  # a connection that broke is opened anew, as whom it should
+        with suppress(DatabaseError):  # a broken connection is opened again, with the right role
             _execute(statement)
 
 

@@ -1,7 +1,7 @@
-"""The database that test databases are copies of: migrated once, for all processes and runs.
+"""Makes the template of test databases: migrated once, for all processes and runs.
 
-It is made anew whenever a migration, a database function or the migrated models are others than
-those it was made of, which its comment says.
+Its comment has a fingerprint of the migrations, the database functions and the models. If that of
+the code differs, the template is made again.
 """
 
 import hashlib
@@ -20,17 +20,17 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 def make_template(name: str, *, verbosity: int) -> None:
-    """Makes it, unless there is one of the present code."""
+    """Makes the template unless there is one of the present code."""
     creation, test = connection.creation, connection.settings_dict["TEST"]
     quoted = connection.ops.quote_name(name)
-    of_now = _fingerprint()
+    fingerprint = _fingerprint()
     with creation._nodb_cursor() as cursor:
         cursor.execute("SELECT pg_advisory_lock(%s)", [ONE_AT_A_TIME])
         cursor.execute(
             "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s",
             [name],
         )
-        if cursor.fetchone() == (of_now,):
+        if cursor.fetchone() == (fingerprint,):
             return
         cursor.execute(f"DROP DATABASE IF EXISTS {quoted} WITH (FORCE)")
         before = dict(connection.settings_dict), dict(test)
@@ -42,7 +42,7 @@ def make_template(name: str, *, verbosity: int) -> None:
             connection.settings_dict.update(before[0])
             test.clear()
             test.update(before[1])
-        cursor.execute(f"COMMENT ON DATABASE {quoted} IS '{of_now}'")
+        cursor.execute(f"COMMENT ON DATABASE {quoted} IS '{fingerprint}'")
 
 
 def _fingerprint() -> str:
@@ -57,7 +57,7 @@ def _sources() -> Iterator[bytes]:
     for key in sorted(loader.disk_migrations):
         yield repr(key).encode()
         yield Path(inspect.getfile(type(loader.disk_migrations[key]))).read_bytes()
-    # What migrating makes of the models: their permissions.
+    # Migrating creates the models' permissions.
     for model in sorted(apps.get_models(), key=lambda model: model._meta.label):
         yield repr(
             (model._meta.label, model._meta.default_permissions, model._meta.permissions)

@@ -1,4 +1,7 @@
-"""Who may import whom, and who may write money. A failure says what to call instead."""
+"""Checks which modules may import which, and which may write money.
+
+The message of a failure says what to call instead.
+"""
 
 import ast
 import re
@@ -10,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 APPLICATIONS = ("config", "users", "billing")
 
-# From top to bottom; a module may import from lower layers, and from its own package. Those on one
-# line are siblings, which do not import each other.
+# From top to bottom. A module may import from lower layers and from its own package. Packages of
+# one layer do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("billing.admin", "billing.api", "billing.management", "billing.tasks"),
@@ -34,12 +37,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("users",),
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
-# Tied to Django's names, and part of nothing above: they import no application code.
+# Django needs these under these names. They import no application code.
 WITHOUT_LAYER = ("billing.migrations", "billing.apps")
 
 
 def modules(*packages: str) -> Iterator[tuple[str, Path]]:
-    """Each module's dotted name and file."""
+    """Yields each module's dotted name and file."""
     for package in packages:
         for path in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -47,13 +50,13 @@ def modules(*packages: str) -> Iterator[tuple[str, Path]]:
 
 
 def layer_of(module: str) -> str | None:
-    """The layer that a module belongs to; None for what is not ours."""
+    """Returns the layer that a module belongs to; None for modules of other projects."""
     fitting = [layer for layer in LEVELS if module == layer or module.startswith(f"{layer}.")]
     return max(fitting, key=len, default=None)
 
 
 def imports(path: Path, module: str) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of everything that a module imports, also inside functions."""
+    """Yields line and dotted name of each import of a module, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -63,7 +66,8 @@ def imports(path: Path, module: str) -> Iterator[tuple[int, str]]:
                 package = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
                 package = package[: len(package) - node.level + 1]
                 base = ".".join([*package, *filter(None, [node.module])])
-            # `from billing import ledger` names a module, `from billing.money import ZERO` none.
+            # `from billing import ledger` imports a module, `from billing.money import ZERO` a
+            # name inside one.
             for alias in node.names:
                 whole = f"{base}.{alias.name}"
                 yield node.lineno, whole if layer_of(whole) != layer_of(base) else base
@@ -98,7 +102,7 @@ def test_every_module_has_its_layer() -> None:
         for module, path in modules(*APPLICATIONS)
         if layer_of(module) is None and module != "billing" and not module.startswith(WITHOUT_LAYER)
     ]
-    assert not homeless, f"Give these a place in LAYERS (tests/test_architecture.py): {homeless}"
+    assert not homeless, f"Add these to LAYERS in tests/test_architecture.py: {homeless}"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def test_an_import_downwards_is_fine(
     assert list(wrong_imports(module, ROOT / "some.py")) == []
 
 
-# --- Who writes money ---------------------------------------------------------------------------
+# --- Writes of money ----------------------------------------------------------------------------
 
 MAY_WRITE_MONEY = ("billing.ledger", "billing.migrations")
 CALL_INSTEAD = (
@@ -151,7 +155,7 @@ CALL_INSTEAD = (
     "give_bonus, reverse or, with entries of any kind, post and post_batch."
 )
 MODELS = {"Balance", "Transaction"}
-WAYS_TO_THEM = {"balance", "transactions"}  # from a user
+WAYS_TO_THEM = {"balance", "transactions"}  # attributes of a user
 WRITES = {
     *("save", "create", "acreate", "update", "aupdate", "delete", "adelete", "asave"),
     *("bulk_create", "abulk_create", "bulk_update", "abulk_update", "_raw_delete"),
@@ -166,14 +170,16 @@ WRITING_SQL = re.compile(
 
 
 def names_in(node: ast.expr) -> set[str]:
-    """The names that an expression goes through: `user.transactions.filter(…)` has two."""
+    """Returns all names in an expression: user, transactions and filter in
+    `user.transactions.filter(…)`.
+    """
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | {
         n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)
     }
 
 
 def writes_of_money(path: Path) -> Iterator[int]:
-    """Lines that write balances or transactions by a model, or with SQL."""
+    """Yields lines that write balances or transactions, through a model or with SQL."""
     tree = ast.parse(path.read_text())
     of_money = MODELS | WAYS_TO_THEM | set(variables_of_money(tree))
     documentation = {
@@ -186,7 +192,7 @@ def writes_of_money(path: Path) -> Iterator[int]:
             if node.func.attr in WRITES and names_in(node.func.value) & of_money:
                 yield node.lineno
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            # Balance(…): an unsaved one has no use but to be saved.
+            # Balance(…): an unsaved object is made only to be saved.
             if node.func.id in MODELS:
                 yield node.lineno
         elif (
@@ -199,7 +205,7 @@ def writes_of_money(path: Path) -> Iterator[int]:
 
 
 def variables_of_money(tree: ast.AST) -> Iterator[str]:
-    """Names that something made of the two models is assigned to, here."""
+    """Yields the names of variables that hold rows or queries of the two models."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr) and node.value:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -265,12 +271,12 @@ def test_reading_money_is_fine(source: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert list(writes_of_money(ROOT / "some.py")) == []
 
 
-# --- Who does things ----------------------------------------------------------------------------
+# --- Channels call operations -------------------------------------------------------------------
 
 CHANNELS = ("billing.admin", "billing.api", "billing.management.commands", "billing.tasks")
-# What a channel does not do by itself, and what it calls instead.
+# Patterns of code that a channel must not have → what it calls instead.
 NOT_A_CHANNELS_BUSINESS = {
-    r"\bLogEntry\b": "Nothing writes Django's log any more: an operation leaves an event.",
+    r"\bLogEntry\b": "Django's log is not used: operations record events.",
     r"\bevents\.record(_all)?\(|\bbilling_note_events\(": "Operations record what they do.",
     r"\block_balances\(|\bbilling_hold\(": "Operations lock balances.",
     r"get_object_or_404\(\s*User\b|User\.objects\.\w+\([^)]*(?<!_)is_staff=False": (
@@ -287,7 +293,7 @@ NOT_A_CHANNELS_BUSINESS = {
 
 
 def deeds_of_a_channel(source: str) -> Iterator[str]:
-    """What this source does that is an operation's business: the line, and what to call."""
+    """Yields the lines that do what only operations may do, each with what to call instead."""
     for pattern, instead in NOT_A_CHANNELS_BUSINESS.items():
         for found in re.finditer(pattern, source):
             if source[: found.start()].endswith("operations."):

@@ -1,4 +1,4 @@
-"""docs/architecture.md and its picture are what the code is."""
+"""docs/architecture.md and its picture match the code."""
 
 import re
 from itertools import pairwise
@@ -50,7 +50,7 @@ def test_every_import_can_be_followed_along_the_lines() -> None:
 
 def test_the_page_lists_every_file_and_package_of_the_code() -> None:
     [tree] = re.findall(r"\nbilling/\n(.*?)\ntemplates/", PAGE.read_text(), re.DOTALL)
-    # Names come first in a line, up to what is said of them: "  money.py  errors.py   amounts …".
+    # A line begins with names, followed by their description: "  money.py  errors.py   amounts …".
     heads = re.findall(r"^  ((?:[a-z_]+(?:\.py|/) *)+)", tree, re.MULTILINE)
     there = {
         file.name + ("/" if file.is_dir() else "")

@@ -1,4 +1,4 @@
-"""What people see where there is nothing to see."""
+"""The pages for errors: not found, no permission, an expired form, a failure."""
 
 import pytest
 from django.template.loader import render_to_string

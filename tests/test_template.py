@@ -1,4 +1,4 @@
-"""Test databases are copies of one that is migrated once."""
+"""Test databases are copies of a template that is migrated once."""
 
 from django.db import connection
 from pytest_django.plugin import DjangoDbBlocker

@@ -1,7 +1,7 @@
-"""E-mail addresses: which there are, and which are the same mailbox.
+"""E-mail addresses: which are valid, and which belong to the same mailbox.
 
-Which spellings are one mailbox the database says (`users_email_identity`), whoever writes there;
-what an address may look like is said here, for every channel.
+The database decides which spellings are one mailbox (`users_email_identity`), so that this holds
+for every writer. This module decides for every channel what a valid address looks like.
 """
 
 from typing import Final
@@ -14,14 +14,15 @@ from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, valida
 
 from users.texts import CANNOT_BE_SEEN, has_unseen
 
-# Installations in closed networks write to "ada@panel.local"; whether mail gets there is not asked.
+# Installations in closed networks have addresses like "ada@panel.local"; nobody checks whether mail
+# arrives there.
 SPECIAL_USE_DOMAIN_NAMES.clear()
 
 NOT_AN_ADDRESS: Final = "Enter a valid e-mail address."
 
 
 class Mailbox(Func):
-    """In a query: what is the same for all spellings of one mailbox."""
+    """Query expression: the identity of an address's mailbox, the same for all its spellings."""
 
     function = "users_email_identity"
     output_field = TextField(db_collation="C")
@@ -31,12 +32,12 @@ class Mailbox(Func):
 
 
 def composed(email: str) -> str:
-    """An address as it is stored: as it was written, whatever its letters are put together of."""
+    """Returns an address in the form in which it is stored: with composed characters (NFC)."""
     return normalize("NFC", email)
 
 
 def validate_address(email: str) -> None:
-    """Raises ValidationError for what is no e-mail address, whether or not mail can reach it."""
+    """Raises ValidationError for a malformed address. Does not check that mail can reach it."""
     if has_unseen(email):
         raise ValidationError(CANNOT_BE_SEEN)
     email = composed(email)

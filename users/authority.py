@@ -1,8 +1,8 @@
-"""Who may give whom which rights.
+"""Which rights an operator may give, and which operators and groups they may manage.
 
-One rule stands behind all of it: nobody but a superuser hands out a right that they do not hold
-themselves. Whoever may set an operator's password can act as that operator, so managing an
-operator asks for all of that operator's rights, too.
+The rule: only superusers may give a right that they do not hold themselves. Somebody who may set an
+operator's password can act as that operator. So managing an operator needs all of that operator's
+rights.
 """
 
 from django.contrib.auth.models import Group, Permission
@@ -12,14 +12,16 @@ from users.models import User
 
 
 def permissions_of(user: User) -> QuerySet[Permission]:
-    """What `user` holds, directly and through groups; also while the user is inactive."""
+    """Returns the rights of `user`, direct and through groups, also of an inactive user."""
     if user.is_superuser:
         return Permission.objects.all()
     return Permission.objects.filter(Q(user=user) | Q(group__user=user)).distinct()
 
 
 def groups_given_by(actor: User) -> QuerySet[Group]:
-    """The groups that `actor` may put operators into: those with no right beyond their own."""
+    """Returns the groups that `actor` may put operators into: those without a right that `actor`
+    lacks.
+    """
     if actor.is_superuser:
         return Group.objects.all()
     not_theirs = Permission.objects.exclude(pk__in=permissions_of(actor).values("pk"))
@@ -31,7 +33,7 @@ def may_manage_group(actor: User, group: Group) -> bool:
 
 
 def operators_managed_by(actor: User) -> QuerySet[User]:
-    """The operators with no right beyond those of `actor`, who is one of them."""
+    """Returns the operators without a right that `actor` lacks; `actor` is one of them."""
     operators = User.objects.filter(is_staff=True)
     if actor.is_superuser:
         return operators

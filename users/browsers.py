@@ -1,8 +1,8 @@
-"""Browsers in which an operator has logged in before, known by a cookie.
+"""Remembers, with a cookie, the browsers in which operators have logged in.
 
-Somebody who knows an operator's address can fail to log in as often as they like. That must not
-keep the operator out, who comes from a browser that is known. The cookie lets nobody in: it only
-has its own count of failed logins.
+Somebody who knows an operator's address can fail to log in as often as they like. This must not
+keep the operator out, who uses a known browser. The cookie lets nobody in: it only gives the
+browser its own count of failed logins.
 """
 
 import secrets
@@ -21,13 +21,13 @@ Handler = Callable[[HttpRequest], HttpResponseBase]
 COOKIE: Final = "known_browser"
 SALT: Final = "users.browsers"
 LASTS_SECONDS: Final = 180 * 24 * 3600
-MOST_OPERATORS: Final = 5  # who share a browser; the one who logged in last comes first
+MOST_OPERATORS: Final = 5  # remembered per browser, latest login first
 
 
 def browser_of(request: HttpRequest, login: str) -> str | None:
-    """What the browser is known by to the operator with this login; None if it is not known.
+    """Returns the id of this browser, if the operator with this `login` has used it; else None.
 
-    Whoever changes the password is known nowhere until the next login.
+    A change of the password makes all of the operator's browsers unknown until the next login.
     """
     operator = User.objects.with_email(login).first()
     if operator is None:
@@ -39,7 +39,7 @@ def browser_of(request: HttpRequest, login: str) -> str | None:
 
 
 def remember_browser(get_response: Handler) -> Handler:
-    """Middleware: sets the cookie where somebody has logged in by this request."""
+    """Middleware: sets the cookie after a request that logged somebody in."""
 
     def handle(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
@@ -80,5 +80,5 @@ def _known(request: HttpRequest) -> list[list[Any]]:
 
 
 def _password_of(operator: User) -> str:
-    """Changes with the password, and tells nothing of it."""
+    """Returns a value that changes with the password and does not reveal it."""
     return operator.get_session_auth_hash()[:16]

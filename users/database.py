@@ -1,10 +1,11 @@
-"""The database as something that can be away, full, read-only or busy; and how long one waits.
+"""Outages of the database, and limits on waiting for it.
 
-`outage_of` says which of these an error of the driver means; each channel shows it in its own way
-(503 with `Retry-After`). None of them is a refusal: the same request can succeed a moment later.
+The database can be unavailable, full, read-only or busy. `outage_of` tells which of these an error
+of the driver means; each channel shows it in its own way (503 with `Retry-After`). An outage is not
+a refusal: the same request can succeed a moment later.
 
-Web processes and workers set `limits` when they start. Commands have none: a migration may wait
-for as long as it takes.
+Web processes and workers call `limit_waits` when they start. Commands have no limits: a migration
+may wait as long as it has to.
 """
 
 import logging
@@ -20,18 +21,21 @@ from django.db.models import Model, QuerySet
 
 
 class _Process:
-    """What this process knows of its database."""
+    """State of this process: its limits, and when its database was last found to be full."""
 
     limits: "Limits | None" = None
     full_at: float | None = None
 
 
-# --- What can be wrong --------------------------------------------------------------------------
+# --- Outages ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Outage:
-    """`sentence` is for people; `code` and `retry_after_seconds` are for programs."""
+    """A state in which the database cannot do its work. There are four, in OUTAGES.
+
+    `sentence` is for people; `code` and `retry_after_seconds` are for programs.
+    """
 
     code: str
     sentence: str
@@ -50,7 +54,7 @@ FULL: Final = Outage(
 )
 OUTAGES: Final = (BUSY, UNAVAILABLE, READ_ONLY, FULL)
 
-# By the beginning of the SQLSTATE, the longest first.
+# Beginnings of SQLSTATEs; the longest one that matches counts.
 _BY_STATE: Final[Mapping[str, Outage]] = {
     "55P03": BUSY,  # lock_timeout, NOWAIT
     "57014": BUSY,  # statement_timeout
@@ -59,13 +63,13 @@ _BY_STATE: Final[Mapping[str, Outage]] = {
     "53100": FULL,
     "40": BUSY,  # deadlocks and serialization failures
     "53": UNAVAILABLE,  # too many connections, out of memory
-    "57P": UNAVAILABLE,  # it shuts down, has crashed, or starts
+    "57P": UNAVAILABLE,  # the server is shutting down, has crashed, or is starting
     "58": UNAVAILABLE,  # the server's own disk does not answer
     "08": UNAVAILABLE,
 }
 _LONGEST_FIRST: Final = sorted(_BY_STATE, key=len, reverse=True)
 
-# After these a commit may have happened although it was answered with an error.
+# A commit that ends with one of these errors may have happened all the same.
 _LOST: Final = ("08", "57P", "58")
 
 
@@ -73,11 +77,14 @@ FULL_FOR_SECONDS: Final = 30.0
 
 
 class Busy(OperationalError):
-    """Too many of this process's requests wait for the same thing already."""
+    """Raised instead of waiting if other requests of this process already wait for the same row."""
 
 
 def outage_of(error: BaseException | None) -> Outage | None:
-    """What is wrong with the database, if that is what the error says."""
+    """Returns the outage that the error reports; None for every other error.
+
+    A full disk is remembered for `was_full_lately`.
+    """
     if isinstance(error, Busy):
         return BUSY
     if not isinstance(error, DatabaseError | InterfaceError):
@@ -87,12 +94,12 @@ def outage_of(error: BaseException | None) -> Outage | None:
         if found == "53100":
             _Process.full_at = time.monotonic()
         return None if found is None else _BY_STATE[found]
-    # The driver found no server, or lost it.
+    # Without an SQLSTATE: the driver could not connect, or lost the connection.
     return UNAVAILABLE if isinstance(error, OperationalError | InterfaceError) else None
 
 
 def was_full_lately() -> bool:
-    """Whether the disk was full for a request of this process, not long ago."""
+    """True if this process was told that the disk is full in the last FULL_FOR_SECONDS."""
     full_at = _Process.full_at
     return full_at is not None and time.monotonic() - full_at < FULL_FOR_SECONDS
 
@@ -103,12 +110,12 @@ def _state_of(error: BaseException) -> str | None:
 
 
 def in_one_line(error: BaseException | None) -> str:
-    """What the driver says: its hints and context stand on lines of their own."""
+    """Returns the driver's message, with its hints and context, as one line."""
     return " ".join(f"{error}".split())
 
 
 class OneLine(logging.Filter):
-    """Of the log: an outage is one line. The same trace for each request tells nobody more."""
+    """Log filter: writes an outage as one line, without the traceback, which is always the same."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -119,11 +126,11 @@ class OneLine(logging.Filter):
         return True
 
 
-# --- Whether anything was written ---------------------------------------------------------------
+# --- Did the request write anything? ------------------------------------------------------------
 
 
 class _Written(threading.local):
-    """Of the present request: whether something was committed, or may have been."""
+    """Per thread: true if the current request has committed something, or may have."""
 
     maybe = False
 
@@ -136,13 +143,16 @@ def begin_request() -> None:
 
 
 def may_have_written() -> bool:
-    """False: what the request was to write is certainly not written."""
+    """Returns False if the request has certainly not written anything."""
     return _written.maybe
 
 
 @contextmanager
 def committing() -> Iterator[None]:
-    """Around each commit. An answer that is lost leaves open whether it happened."""
+    """Wraps each commit, for `may_have_written`.
+
+    If the connection is lost during a commit, nobody knows whether it happened.
+    """
     try:
         yield
     except Exception as error:
@@ -153,22 +163,22 @@ def committing() -> Iterator[None]:
     _written.maybe = True
 
 
-# --- How long one waits -------------------------------------------------------------------------
+# --- Limits on waiting --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of the connections of a process. What DATABASE_URL says in its `options` comes first."""
+    """Limits of the connections of a process. `options` in DATABASE_URL take precedence."""
 
     lock_timeout_seconds: int
     idle_in_transaction_seconds: int
     statement_timeout_seconds: int | None = None
-    # Whether requests of one process wait for the same row one at a time; see `Turns`.
+    # True: requests of the process wait for the same row one at a time; see `Turns`.
     takes_turns: bool = False
 
     @property
     def sql(self) -> str:
-        """Sets them for a connection, but for those that its own options set."""
+        """The statement that sets the limits for a connection, except those set by its options."""
         milliseconds = {
             "lock_timeout": self.lock_timeout_seconds * 1000,
             "idle_in_transaction_session_timeout": self.idle_in_transaction_seconds * 1000,
@@ -184,27 +194,27 @@ class Limits:
         )
 
 
-# Of a page or a call. Batches and charging runs hold balances for about a second. No page takes as
-# long as the last one allows: it ends what would go on although nobody waits for it any more.
+# For pages and calls. Batches and charging runs hold balances for about a second. No page needs as
+# long as statement_timeout allows; it ends statements whose client has gone.
 WEB: Final = Limits(
     lock_timeout_seconds=2,
     idle_in_transaction_seconds=60,
     statement_timeout_seconds=300,
     takes_turns=True,
 )
-# Of a worker, whose jobs come again.
+# For workers, which try their jobs again.
 WORKER: Final = Limits(lock_timeout_seconds=10, idle_in_transaction_seconds=60)
 
 
 def limit_waits(limits: Limits) -> None:
-    """For the connections that this process opens from now on, and its children."""
+    """Sets the limits of connections that this process and its children open from now on."""
     _Process.limits = limits
 
 
 def limits_sql() -> str:
-    """What a connection of this process says first, so that it does not wait for ever; or nothing.
+    """Returns the statement that sets the limits for a new connection; "" if there are none.
 
-    A statement, and no options of the connection: PgBouncer refuses those that it does not know.
+    They are not set as options of the connection: PgBouncer refuses options that it does not know.
     """
     return "" if _Process.limits is None else _Process.limits.sql
 
@@ -213,12 +223,12 @@ PATIENCE_SECONDS: Final = 0.5
 
 
 class Turns:
-    """Lets one thread of a process at a time ask the database for the same row.
+    """Lets only one thread of a process at a time ask the database to lock the same row.
 
-    The database would let them all wait, each for the whole `lock_timeout`, and a few requests for
-    one row that somebody holds would occupy every thread. Here the first one waits in the database.
-    The others wait for it, but only PATIENCE_SECONDS since its beginning; whoever comes later is
-    told at once. Where nobody holds a row for long, none of this is noticed.
+    Without this, a few requests for a row that is locked would occupy all threads, each for the
+    whole `lock_timeout`. Here only the first one waits in the database. The others wait for it
+    until PATIENCE_SECONDS after it began; a thread that comes later gets Busy at once. If no row is
+    locked for long, nobody notices any of this.
     """
 
     def __init__(self) -> None:
@@ -227,7 +237,7 @@ class Turns:
 
     @contextmanager
     def taken(self, keys: Iterable[Hashable]) -> Iterator[None]:
-        """Raises Busy if another thread has been waiting for one of these for long."""
+        """Holds the turn for these rows; raises Busy if another thread holds one for too long."""
         wanted = set(keys)
         with self._changed:
             while others := [self._since[key] for key in wanted if key in self._since]:
@@ -250,9 +260,10 @@ _turns = Turns()
 
 @contextmanager
 def turn(keys: Iterable[Hashable]) -> Iterator[None]:
-    """Within, the caller asks for rows that others may hold, and holds no others by itself.
+    """Holds the turn for the rows in `keys` while the caller waits in the database for their locks.
 
-    Whoever holds a row already must not wait here for it: see `held`.
+    A caller that has locked one of these rows already must not wait here for it: the thread whose
+    turn it is waits for that lock. `held` therefore first tries without a turn.
     """
     if _Process.limits is None or not _Process.limits.takes_turns:
         yield
@@ -268,9 +279,10 @@ def takes_turns() -> bool:
 def held[Row: Model](
     rows: QuerySet[Row], key: object, *, no_key: bool = True, of: Literal["self"] | None = None
 ) -> Row | None:
-    """The one row of `rows`, locked until the end of the database transaction; `key` names it.
+    """Locks the one row of `rows` until the database transaction ends, and returns it.
 
-    A row that is free, or the caller's already, is had without a turn.
+    `key` identifies the row. Returns None if there is no row. A row that is free, or that the
+    caller has locked already, is returned without waiting for a turn.
     """
     options: dict[str, Any] = {"no_key": no_key, "of": (of,) if of else ()}
     if takes_turns():

@@ -1,4 +1,4 @@
-"""The forms about people: who they are, how operators log in, and in which time zone they read."""
+"""The forms about people: profiles, the login of operators, and time zones."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from users.models import ADDRESS_IS_TAKEN, Operator, User, time_zones, validate_
 
 
 class LoginForm(AuthenticationForm):
-    """One answer to every login that fails, so that it tells nobody who has an account here."""
+    """The login. Every failure gets the same answer, which does not tell who has an account."""
 
     error_messages: Mapping[str, str] = {
         "invalid_login": "Please enter the e-mail address and password of an active operator.",
@@ -28,7 +28,7 @@ class LoginForm(AuthenticationForm):
 
 
 class TimeZoneInput(UnfoldAdminTextInputWidget):
-    """A text field that offers all time zones as one types, without any JavaScript."""
+    """A text field that offers matching time zones while one types, without JavaScript."""
 
     def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
         list_id = f"{(attrs or {}).get('id', name)}_list"
@@ -40,7 +40,7 @@ class TimeZoneInput(UnfoldAdminTextInputWidget):
 
 
 class TimeZoneField(forms.CharField):
-    """Takes a time zone's name in upper or lower case and gives it as it is written."""
+    """Takes a time zone's name in any case, and returns it with the usual capitals."""
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("required", False)
@@ -61,7 +61,7 @@ class TimeZoneField(forms.CharField):
 
 
 class UniqueEmailMixin:
-    """Says at the field that somebody else has the e-mail address."""
+    """Refuses an e-mail address that another user has, with an error at the field."""
 
     instance: User
     cleaned_data: dict[str, Any]
@@ -76,11 +76,11 @@ class UniqueEmailMixin:
 
 
 class PersonForm(UniqueEmailMixin, forms.ModelForm):  # type: ignore[type-arg]
-    """A customer or an operator; which fields it has is the admin class's business.
+    """The profile of a customer or an operator. The admin class decides which fields it has.
 
-    It changes what was changed on the page, and nothing else. `seen` is what the page showed: what
-    somebody else has changed since stays as it is now, unless it was changed on the page, too. Then
-    the form says so, and is to be sent once more.
+    It saves only the fields that were changed on the page. `seen` holds the values that the page
+    showed. A field that somebody else has changed since keeps its new value, unless it was changed
+    on the page too: then the form says so and saves nothing until it is sent again.
     """
 
     time_zone = TimeZoneField()
@@ -100,7 +100,10 @@ class PersonForm(UniqueEmailMixin, forms.ModelForm):  # type: ignore[type-arg]
                 self._go_on_from(now)
 
     def _go_on_from(self, now: dict[str, Any]) -> None:
-        """Makes of what was sent what the page would send if it had been opened now."""
+        """Changes the data that was sent into what the page would send if it were opened now.
+
+        `now` has the stored values of all fields. Fields that were changed by both are noted.
+        """
         data = cast(QueryDict, self.data).copy()
         seen = _read(data.get(self.add_prefix("seen"), ""))
         for name, value in now.items():
@@ -127,7 +130,7 @@ class PersonForm(UniqueEmailMixin, forms.ModelForm):  # type: ignore[type-arg]
         return cleaned
 
     def _in_words(self, name: str) -> str:
-        """What is stored now."""
+        """Returns the stored value of a field, as a message shows it."""
         field, value = self.fields[name], self.initial.get(name)
         if isinstance(field, forms.ModelMultipleChoiceField):
             return ", ".join(map(field.label_from_instance, value or ())) or "nothing"
@@ -137,7 +140,7 @@ class PersonForm(UniqueEmailMixin, forms.ModelForm):  # type: ignore[type-arg]
 
 
 def _comparable(value: Any) -> Any:
-    """A value as it is compared and goes along with a page, however it is written."""
+    """Returns a value in the one form in which values are compared and sent with the page."""
     if isinstance(value, list):
         return sorted(str(each) for each in value)
     return value.replace("\r\n", "\n").strip() if isinstance(value, str) else value
@@ -148,7 +151,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _read(seen: str) -> dict[str, Any]:
-    """What a page showed, by the names of fields; nothing for what is not of a page."""
+    """Parses the hidden field `seen` into values by field name. Returns {} if it is malformed."""
     try:
         values = json.loads(seen)
     except (ValueError, RecursionError):
@@ -157,7 +160,7 @@ def _read(seen: str) -> dict[str, Any]:
 
 
 class NewOperatorForm(UniqueEmailMixin, UserCreationForm):
-    usable_password = None  # an operator logs in here, with a password
+    usable_password = None  # no choice: operators always log in with a password
     time_zone = TimeZoneField()
 
     class Meta:

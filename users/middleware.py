@@ -10,7 +10,7 @@ Handler = Callable[[HttpRequest], HttpResponseBase]
 
 
 def operator_time_zone(get_response: Handler) -> Handler:
-    """Activates the operator's own time zone, or the installation's where none is set."""
+    """Middleware: activates the operator's time zone, or the installation's if none is set."""
 
     def handle(request: HttpRequest) -> HttpResponseBase:
         name = request.user.time_zone if request.user.is_authenticated else ""
@@ -21,7 +21,10 @@ def operator_time_zone(get_response: Handler) -> Handler:
 
 
 def _zone(name: str) -> ZoneInfo | None:
-    """None where there is no such zone (any more): a page in UTC is better than none."""
+    """Returns the zone; None if it is unknown, perhaps because it was removed from the tz data.
+
+    A page in UTC is better than no page.
+    """
     try:
         return ZoneInfo(name) if name else None
     except (ZoneInfoNotFoundError, ValueError):

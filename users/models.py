@@ -1,4 +1,4 @@
-"""Who people are: the customers ("users") and the operators of the panel. Nothing of money."""
+"""People: the customers ("users") and the operators of the panel. Money is in `billing`."""
 
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
@@ -17,14 +17,14 @@ from users.addresses import Mailbox, composed, validate_address
 from users.texts import CANNOT_BE_SEEN, has_unseen
 
 ADDRESS_IS_TAKEN: Final = "Another user has this e-mail address already."
-# Of the database, by which a write is refused whose address another user has.
+# The constraints by which the database refuses an address that another user has.
 ONE_MAILBOX: Final = (
     "user_email_is_one_mailbox",
     "user_email_is_unique_without_regard_to_case",
 )
 
 
-@cache  # looking them up reads the disk
+@cache  # listing them reads the disk
 def time_zones() -> frozenset[str]:
     return frozenset(available_timezones())
 
@@ -35,14 +35,14 @@ def validate_time_zone(name: str) -> None:
 
 
 def constraint_of(problem: IntegrityError) -> str:
-    """The name of the constraint by which the database refused a write; "" if it tells none."""
+    """Returns the name of the constraint that refused a write; "" if the error names none."""
     diagnostics = getattr(problem.__cause__, "diag", None)
     return getattr(diagnostics, "constraint_name", None) or ""
 
 
 class UserManager(BaseUserManager["User"]):
     def create_user(self, email: str, password: str | None = None, **fields: Any) -> "User":
-        """Creates a user; without a password, one that cannot log in to the panel."""
+        """Creates a user. Without a password, the user cannot log in to the panel."""
         user = self.model(email=self.normalize_email(email), **fields)
         user.set_password(password)
         user.save(using=self._db)
@@ -52,19 +52,21 @@ class UserManager(BaseUserManager["User"]):
         return self.create_user(email, password, is_staff=True, is_superuser=True, **fields)
 
     def customers(self) -> "models.QuerySet[User]":
-        """Those whom the panel is about; operators' own accounts have no money."""
+        """Returns the users who are not operators. Operators' accounts have no money."""
         return self.filter(is_staff=False)
 
     def with_mailbox(self, email: str | None) -> "models.QuerySet[User]":
-        """Everybody whose address is this one, however it is spelled: nobody or one user, except
-        where several had one mailbox before that was refused."""
+        """Returns the users with this address in any spelling.
+
+        That is one user at most, except for users who shared a mailbox before it was forbidden.
+        """
         return self.filter(email_identity=Mailbox(email or ""))
 
     def with_email(self, email: str | None) -> "models.QuerySet[User]":
-        """The one user with this login, if any, however it is spelled.
+        """Returns the one user with this login in any spelling, if there is one.
 
-        Where several have one mailbox from of old, each is found by the own spelling alone, in
-        which upper and lower case are the same.
+        Users who share a mailbox (see `twins`) are each found by their own spelling only, upper and
+        lower case being the same.
         """
         others = self.filter(email_identity=OuterRef("email_identity")).exclude(pk=OuterRef("pk"))
         is_spelled_so = Q(login=Lower(Value(email)))
@@ -75,8 +77,11 @@ class UserManager(BaseUserManager["User"]):
         )
 
     def twins(self) -> "models.QuerySet[User]":
-        """Those who share a mailbox, each with the others next to them."""
-        later = self.filter(email_twin__gt=0).values("email_identity")  # few, by an index
+        """Returns the users who share a mailbox, ordered by mailbox.
+
+        They had the same mailbox before this was forbidden; no new ones can be added.
+        """
+        later = self.filter(email_twin__gt=0).values("email_identity")  # few, found by an index
         others = self.filter(email_identity=OuterRef("email_identity")).exclude(pk=OuterRef("pk"))
         shared = self.filter(Exists(others), email_identity__in=later)
         return shared.order_by("email_identity", "email_twin")
@@ -88,7 +93,8 @@ class UserManager(BaseUserManager["User"]):
 class User(AbstractBaseUser, PermissionsMixin):
     """A person or company with an account: a customer, or (`is_staff`) an operator of the panel.
 
-    Customers log in elsewhere. A user is deactivated, never deleted: money history hangs on it.
+    Customers log in elsewhere. Users are deactivated, never deleted, because their money history
+    refers to them.
     """
 
     class LegalType(models.TextChoices):
@@ -97,7 +103,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         SOLE_TRADER = "sole_trader", "Sole trader"
 
     email = models.EmailField("e-mail", help_text="The login. Unique, however it is spelled.")
-    # Both are the database's: see users/migrations/sql.
+    # The database sets both: see users/migrations/sql.
     email_identity = models.GeneratedField(
         expression=Func(F("email"), function="users_email_identity"),
         output_field=models.TextField(db_collation="C"),
@@ -119,7 +125,8 @@ class User(AbstractBaseUser, PermissionsMixin):
     tin = models.CharField(
         "TIN", max_length=255, blank=True, help_text="Taxpayer identification number."
     )
-    # Empty by the database's own default too: programs that add users with SQL know nothing of it.
+    # Newer columns have a default in the database too, for programs that add users with SQL and do
+    # not know these columns.
     iec = models.CharField(
         "IEC",
         max_length=255,
@@ -146,7 +153,7 @@ class User(AbstractBaseUser, PermissionsMixin):
     street_address = models.CharField(max_length=200, blank=True)
     postal_code = models.CharField(max_length=20, blank=True)
 
-    # Where a company is registered, as far as it is not where it is written to.
+    # Where a company is registered, if that is not its postal address.
     registered_country = models.CharField(max_length=100, blank=True, default="", db_default="")
     registered_region = models.CharField(max_length=100, blank=True, default="", db_default="")
     registered_city = models.CharField(max_length=100, blank=True, default="", db_default="")
@@ -173,12 +180,12 @@ class User(AbstractBaseUser, PermissionsMixin):
     )
     created_at = models.DateTimeField("created", default=timezone.now, editable=False)
 
-    # What users are found by (users.search). The database makes it, whoever writes.
+    # The text in which users are searched (users/search.py). The database generates it.
     search_text = models.GeneratedField(
         expression=Func(
             "email",
             "phone",
-            # Numbers of companies and postal codes come first: they are found ungrouped, too.
+            # These numbers and postal codes come first: they are also found without their spaces.
             "tin",
             "iec",
             "state_reg_num",
@@ -250,13 +257,13 @@ class User(AbstractBaseUser, PermissionsMixin):
         self._remember()
 
     def _remember(self) -> None:
-        """Keeps the texts as they are stored: what is not changed need not meet newer rules."""
+        """Notes the stored texts, so that texts which do not change need not meet newer rules."""
         self._stored = {name: self.__dict__.get(name) for name in self._texts()}
 
     @classmethod
     @cache
     def _texts(cls) -> Sequence[str]:
-        """The fields that people write."""
+        """Returns the names of the text fields that people fill in."""
         return [
             field.name
             for field in cls._meta.concrete_fields
@@ -280,7 +287,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         if "email" in changed:
             self.email = composed(self.email)
         elif not self._state.adding:
-            excluded.add("email")  # it was taken once, and stays
+            excluded.add("email")  # it was accepted earlier, perhaps by other rules
         try:
             super().clean_fields(exclude=excluded)
         except ValidationError as problem:
@@ -306,26 +313,29 @@ class User(AbstractBaseUser, PermissionsMixin):
             raise ValidationError({"legal_name": "A legal entity needs its legal name."})
 
     def shares_mailbox(self) -> bool:
-        """Whether another user has this address already, and this one would come second."""
+        """True if the address was changed to a mailbox that another user has."""
         if "email" not in self._changed_texts():
             return False
         others = User.objects.with_mailbox(self.email)
         if self.pk is not None:
             if others.filter(pk=self.pk).exists():
-                return False  # another spelling of the own mailbox
+                return False  # it is another spelling of this user's own mailbox
             others = others.exclude(pk=self.pk)
         return others.exists()
 
     def validate_constraints(self, exclude: Collection[str] | None = None) -> None:
-        # Those of the address are asked in one question, which knows about twins of old.
+        # The constraints on the address are replaced by one query, which allows for old twins.
         skipped = {*(exclude or ()), "email", "email_identity", "email_twin"}
         super().validate_constraints(exclude=skipped)
         if "email" not in (exclude or ()) and self.shares_mailbox():
             raise ValidationError({"email": ADDRESS_IS_TAKEN})
 
     def save(self, *args: Any, **options: Any) -> None:
-        """Refuses, with ValidationError, what is unseen, and what is no address, also from those
-        who did not ask before. What is stored already is taken as it is."""
+        """Saves the user. Raises ValidationError for invisible characters or a malformed address.
+
+        This protects callers that do not call `full_clean`. Texts that do not change are not
+        checked.
+        """
         written: Iterable[str] | None = options.get("update_fields")
         changed = [each for each in self._changed_texts() if written is None or each in written]
         if "email" in changed:
@@ -338,7 +348,7 @@ class User(AbstractBaseUser, PermissionsMixin):
             self._remember()
 
     def get_full_name(self) -> str:
-        """The company's name for a legal entity, else the person's."""
+        """Returns the company's name for a legal entity, else the person's."""
         if self.legal_type == self.LegalType.LEGAL_ENTITY and self.legal_name:
             return self.legal_name
         return self.person_name
@@ -352,7 +362,7 @@ class User(AbstractBaseUser, PermissionsMixin):
 
 
 class Operator(User):
-    """The users who work in this panel, listed apart from the customers."""
+    """Users who work in this panel. The proxy gives them pages and permissions of their own."""
 
     class Meta:
         proxy = True

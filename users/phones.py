@@ -1,6 +1,7 @@
-"""Telephone numbers, which everybody spells differently.
+"""Spellings of telephone numbers, for the search.
 
-A user's number is kept as it was written: +44 20 7946 0018, 020 7946 0018 or +44 (0)20 7946 0018.
+A user's number is stored as it was written: +44 20 7946 0018, 020 7946 0018 or
++44 (0)20 7946 0018.
 """
 
 import re
@@ -8,17 +9,18 @@ from typing import Final
 
 import phonenumbers
 
-# Fewer digits, with or without their country's zero, are in too many other numbers.
+# Shorter digits, with or without the national prefix (0), would be part of too many other numbers.
 WITH_PREFIX_MIN: Final = 8
 WITHOUT_PREFIX_MIN: Final = 10
 NOT_A_DIGIT: Final = re.compile(r"\D")
 
 
 def spellings(typed: str) -> set[str]:
-    """Returns the digits, without spaces or signs, as which the typed number may be kept.
+    """Returns the sequences of digits to search for, to find a number in any stored spelling.
 
-    A number with its country (+44… or 0044…) may be kept without it; one without its country
-    (020…) may be kept with any. What is no telephone number has one spelling: its digits.
+    A number with its country (+44… or 0044…) may be stored without it. One without its country
+    (020…) may be stored with any: it is found by its digits without the zero. If `typed` is no
+    telephone number, the only spelling is its digits.
     """
     digits = NOT_A_DIGIT.sub("", typed)
     if typed.startswith("+"):
@@ -35,7 +37,7 @@ def _of_a_country(international: str) -> set[str]:
         number = phonenumbers.parse(international)
     except phonenumbers.NumberParseException:
         return set()
-    if not phonenumbers.is_possible_number(number):  # a part of one, say
+    if not phonenumbers.is_possible_number(number):  # perhaps a part of one
         return set()
     national = phonenumbers.national_significant_number(number)
     country = number.country_code or 0

@@ -1,8 +1,8 @@
-"""How people are found by words: in the panel and by programs.
+"""Searches people by words, for the panel and for programs.
 
-The database folds what is written (`users_fold`: case, accents, apostrophes, …) into the users'
-`search_text`; here the question is folded by the same function. A word may stand anywhere in a
-text, also within a word.
+The database folds the texts of a user (`users_fold`: case, accents, apostrophes, …) into the column
+`search_text`. A query is folded by the same function here. A word is found anywhere in a text, also
+inside another word.
 """
 
 import re
@@ -22,23 +22,23 @@ from users.models import User
 from users.phones import spellings
 
 LONGEST_SEARCH: Final = 200
-# Of what a telephone number or a number of a company is typed.
+# The form in which telephone numbers and numbers of companies are typed.
 NUMBER: Final = re.compile(r"[0-9+.:/\\#*_]*[0-9][0-9+.:/\\#*_]*")
 GROUPING: Final = re.compile(r"[^0-9]")
-SHORTEST_NUMBER: Final = 4  # fewer digits, put together of several words, mean nothing
+SHORTEST_NUMBER: Final = 4  # fewer digits, joined from several words, mean nothing
 
-# --- The index of parts -------------------------------------------------------------------------
+# --- The index on trigrams ----------------------------------------------------------------------
 
 INDEX: Final = "user_found_by_any_part"
 TRIGRAM: Final = 3
-ASKED_OF_THE_INDEX: Final = 4  # trigrams of a word: the rarest narrow it down, more cost time
-# What is in more texts than this is found faster by reading all of them.
+ASKED_OF_THE_INDEX: Final = 4  # a word's rarest trigrams; more of them cost more than they save
+# A word whose rarest trigram is in more than this share of texts is found faster without the index.
 TOO_COMMON: Final = 0.03
 STATISTICS_SECONDS: Final = 600
 
 
 class Folded(Func):
-    """In a query: a text as it is compared."""
+    """Query expression: a text, folded for comparison."""
 
     function = "users_fold"
     output_field = models.TextField(db_collation="C")
@@ -46,7 +46,7 @@ class Folded(Func):
 
 @models.TextField.register_lookup
 class HasPart(Lookup):
-    """Whether the `search_text` of a user contains a folded word, by the index where that helps."""
+    """Lookup: `search_text` contains a folded word. It uses the index where that is faster."""
 
     lookup_name = "has_part"
     prepare_rhs = False
@@ -63,7 +63,7 @@ class HasPart(Lookup):
 
 
 def _rarest_trigrams(word: str) -> list[str]:
-    """What the index is to be asked for; nothing where it is better not asked."""
+    """Returns the trigrams to look up in the index; none if reading all texts is faster."""
     trigrams = {word[place : place + TRIGRAM] for place in range(len(word) - TRIGRAM + 1)}
     frequencies = _frequencies()
     by_frequency = sorted(trigrams, key=lambda each: (frequencies.get(each, 0), each))
@@ -73,7 +73,10 @@ def _rarest_trigrams(word: str) -> list[str]:
 
 
 def _frequencies() -> Mapping[str, float]:
-    """In which share of all texts the most common trigrams are, as the database last counted."""
+    """Returns the most common trigrams, each with the share of texts that contain it.
+
+    These are the database's statistics, kept for STATISTICS_SECONDS.
+    """
     known: Mapping[str, float] | None = cache.get(INDEX)
     if known is None:
         with connection.cursor() as cursor:
@@ -83,17 +86,17 @@ def _frequencies() -> Mapping[str, float]:
                 [INDEX],
             )
             counted = cursor.fetchone()
-        # The frequencies end with those of the rarest and the most common one once more.
+        # After one frequency per trigram, the list has the smallest and the largest once more.
         known = dict(zip(*counted, strict=False)) if counted else {}
         cache.set(INDEX, known, STATISTICS_SECONDS)
     return known
 
 
-# --- Questions ----------------------------------------------------------------------------------
+# --- Queries ------------------------------------------------------------------------------------
 
 
 class Asked(NamedTuple):
-    """A word of a question: as it was typed, and the words that it is when folded."""
+    """A word of a query: as it was typed, and folded, which can make several words of it."""
 
     typed: str
     folded: Sequence[str]
@@ -104,6 +107,7 @@ class Asked(NamedTuple):
 
 
 def asked(text: str) -> list[Asked]:
+    """Splits a query into words; only its first LONGEST_SEARCH characters count."""
     typed = normalize("NFC", text[:LONGEST_SEARCH].replace("\0", "")).split()
     if not typed:
         return []
@@ -116,19 +120,23 @@ def asked(text: str) -> list[Asked]:
 
 
 def search(users: QuerySet[User], text: str) -> QuerySet[User]:
-    """Those in whom every word is found; a number, also after a #, finds the user with that ID,
-    and a telephone number is found however it is spelled, with its country or without."""
+    """Returns the users in whom every word of `text` is found.
+
+    A number, also after a #, finds the user with that ID as well. A telephone number is found in
+    any spelling, with or without the country.
+    """
     return users.filter(found_by(text))
 
 
 def found_by(text: str, user: str = "", beside: Callable[[Asked], Q] | None = None) -> Q:
-    """The condition of `search`, for rows of which `user` is the way to a user ("owner").
+    """Returns the condition of `search` for rows that refer to a user.
 
-    `beside` says what else of a row a word may be found in.
+    `user` is the lookup path from a row to its user, like "owner"; "" if the rows are users.
+    `beside` returns a further condition under which a row matches a word.
     """
     words = asked(text)
     if words and not any(word.folded for word in words):
-        return Q(pk__in=[])  # apostrophes alone, say, are in no text
+        return Q(pk__in=[])  # nothing is left after folding, for example of apostrophes alone
     people = _People(f"{user}__" if user else "")
     condition = Q()
     for together in _together(words):
@@ -148,7 +156,10 @@ def found_by(text: str, user: str = "", beside: Callable[[Asked], Q] | None = No
 
 
 def _together(words: Sequence[Asked]) -> Iterator[list[Asked]]:
-    """The words that say something; those of a number next to each other in one list."""
+    """Yields each word in a list of its own, and neighbouring words of a number in one list.
+
+    Words that are empty after folding are left out.
+    """
     number: list[Asked] = []
     for word in words:
         if word.is_of_a_number:
@@ -164,11 +175,11 @@ def _together(words: Sequence[Asked]) -> Iterator[list[Asked]]:
 
 
 class _People:
-    """Conditions on users, as rows of their own or by way of others."""
+    """Builds conditions on users, or on rows that refer to a user by the lookup path `way`."""
 
     def __init__(self, way: str) -> None:
         self.way = way
-        # The index serves where the users are what is listed; joined, each is looked at anyway.
+        # The index helps only if users are listed; if they are joined, all are read anyway.
         self.lookup = "contains" if way else "has_part"
 
     def with_part(self, folded: str) -> Q:
@@ -184,7 +195,10 @@ class _People:
 
 
 def in_texts(rows: QuerySet[Any], text: str, *names: str) -> QuerySet[Any]:
-    """Those rows of a small table in which every word is found in some text. No index serves it."""
+    """Returns the rows with every word of `text` in one of the columns `names`.
+
+    No index is used, so this is for small tables.
+    """
     rows = rows.alias(**{f"folded_{name}": Folded(name) for name in names})
     for word in asked(text):
         ways = [

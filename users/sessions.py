@@ -1,4 +1,4 @@
-"""How long an operator stays logged in: so long in all, and so long without a request."""
+"""Ends logins: SESSION_HOURS after the login, or SESSION_IDLE_MINUTES after the last request."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -14,14 +14,14 @@ Handler = Callable[[HttpRequest], HttpResponseBase]
 
 BEGUN: Final = "begun"
 SEEN: Final = "seen"
-# Noting each request would write once per request.
+# Noting every request would mean one write per request.
 SEEN_IS_NOTED_EVERY: Final = timedelta(minutes=1)
 
 
 def end_sessions(get_response: Handler) -> Handler:
-    """Logs out whoever has been logged in, or has asked for nothing, for too long.
+    """Middleware: logs operators out who have been logged in, or idle, for too long.
 
-    A session from before there were such ends begins with its next request.
+    A session without a noted beginning counts from this request.
     """
 
     def handle(request: HttpRequest) -> HttpResponseBase:
@@ -42,7 +42,7 @@ def _end_or_note(request: HttpRequest, now: datetime) -> None:
         minutes=settings.SESSION_IDLE_MINUTES
     ):
         minutes = _count(settings.SESSION_IDLE_MINUTES, "minute")
-        reason = f"You were logged out because nothing was asked for {minutes}."
+        reason = f"You were logged out because you did nothing here for {minutes}."
     else:
         if BEGUN not in session:
             session[BEGUN] = begun.timestamp()
@@ -50,7 +50,7 @@ def _end_or_note(request: HttpRequest, now: datetime) -> None:
             session[SEEN] = now.timestamp()
         return
     logout(request)
-    if request.method == "GET":  # of a form that was sent, more is to be said
+    if request.method == "GET":  # after a form was sent, the login page says more (users/unsent.py)
         messages.info(request, f"{reason} Please log in again.")
 
 

@@ -1,7 +1,8 @@
-"""Texts: which characters people can see, and what the database cannot hold.
+"""Texts: which characters people can see, and which texts the database cannot store.
 
-There is one rule for every text that people or programs write, at every channel: all of it can be
-seen. What cannot be seen makes two of what looks like one, or garbles what stands beside it.
+One rule holds for every text that people or programs write, in every channel: all of its characters
+can be seen. Invisible characters make different texts look the same, or garble the text next to
+them.
 """
 
 import re
@@ -10,8 +11,8 @@ from unicodedata import category
 
 CANNOT_BE_SEEN: Final = "This contains characters that cannot be seen."
 
-# Unicode's property Default_Ignorable_Code_Point, which Python does not know. Some of these are
-# letters or marks to it, like the Hangul fillers.
+# Unicode's property Default_Ignorable_Code_Point, which Python does not know. Python classifies
+# some of these as letters or marks, like the Hangul fillers.
 _IGNORABLE: Final = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
@@ -24,18 +25,20 @@ _STYLES_OF_EMOJI: Final = "\ufe0e\ufe0f"
 _SKIN_TONES: Final = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
 _KEYCAPS: Final = "0123456789#*"
 _BLANK_BRAILLE: Final = "\u2800"
-# Persian, Arabic, the languages of India and others are written with joiners. Their letters come
-# after those of Latin, Greek, Cyrillic and Armenian, where a joiner would only hide.
+# Persian, Arabic, the languages of India and others are written with joiners. In Unicode their
+# letters come after Latin, Greek, Cyrillic and Armenian, where a joiner would be invisible.
 _FIRST_LETTER_THAT_JOINS: Final = "\u0590"
 
 
 def has_unseen(text: str, *, lines: bool = False) -> bool:
-    """Whether something in a text cannot be seen, or nothing in it can; `lines` may be several.
+    """True if a text contains an invisible character, or consists of blank characters alone.
 
-    Joiners between letters that need them, and what chooses the picture of an emoji, are seen.
+    With `lines`, line breaks and tabs are allowed. Joiners between letters that need them count as
+    visible, and so do the characters that choose the picture of an emoji. Plain spaces, or an empty
+    text, are for the caller to judge.
     """
     if text.isascii() and text.isprintable():
-        return False  # as most are: nothing of what follows can be wrong with it
+        return False  # the usual case, made fast
     for place, character in enumerate(text):
         if not _is_unseen(character) or (lines and character in "\n\r\t"):
             continue
@@ -45,7 +48,7 @@ def has_unseen(text: str, *, lines: bool = False) -> bool:
         if character in _STYLES_OF_EMOJI and before and _takes_a_style(before):
             continue
         return True
-    # Spaces alone are for each field to judge. Wider ones would look like a text that is there.
+    # Other blanks than plain spaces alone would pass for a text in fields that must not be empty.
     return bool(text.strip(" \n\r\t")) and all(map(_is_blank, text))
 
 
@@ -71,7 +74,7 @@ def _is_of_a_word(character: str) -> bool:
 
 
 def _is_emoji(before: str, after: str) -> bool:
-    """Whether a joiner stands within a picture that is made of several."""
+    """True if a joiner between these two connects parts of one emoji."""
     parts = _STYLES_OF_EMOJI + _SKIN_TONES
     is_begun = bool(before) and (category(before) == "So" or before in parts)
     return is_begun and bool(after) and category(after) in ("So", "Sm")
@@ -82,14 +85,14 @@ def _takes_a_style(before: str) -> bool:
 
 
 def readable(text: str) -> str:
-    """A text from elsewhere, with a space for each stretch that has_unseen would refuse."""
+    """Returns the text with a space for each invisible character, if `has_unseen` refuses it."""
     if not has_unseen(text):
         return text
     return "".join(" " if _is_unseen(each) else each for each in text)
 
 
 def unstorable(text: str) -> str | None:
-    """Why the database cannot hold a text, if it cannot: what it does, without a subject."""
+    """Returns why the database cannot store a text, as a predicate without a subject, or None."""
     if "\0" in text:
         return "contains a null character"
     try:

@@ -1,8 +1,8 @@
-"""A form that was sent after its session had ended: nothing is done, and nothing typed is lost.
+"""Keeps what was typed into a form that is sent after its session has ended.
 
-The answer to such a form is the login page, which says so and carries what was typed along,
-signed, so that nothing is kept here for anybody who is not logged in. After the login the page of
-the form opens again, and its fields are filled in as they were.
+The form is not processed. The answer is the login page, which says so and carries the typed values
+along, signed; nothing is stored on the server for somebody who is not logged in. After the login
+the page of the form opens again, with its fields filled in as they were.
 """
 
 import re
@@ -19,17 +19,21 @@ from django.utils.functional import SimpleLazyObject
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
-FIELD: Final = "unsent"  # of the login form; and the name in the session
+FIELD: Final = "unsent"  # the name of the field in the login form, and of the key in the session
 SALT: Final = "users.unsent"
 LASTS_SECONDS: Final = 12 * 3600
-MAX_LENGTH: Final = 200_000  # of what is carried along
+MAX_LENGTH: Final = 200_000  # characters that the login page carries along at most
 NEVER_KEPT: Final = re.compile(r"password|csrfmiddlewaretoken|secret", re.IGNORECASE)
-# What a page needs and nobody types. Without scripts the others are listed, to be typed again.
+# Fields that nobody types. Without scripts, the page lists the others, to be typed again.
 NOT_TYPED: Final = re.compile(r"_.*|key|seen|expected_number|.*-(TOTAL|INITIAL|M\w+)_\w+|.*-id")
 
 
 class KeepUnsentForms:
-    """Middleware; after those of sessions and of CSRF, so that only our own forms come this far."""
+    """Middleware: answers forms of somebody who is not logged in with the login page.
+
+    It comes after the middleware of sessions and of CSRF, so that it sees only the panel's own
+    forms.
+    """
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -53,7 +57,7 @@ class KeepUnsentForms:
         sent = {"path": path, "fields": _typed(request.POST)}
         unsent = signing.dumps(sent, salt=SALT, compress=True)
         is_kept = len(unsent) <= MAX_LENGTH
-        # From here on it is a request for the login page.
+        # From here on, treat it as a request for the login page.
         login = reverse("admin:login")
         request.method = "GET"
         request.resolver_match = resolve(login.removeprefix(get_script_prefix().rstrip("/")))
@@ -78,7 +82,7 @@ def _query(path: str) -> str:
 
 
 def _keep(sender: object, request: HttpRequest | None, **_: Any) -> None:
-    """Whoever has logged in finds the form again."""
+    """After a login, puts the form that the login page carried into the session."""
     if request is None or FIELD not in request.POST:
         return
     try:
@@ -92,9 +96,10 @@ user_logged_in.connect(_keep)
 
 
 def unsent_form(request: HttpRequest) -> Mapping[str, Any]:
-    """Context processor: what was typed into the form of this page, shown once.
+    """Context processor for a form that was not processed.
 
-    `unsent` is what a login that failed goes on carrying along.
+    `unsent_form` has the values that were typed into the form of this page, and can be read once.
+    `unsent` is the signed text that the login page carries on after a failed login.
     """
 
     def find() -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Django's PostgreSQL backend, on a server that is started when a connection is first opened."""
+"""Django's PostgreSQL backend, for a server that is started by the first connection."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from config.postgresql import base
 
 
 class DatabaseClient(base.DatabaseClient):
-    """`manage.py dbshell`, with the psql that belongs to the server."""
+    """Runs `manage.py dbshell` with the psql that belongs to the server."""
 
     @classmethod
     def settings_to_cmd_args_env(
@@ -39,6 +39,6 @@ class DatabaseWrapper(base.DatabaseWrapper):
             try:
                 return super().get_new_connection(conn_params)
             except self.Database.OperationalError:
-                pass  # it was running, and was killed since
+                pass  # the server was killed since this process took hold of it
         server.ensure_running(database=conn_params["dbname"])
         return super().get_new_connection(conn_params)

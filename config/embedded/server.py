@@ -1,14 +1,14 @@
 """Starts and stops the embedded PostgreSQL of a data directory.
 
-Who uses the server is kept in file locks, which the kernel lets go whenever a process ends, however
-it ends:
+File locks keep track of the processes that use the server. The kernel releases them when a process
+ends, however it ends:
 
-- `postgres.lock` is held while somebody starts or stops the server;
-- `postgres.users` is held, shared, by each process that has opened a connection, and by what it
+- `postgres.lock` is held while a process starts or stops the server;
+- `postgres.users` is held as a shared lock by each process that has opened a connection, and by its
   forks. The last one to leave stops the server.
 
-Processes that are all killed leave the server running. The next one to come finds it answering,
-uses it, and stops it when it leaves.
+If all of these processes are killed, the server keeps running. The next process finds that it
+answers, uses it, and stops it when it leaves.
 """
 
 import atexit
@@ -33,17 +33,17 @@ from django.db import OperationalError
 from config.embedded import programs
 
 START_TIMEOUT_SECONDS: Final = 600  # crash recovery of a large database takes its time
-RETRY_TIMEOUT_SECONDS: Final = 60  # for what a killed server leaves behind to go away
+RETRY_TIMEOUT_SECONDS: Final = 60  # until the processes and memory of a killed server are gone
 STOP_TIMEOUT_SECONDS: Final = 60
 INTERRUPT_TIMEOUT_SECONDS: Final = 5
 SOCKET_PATH_MAX_BYTES: Final = 100  # the kernel allows 107 for the path and the socket's name
-# Memory that a transaction freed stays with its process; giving it back to the kernel and asking
-# for it again took a tenth of the time of posting.
+# Lets a server process keep the memory that a transaction has freed. Without this, giving it back
+# to the kernel and asking for it again takes a tenth of the time of posting.
 MALLOC_TRIM_THRESHOLD_BYTES: Final = 16 * 1024 * 1024
-# A comma or a quote in a socket's directory means something else to PostgreSQL and to libpq.
+# PostgreSQL and libpq give commas and quotes in a socket's directory a meaning of their own.
 PLAIN_PATH: Final = re.compile(r"[A-Za-z0-9_./ -]+")
 SYSTEM_USER_FOR_ROOT: Final = "billingdb"  # PostgreSQL refuses to run as root
-USERADD_LOCKED: Final = (1, 10)  # it could not write the users, or the groups
+USERADD_LOCKED: Final = (1, 10)  # useradd's statuses: it could not write the users, or the groups
 
 SERVER_OPTIONS: Final = {
     "listen_addresses": "",  # the socket only, which only this system user can reach
@@ -56,24 +56,28 @@ SERVER_OPTIONS: Final = {
 
 APPENDING: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT
 
-# What pg_isready tells by its exit status.
+# Exit statuses of pg_isready.
 ACCEPTING: Final = 0
-REJECTING: Final = 1  # it starts, recovers or stops
+REJECTING: Final = 1  # the server is starting, recovering or stopping
 
-# What a start says that only comes too early: processes of a server that was killed still hold its
-# memory, or a server whose starter was killed has not opened its socket yet.
+# Parts of the errors of a start that succeeds if it is tried again a little later: processes of a
+# killed server still hold its memory, or a server whose starter was killed has not opened its
+# socket yet.
 TOO_EARLY: Final = ("shared memory block", "lock file")
 
 
 class Account(NamedTuple):
-    """Whom PostgreSQL's programs run as, when this process is root."""
+    """The system account that PostgreSQL's programs run under when this process is root."""
 
     user_id: int
     group_id: int
 
 
 class Server:
-    """The PostgreSQL server whose data is in `data_dir`/postgres."""
+    """The PostgreSQL server whose data is in `data_dir`/postgres.
+
+    `Server.at(data_dir)` gives the one instance of this process for a directory.
+    """
 
     USER: Final = "postgres"
     _servers: dict[Path, "Server"] = {}
@@ -93,33 +97,35 @@ class Server:
         self._owner_pid = 0
         atexit.register(self.release)
 
-    # --- What callers use -------------------------------------------------------------------
+    # --- For callers ------------------------------------------------------------------------
 
     @property
     def socket_dir(self) -> Path:
-        """Where the server's socket is: beside the data, or in /tmp if that path will not do."""
+        """The directory of the server's socket: that of the data, or one in /tmp if the path of
+        the data is too long or has characters that a socket's path may not have.
+        """
         path = os.fsencode(self.cluster_dir)
         fits = len(path) <= SOCKET_PATH_MAX_BYTES - len("/.s.PGSQL.5432")
         if fits and PLAIN_PATH.fullmatch(str(self.cluster_dir)):
             return self.cluster_dir
-        # Not TMPDIR: every process has to find the same place.
+        # Not TMPDIR: every process has to find the same directory.
         return Path("/tmp") / f"billing-{sha256(path).hexdigest()[:16]}"  # noqa: S108
 
     @property
     def is_held(self) -> bool:
-        """Whether this process already keeps the server running."""
+        """True if this process is counted among the users of the server."""
         return self._users_lock is not None and self._owner_pid == os.getpid()
 
     def ensure_running(self, database: str) -> None:
-        """Starts the server unless it runs, and creates `database` unless it is there.
+        """Starts the server unless it runs, and creates `database` unless it exists.
 
-        Raises OperationalError with one sentence when that is not possible.
+        Raises OperationalError with one sentence if that is not possible.
         """
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
             with self._starting_or_stopping():
                 self._create_cluster()
-                self._hold()  # before it runs: an interrupted start is stopped by `release`
+                self._hold()  # before the start, so that `release` stops an interrupted one
                 self._start()
                 self._create_database(database)
         except OSError as problem:
@@ -129,10 +135,10 @@ class Server:
             ) from problem
 
     def release(self) -> None:
-        """Gives the server up; the last process to do so stops it.
+        """Stops using the server; the last process to do so shuts it down.
 
-        It runs when the interpreter ends, where an exception could only be printed: a data
-        directory that is gone, or a second Ctrl-C.
+        This runs when the interpreter exits. An exception there (the data directory is gone, or
+        Ctrl-C was pressed again) could only be printed, so it is suppressed.
         """
         handle = self._users_lock
         if handle is None or not self.is_held:
@@ -170,7 +176,7 @@ class Server:
     def _hold(self) -> None:
         if self.is_held:
             return
-        if self._users_lock is not None:  # inherited from the parent, which keeps its own
+        if self._users_lock is not None:  # inherited from the parent, which keeps its own lock
             os.close(self._users_lock)
         self._users_lock = self._open_lock("postgres.users")
         self._owner_pid = os.getpid()
@@ -178,14 +184,14 @@ class Server:
 
     @classmethod
     def _hold_after_fork(cls) -> None:
-        """Makes a forked process a user in its own right: it may be the last one to leave."""
+        """Counts a forked process as a user of the server: it may be the last one to leave."""
         for server in cls._servers.values():
             if server._users_lock is not None:
                 with suppress(OSError):
                     server._hold()
 
     def _open_lock(self, name: str) -> int:
-        # Reading is enough for a lock, also for one that another account has made.
+        # Read access is enough to lock a file, also one that another account has made.
         return os.open(self.data_dir / name, os.O_RDONLY | os.O_CREAT, 0o644)
 
     # --- The server -------------------------------------------------------------------------
@@ -195,14 +201,14 @@ class Server:
             self._check_version()
             return
         self._let_account_pass()
-        # initdb works in a directory of its own that is renamed when whole, so that an interrupted
-        # one leaves nothing that looks like a database.
-        for left in self.data_dir.glob("postgres.new-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        # initdb works in a directory of its own, which is renamed when it is complete. So an
+        # interrupted initdb leaves nothing that looks like a database.
+        for leftover in self.data_dir.glob("postgres.new-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         scratch = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self.data_dir))
         if account := self._account():
             os.chown(scratch, *account)
-        # PostgreSQL's own collation needs no locale of the machine and does not change with it.
+        # PostgreSQL's own collation depends on no locale of the machine.
         self._run(
             *("initdb", "--pgdata", str(scratch), "--username", self.USER, "--auth=trust"),
             *("--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
@@ -249,11 +255,11 @@ class Server:
         )
 
     def _try_to_start(self) -> str:
-        """Starts the server and waits until it accepts connections; returns what it said if not.
+        """Starts the server and waits until it accepts connections. Returns "", or the error.
 
-        pg_ctl puts the command together as a line for the shell. What the data directory is called
-        is therefore kept out of it: it comes by the environment, the log as the output, and the
-        program by a name of its own directory.
+        pg_ctl passes the command to a shell as one line. So no path of the data directory is part
+        of it: the directory is passed in the environment, the log as the output, and the program
+        by a name relative to its own directory.
         """
         options = [f"-c {name}='{value}'" for name, value in SERVER_OPTIONS.items()]
         with os.fdopen(os.open(self.log_path, APPENDING, 0o600), "a+", errors="replace") as log:
@@ -269,8 +275,8 @@ class Server:
                 return ""
             log.seek(before)
             lines = log.read().splitlines()
-        telling = [line for line in lines if "FATAL" in line or "PANIC" in line]
-        return str((telling or lines or ["it says nothing"])[-1])
+        errors = [line for line in lines if "FATAL" in line or "PANIC" in line]
+        return str((errors or lines or ["it says nothing"])[-1])
 
     def _make_socket_dir(self) -> None:
         if self.socket_dir == self.cluster_dir:
@@ -278,7 +284,7 @@ class Server:
         self.socket_dir.mkdir(mode=0o700, exist_ok=True)
         account = self._account()
         found = self.socket_dir.lstat()
-        # In /tmp anybody could have made it, to answer in the server's place.
+        # In /tmp anybody could have made this directory, to answer in the server's place.
         ours = {os.geteuid(), account.user_id} if account else {os.geteuid()}
         if not stat.S_ISDIR(found.st_mode) or found.st_uid not in ours:
             raise OperationalError(f"{self.socket_dir} belongs to somebody else; remove it")
@@ -287,10 +293,10 @@ class Server:
             os.chown(self.socket_dir, *account)
 
     def _forget_killed_server(self) -> None:
-        """Removes the lock files of a server that is gone, though its number is not.
+        """Removes the lock files of a server that is gone although its process id is in use.
 
-        The number may be another program's by now, or a dead process keeps it that nobody has
-        collected. PostgreSQL itself refuses to start then, to be on the safe side: it cannot tell.
+        The id may belong to another program by now, or to a zombie. PostgreSQL cannot tell these
+        from a running server, and would refuse to start.
         """
         for lock in (
             self.cluster_dir / "postmaster.pid",
@@ -304,7 +310,10 @@ class Server:
                 lock.unlink(missing_ok=True)
 
     def _is_server(self, pid: int) -> bool:
-        """Whether this process serves this data: all of a server's work in its data directory."""
+        """True if process `pid` is a server of this data.
+
+        The working directory of all processes of a server is its data directory.
+        """
         import psutil
 
         try:
@@ -315,7 +324,7 @@ class Server:
                 and Path(process.cwd()) == self.cluster_dir
             )
         except psutil.Error:
-            return False  # it is gone, or another account's
+            return False  # it is gone, or belongs to another account
 
     def _create_database(self, database: str) -> None:
         import psycopg
@@ -334,7 +343,7 @@ class Server:
     # --- Running as root --------------------------------------------------------------------
 
     def _account(self) -> Account | None:
-        """The owner of the data, or an account made for it; None when this process is not root."""
+        """Returns the owner of the data, or an account that is made for it; None unless root."""
         if os.geteuid() != 0:
             return None
         with suppress(FileNotFoundError):
@@ -348,8 +357,10 @@ class Server:
         return Account(user.pw_uid, user.pw_gid)
 
     def _let_account_pass(self) -> None:
-        """As root: lets the server's account through (not list) the directories above its data and
-        programs, and read and run the programs, which a strict umask keeps from it.
+        """As root, gives the server's account the rights that a strict umask has taken from it.
+
+        It may then pass through (not list) the directories above its data and programs, and read
+        and run the programs.
         """
         if not self._account():
             return
@@ -360,31 +371,32 @@ class Server:
         for tree in programs.trees():
             if not tree.exists() or tree.stat().st_mode & everybody == everybody:
                 continue
-            for place in (*tree.rglob("*"), tree):  # itself last: it says that all is done
-                runs = place.is_dir() or place.stat().st_mode & stat.S_IXUSR
-                _allow(place, everybody if runs else stat.S_IROTH)
+            for place in (*tree.rglob("*"), tree):  # the tree last: its mode marks all as done
+                is_executable = place.is_dir() or place.stat().st_mode & stat.S_IXUSR
+                _allow(place, everybody if is_executable else stat.S_IROTH)
 
     # --- PostgreSQL's programs --------------------------------------------------------------
 
     def _run(
         self, program: str, *arguments: str, check: bool = True, output: IO[str] | None = None
     ) -> int:
-        """Runs one of them to its end; returns its exit status, or raises with its last words.
+        """Runs a program to its end and returns its exit status.
 
-        Output goes to a file: a pipe would stay open as long as a server that was started runs.
+        With `check`, a failure raises OperationalError with the last line of the output. The output
+        goes to a file: a server that the program starts would keep a pipe open as long as it runs.
         """
-        with nullcontext(output) if output else tempfile.TemporaryFile("w+") as said:
-            status = self._wait_for([f"./{program}", *arguments], said)
+        with nullcontext(output) if output else tempfile.TemporaryFile("w+") as log:
+            status = self._wait_for([f"./{program}", *arguments], log)
             if check and status:
-                said.seek(0)
-                lines = said.read().strip().splitlines()
+                log.seek(0)
+                lines = log.read().strip().splitlines()
                 raise OperationalError(f"{program} failed: {lines[-1] if lines else 'no output'}")
         return status
 
     def _wait_for(self, command: list[str], output: IO[str]) -> int:
         account: dict[str, Any] = {}
-        if whom := self._account():
-            account = {"user": whom.user_id, "group": whom.group_id, "extra_groups": []}
+        if found := self._account():
+            account = {"user": found.user_id, "group": found.group_id, "extra_groups": []}
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -399,13 +411,13 @@ class Server:
                 "MALLOC_TRIM_THRESHOLD_": str(MALLOC_TRIM_THRESHOLD_BYTES),
             },
             umask=0o077,
-            start_new_session=True,  # Ctrl-C is this process's to handle
+            start_new_session=True,  # Ctrl-C reaches this process only
             **account,
         )
         try:
             return process.wait()
         except BaseException:
-            # initdb cleans up after itself on this signal, pg_ctl stops the server it is starting.
+            # On this signal, initdb removes its files and pg_ctl stops the server it is starting.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGINT)
             try:
@@ -440,10 +452,10 @@ def _add_system_user() -> pwd.struct_passwd:
                 check=False,
             )
             status, reason = made.returncode, made.stderr.strip()
-        # Perhaps another process has made it meanwhile.
+        # Another process may have made the account meanwhile.
         with suppress(KeyError):
             return pwd.getpwnam(SYSTEM_USER_FOR_ROOT)
-        # Or is at it: useradd does not wait for another one that writes.
+        # Or it is making it now: useradd fails at once while another useradd writes.
         if status not in USERADD_LOCKED or time.monotonic() - started_at > RETRY_TIMEOUT_SECONDS:
             raise OperationalError(
                 "PostgreSQL does not run as root, and the account "

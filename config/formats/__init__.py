@@ -1,1 +1,1 @@
-"""How dates are written on all pages: the one style that everybody reads the same way."""
+"""The format of dates on all pages: 2026-11-28, which everybody reads the same way."""

@@ -1,1 +1,1 @@
-"""The database backend for DATABASE_URL: Django's own, from the version that the ledger needs."""
+"""The database backend for DATABASE_URL: Django's own, with the settings that the panel needs."""

@@ -1,12 +1,13 @@
 """Django's PostgreSQL backend (ENGINE = "config.postgresql").
 
-Each connection says for itself what the panel's SQL relies on, so that nothing depends on what is
-set for the server, the database or the role (`ALTER ROLE … SET …`), or in the options of
-DATABASE_URL. It says so with one statement after connecting, not with options of the connection:
-PgBouncer refuses a connection with options that it does not know. Behind PgBouncer this holds
-where it pools sessions. Where it pools transactions, what is set here reaches the connections of
-whoever comes next or nobody, so set it for the role instead; the database functions carry what they
-rely on with them, and post the same either way.
+Each new connection sets the parameters that the panel's SQL relies on. So nothing depends on the
+settings of the server, the database or the role (`ALTER ROLE … SET …`), or on the options in
+DATABASE_URL. It sets them with a statement after connecting, not with options of the connection,
+because PgBouncer refuses options that it does not know.
+
+Behind PgBouncer this works with pooled sessions. With pooled transactions, a setting that is made
+here may reach other clients' transactions or none: set the parameters for the role instead. The
+ledger does not depend on it, because the database functions set the parameters that they rely on.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,7 @@ from psycopg.conninfo import make_conninfo
 from config.postgresql.url import NOT_OF_LIBPQ
 from users.database import committing, limits_sql
 
-# What Django's settings call by another name than libpq.
+# Names of Django's settings → libpq's names for them.
 PARAMETERS: Final = {
     "NAME": "dbname",
     "USER": "user",
@@ -28,20 +29,21 @@ PARAMETERS: Final = {
 }
 
 SESSION_SETTINGS: Final[Mapping[str, str]] = {
-    # Compiling takes longer than any statement here; the functions say the same for themselves.
+    # Compiling takes longer than any statement here; the functions set this for themselves too.
     "jit": "off",
-    # Who waited for a lock sees what was committed meanwhile. Other levels fail there instead.
+    # After waiting for a lock, a statement sees what was committed meanwhile. At the other levels
+    # it would fail instead.
     "default_transaction_isolation": "read committed",
-    # Tables and functions are looked for in the one place where the functions look, too.
+    # The same schema as that of the database functions.
     "search_path": "public, pg_temp",
-    # The forms in which the driver reads and writes values.
+    # The formats in which the driver reads and writes values.
     "datestyle": "ISO, MDY",
     "intervalstyle": "postgres",
     "bytea_output": "hex",
     "extra_float_digits": "1",
     "standard_conforming_strings": "on",
     "array_nulls": "on",
-    # A plan of each kind where it is the better one.
+    # PostgreSQL chooses between generic and custom plans.
     "plan_cache_mode": "auto",
 }
 SET_SESSION: Final = "SELECT " + ", ".join(
@@ -50,12 +52,12 @@ SET_SESSION: Final = "SELECT " + ", ".join(
 
 
 class DatabaseFeatures(features.DatabaseFeatures):
-    # Django 5.2 takes 14. Its check of each new connection says so in one sentence.
+    # Django 5.2 would accept 14. It checks this at each new connection: NotSupportedError.
     minimum_database_version = (15,)
 
 
 class DatabaseClient(client.DatabaseClient):
-    """`manage.py dbshell`: psql, with all that DATABASE_URL says."""
+    """Runs `manage.py dbshell`: psql, with everything that DATABASE_URL says."""
 
     @classmethod
     def settings_to_cmd_args_env(
@@ -66,7 +68,7 @@ class DatabaseClient(client.DatabaseClient):
         for setting, name in PARAMETERS.items():
             if settings_dict.get(setting):
                 place[name] = settings_dict[setting]
-        # Not among the arguments, which every account of the machine can read.
+        # Not as an argument: every account of the machine can read those.
         password = place.pop("password", None)
         return (
             [cls.executable_name, *parameters, make_conninfo(**place)],
@@ -80,11 +82,14 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     @property
     def session_sql(self) -> str:
-        """What each connection says first; for who opens connections of its own, too."""
+        """The statements that each connection runs first.
+
+        Code that opens connections without Django, like that of the workers, runs them too.
+        """
         return "; ".join(filter(None, [SET_SESSION, limits_sql()]))
 
     def _configure_connection(self, connection: Any) -> bool:
-        """Of each new connection, before it is used; whether there is something to commit."""
+        """Prepares a new connection. Returns True because there is something to commit."""
         super()._configure_connection(connection)  # type: ignore[misc]
         connection.execute(self.session_sql)
         return True

@@ -1,7 +1,7 @@
-"""Reads DATABASE_URL, as libpq reads it: whatever `psql` and `pg_dump` take means the same here.
+"""Reads DATABASE_URL the way libpq does: an address means the same here as to `psql` and `pg_dump`.
 
-So do `manage.py dbshell`, the workers' queue, the tests and the benchmark, which all take their
-place from the settings that are made here.
+`manage.py dbshell`, the workers' queue, the tests and the benchmark all take the database from the
+settings that are made here.
 """
 
 from typing import Any, Final
@@ -11,20 +11,20 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
 SCHEMES: Final = ("postgres://", "postgresql://")
-# Options of Django's, which libpq would refuse.
+# Django's own options, which libpq would refuse.
 FLAGS: Final = frozenset({"atomic_requests", "disable_server_side_cursors"})
 OWN_OPTIONS: Final = frozenset(
     {"assume_role", "isolation_level", "prepare_threshold", "server_side_binding"}
 )
-# These are the panel's to decide, whatever the address says.
+# The panel decides these; in the address they are ignored.
 IGNORED: Final = frozenset({"autocommit", "conn_health_checks", "conn_max_age"})
 TRUE: Final = ("true", "yes", "on", "1")
-# Of what a connection is made with, what is Django's or the driver's own.
+# Parameters of a connection that belong to Django or the driver, not to libpq.
 NOT_OF_LIBPQ: Final = OWN_OPTIONS | {"context", "cursor_factory", "pool"}
 
 
 def settings_from(url: str) -> dict[str, Any]:
-    """What Django's settings say of a database. Raises ValueError for what is no such address."""
+    """Returns Django's settings of the database at `url`. Raises ValueError if it is no address."""
     if not url.startswith(SCHEMES):
         raise ValueError
     address, own = _without_djangos(url)
@@ -49,7 +49,7 @@ def settings_from(url: str) -> dict[str, Any]:
 
 
 def url_of(parameters: dict[str, Any]) -> str:
-    """The other way round: the address of what a connection is made with, for other processes."""
+    """Returns the address for the parameters of a connection, to be passed to other processes."""
     place = {
         name: str(value)
         for name, value in parameters.items()
@@ -58,13 +58,13 @@ def url_of(parameters: dict[str, Any]) -> str:
     user, password, name = (
         quote(place.pop(each, ""), safe="") for each in ("user", "password", "dbname")
     )
-    # Blanks as %20: libpq does not take a plus for one.
+    # Spaces as %20: libpq does not read a plus as a space.
     options = urlencode(place, quote_via=quote)
     return f"postgres://{user}{password and f':{password}'}@/{name}?{options}"
 
 
 def _without_djangos(url: str) -> tuple[str, dict[str, Any]]:
-    """The address for libpq, and the options in it that are Django's."""
+    """Returns the address without the options that are Django's, and these options."""
     address, _, query = url.partition("?")
     own: dict[str, Any] = {}
     kept = []

@@ -1,13 +1,15 @@
-"""How fast the ledger and the Transactions tab are: `make benchmark`.
+"""Benchmarks of the ledger, the charging run, the API and the Transactions tab: `make benchmark`.
 
-Not tests: nothing here fails for being slow, and pytest does not look here. What is compared runs
-in turn, round after round, in one run on one machine; figures are medians, and ratios are medians
-of the ratios within a round, so that a machine that is slow for a while is so for all.
+These are not tests: nothing fails because it is slow, and pytest does not collect them. The things
+that are compared take turns, round after round, in one run on one machine. Figures are medians, and
+ratios are medians of the ratios within a round. So a machine that is slow for a while slows all of
+them down alike.
 
-    database.py   a database of its own, made and dropped
+    database.py   the benchmark's own database, made and dropped
     ways.py       the ways of posting that are compared
     posting.py    single changes, hot rows, batches
     charging.py   runs over many subscriptions that are due at once
+    api.py        balance changes and pages over HTTP
     tab.py        pages of the Transactions tab of a long history
     report.py     the table
 """

@@ -14,7 +14,7 @@ PARTS = ("posting", "hot", "http", "charging", "tab", "pages")
 def main() -> None:
     options = _options()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    # Pages name static files without having collected them first.
+    # Pages need the addresses of static files, which are not collected here.
     settings.STORAGES["staticfiles"]["BACKEND"] = (
         "django.contrib.staticfiles.storage.StaticFilesStorage"
     )
@@ -38,13 +38,13 @@ def _options() -> Namespace:
         "--transactions",
         type=int,
         default=10_000_000,
-        help="size of the table that the tab is read from [%(default)s]; a tenth is one user's",
+        help="transactions in the table for the tab [%(default)s]; a tenth belongs to one user",
     )
     parser.add_argument(
         "--subscriptions",
         type=int,
         default=200_000,
-        help="due at once in the charging run, four of each user [%(default)s]",
+        help="subscriptions due at once in the charging run, four per user [%(default)s]",
     )
     parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="parts to measure")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")

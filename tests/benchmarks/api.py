@@ -1,4 +1,4 @@
-"""The Billing API over HTTP, from the production server: gunicorn with two processes.
+"""Measures the Billing API over HTTP, on the production server: gunicorn with two processes.
 
 The callers are threads of this process, which shares the processor with the server.
 """
@@ -38,7 +38,7 @@ WARM_UP_CALLS: Final = 20
 
 
 class Server:
-    """The panel under gunicorn, and a key for it."""
+    """The panel under gunicorn, and an API key for it."""
 
     def __init__(self, port: int, key: str) -> None:
         self.port = port
@@ -49,7 +49,7 @@ class Server:
 
 
 class Caller:
-    """One connection, which is kept."""
+    """A client with one connection, which it keeps."""
 
     def __init__(self, server: Server) -> None:
         self.http = HTTPConnection("127.0.0.1", server.port, timeout=60)
@@ -71,7 +71,7 @@ class Caller:
 
 @contextmanager
 def served() -> Iterator[Server]:
-    """The production server on the benchmark's database, set as docs/deployment.md has it."""
+    """Starts the production server on the benchmark's database, as docs/deployment.md says."""
     owner = User.objects.create_superuser("programs@example.com", "programs")
     _, key = authority.issue_key(name="Benchmark", owner=owner, created_by=owner)
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -92,7 +92,7 @@ def served() -> Iterator[Server]:
                 "SECRET_KEY": "of the benchmark alone, which serves nobody",
                 "DATABASE_URL": _address_of_database(),
                 "SECURE_SSL_REDIRECT": "false",
-                "API_REQUESTS_PER_MINUTE": "1000000",  # counted, and never reached
+                "API_REQUESTS_PER_MINUTE": "1000000",  # requests are counted, as in production
             },
         )
         try:
@@ -145,7 +145,7 @@ def measure_http(user_ids: Sequence[int], *, rounds: int, calls: int) -> Iterato
 
 
 def _rate_at_once(server: Server, user_ids: Sequence[int], calls: int) -> float:
-    """Changes per second of several callers, each on users of its own."""
+    """Returns the changes per second of several callers, each on users of its own."""
     each = calls // CALLERS
     start = Barrier(CALLERS + 1)
 
@@ -168,7 +168,7 @@ def _rate_at_once(server: Server, user_ids: Sequence[int], calls: int) -> float:
 
 
 def measure_pages(long: User, short: User, *, transactions: int, rounds: int) -> Iterator[Line]:
-    """Pages of a long history one after the other, each beside the page of a short one."""
+    """Measures page after page of a long history, each next to the page of a short one."""
     times: dict[str, list[float]] = {"long": [], "short": []}
     with served() as server:
         caller = server.caller()

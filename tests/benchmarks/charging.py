@@ -1,4 +1,4 @@
-"""The charging run: many subscriptions that fall due at once, against the ledger's batches."""
+"""Compares a charging run over many due subscriptions with batches of the ledger."""
 
 import multiprocessing
 import resource
@@ -25,14 +25,14 @@ FIRST_MONTH: Final = 2030 * 12
 
 
 class Worked(NamedTuple):
-    """What one worker did: subscriptions per peak of memory, in MiB, early and at the end."""
+    """The peak memory of one worker, in MiB: after its first batch, and at the end."""
 
     early: float
     peak: float
 
 
 def fill(subscriptions: int) -> None:
-    """Users with money, and four subscriptions each to monthly plans, all due on the same day."""
+    """Creates users with money and four monthly subscriptions each, all due on the same day."""
     count = subscriptions // PER_USER
     users = User.objects.bulk_create(
         (User(email=f"subscriber-{place}@example.com", password="!") for place in range(count)),
@@ -73,7 +73,10 @@ def fill(subscriptions: int) -> None:
 
 
 def measure_charging(*, subscriptions: int, rounds: int) -> Iterator[Line]:
-    """Each round charges the next month, by one worker and by two, between batches."""
+    """Each round charges one month with one worker and the next with two.
+
+    Batches are posted before and after each run, and their median rate is compared with it.
+    """
     rates: dict[str, list[float]] = {"batch": [], "1": [], "2": []}
     early, peaks = [], []
     month = 0
@@ -115,7 +118,7 @@ def _first_of(month: int) -> date:
 
 
 def _batch_rate() -> float:
-    """The same charges, posted to the same users, by somebody who knows them already."""
+    """Returns the rate of posting the charges of such a run as one batch of prepared entries."""
     rows = (
         Subscription.objects.order_by("user", "id")
         .select_related("plan")

@@ -1,4 +1,4 @@
-"""The benchmark's own database, in the PostgreSQL that the settings name."""
+"""The benchmark's own database, on the PostgreSQL server of the settings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,10 @@ from django.db import connection
 
 NAME: Final = "benchmark_billing"
 
-# What is compared writes to the ruled tables: the ledger's own without its guards, that is with
-# their indexes, foreign keys and CHECK constraints. The plain ones have the columns, the primary
-# keys and the index that finds a user's transactions.
+# The ways that are compared with the ledger write to these tables. The ruled tables are copies of
+# the ledger's with its indexes, foreign keys and CHECK constraints, but without its guards. The
+# plain tables have only the columns, the primary keys and the index that finds a user's
+# transactions.
 _TABLES: Final = """
     CREATE TABLE plain_balance (LIKE billing_balance INCLUDING DEFAULTS, PRIMARY KEY (user_id))
         WITH (fillfactor = 50);
@@ -33,7 +34,7 @@ _TABLES: Final = """
 
 @contextmanager
 def own_database() -> Iterator[None]:
-    """Makes the database anew, leads Django's connection to it, and drops it afterwards."""
+    """Creates the database, connects Django to it, and drops it afterwards."""
     usual_name = connection.settings_dict["NAME"]
     connection.settings_dict["TEST"]["NAME"] = NAME
     connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)

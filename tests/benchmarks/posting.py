@@ -1,4 +1,4 @@
-"""Single changes, hot rows and batches."""
+"""Measures single changes, changes of hot rows, and batches."""
 
 import multiprocessing
 import random
@@ -24,7 +24,7 @@ HOT_CONNECTIONS: Final = 20
 BATCH_SIZE: Final = 10_000
 WARM_UP_CALLS: Final = 20
 
-Rates = dict[str, list[float]]  # for each way, changes per second, a figure for each round
+Rates = dict[str, list[float]]  # way → changes per second, one figure per round
 
 
 def make_users() -> list[int]:
@@ -54,7 +54,10 @@ def measure_single_and_batch(user_ids: Sequence[int], *, rounds: int, calls: int
 
 
 def measure_hot(user_ids: Sequence[int], *, rounds: int, calls: int) -> Iterator[Line]:
-    """Processes, not threads: with threads the interpreter's lock would be what is measured."""
+    """Measures many connections on few users.
+
+    It uses processes, because threads would measure the interpreter's lock.
+    """
     rates: Rates = {way: [] for way in WAYS}
     with _workers(user_ids[:HOT_USERS], calls) as run:
         for name in WAYS:
@@ -115,9 +118,10 @@ def _batch_rate(user_ids: Sequence[int]) -> float:
 
 @contextmanager
 def _workers(user_ids: Sequence[int], calls: int) -> Iterator[Callable[[str], float]]:
-    """Processes with a connection each, and a call that lets all of them go one way at once.
+    """Starts processes with one connection each, and yields a function that runs one way in all.
 
-    It answers the seconds from the first start to the last end.
+    The function takes the name of the way, and returns the seconds from the first start to the last
+    end.
     """
     connections.close_all()  # a connection must not be shared with a child
     context = multiprocessing.get_context("fork")

@@ -1,4 +1,4 @@
-"""The table, and the machine it was measured on."""
+"""Writes the table of results, with facts about the machine."""
 
 import os
 import platform
@@ -48,7 +48,7 @@ def _verdict(line: Line) -> str:
     return {True: "met", False: "**missed**", None: ""}[line.is_met]
 
 
-# As they were when the connection began, whatever the panel has set on it since.
+# reset_val: the values when the connection began, without those that the panel has set since.
 _OTHER_SETTINGS: Final = """
     SELECT string_agg(name || ' ' || reset_val || coalesce(' × ' || unit, ''), ', ' ORDER BY name)
     FROM pg_settings WHERE reset_val IS DISTINCT FROM boot_val AND category ~

@@ -1,4 +1,4 @@
-"""Pages of the Transactions tab, of a long history and of a short one in the same large table."""
+"""Measures pages of the Transactions tab, for a long and a short history in one large table."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,18 +13,18 @@ from tests.benchmarks.report import Line, progress
 from users.models import User
 
 SHORT_HISTORY: Final = 100
-OTHER_HISTORIES: Final = 10_000  # about so many transactions has each of the other users
+OTHER_HISTORIES: Final = 10_000  # transactions of each other user, approximately
 TARGET: Final = 1.5
 YEARS: Final = timedelta(days=5 * 365)
 BEGIN: Final = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 def fill(transactions: int) -> tuple[User, User]:
-    """Users with a tenth of the transactions and with a hundred; the rest is of others.
+    """Creates and returns a user with a tenth of the transactions, and one with about a hundred.
 
-    The rows are refills of 10 in the order of their IDs, so that each follows from its number.
-    Their digests are not chained, which no list reads. This is the benchmark's own database, which
-    is only read from here on: its guards and foreign keys are left off.
+    The others belong to other users. All are refills of 10, so that each row can be computed from
+    its number. Digests are not chained, because no list reads them. Guards and foreign keys are
+    disabled for good: this database is only read from here on.
     """
     long, short, *others = User.objects.bulk_create(
         User(email=f"reader-{place}@example.com", password="!")
@@ -138,7 +138,7 @@ def _address(user: User) -> str:
 
 
 def _page(client: Client, address: str) -> tuple[float, float]:
-    """Seconds for the whole page, and of these in the database."""
+    """Requests a page. Returns the seconds for all of it, and the part spent in the database."""
     in_database = 0.0
 
     def timed(execute: Callable[..., Any], *arguments: Any) -> Any:

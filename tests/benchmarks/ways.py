@@ -1,4 +1,4 @@
-"""The ways of adding 1.00 to a user's balance that are compared."""
+"""The compared ways of adding 1.00 to a user's balance."""
 
 from collections.abc import Callable
 from decimal import Decimal
@@ -21,8 +21,8 @@ def by_ledger(user_id: int) -> None:
     )
 
 
-# No lock, no check, no key, no digest: what writing the two rows costs at the least. It answers
-# the row, as the ledger does.
+# The minimum cost of writing the two rows: no lock, no check, no key, no digest. It returns the
+# row, as the ledger does.
 _FLOOR: Final = """
     WITH balance AS (
         UPDATE {tables}_balance SET

@@ -20,7 +20,7 @@ ledger.change_balance(
 
 @pytest.fixture(scope="session")
 def prepared_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every table and one posted transaction, the server stopped. For copies."""
+    """A data directory with all tables and one transaction, its server stopped. Tests copy it."""
     data_dir = tmp_path_factory.mktemp("prepared") / "var"
     for arguments in (["migrate", "-v0"], ["shell", "-v0", "-c", ONE_TRANSACTION]):
         done = manage(*arguments, DATA_DIR=str(data_dir))
@@ -33,14 +33,14 @@ def prepared_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data_dir(prepared_data_dir: Path, tmp_path: Path) -> Iterator[Path]:
-    """A test's own copy, below a name that trips a shell."""
+    """A copy for one test, in a directory whose name a shell would misread."""
     copy = tmp_path / """it's "my" $HOME""" / "var"
     copy.parent.mkdir()
-    subprocess.run(["cp", "-a", prepared_data_dir, copy], check=True)  # with its owner
+    subprocess.run(["cp", "-a", prepared_data_dir, copy], check=True)  # keeps the owner
     yield copy
 
     def is_gone() -> bool:
         shutil.rmtree(copy, ignore_errors=True)
         return not copy.exists()
 
-    wait_for(is_gone)  # a server that was left without its panel may write there still
+    wait_for(is_gone)  # a server whose panel was killed may still write there

@@ -13,12 +13,12 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 ROOT = Path(__file__).resolve().parents[2]
-# Far more than anything here takes; only a hang reaches it.
+# Far more than anything here needs; only a process that hangs reaches it.
 PATIENCE_SECONDS = 300
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The environment without what would configure the panel, and then `variables`."""
+    """Returns an environment for a process: nothing that configures the panel, and `variables`."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     return kept | variables
 
@@ -35,19 +35,19 @@ def manage(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
 
 
 def reserved_port() -> socket.socket:
-    """Keeps a port for whoever listens on it by its number: nobody is given it by chance."""
+    """Reserves a free port, so that no other process gets it until the server listens on it."""
     reservation = socket.socket()
     reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the listener will
     reservation.bind(("127.0.0.1", 0))
     return reservation
 
 
-# What reading about a process says that ends meanwhile: before the file is opened, or after.
+# Errors of reading /proc if the process ends meanwhile: before the file is opened, or after.
 GONE = (FileNotFoundError, ProcessLookupError)
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process is there and not merely waiting to be collected."""
+    """True if the process exists and is not a zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except GONE:
@@ -56,7 +56,7 @@ def is_running(pid: int) -> bool:
 
 
 def takes_signals(pid: int) -> bool:
-    """Whether SIGTERM is let through to the process, and not kept back."""
+    """True if the process does not block SIGTERM."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except GONE:
@@ -75,7 +75,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def _is_told(pid: int, argument: bytes) -> bool:
-    """Whether the process was started with this argument."""
+    """True if the process was started with this argument."""
     try:
         return argument in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except GONE:
@@ -122,19 +122,19 @@ class Serving:
 
     @property
     def children(self) -> list[int]:
-        """All processes of the panel but itself; the database is another's."""
+        """All child processes of `serve`. Those of the database are not among them."""
         own = children_of(self.process.pid)
         return [*own, *(pid for child in own for pid in children_of(child))]
 
     @property
     def web(self) -> int | None:
-        """gunicorn's own process."""
+        """Gunicorn's master process."""
         own = children_of(self.process.pid)
         return next((pid for pid in own if _is_told(pid, b"config.wsgi")), None)
 
     @property
     def workers(self) -> list[int]:
-        """Those that answer requests."""
+        """The processes that answer requests."""
         return children_of(self.web) if self.web else []
 
     @property
@@ -152,7 +152,7 @@ class Serving:
         return postmaster(self.data_dir)
 
     def health(self) -> int:
-        """The status of /readyz; 0 while nothing answers."""
+        """Returns the status of /readyz; 0 while nothing answers."""
         try:
             with urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=PATIENCE_SECONDS) as page:
                 return int(page.status)
@@ -166,7 +166,7 @@ class Serving:
         assert self.process.poll() is None, self.said
 
     def press_ctrl_c(self) -> int:
-        """What a terminal does: the signal goes to every process of the group."""
+        """Sends SIGINT to every process of the group, as a terminal does; returns the status."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self.process.wait(PATIENCE_SECONDS)
 

@@ -1,4 +1,4 @@
-"""What .ci/run leans on."""
+"""The parts of .ci/run."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def test_a_skipped_browser_test_fails_in_ci(
 
 
 @pytest.mark.parametrize(
-    ("version", "said"),
+    ("version", "message"),
     [
         (
             "3.9",
@@ -60,7 +60,7 @@ def test_a_skipped_browser_test_fails_in_ci(
         ),
     ],
 )
-def test_a_python_that_does_not_do_is_named(tmp_path: Path, version: str, said: str) -> None:
+def test_a_python_that_does_not_do_is_named(tmp_path: Path, version: str, message: str) -> None:
     for name in ("python3", "python"):
         (tmp_path / name).write_text(
             f"#!/bin/sh\ncase $2 in *print*) echo {version};; *) exit 1;; esac\n"
@@ -77,7 +77,7 @@ def test_a_python_that_does_not_do_is_named(tmp_path: Path, version: str, said: 
         check=False,
     )
     assert found.returncode == 1
-    assert found.stderr == said
+    assert found.stderr == message
 
 
 def test_hooks_run_what_is_locked_here_and_fetch_nothing() -> None:
@@ -112,11 +112,11 @@ def test_rules_of_money_that_no_test_runs_are_named(tmp_path: Path) -> None:
         )
         for problem in missed
     )
-    assert missed[-1].startswith("Of all that is measured, tests have to run ")
+    assert missed[-1].startswith("Tests have to run 96 % of all measured code")
 
 
 def test_other_pythons_are_found_by_what_they_say_they_are(tmp_path: Path) -> None:
-    """As pyenv's shims do, these answer for the version that they are asked for, or not at all."""
+    """Like pyenv's shims, these run the version in PYENV_VERSION, or nothing."""
     for name, answer in (
         ("python3.12", 'test "$PYENV_VERSION" = 3.12 && echo 3.12 /opt/its/python3.12'),
         ("python3.13", "exit 1"),

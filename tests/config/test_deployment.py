@@ -1,4 +1,4 @@
-"""The samples in deploy/. That they work together is what `make installation` tries."""
+"""The samples in deploy/. `make installation` tries them together."""
 
 import os
 import re
@@ -59,10 +59,10 @@ def test_units_run_this_code_under_the_account_and_with_the_settings_of_the_inst
 
 
 def test_units_may_do_the_same() -> None:
-    """A service that is hardened less than the other would be by mistake."""
+    """If one service is hardened less than the other, that is a mistake."""
     panel, worker = ((DEPLOY / unit).read_text() for unit in UNITS)
     of_panel, of_worker = (
-        text.partition("# What the process may do")[2].partition("[Install]")[0]
+        text.partition("# The process may do")[2].partition("[Install]")[0]
         for text in (panel, worker)
     )
     assert "ProtectSystem=strict" in of_panel

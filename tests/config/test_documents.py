@@ -1,4 +1,4 @@
-"""What the documents say and what is there are the same."""
+"""The documents match the code, and their links work."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from tests.config.processes import ROOT
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
-# Made by installing, running and testing; everything else here is ours.
+# Made by installing, running and testing; everything else belongs to the project.
 NOT_OURS = {".git", ".venv", "var", "__pycache__", "test-results", ".hypothesis"} | {
     f".{tool}_cache" for tool in ("pytest", "mypy", "ruff")
 }
@@ -103,13 +103,16 @@ def test_the_documented_statuses_of_refusals_are_those_of_the_api() -> None:
 
 
 def prose(text: str) -> str:
-    """Without what stands between fences or backticks, where brackets make no link."""
+    """Returns a text without code blocks, and without the brackets in inline code."""
     text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"`[^`\n]*`", lambda code: re.sub(r"[\[\]()]", "", code[0]), text)
 
 
 def anchors(document: Path) -> set[str]:
-    """Of a document's headings, as GitHub makes them: a repeated one has a number behind it."""
+    """Returns the anchors of a document's headings, as GitHub makes them.
+
+    The anchor of a repeated heading ends with a number.
+    """
     found: Counter[str] = Counter()
     names = set()
     for heading in re.findall(r"^#{1,6} +(.*?) *$", prose(document.read_text()), re.MULTILINE):
@@ -121,7 +124,7 @@ def anchors(document: Path) -> set[str]:
 
 
 def broken_links(document: Path) -> Iterator[str]:
-    """What links of this document, to files and headings of ours, lead nowhere."""
+    """Yields the links of a document to files and headings of the project that do not exist."""
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(document.read_text())):
         path, _, anchor = link.partition("#")
         if re.match(r"[a-z]+:", link):
@@ -171,7 +174,7 @@ def test_a_link_that_leads_somewhere_is_fine(
 
 
 def test_the_version_is_that_of_the_changelog() -> None:
-    """Of the release that is being worked on, or of the newest one, on the commit that makes it."""
+    """The version is that of the next release or, on the commit of a release, that of this one."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     text = (ROOT / "CHANGELOG.md").read_text()
     headings = re.findall(r"^## \[(.+?)\](.*)$", text, re.MULTILINE)
@@ -222,7 +225,7 @@ def test_every_test_that_a_document_names_is_there() -> None:
         for file in (ROOT / "tests").rglob("test_*.py")
         for name in (file.stem, *re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE))
     }
-    example = "test_files_hold_the_sum_of_all_refills"  # that CONTRIBUTING.md has you write
+    example = "test_files_hold_the_sum_of_all_refills"  # an exercise in CONTRIBUTING.md
     for document in documents():
         named = set(re.findall(r"`(test_[a-z_]+)`", document.read_text())) - {example}
         assert named <= tests, document.relative_to(ROOT)
@@ -243,7 +246,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_no_file_names_a_package_registry() -> None:
-    # In parts, or this file would name them.
+    # In parts, so that this file does not name them.
     hosts = [
         "".join(parts).encode()
         for parts in (

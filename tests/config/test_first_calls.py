@@ -1,4 +1,4 @@
-"""The session with curl in the README, pasted into a shell beside a running panel."""
+"""The session with curl in the README, pasted into a shell while the panel runs."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""/healthz and /readyz, for whoever decides by them."""
+"""/healthz and /readyz, as load balancers and supervisors read them."""
 
 from datetime import timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from users import database
 
 @pytest.fixture(autouse=True)
 def no_disk_was_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a request of this process, that is: another test's."""
+    """Forgets that another test of this process may have met a full disk."""
     monkeypatch.setattr(database._Process, "full_at", None)
 
 
@@ -46,7 +46,7 @@ def test_a_process_that_answers_is_alive(db: None, client: Client) -> None:
 def test_that_a_process_is_alive_does_not_depend_on_the_database(
     client: Client, no_database: None
 ) -> None:
-    """A supervisor would restart the panel for what a restart does not mend."""
+    """Otherwise a supervisor would restart the panel, which does not bring the database back."""
     assert client.get("/healthz").status_code == 200
 
 
@@ -59,13 +59,13 @@ def test_a_probe_needs_neither_https_nor_the_name_of_the_site(db: None, client: 
 
 def test_a_panel_with_a_worker_is_ready(db: None, client: Client) -> None:
     heartbeat.beat()
-    status, told = readiness(client)
+    status, report = readiness(client)
     assert status == 200
-    assert (told["ready"], told["problems"]) == (True, [])
-    assert (told["status"], told["warnings"]) == ("ok", [])
-    assert set(told["checks"]) == {"database", "migrations", "worker", "run"}
-    assert all(check["ok"] and check["sentence"] for check in told["checks"].values())
-    assert told["checks"]["worker"]["age_seconds"] < 900
+    assert (report["ready"], report["problems"]) == (True, [])
+    assert (report["status"], report["warnings"]) == ("ok", [])
+    assert set(report["checks"]) == {"database", "migrations", "worker", "run"}
+    assert all(check["ok"] and check["sentence"] for check in report["checks"].values())
+    assert report["checks"]["worker"]["age_seconds"] < 900
 
 
 def test_a_database_that_does_not_answer_is_503(
@@ -77,12 +77,12 @@ def test_a_database_that_does_not_answer_is_503(
     with monkeypatch.context() as broken:
         broken.setattr(connection, "cursor", refuse)
         answer = client.get("/readyz")
-    told = answer.json()
+    report = answer.json()
     assert (answer.status_code, answer["Retry-After"]) == (503, "5")
-    assert (told["ready"], told["status"]) == (False, "unavailable")
-    assert codes(told["problems"]) == ["database_unavailable"]
-    assert codes(told["warnings"]) == ["not_known"] * 3
-    assert not told["checks"]["run"]["ok"]
+    assert (report["ready"], report["status"]) == (False, "unavailable")
+    assert codes(report["problems"]) == ["database_unavailable"]
+    assert codes(report["warnings"]) == ["not_known"] * 3
+    assert not report["checks"]["run"]["ok"]
 
 
 def test_a_silent_worker_is_a_warning_and_takes_no_web_process_away(
@@ -92,27 +92,27 @@ def test_a_silent_worker_is_a_warning_and_takes_no_web_process_away(
     Heartbeat.objects.update(at=timezone.now() - timedelta(minutes=14))
     assert readiness(client)[1]["status"] == "ok"
     Heartbeat.objects.update(at=timezone.now() - timedelta(minutes=17))
-    status, told = readiness(client)
-    assert (status, told["ready"], told["problems"]) == (200, True, [])
-    assert (told["status"], codes(told["warnings"])) == ("degraded", ["worker_silent"])
-    assert not told["checks"]["worker"]["ok"]
-    assert "for 17 minutes" in told["checks"]["worker"]["sentence"]
+    status, report = readiness(client)
+    assert (status, report["ready"], report["problems"]) == (200, True, [])
+    assert (report["status"], codes(report["warnings"])) == ("degraded", ["worker_silent"])
+    assert not report["checks"]["worker"]["ok"]
+    assert "for 17 minutes" in report["checks"]["worker"]["sentence"]
 
 
 def test_a_panel_that_never_had_a_worker_says_so(db: None, client: Client) -> None:
     Heartbeat.objects.all().delete()
-    status, told = readiness(client)
-    assert (status, codes(told["warnings"])) == (200, ["worker_silent"])
-    assert told["checks"]["worker"]["age_seconds"] is None
+    status, report = readiness(client)
+    assert (status, codes(report["warnings"])) == (200, ["worker_silent"])
+    assert report["checks"]["worker"]["age_seconds"] is None
 
 
 def test_an_overdue_run_is_a_warning(db: None, client: Client) -> None:
     heartbeat.beat()
     subscribed(user_with(1000), PlanFactory(), day=timezone.now().date() - timedelta(days=5))
-    status, told = readiness(client)
-    assert (status, told["ready"], told["status"]) == (200, True, "degraded")
-    assert codes(told["warnings"]) == ["run_overdue"]
-    assert "has not begun" in told["checks"]["run"]["sentence"]
+    status, report = readiness(client)
+    assert (status, report["ready"], report["status"]) == (200, True, "degraded")
+    assert codes(report["warnings"]) == ["run_overdue"]
+    assert "has not begun" in report["checks"]["run"]["sentence"]
 
 
 def test_missing_migrations_are_503_and_named(
@@ -120,7 +120,7 @@ def test_missing_migrations_are_503_and_named(
 ) -> None:
     expected = health._own_migrations() | {("billing", "9999_to_come")}
     monkeypatch.setattr(health, "_own_migrations", lambda: expected)
-    status, told = readiness(client)
-    assert (status, told["ready"]) == (503, False)
-    assert codes(told["problems"]) == ["migrations_missing"]
-    assert "billing.9999_to_come" in told["problems"][0]["sentence"]
+    status, report = readiness(client)
+    assert (status, report["ready"]) == (503, False)
+    assert codes(report["problems"]) == ["migrations_missing"]
+    assert "billing.9999_to_come" in report["problems"][0]["sentence"]

@@ -1,4 +1,4 @@
-"""A row that somebody holds delays what needs that row, and nothing else. Over real sockets."""
+"""A locked row delays only requests that need this row. Over real sockets."""
 
 import json
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def test_a_held_balance_delays_its_own_user_only(web: Web, key: str) -> None:
     with another_connection() as psql, ThreadPoolExecutor(AT_ONCE) as programs:
         psql.execute("SELECT FROM billing_balance WHERE user_id = %s FOR UPDATE", [user.pk])
         refused = [programs.submit(refill, web, key, user) for _ in range(AT_ONCE)]
-        # All this is answered although the balance is held until the end of the block.
+        # All of these are answered while the balance is locked, which is until the block ends.
         assert web.get("/healthz").status == 200
         assert web.get("/admin/login/").status == 200
         assert refill(web, key, other).status == 201

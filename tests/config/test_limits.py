@@ -1,4 +1,4 @@
-"""How long a connection waits, and whose waiting is bounded."""
+"""Limits on waiting for locks, per connection and among the requests of one process."""
 
 import threading
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from users.database import WEB, WORKER, Busy, Limits, Turns
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """`limit(WEB)`: from now on, connections are those of such a process."""
+    """`limit(WEB)` gives new connections the limits of a web process."""
 
     def use(limits: Limits) -> None:
         monkeypatch.setattr(database._Process, "limits", limits)
@@ -136,8 +136,8 @@ def test_of_those_who_ask_for_a_held_balance_one_waits_and_the_others_are_told(
 def test_many_at_once_are_all_posted_where_nobody_holds_a_balance_for_long(
     connections: Connections, limit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever holds a balance takes it again without waiting for whoever waits for it."""
-    monkeypatch.setattr(database, "PATIENCE_SECONDS", 60)  # however slow the machine is
+    """A thread that has locked a balance locks it again without waiting for others that want it."""
+    monkeypatch.setattr(database, "PATIENCE_SECONDS", 60)  # enough for a slow machine
     limit(Limits(lock_timeout_seconds=60, idle_in_transaction_seconds=60, takes_turns=True))
     user = user_with(1)
     to_be_reversed = user_with(1)

@@ -1,4 +1,4 @@
-"""What `make run` installs, with a Python that only notes what it is asked to do."""
+"""What `make run` installs and starts, with a fake Python that only prints its arguments."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 from tests.config.processes import PATIENCE_SECONDS, ROOT, environment
 
-# As `python -m venv`, it makes itself the environment's Python.
+# For `-m venv`, it copies itself as the environment's Python.
 PYTHON = """#!/bin/sh
 case "$1 $2" in
     "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
@@ -34,7 +34,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def make(checkout: Path, *arguments: str, **variables: str) -> list[str]:
-    """What was installed and started, in that order."""
+    """Runs make, and returns the lines about what was installed and started, in order."""
     done = subprocess.run(
         ["make", "--no-print-directory", *arguments],
         env=environment(**variables),
@@ -46,8 +46,8 @@ def make(checkout: Path, *arguments: str, **variables: str) -> list[str]:
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    said = done.stdout.splitlines()
-    return [line for line in said if line.startswith(("install ", "manage.py ", "-m pytest"))]
+    lines = done.stdout.splitlines()
+    return [line for line in lines if line.startswith(("install ", "manage.py ", "-m pytest"))]
 
 
 def test_make_run_brings_a_database_only_where_none_is_named(checkout: Path) -> None:

@@ -1,4 +1,4 @@
-"""What /metrics says, and who may read it."""
+"""/metrics: the counts, the figures from the database, who may read them, and their document."""
 
 import re
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ def value(of: Figures, name: str, **labels: str) -> float:
 
 
 class Counted:
-    """What was counted between two scrapes."""
+    """The difference of counts between its creation and now."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -232,7 +232,7 @@ def test_an_outage_is_counted(
 def test_labels_have_few_values_whatever_is_asked_for(
     db: None, client: Client, admin_user_of_metrics: User
 ) -> None:
-    """Every page, twice with other things in its address, and what nobody serves."""
+    """Opens every page, then twice with other ids, and addresses that do not exist."""
     things = Things(admin_user_of_metrics)
     client.force_login(admin_user_of_metrics)
     every = pages(things)
@@ -277,15 +277,15 @@ def test_no_label_is_named_after_something_without_end() -> None:
     }
 
 
-# --- What the database says ---------------------------------------------------------------------
+# --- Figures from the database ------------------------------------------------------------------
 
 
 def test_an_installation_that_has_done_nothing_has_zeros(db: None, client: Client) -> None:
     Heartbeat.objects.all().delete()
-    said = scraped(client)
-    assert value(said, "billing_database_up") == 1
+    found = scraped(client)
+    assert value(found, "billing_database_up") == 1
     for question in metrics.QUESTIONS:
-        assert said["billing_question_failed", frozenset({("question", question)})] == 0
+        assert found["billing_question_failed", frozenset({("question", question)})] == 0
     for name in (
         "billing_database_lock_waits",
         "billing_charging_due_subscriptions",
@@ -294,8 +294,8 @@ def test_an_installation_that_has_done_nothing_has_zeros(db: None, client: Clien
         "billing_webhook_oldest_waiting_seconds",
         "billing_job_oldest_waiting_seconds",
     ):
-        assert said[name, frozenset()] == 0, name
-    assert ("billing_worker_heartbeat_age_seconds", frozenset()) not in said
+        assert found[name, frozenset()] == 0, name
+    assert ("billing_worker_heartbeat_age_seconds", frozenset()) not in found
 
 
 def test_the_last_run_and_the_backlog_are_told(db: None, client: Client) -> None:
@@ -307,17 +307,17 @@ def test_the_last_run_and_the_backlog_are_told(db: None, client: Client) -> None
     ChargingRun.objects.filter(pk=run.pk).update(
         started_at=now - timedelta(seconds=90), finished_at=now
     )
-    ChargingRun.objects.create(at=now, started_by="command", charged=3)  # is still going on
-    said = scraped(client)
-    assert value(said, "billing_charging_due_subscriptions") == 1
-    assert value(said, "billing_charging_last_run_duration_seconds") == 90
-    assert value(said, "billing_charging_last_run_start_timestamp_seconds") == pytest.approx(
+    ChargingRun.objects.create(at=now, started_by="command", charged=3)  # not finished
+    found = scraped(client)
+    assert value(found, "billing_charging_due_subscriptions") == 1
+    assert value(found, "billing_charging_last_run_duration_seconds") == 90
+    assert value(found, "billing_charging_last_run_start_timestamp_seconds") == pytest.approx(
         (now - timedelta(seconds=90)).timestamp()
     )
-    assert value(said, "billing_charging_last_run_results", result="charged") == 7
-    assert value(said, "billing_charging_last_run_results", result="failed") == 2
-    assert value(said, "billing_charging_charges_total") == 10
-    assert value(said, "billing_charging_failures_total") == 2
+    assert value(found, "billing_charging_last_run_results", result="charged") == 7
+    assert value(found, "billing_charging_last_run_results", result="failed") == 2
+    assert value(found, "billing_charging_charges_total") == 10
+    assert value(found, "billing_charging_failures_total") == 2
 
 
 def test_a_run_that_is_overdue_is_told(db: None, client: Client) -> None:
@@ -335,13 +335,13 @@ def test_the_oldest_webhook_that_waits_is_told(db: None, client: Client) -> None
     user = user_with(5)
     refill(user)
     execute("UPDATE billing_webhookevent SET created_at = now() - interval '1 hour' WHERE number=1")
-    said = scraped(client)
-    assert value(said, "billing_webhook_waiting_deliveries") == 2
-    assert 3600 <= value(said, "billing_webhook_oldest_waiting_seconds") < 7200
+    found = scraped(client)
+    assert value(found, "billing_webhook_waiting_deliveries") == 2
+    assert 3600 <= value(found, "billing_webhook_oldest_waiting_seconds") < 7200
     WebhookEndpoint.objects.filter(pk=endpoint.pk).update(is_active=False)
-    said = scraped(client)
-    assert value(said, "billing_webhook_waiting_deliveries") == 0
-    assert value(said, "billing_webhook_oldest_waiting_seconds") == 0
+    found = scraped(client)
+    assert value(found, "billing_webhook_waiting_deliveries") == 0
+    assert value(found, "billing_webhook_oldest_waiting_seconds") == 0
 
 
 def test_jobs_are_told_by_queue_and_status(db: None, client: Client) -> None:
@@ -350,11 +350,11 @@ def test_jobs_are_told_by_queue_and_status(db: None, client: Client) -> None:
         "('refills', 'x', 'todo', now() - interval '5 minutes'), "
         "('refills', 'x', 'todo', now() + interval '1 hour'), ('charging', 'x', 'failed', NULL)"
     )
-    said = scraped(client)
-    assert value(said, "billing_jobs", queue="refills", status="todo") == 2
-    assert value(said, "billing_jobs", queue="charging", status="failed") == 1
-    assert said["billing_jobs", frozenset({("queue", "webhooks"), ("status", "todo")})] == 0
-    assert 300 <= value(said, "billing_job_oldest_waiting_seconds") < 3600
+    found = scraped(client)
+    assert value(found, "billing_jobs", queue="refills", status="todo") == 2
+    assert value(found, "billing_jobs", queue="charging", status="failed") == 1
+    assert found["billing_jobs", frozenset({("queue", "webhooks"), ("status", "todo")})] == 0
+    assert 300 <= value(found, "billing_job_oldest_waiting_seconds") < 3600
 
 
 def test_whoever_waits_for_a_lock_is_told(client: Client, committed_db: None) -> None:
@@ -369,12 +369,12 @@ def test_whoever_waits_for_a_lock_is_told(client: Client, committed_db: None) ->
         )
         while not execute("SELECT 1 FROM pg_locks WHERE NOT granted AND pid = %s", [pid]):
             pass
-        said = scraped(client)
+        found = scraped(client)
         holder.rollback()
         waiting.pgconn.get_result()
         waiting.pgconn.get_result()
-    assert value(said, "billing_database_lock_waits") == 1
-    assert value(said, "billing_database_lock_wait_max_seconds") > 0
+    assert value(found, "billing_database_lock_waits") == 1
+    assert value(found, "billing_database_lock_wait_max_seconds") > 0
 
 
 def test_the_heartbeat_is_told_with_its_age(db: None, client: Client) -> None:
@@ -394,12 +394,12 @@ def test_what_takes_too_long_is_left_out_and_named(
         yield "billing_workers", 1, ()
 
     monkeypatch.setitem(metrics.QUESTIONS, "workers", slow)  # type: ignore[arg-type]
-    said = scraped(client)
-    assert value(said, "billing_question_failed", question="workers") == 1
-    assert value(said, "billing_question_failed", question="jobs") == 0
-    assert ("billing_workers", frozenset()) not in said
-    assert value(said, "billing_database_up") == 1
-    assert said["billing_jobs", frozenset({("queue", "webhooks"), ("status", "todo")})] == 0
+    found = scraped(client)
+    assert value(found, "billing_question_failed", question="workers") == 1
+    assert value(found, "billing_question_failed", question="jobs") == 0
+    assert ("billing_workers", frozenset()) not in found
+    assert value(found, "billing_database_up") == 1
+    assert found["billing_jobs", frozenset({("queue", "webhooks"), ("status", "todo")})] == 0
 
 
 def test_without_the_database_counts_are_told_all_the_same(
@@ -412,10 +412,10 @@ def test_without_the_database_counts_are_told_all_the_same(
     with monkeypatch.context() as broken:
         broken.setattr(connection, "cursor", refuse)
         broken.setattr(connection, "is_usable", lambda: False)
-        said = scraped(client)
-    assert value(said, "billing_database_up") == 0
-    assert value(said, "billing_question_failed", question="runs") == 1
-    assert value(said, "billing_http_requests_total", route="(none)", method="GET", status="404")
+        found = scraped(client)
+    assert value(found, "billing_database_up") == 0
+    assert value(found, "billing_question_failed", question="runs") == 1
+    assert value(found, "billing_http_requests_total", route="(none)", method="GET", status="404")
 
 
 # --- Who may read it ----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The counts of several processes as one scrape tells them: of the web, workers and commands."""
+"""One scrape adds up the counts of several processes: web processes, workers and commands."""
 
 import json
 import os
@@ -58,11 +58,11 @@ def stopped(pid: int) -> bool:
 
 def test_what_two_processes_did_is_one_sum_whichever_is_asked(key: str, tmp_path: Path) -> None:
     user = user_with(1)
-    # However long it takes: gunicorn would end the one that is asleep.
+    # With a long timeout, or gunicorn would kill the worker that is stopped.
     with Web(tmp_path, workers=2, GUNICORN_CMD_ARGS="--timeout=600") as web:
         wait_for(lambda: web.said.count("Worker ready") == 2)
         first, second = web_workers(web)
-        for times, asleep in enumerate((first, second), start=1):  # so that each does a part of it
+        for times, asleep in enumerate((first, second), start=1):  # so that each does a part
             os.kill(asleep, signal.SIGSTOP)
             wait_for(lambda pid=asleep: stopped(pid))
             assert [change(web, key, user, "5").status for _ in range(3)] == [201] * 3
@@ -111,12 +111,12 @@ def test_what_a_worker_and_a_command_posted_is_seen_in_the_panel(key: str, tmp_p
         assert "worker_silent" in [each["code"] for each in ready["warnings"]]
         done = manage("worker", "--once", **place)
         assert done.returncode == 0, done.stderr
-        said = scraped(web)
-        assert value(said, "billing_postings_total", **charged) == 1
-        assert value(said, "billing_charging_charges_total") == 1
-        assert value(said, "billing_charging_last_run_results", result="charged") == 1
-        assert value(said, "billing_charging_due_subscriptions") == 0
-        assert 0 <= value(said, "billing_worker_heartbeat_age_seconds") < 900
+        found = scraped(web)
+        assert value(found, "billing_postings_total", **charged) == 1
+        assert value(found, "billing_charging_charges_total") == 1
+        assert value(found, "billing_charging_last_run_results", result="charged") == 1
+        assert value(found, "billing_charging_due_subscriptions") == 0
+        assert 0 <= value(found, "billing_worker_heartbeat_age_seconds") < 900
         ready = json.loads(web.get("/readyz").text)
         assert (ready["status"], ready["warnings"]) == ("ok", [])
 

@@ -1,4 +1,4 @@
-"""What each channel answers while the database is away, full, read-only or busy."""
+"""The answers of each channel while the database is unavailable, full, read-only or busy."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ TYPED = {"description": "Bank <transfer> 4711", "amount": "12.50", "bonus_amount
 
 @pytest.fixture
 def client(db: None) -> Client:
-    """An operator's browser."""
+    """The browser of an operator who is logged in."""
     client = Client(raise_request_exception=False)
     client.force_login(AdministratorFactory())
     return client
@@ -37,7 +37,7 @@ def client(db: None) -> Client:
 
 @pytest.fixture
 def away(db: None) -> Iterator[Callable[[], None]]:
-    """Takes the database away for the rest of the test."""
+    """A function that makes the database unavailable for the rest of the test."""
 
     def refuse(*arguments: Any, **options: Any) -> None:
         raise OperationalError("connection refused")
@@ -51,7 +51,7 @@ def page_of(user: User) -> str:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
-    """Posting ends with the error that the database reports by this SQLSTATE."""
+    """Makes posting fail with this SQLSTATE of the database."""
 
     def fail(*args: Any, **options: Any) -> None:
         with transaction.atomic(), connection.cursor() as cursor:
@@ -61,7 +61,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
 
 
 def losing_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is posted, and then the connection is lost."""
+    """Makes posting succeed in the database, and then lose the connection."""
     post = ledger.change_balance
 
     def lose(*args: Any, **options: Any) -> None:
@@ -159,7 +159,7 @@ def test_after_a_lost_commit_nobody_says_that_nothing_was_posted(
     assert "Nothing was" not in html
     assert "It is not known whether this was posted" in html
     assert f'name="key" value="{form["key"]}"' in html
-    # Sent again, it is found.
+    # Sent again with the same key, it is not posted a second time.
     assert client.post(page_of(user), form).status_code == 302
     assert Transaction.objects.filter(user=user).count() == 1
 
@@ -189,18 +189,18 @@ def test_a_call_without_a_database_is_told_in_its_own_form(
     client: Client, away: Callable[[], None], path: str
 ) -> None:
     away()
-    said = {"Authorization": "Bearer bill_x" if "api" in path else f"NVX {'0' * 32}"}
-    answer = client.get(path, headers=said)
+    headers = {"Authorization": "Bearer bill_x" if "api" in path else f"NVX {'0' * 32}"}
+    answer = client.get(path, headers=headers)
     assert answer.status_code == 503
     assert answer["Retry-After"] == "5"
-    told = answer.json()
+    body = answer.json()
     if "api" in path:
-        assert told["code"] == "database_unavailable"
+        assert body["code"] == "database_unavailable"
     else:
-        assert told == {"success": False, "status": {"code": 1, "description": "Database error"}}
+        assert body == {"success": False, "status": {"code": 1, "description": "Database error"}}
 
 
-# --- A server that really is full of connections, read-only, or gone ----------------------------
+# --- A server that really has no connections left, is read-only, or is stopped ------------------
 
 NEW_KEY = """
 from billing import authority
@@ -273,12 +273,12 @@ def test_every_channel_says_503_while_the_server_is_full_read_only_or_gone(
 
 
 def all_connections(place: dict[str, str]) -> list["psycopg.Connection[Any]"]:
-    """As many as the server takes."""
+    """Opens as many connections as the server allows."""
     held = []
     try:
         while True:
             held.append(psycopg.connect(**place, autocommit=True))
-    except psycopg.OperationalError:  # there are too many clients already
+    except psycopg.OperationalError:  # too many clients
         return held
 
 

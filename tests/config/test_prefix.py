@@ -1,4 +1,4 @@
-"""The panel below a prefix (SCRIPT_NAME), as it shares a host with others: every address has it."""
+"""The panel below a prefix (SCRIPT_NAME), sharing a host with others: all addresses have it."""
 
 import json
 import re
@@ -23,7 +23,7 @@ ADMINISTRATOR = """
 from users.models import User
 User.objects.create_superuser("root@example.com", "correct horse")
 """
-# Asked for by a click only, or not by a browser.
+# Not followed: they log out, or are files to download.
 NOT_OPENED = re.compile(r"/logout/|/export|\.csv|\.xlsx")
 
 
@@ -33,7 +33,7 @@ class NoRedirects(HTTPRedirectHandler):
 
 
 class Addresses(HTMLParser):
-    """Every address in a page."""
+    """Collects the addresses in a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -154,5 +154,5 @@ def test_a_proxy_may_take_the_prefix_off(panel: Serving) -> None:
     page = browser.open("/admin/login/").content.decode()
     assert f'href="{PREFIX}/static/billing/panel.css"' in page
     assert browser.open("/static/billing/panel.css").status == 200
-    # What only begins like the prefix is another address.
+    # An address that only begins with the same letters is not below the prefix.
     assert browser.open(f"{PREFIX}s/admin/login/").status == 404

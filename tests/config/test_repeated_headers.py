@@ -1,4 +1,4 @@
-"""Headers that come twice, and HEAD, as real web servers hand them over."""
+"""Headers that come twice, and HEAD, with real web servers."""
 
 import json
 import os
@@ -34,20 +34,20 @@ def key_in(data_dir: Path) -> str:
 
 
 class Caller:
-    """Sends what it is told, header by header."""
+    """Sends requests with exactly the given header lines."""
 
     def __init__(self, port: int, key: str) -> None:
         self.port = port
         self.key = key
 
     def __call__(self, method: str, path: str, *headers: str, body: bytes = b"") -> Any:
-        """The answer, with its `body`, and what came after it."""
-        said = [f"{method} {path} HTTP/1.0", "Host: localhost"]
-        said += [f"Authorization: Bearer {self.key}", *headers]
+        """Returns the status, the head and the body of the answer."""
+        lines = [f"{method} {path} HTTP/1.0", "Host: localhost"]
+        lines += [f"Authorization: Bearer {self.key}", *headers]
         if body:
-            said += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+            lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         with socket.create_connection(("127.0.0.1", self.port), PATIENCE_SECONDS) as connection:
-            connection.sendall("\r\n".join([*said, "", ""]).encode() + body)
+            connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
             raw = b"".join(iter(lambda: connection.recv(65_536), b""))
         head, _, rest = raw.partition(b"\r\n\r\n")
         return int(head.split(b" ")[1]), head.decode("latin-1"), rest
@@ -59,7 +59,7 @@ def refuses_what_came_twice(call: Caller) -> None:
         other = header.replace(": ", ": b").replace("btext", "text")
         status, _, rest = call("POST", users, header, other, body=BODY)
         assert status == 400, (header, rest)
-        if rest.startswith(b"{"):  # else the web server itself has refused it
+        if rest.startswith(b"{"):  # otherwise the web server itself has refused it
             assert json.loads(rest)["code"] == "repeated_header", header
     status, _, rest = call("POST", users, f"Authorization: Bearer {call.key}", body=BODY)
     assert (status, json.loads(rest)["header"]) == (400, "Authorization")

@@ -1,4 +1,4 @@
-"""Whatever a caller says of its body, there is a request, and an answer to it."""
+"""Requests with any charset are answered, and HEAD has no body."""
 
 import http.client
 from contextlib import closing
@@ -52,12 +52,12 @@ def test_a_head_hands_no_body_to_the_web_server(db: None, path: str) -> None:
     assert of_head[2] == b""
     assert of_head[0] == of_get[0]
     assert of_head[1] is not None
-    if path != "/admin/login/":  # which is never the same twice
+    if path != "/admin/login/":  # its CSRF token differs each time
         assert of_head[1] == str(len(of_get[2]))
 
 
 def test_the_server_answers_a_body_of_any_charset(data_dir: Path) -> None:
-    """By the production server: there is no middleware yet where a request is made."""
+    """On the real server, because the request is made before any middleware runs."""
     with (
         Serving(data_dir) as panel,
         closing(

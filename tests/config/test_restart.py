@@ -1,4 +1,4 @@
-"""A restart of the panel under gunicorn, as docs/deployment.md has it: nobody is refused."""
+"""Restarts of the panel under gunicorn, as in docs/deployment.md: no request is refused."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def test_no_request_is_refused_or_waits_for_a_restart_by_sighup(
         old = workers_of(web)
         over = threading.Event()
         statuses: Counter[int] = Counter()
-        # While the old workers still answer all is well; it has to be so when none is left, too.
+        # Requests that began when no old worker was left. These have to be answered, too.
         without_old: Counter[int] = Counter()
 
         def ask() -> None:
@@ -50,9 +50,9 @@ def test_no_request_is_refused_or_waits_for_a_restart_by_sighup(
         for thread in asking:
             thread.join()
         assert set(statuses) == {200}
-        # Of the old ones none stops before all the new ones listen.
-        said = re.findall(r"Worker (ready|exiting)", web.said)
-        assert said == ["ready"] * 4 + ["exiting"] * 2
+        # No old worker stops before all new ones listen.
+        changes = re.findall(r"Worker (ready|exiting)", web.said)
+        assert changes == ["ready"] * 4 + ["exiting"] * 2
         assert web.process.poll() is None
 
 
@@ -65,7 +65,7 @@ def test_no_request_is_refused_by_a_stop_and_a_start_where_a_supervisor_keeps_th
 
     def ask(port: int) -> None:
         while not over.is_set():
-            # Sent now, and answered by whoever is there next.
+            # A request that is sent while nobody runs is answered by the next process.
             begun_without = stopped.is_set()
             status = ask_for(port, "/admin/login/").status
             statuses[status] += 1
@@ -96,7 +96,7 @@ def test_a_version_that_does_not_start_leaves_the_old_one_at_work(
     with Web(tmp_path) as web:
         wait_for(lambda: len(workers_of(web)) == 2)
         old = workers_of(web)
-        # The secret key's file cannot be read any more, as one of several ways not to start.
+        # An unreadable secret key: one of the reasons for which a version does not start.
         (tmp_path / "secret_key").unlink()
         (tmp_path / "secret_key").mkdir()
         web.process.send_signal(signal.SIGHUP)
@@ -113,18 +113,18 @@ def test_web_workers_end_with_their_master_however_it_ends(
         wait_for(lambda: len(workers_of(web)) == 2)
         workers = workers_of(web)
         for pid in workers:
-            os.kill(pid, signal.SIGSTOP)  # whatever it is busy with
+            os.kill(pid, signal.SIGSTOP)  # so that it cannot react by itself
         web.process.kill()
         web.process.wait()
         wait_for(lambda: not any(map(is_running, workers)))
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", web.port))
-            listener.listen()  # nobody else does
+            listener.listen()  # nobody else listens on the port
 
 
 def test_serve_takes_the_port_that_a_supervisor_keeps(data_dir: Path) -> None:
-    """What is asked while it is away, waits."""
+    """A request that comes while `serve` does not run waits for the next one."""
     command = [sys.executable, str(ROOT / "manage.py"), "serve", "--no-demo"]
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         port = listener.getsockname()[1]
@@ -142,4 +142,4 @@ def test_serve_takes_the_port_that_a_supervisor_keeps(data_dir: Path) -> None:
                 serving.send_signal(signal.SIGTERM)
                 assert serving.wait(PATIENCE_SECONDS) == 0
                 asked = programs.submit(ask_for, port, "/admin/login/")
-            listener.close()  # and with it what still waits
+            listener.close()  # ends the request that still waits

@@ -1,4 +1,4 @@
-"""`manage.py serve` and the embedded PostgreSQL, as real processes that are really killed."""
+"""`manage.py serve` and the embedded PostgreSQL, as real processes that are killed."""
 
 import os
 import signal
@@ -35,8 +35,8 @@ def assert_ledger_is_whole(data_dir: Path) -> None:
 
 
 def is_followed(killed: int, data_dir: Path) -> bool:
-    """Whether another server has come; until then one that was killed may answer a last time."""
-    with suppress(FileNotFoundError, ValueError):  # while its file is replaced
+    """True if another server has started. Until then the killed one may still answer once."""
+    with suppress(FileNotFoundError, ValueError):  # while the pid file is replaced
         return postmaster(data_dir) != killed
     return False
 
@@ -76,10 +76,10 @@ def test_whatever_is_killed_the_panel_comes_back_with_its_data(data_dir: Path) -
 def test_a_web_worker_that_has_only_just_started_hears_that_it_shall_end(data_dir: Path) -> None:
     with Serving(data_dir) as panel:
         for _ in range(5):
-            wait_for(lambda: len(panel.workers) == 2)  # one that was ended is followed by another
+            wait_for(lambda: len(panel.workers) == 2)  # one that has ended is replaced
             known = panel.workers
             os.kill(known[0], signal.SIGKILL)
-            # Without a pause between looks: it is about what comes before the worker's handlers.
+            # Without a pause: the signal has to come before the worker has its handlers.
             end = time.monotonic() + PATIENCE_SECONDS
             while not (new := set(panel.workers) - set(known)):
                 assert time.monotonic() < end
@@ -98,7 +98,7 @@ def test_a_web_worker_ends_also_while_it_hands_out_a_request() -> None:
             worker.handle_quit(signal.SIGQUIT, None)
 
     ending = threading.Thread(target=end, daemon=True)
-    with worker.tpool._shutdown_lock:  # as the pool holds it when it is given something to do
+    with worker.tpool._shutdown_lock:  # the pool holds it while it takes a task
         ending.start()
         ending.join(PATIENCE_SECONDS)
         assert not ending.is_alive()
@@ -118,12 +118,12 @@ def test_the_panel_ends_in_good_order_however_often_it_is_told(
                 b"Content-Type: application/x-www-form-urlencoded\r\n\r\n"
             )
             panel.process.send_signal(first)
-            while panel.process.poll() is None:  # until the very end of the interpreter
+            while panel.process.poll() is None:  # also while the interpreter exits
                 panel.process.send_signal(signal.SIGINT)
                 time.sleep(0.01)
         assert panel.process.returncode == 0
         assert not any(map(is_running, [*children, database]))
-        # gunicorn may say that it had to kill the one with the request.
+        # Gunicorn may log that it had to kill the worker with the request.
         assert "Traceback" not in panel.said
         assert "Exception" not in panel.said
 
@@ -132,7 +132,7 @@ def test_a_panel_that_cannot_be_started_again_ends_with_one_sentence(data_dir: P
     with Serving(data_dir) as panel:
         worker, database, web = panel.wait_for_job_worker(), panel.postmaster, panel.web
         assert web is not None
-        # As one of several settings that may be wrong by now.
+        # An unreadable secret key, as an example of a setting that has become wrong.
         (data_dir / "secret_key").unlink()
         (data_dir / "secret_key").mkdir()
         os.kill(web, signal.SIGKILL)
@@ -173,7 +173,8 @@ def test_everything_killed_at_once_is_found_and_taken_over(data_dir: Path) -> No
     with Serving(data_dir) as panel:
         database, worker = panel.postmaster, panel.wait_for_job_worker()
         children = panel.children
-        # Stopped first: it would see its panel die, and its panel start another in its place.
+        # Stopped first. Otherwise it would notice that its panel dies, or if it dies first, its
+        # panel would start another.
         os.kill(worker, signal.SIGSTOP)
         os.killpg(panel.process.pid, signal.SIGKILL)
         os.kill(worker, signal.SIGKILL)
@@ -197,16 +198,16 @@ def test_processes_that_start_at_once_share_one_server(data_dir: Path) -> None:
         subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for _ in range(3)
     ]
-    said = [process.communicate(timeout=PATIENCE_SECONDS)[0] for process in together]
-    assert [process.returncode for process in together] == [0, 0, 0], said
+    output = [process.communicate(timeout=PATIENCE_SECONDS)[0] for process in together]
+    assert [process.returncode for process in together] == [0, 0, 0], output
     assert not (data_dir / "postgres" / "postmaster.pid").exists()
 
 
 def test_a_first_start_can_be_interrupted_and_repeated(tmp_path: Path) -> None:
     data_dir = tmp_path / "var"
-    (data_dir / "postgres.new-killed").mkdir(parents=True)  # of an initdb that was killed
+    (data_dir / "postgres.new-killed").mkdir(parents=True)  # left by an initdb that was killed
     process = subprocess.Popen(
-        # Where the tests run in the background, Ctrl-C is ignored, which is inherited.
+        # If the tests run in the background, SIGINT is ignored, and child processes inherit that.
         ["env", "--default-signal=INT", sys.executable, ROOT / "manage.py", "migrate"],
         env=environment(DATA_DIR=str(data_dir)),
         stdout=subprocess.PIPE,
@@ -216,9 +217,9 @@ def test_a_first_start_can_be_interrupted_and_repeated(tmp_path: Path) -> None:
     )
     wait_for(lambda: len(list(data_dir.glob("postgres.new-*/*"))) > 3)
     os.killpg(process.pid, signal.SIGINT)
-    said, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     assert not (data_dir / "postgres").exists()
 
     again = manage("showmigrations", "users", DATA_DIR=str(data_dir))
@@ -243,15 +244,15 @@ def test_the_server_is_asked_for_by_its_own_data(data_dir: Path) -> None:
 def test_the_port_is_free_at_once_where_the_panel_was_killed(data_dir: Path) -> None:
     with Serving(data_dir) as panel:
         panel.wait_for_job_worker()
-        # From the start of a worker until it is tied to gunicorn, that keeps signals back.
+        # A new worker blocks signals until it is tied to gunicorn's master process.
         wait_for(lambda: len(panel.workers) == 2 and all(map(takes_signals, panel.workers)))
         assert panel.web is not None
         workers = [panel.web, *panel.workers]
         for pid in workers:
-            os.kill(pid, signal.SIGSTOP)  # whatever they are busy with
+            os.kill(pid, signal.SIGSTOP)  # so that they cannot react by themselves
         panel.process.kill()
         panel.process.wait()
-        # They do not have to notice: the kernel ends them together with the panel.
+        # The kernel kills them together with the panel.
         wait_for(lambda: not any(map(is_running, workers)))
         with socket.create_server(("127.0.0.1", panel.port)):
             pass

@@ -1,4 +1,4 @@
-"""Whatever is set wrongly is said in one sentence."""
+"""Settings: each wrong value is reported in one sentence."""
 
 import runpy
 import subprocess
@@ -20,7 +20,7 @@ from tests.config.processes import PATIENCE_SECONDS, ROOT, environment, manage
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """`load(NAME=value)` reads config/settings.py anew, in this process."""
+    """`load(NAME=value)` executes config/settings.py again with these variables."""
 
     def read(**variables: str) -> dict[str, Any]:
         for name, value in ({"DATA_DIR": str(tmp_path)} | variables).items():
@@ -123,7 +123,7 @@ def test_gunicorn_without_a_secret_key_ends_with_one_sentence(tmp_path: Path) ->
 def test_an_address_means_the_same_to_everybody(
     load: Any, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To pages and commands, to `dbshell`, to the workers' queue, and to libpq's own programs."""
+    """For pages and commands, `dbshell`, the workers' queue, and libpq's own programs."""
     place = {
         "user": "us@er",
         "password": "p%+w",
@@ -160,7 +160,7 @@ def test_options_of_an_address_come_before_the_panels_own(load: Any) -> None:
 
 
 def test_dbshell_reaches_the_server_that_the_panel_uses(db: None, tmp_path: Path) -> None:
-    """Also where the address names it after the question mark only."""
+    """Also if the address names the server only after the question mark."""
     place = connection.get_connection_params()
     host = quote(place["host"] if place["host"] != "localhost" else "127.0.0.1", safe="")
     url = f"postgres://{place['user']}@/{place['dbname']}?host={host}"

@@ -1,4 +1,4 @@
-"""How `manage.py serve` keeps its programs running, with programs that only end."""
+"""How `manage.py serve` keeps its programs running, tried with trivial programs."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ SAYS_FOUR = (sys.executable, "-c", "raise SystemExit(4)")
 
 
 def starts(child: Child, now: float) -> bool:
-    """Whether the program, which has ended, is started at this time."""
+    """True if the program, once it has ended, is started again at this time."""
     last = child.process
     wait_for_end(child)
     child.keep_running(now)

@@ -1,4 +1,4 @@
-"""Webhooks sent by real workers, which are ended and really killed."""
+"""Webhooks sent by real workers, which are stopped or killed."""
 
 import subprocess
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def with_user(prepared_data_dir: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def running(with_user: Path, tmp_path: Path) -> Iterator[Path]:
-    """The database runs, whoever else uses it."""
+    """A data directory whose database this test keeps running."""
     data_dir = tmp_path / "var"
     subprocess.run(["cp", "-a", with_user, data_dir], check=True)
     server = Server.at(data_dir)
@@ -100,7 +100,7 @@ def test_started_by_cron_a_worker_does_what_there_is_to_do_and_ends(
     receiver.behave = answers(400)
     once()
     assert [message.number for message in receiver.messages] == [1]
-    # Another attempt has its time, and nobody was there to queue it.
+    # The next attempt becomes due while no worker runs that could queue it.
     change(running, "UPDATE billing_webhookdelivery SET next_attempt_at = now()")
     change(running, LONG_OVER)
     receiver.behave = OK
@@ -124,7 +124,7 @@ def test_what_a_killed_worker_had_sent_without_noting_it_is_sent_again(
     change(running, POST)
     change(running, POST)
     with connected(running) as holder, holder.transaction():
-        # It can read what is due and send it, but not write what came of it.
+        # The worker can read due deliveries and send them, but not write the result.
         holder.execute("LOCK TABLE billing_webhookattempt IN SHARE MODE")
         with working(running) as killed:
             wait_for(lambda: len(receiver.messages) == 2)

@@ -1,4 +1,4 @@
-"""`manage.py worker` as real processes: beside the panel and alone, ended and really killed."""
+"""`manage.py worker` as real processes: with the panel and alone, stopped or killed."""
 
 import os
 import re
@@ -25,7 +25,7 @@ from tests.config.processes import (
     wait_for,
 )
 
-# Seven who owe a fee for each of three days, and one who has to refill first.
+# Seven users who owe a fee for each of three days, and one who has to refill first.
 CUSTOMERS = """
 from datetime import timedelta
 from django.utils import timezone
@@ -88,7 +88,7 @@ def data_dir(with_customers: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def running(data_dir: Path) -> Iterator[Path]:
-    """The database runs, whoever else uses it."""
+    """A data directory whose database this test keeps running."""
     server = Server.at(data_dir)
     server.ensure_running(database="billing")
     yield data_dir
@@ -96,7 +96,7 @@ def running(data_dir: Path) -> Iterator[Path]:
 
 
 class Working:
-    """`manage.py worker`, alone. Leaving kills it."""
+    """`manage.py worker` without a panel. Leaving kills it."""
 
     def __init__(self, data_dir: Path, **variables: str) -> None:
         self.data_dir = data_dir
@@ -126,13 +126,13 @@ class Working:
 
     @property
     def diary(self) -> list[str]:
-        """What it says of itself: each line without its time, and the numbers of jobs."""
+        """The lines that the worker logs about itself, without times and numbers of jobs."""
         own = re.findall(r"^.* INFO \S+\.worker\.diary: (.*)$", self.said, re.MULTILINE)
         return [re.sub(r"\[\d+\]\(.*\)|\d+\.\d", "", line) for line in own]
 
     @property
     def trouble(self) -> str:
-        """Whatever else it says."""
+        """The rest of its output."""
         return re.sub(r"^.* INFO \S+\.worker\.diary: .*\n", "", self.said, flags=re.MULTILINE)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -148,7 +148,7 @@ def connected(data_dir: Path) -> Iterator["psycopg.Connection[Any]"]:
 
 
 def answer(data_dir: Path, sql: str) -> Any:
-    """The first column of the first row; None if there is none, or no server yet."""
+    """Returns the first column of the first row; None if there is no row, or no server yet."""
     try:
         with connected(data_dir) as connection:
             row = connection.execute(sql).fetchone()
@@ -173,9 +173,9 @@ def wait_until_nobody_is_suspended(data_dir: Path) -> None:
 
 
 def assert_everybody_is_charged_once(data_dir: Path) -> None:
-    """A fee for each day from the first to the run's, with one run for each 00:05 UTC.
+    """Asserts one fee per user for each day up to that of the run, and one run per 00:05 UTC.
 
-    That is four fees and one run, unless a day ends, or the hour of a run comes, meanwhile.
+    That is four fees and one run, unless midnight or the time of a run passes during the test.
     """
     days = (
         "SELECT (SELECT max(at AT TIME ZONE 'UTC')::date FROM billing_chargingrun) "
@@ -210,13 +210,13 @@ def test_beside_the_panel_a_worker_charges_what_is_due_and_resumes_after_a_refil
     greeting, nobody, restarted, *further = panel.said.splitlines()
     assert (greeting.partition(" ")[0], nobody.partition(" ")[0]) == ("The", "Nobody")
     assert restarted.endswith("The worker ended by SIGKILL; it is started again."), panel.said
-    # It may have been in the middle of a job, which its successor takes over, and says so.
+    # If the worker was in the middle of a job, its successor takes the job over and says so.
     assert all("A worker died with billing.tasks." in line for line in further), panel.said
 
 
 def test_two_workers_open_one_run_between_them(data_dir: Path) -> None:
     with Working(data_dir) as first, Working(data_dir) as second:
-        # One may have charged everybody before the other has begun to listen to signals.
+        # Otherwise one might charge everybody before the other handles signals.
         wait_for(lambda: answer(data_dir, "SELECT count(*) FROM procrastinate_workers") == 2)
         wait_until_charged(data_dir)
         assert_everybody_is_charged_once(data_dir)
@@ -226,7 +226,7 @@ def test_two_workers_open_one_run_between_them(data_dir: Path) -> None:
 
 
 def test_what_a_killed_worker_had_begun_another_finishes(running: Path) -> None:
-    # One user is held, so the batch cannot end, while the others are charged.
+    # One user's balance is locked, so the batch cannot end, but the others are charged.
     with connected(running) as holder:
         with holder.transaction():
             holder.execute(HOLD_ONE)
@@ -235,7 +235,7 @@ def test_what_a_killed_worker_had_begun_another_finishes(running: Path) -> None:
                 killed.process.kill()
                 killed.process.wait()
         assert answer(running, BATCHES_UNDER_WAY) == 1
-    # As if it had been killed half an hour ago, and nobody had kept house since.
+    # As if it had been killed half an hour ago, and no periodic task had run since.
     change(running, "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '30 min'")
     change(running, "DELETE FROM procrastinate_periodic_defers")
     with Working(running) as other:
@@ -283,7 +283,7 @@ def test_a_worker_outlives_its_database(data_dir: Path) -> None:
     with Working(data_dir) as worker:
         wait_until_charged(data_dir)
         with suppress(psycopg.OperationalError), connected(data_dir) as holder:
-            # In the middle of a job, which cannot end while this is held.
+            # Kills the database in the middle of a job, which cannot end because of this lock.
             holder.execute("BEGIN; LOCK TABLE billing_chargingrun IN ACCESS EXCLUSIVE MODE")
             change(data_dir, CATCH_UP)
             wait_for(lambda: bool(answer(data_dir, WAITS)))

@@ -1,4 +1,4 @@
-"""The panel as gunicorn serves it, on the test database, for tests of real requests."""
+"""The panel under gunicorn, on the test database, for tests with real requests."""
 
 import socket
 import subprocess
@@ -26,13 +26,13 @@ class Answer(NamedTuple):
 def ask(
     port: int, path: str, method: str = "GET", body: str | None = None, **headers: str
 ) -> Answer:
-    """One request on a connection of its own. Status 0: it was refused or broken off."""
+    """Makes one request on a new connection. Status 0: the connection was refused or broken."""
     http = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
     try:
         http.request(method, path, body, {n.replace("_", "-"): v for n, v in headers.items()})
         response = http.getresponse()
-        told = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, told, response.read().decode(errors="replace"))
+        received = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, received, response.read().decode(errors="replace"))
     except (OSError, HTTPException) as error:
         return Answer(0, {}, repr(error))
     finally:
@@ -44,7 +44,7 @@ def address_of_database() -> str:
 
 
 def handing_over(listener: socket.socket) -> tuple[str, ...]:
-    """The beginning of a command that gets this socket as systemd hands one over."""
+    """Returns the beginning of a command line that passes a socket on the way systemd does."""
     script = (
         f"import os, sys; os.dup2({listener.fileno()}, 3); "
         "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1'); "
@@ -54,7 +54,7 @@ def handing_over(listener: socket.socket) -> tuple[str, ...]:
 
 
 class Web:
-    """gunicorn as docs/deployment.md has it. Entering waits until it answers; leaving ends it."""
+    """Gunicorn as in docs/deployment.md. Entering waits until it answers; leaving kills it."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Web:
     ) -> None:
         self.place = place
         self.workers = workers
-        self.listener = listener  # kept by a supervisor, and handed over
+        self.listener = listener  # of a supervisor that passes its socket on
         self.reservation = listener.dup() if listener else reserved_port()
         self.port = int(self.reservation.getsockname()[1])
         self.variables = {
@@ -123,7 +123,7 @@ class Web:
 
 @contextmanager
 def another_connection() -> Iterator["psycopg.Connection[Any]"]:
-    """As somebody's psql beside the panel has one; its transaction is rolled back."""
+    """A connection like that of somebody's psql; its transaction is rolled back."""
     with psycopg.connect(address_of_database()) as beside:
         yield beside
         beside.rollback()

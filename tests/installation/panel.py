@@ -1,4 +1,4 @@
-"""The panel as a browser reaches it: by HTTPS, through nginx."""
+"""Requests to the panel as a browser makes them: by HTTPS, through nginx."""
 
 import json
 import re
@@ -26,7 +26,10 @@ class Answer:
 
 @dataclass
 class Browser:
-    """Keeps cookies, and trusts one certificate. `port` is where it believes the panel to be."""
+    """Keeps cookies, and trusts one certificate.
+
+    `port` is the port that the browser has in its address bar; the connection is always to 443.
+    """
 
     host: str
     certificate: Path
@@ -82,7 +85,7 @@ class Browser:
 
 
 def plain(path: str, host: str, port: int = 80) -> Answer:
-    """By HTTP, without the proxy's help."""
+    """Makes a GET request by HTTP. On port 8000 it reaches the panel without the proxy."""
     connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
     try:
         connection.request("GET", path, headers={"Host": host})

@@ -1,8 +1,7 @@
-"""A bare Debian in a directory, and a machine that runs from it, apart from this one.
+"""A bare Debian in a directory, and a machine that runs from it, isolated from this one.
 
-Made with debootstrap, from the mirror that this machine's apt knows by itself. It runs in
-namespaces of its own, without a network: with systemd, which systemd-nspawn boots, or as a chroot
-in which nothing is started by itself.
+debootstrap makes it, from its default mirror. The machine runs in namespaces of its own, without a
+network: booted with systemd by systemd-nspawn, or as a chroot in which nothing starts by itself.
 """
 
 import fcntl
@@ -44,7 +43,7 @@ def wait_for(what: str, done: Callable[[], bool]) -> None:
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
-    """Says nothing, unless it fails."""
+    """Runs a command; its output is shown only if it fails."""
     done = subprocess.run(
         command,
         env=environment,
@@ -61,30 +60,30 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
 
 
 class Root:
-    """The directory."""
+    """A directory with the root file system of a bare Debian."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def own(self) -> Path:
-        """Where its files lie that are not another machine's."""
+        """The directory with the files that belong to this root alone."""
         return self.path
 
     def called(self, suite: str) -> str:
         return f"debootstrap {suite}"
 
     def make(self, suite: str) -> None:
-        self.path.chmod(0o755)  # it becomes what all accounts there see as /
+        self.path.chmod(0o755)  # it becomes / for all accounts there
         _run(["debootstrap", "--variant=minbase", suite, str(self.path)])
-        # So that pip and apt reach what they reach on this machine.
+        # So that pip and apt reach the same servers as on this machine.
         (self.path / "etc/resolv.conf").write_bytes(Path("/etc/resolv.conf").read_bytes())
 
     def trust_what_this_machine_trusts(self) -> None:
         (self.path / AUTHORITIES).write_bytes((Path("/") / AUTHORITIES).read_bytes())
 
     def run(self, *command: str, **environment: str) -> None:
-        """In the root, with this machine's network; nothing runs there afterwards."""
+        """Runs a command in the root, with this machine's network; kills what it leaves running."""
         _run(
             [
                 *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
@@ -107,7 +106,7 @@ class Root:
         shutil.rmtree(self.path)
 
     def snapshot(self, *, without: tuple[str, ...]) -> dict[str, str]:
-        """Each file and directory, with what would tell that it was changed."""
+        """Returns, for each file and directory, a text that changes with it."""
         found = {}
         for folder, folders, files in os.walk(self.own):
             inside = "/" + str(Path(folder).relative_to(self.own)).removeprefix(".")
@@ -116,20 +115,20 @@ class Root:
             ]
             for name in [*folders, *files]:
                 path = Path(folder) / name
-                kept = path.lstat()
-                what = f"{kept.st_mode:o} {kept.st_uid}:{kept.st_gid}"
+                status = path.lstat()
+                state = f"{status.st_mode:o} {status.st_uid}:{status.st_gid}"
                 if path.is_symlink():
-                    what += f" -> {path.readlink()}"
+                    state += f" -> {path.readlink()}"
                 elif path.is_file():
-                    what += f" {kept.st_size} {hash(path.read_bytes())}"
-                found[f"{inside}/{name}".replace("//", "/")] = what
+                    state += f" {status.st_size} {hash(path.read_bytes())}"
+                found[f"{inside}/{name}".replace("//", "/")] = state
         return found
 
 
 class CopyOfThisMachine(Root):
-    """This machine's own files. What is written over them is in memory, and goes with this process.
+    """This machine's own files. Changes to them stay in memory, and vanish with this process.
 
-    It has no cluster of PostgreSQL but a new one, whatever this machine has.
+    Its only PostgreSQL cluster is a new one, not those of this machine.
     """
 
     def called(self, suite: str) -> str:
@@ -162,14 +161,17 @@ class CopyOfThisMachine(Root):
         _run(["mount", "--bind", str(folder), str(self.path / place)])
 
     def remove(self) -> None:
-        """The directory is another one to the rest of the machine, and empty."""
+        """Removes the mount point, which is an empty directory to the rest of the machine."""
         place = self.path.parent
         _run(["umount", "--recursive", "--lazy", str(place)])
         place.rmdir()
 
 
 class Machine:
-    """Runs from a root. Entering starts it, and puts this process into its network."""
+    """A machine that runs from a root, as a chroot.
+
+    Entering starts it and moves this process into its network; leaving kills it.
+    """
 
     has_systemd = False
 
@@ -249,18 +251,21 @@ class Machine:
         )
 
     def run(self, *command: str, **environment: str) -> tuple[int, str]:
-        """The status, and all that it says."""
+        """Runs a command on the machine; returns its status and its output."""
         process = self.popen(*command, **environment)
-        said, _ = process.communicate(timeout=10 * PATIENCE_SECONDS)
-        return process.returncode, said
+        output, _ = process.communicate(timeout=10 * PATIENCE_SECONDS)
+        return process.returncode, output
 
     def do(self, *command: str, **environment: str) -> str:
-        status, said = self.run(*command, **environment)
-        assert status == 0, f"{shlex.join(command)} ended with {status}:\n{said}"
-        return said
+        """Runs a command that has to succeed, and returns its output."""
+        status, output = self.run(*command, **environment)
+        assert status == 0, f"{shlex.join(command)} ended with {status}:\n{output}"
+        return output
 
 
 class Booted(Machine):
+    """A machine that is booted with systemd."""
+
     has_systemd = True
 
     def __exit__(self, *error: object) -> None:
@@ -287,6 +292,6 @@ class Booted(Machine):
 
 
 def settings_of(file: Path) -> Mapping[str, str]:
-    """What is set in a file of systemd's EnvironmentFile."""
+    """Returns the variables in a file for systemd's EnvironmentFile."""
     lines = [line for line in file.read_text().splitlines() if "=" in line and line[0] not in "#;"]
     return {name: value.strip("\"'") for name, _, value in (line.partition("=") for line in lines)}

@@ -1,4 +1,4 @@
-"""Starts what a unit of systemd says, where no systemd runs."""
+"""Starts the service of a systemd unit without systemd."""
 
 import shlex
 from pathlib import Path
@@ -8,7 +8,7 @@ from tests.installation.roots import Machine, settings_of
 
 
 def read_unit(file: Path) -> dict[str, list[str]]:
-    """The settings of its [Service]; each may stand there several times."""
+    """Returns the settings of the section [Service]; each may have several values."""
     found: dict[str, list[str]] = {}
     section = ""
     for line in file.read_text().splitlines():

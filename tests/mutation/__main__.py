@@ -16,9 +16,9 @@ SAMPLE: Final = 200
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make mutation", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1, help="of the sample; 1 if not given")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random sample (1)")
     parser.add_argument(
-        "--sample", type=int, default=SAMPLE, help=f"how many mutants; 0: all ({SAMPLE})"
+        "--sample", type=int, default=SAMPLE, help=f"number of mutants; 0: all ({SAMPLE})"
     )
     parser.add_argument(
         "--only",
@@ -26,10 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
         choices=targets.TARGETS,
         default=list(targets.TARGETS),
         metavar="PART",
-        help=f"of these parts only: {', '.join(targets.TARGETS)}",
+        help=f"only these parts: {', '.join(targets.TARGETS)}",
     )
-    parser.add_argument("--matching", default="", help="only those with this text in their change")
-    parser.add_argument("--list", action="store_true", help="list the mutants, and try none")
+    parser.add_argument("--matching", default="", help="only mutants whose description has this")
+    parser.add_argument("--list", action="store_true", help="list the mutants without trying them")
     options = parser.parse_args(arguments)
 
     everything = [mutant for file in targets.files() for mutant in mutants_of(file)]
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _try(sample: list[Mutant], chosen: list[Mutant], reasons: dict[Key, str]) -> int:
-    """Those explained are tried too, whether or not the sample has them: each must survive."""
+    """Tries the sample and all explained mutants, which must survive. Returns the exit status."""
     sampled = {mutant.key for mutant in sample}
     mutants = [m for m in chosen if m.key in sampled or m.key in reasons]
     verdicts: list[Verdict] = []
@@ -80,7 +80,7 @@ def _report(
     wrongly = [e for e in verdicts if e.is_noticed and e.mutant.key in reasons]
     _say("\n== Survivors without an explanation\n" if unexplained else "")
     for each in unexplained:
-        reached = "no test comes here" if each.kind == "untested" else f"{each.tests} tests passed"
+        reached = "no test runs it" if each.kind == "untested" else f"{each.tests} tests passed"
         _say(f"{each.mutant}\n    {reached}\n")
     _say("\n== Explained as survivors, but noticed\n" if wrongly else "")
     for each in wrongly:
@@ -94,7 +94,7 @@ def _report(
         f"\n{len(of_sample)} mutants: {noticed} noticed ({share:.1%}; "
         f"{kinds['hangs']} of them by a test that hangs), {len(survivors)} survived, "
         f"{len(survivors) - len(unexplained)} of these explained. "
-        f"{seconds / max(1, len(verdicts)):.1f} s a mutant.\n"
+        f"{seconds / max(1, len(verdicts)):.1f} s per mutant.\n"
     )
     if share < ENOUGH:
         problems.append(f"Fewer than {ENOUGH:.0%} were noticed.")

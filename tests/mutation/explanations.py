@@ -1,8 +1,8 @@
-"""Why a mutant may survive: `explanations.toml`, a table for each.
+"""Reads `explanations.toml`, which says why certain mutants may survive.
 
-It names the mutant by what it changes, so that it stays found when lines move: `file`, `function`,
-the lines `before` and `after`, `nth` where a function has equal ones. `why` says what makes it
-equal to the code, or why no test can tell.
+Each table identifies a mutant by its change, so that it is found even if lines move: `file`,
+`function`, the lines `before` and `after`, and `nth` if a function has several equal changes. `why`
+says why the mutant does the same as the code, or why no test can tell them apart.
 """
 
 import tomllib
@@ -38,16 +38,16 @@ def read(text: str | None = None) -> list[Explanation]:
 
 
 def problems(explanations: Iterable[Explanation], mutants: Iterable[Mutant]) -> list[str]:
-    """What is wrong with the file itself; a sentence for each."""
+    """Returns a sentence for each mistake in the explanations themselves."""
     known = {mutant.key for mutant in mutants}
     found, seen = [], set[Key]()
     for key, why in explanations:
         name = f"{key.file}, {key.function}: {key.before} → {key.after}"
         if key not in known:
-            found.append(f"There is no such mutant any more: {name}")
+            found.append(f"This mutant does not exist any more: {name}")
         if key in seen:
             found.append(f"Explained twice: {name}")
         if not why:
-            found.append(f"Explained by nothing: {name}")
+            found.append(f"The explanation is empty: {name}")
         seen.add(key)
     return found

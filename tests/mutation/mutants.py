@@ -1,4 +1,4 @@
-"""What a mutant is, and which there are of a file."""
+"""Defines mutants, and makes all mutants of a file."""
 
 import re
 from collections import Counter
@@ -10,7 +10,7 @@ ROOT: Final = Path(__file__).parents[2]
 
 
 class Edit(NamedTuple):
-    """Bytes `start` to `end` of a file become `new`. It takes effect where `lines` run."""
+    """A change: bytes `start` to `end` of a file become `new`. It has an effect if `lines` run."""
 
     function: str
     start: int
@@ -20,9 +20,9 @@ class Edit(NamedTuple):
 
 
 class Key(NamedTuple):
-    """A mutant, however lines move: the lines that change, as they are and as they become.
+    """Identifies a mutant even if lines move: by the changed lines, before and after.
 
-    `nth` tells equal changes of one function apart.
+    `nth` counts equal changes in one function.
     """
 
     file: str
@@ -37,7 +37,7 @@ class Mutant:
     key: Key
     line: int
     lines: range
-    text: str  # of the whole file
+    text: str  # the whole file with the change
 
     @property
     def is_sql(self) -> bool:
@@ -53,7 +53,7 @@ class Mutant:
 
 
 def mutants_of(file: str, source: str | None = None) -> list[Mutant]:
-    """All mutants of a file, in its order."""
+    """Returns all mutants of a file, in the order of their changes."""
     from tests.mutation import python, sql
 
     text = (ROOT / file).read_text() if source is None else source

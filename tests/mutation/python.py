@@ -1,5 +1,6 @@
-"""Which small changes are made to Python: within functions, but not to annotations, defaults,
-decorators or sentences.
+"""Finds the small changes to be made to Python code.
+
+They are inside functions, but not in annotations, defaults, decorators or sentences.
 """
 
 import ast
@@ -44,9 +45,9 @@ class _Edits(ast.NodeVisitor):
             self.starts.append(self.starts[-1] + len(line))
         self.found: list[Edit] = []
         self.names: list[str] = []
-        self.depth = 0  # of functions
+        self.depth = 0  # how many functions enclose the node
         self.lines = range(0)
-        self.whole = range(0)  # of the statement at the top that is changed, in bytes
+        self.whole = range(0)  # bytes of the top-level statement that encloses the node
         for each in ast.parse(source).body:
             if isinstance(each, ast.ClassDef | ast.FunctionDef):
                 self.whole = range(self.start(each), self.end(each))
@@ -76,13 +77,13 @@ class _Edits(ast.NodeVisitor):
         self.add(self.start(node), self.end(node), new)
 
     def between(self, left: ast.AST, right: ast.AST, old: str, new: str) -> None:
-        """Replaces the operator that stands between two operands."""
+        """Replaces the operator between two operands."""
         start, end = self.end(left), self.start(right)
         if found := re.search(old, self.source[start:end].decode()):
             offset = len(self.source[start:end].decode()[: found.start()].encode())
             self.add(start + offset, start + offset + len(found[0]), new)
 
-    # --- Where we are
+    # --- The position in the tree
 
     def visit(self, node: ast.AST) -> None:
         if isinstance(node, ast.stmt):
@@ -114,9 +115,9 @@ class _Edits(ast.NodeVisitor):
             self.visit(node.value)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        return  # a sentence, mostly; and positions within are not told
+        return  # mostly sentences, and positions inside are not known
 
-    # --- What is changed
+    # --- Changes
 
     def visit_Compare(self, node: ast.Compare) -> None:
         operands = [node.left, *node.comparators]
@@ -129,7 +130,7 @@ class _Edits(ast.NodeVisitor):
         new = "or" if isinstance(node.op, ast.And) else "and"
         for left, right in zip(node.values, node.values[1:], strict=False):
             self.between(left, right, r"\b(and|or)\b", new)
-        for each in node.values:  # a condition left out
+        for each in node.values:  # leaves a condition out
             self.replace(each, "True" if isinstance(node.op, ast.And) else "False")
         self.generic_visit(node)
 
@@ -191,7 +192,8 @@ class _Edits(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> None:
-        # Without a plain name, what follows would fail for want of it; without these nothing does.
+        # Without an assignment to a plain name, the next lines would fail because it is undefined.
+        # Without an assignment to an attribute or an item, they still run.
         if isinstance(node.targets[0], ast.Attribute | ast.Subscript):
             self.replace(node, "pass")
         self.visit(node.value)
@@ -211,7 +213,7 @@ class _Edits(ast.NodeVisitor):
         self.generic_visit(node)
 
     def _without(self, keyword: ast.keyword) -> None:
-        """A query that looks for less."""
+        """Leaves an argument of a query out."""
         end = self.end(keyword)
         comma = re.match(rb"\s*,\s*", self.source[end:])
         self.add(self.start(keyword), end + (comma.end() if comma else 0), "")

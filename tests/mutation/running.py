@@ -1,9 +1,9 @@
-"""How mutants are tried: within one pytest session, a forked process for each.
+"""Tries mutants: within one pytest session, in a forked process for each.
 
-The parent has imported Django and all tests and has made the database; it runs no test itself. For
-each mutant it clones the database and forks. The child puts the mutant in place, in the code of the
-function or in the clone, runs the tests that could notice until one fails, tells the parent, and
-ends. Nothing of a mutant is left for the next.
+The parent imports Django and all tests and makes the database; it runs no test itself. For each
+mutant it clones the database and forks. The child puts the mutant in place, in the code of the
+function or in the clone. It runs the tests that could notice the mutant until one fails, reports to
+the parent, and ends. So mutants do not affect each other.
 """
 
 import importlib
@@ -26,10 +26,10 @@ from tests.mutation import targets
 from tests.mutation.mutants import ROOT, Mutant
 
 WARM_UP: Final = "tests/mutation/warm_up.py"
-TOOL: Final = 4  # of sys.monitoring; 0 to 2 and 5 have their users
+TOOL: Final = 4  # an id of sys.monitoring; 0 to 2 and 5 are assigned to other tools
 WRAPPERS: Final = (property, cached_property, staticmethod, classmethod)
-# A test that took a moment before and now tells nothing for so long hangs; a busy machine is not
-# that slow. The slowest ones get more.
+# A test hangs if it takes longer than this, and longer than HANGS_TIMES its usual time. Even a busy
+# machine is not that slow.
 HANGS_MIN_SECONDS: Final = 180
 HANGS_TIMES: Final = 30
 
@@ -37,9 +37,9 @@ HANGS_TIMES: Final = 30
 class Verdict(NamedTuple):
     mutant: Mutant
     kind: str  # noticed, hangs, survived, untested or invalid
-    test: str  # which noticed
+    test: str  # the test that noticed
     seconds: float
-    tests: int  # how many ran
+    tests: int  # the number of tests that ran
 
     @property
     def is_noticed(self) -> bool:
@@ -48,7 +48,7 @@ class Verdict(NamedTuple):
 
 @dataclass
 class Baseline:
-    """What each test did without a mutant."""
+    """The result, time and lines of each test without a mutant."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     lines: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Baseline:
 def run(
     mutants: list[Mutant], *, tell: Callable[[Verdict], None], say: Callable[[str], None]
 ) -> list[str]:
-    """Tries mutants, and tells of each. Returns what went wrong with the run itself."""
+    """Tries mutants, and calls `tell` with each verdict. Returns problems of the run itself."""
     files = sorted({file for mutant in mutants for file in targets.tests_of(mutant.key.file)})
     plugin = _Plugin(mutants, tell, say)
     status = pytest.main(
@@ -88,7 +88,7 @@ class _Plugin:
         self.mutants, self.tell, self.say = mutants, tell, say
         self.problems: list[str] = []
         self.baseline = Baseline()
-        self.outcome: dict[str, bool] = {}  # of the test that runs now, in a child
+        self.outcome: dict[str, bool] = {}  # of the test that a child runs now
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -104,7 +104,7 @@ class _Plugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        # pytest-django brings them into another order.
+        # pytest-django has changed the order of the tests.
         [self.warm_up] = [item for item in session.items if item.nodeid.startswith(WARM_UP)]
         items = [item for item in session.items if item is not self.warm_up]
         self.items = {item.nodeid: item for item in items}
@@ -112,7 +112,7 @@ class _Plugin:
         if self.outcome:
             self.problems.append("The database could not be set up.")
             return True
-        from pytest_django.plugin import blocking_manager_key  # pytest imports it first
+        from pytest_django.plugin import blocking_manager_key  # here: pytest imports it first
 
         self.blocker = session.config.stash[blocking_manager_key]
         with self.blocker.unblock():
@@ -159,7 +159,7 @@ class _Plugin:
                 return verdict("hangs", tests[ran], ran + 1)
             if "invalid" in told:
                 return verdict("invalid", told["invalid"])
-            if "error" in told:  # not even the run survives it
+            if "error" in told:  # the mutant breaks the run itself
                 return verdict("noticed", told["error"], ran)
             ran += 1
             if told["failed"]:
@@ -169,8 +169,10 @@ class _Plugin:
         return verdict("survived", ran=ran)
 
     def _that_could_notice(self, mutant: Mutant) -> list[str]:
-        """Tests that run the changed lines, if that can be seen; the files' order, quick ones
-        first."""
+        """Returns the tests to run for a mutant, in the order of their files, slow ones last.
+
+        For Python these are the tests that run a changed line; for SQL, which is not watched, all.
+        """
         files = targets.tests_of(mutant.key.file)
         tests = [
             test
@@ -194,7 +196,7 @@ class _Plugin:
     def _fork(
         self, tests: list[str], mutant: Mutant | None, watched: list[str]
     ) -> Iterator[dict[str, Any] | None]:
-        """What a child tells of each test; None if it hangs."""
+        """Forks a child and yields its report on each test; None if it hangs."""
         from django.db import connections
 
         connections.close_all()
@@ -218,9 +220,9 @@ class _Plugin:
     def _told_by(
         self, reads: int, patience: float, tests: list[str]
     ) -> Iterator[dict[str, Any] | None]:
-        waiting, told = b"", 0
+        waiting, count = b"", 0
         while True:
-            usual = self.baseline.seconds.get(tests[told], 0) if told < len(tests) else 0
+            usual = self.baseline.seconds.get(tests[count], 0) if count < len(tests) else 0
             if not select.select([reads], [], [], max(patience, HANGS_TIMES * usual))[0]:
                 yield None
                 return
@@ -229,7 +231,7 @@ class _Plugin:
                 return
             *lines, waiting = (waiting + chunk).split(b"\n")
             for line in lines:
-                told += 1
+                count += 1
                 yield json.loads(line)
 
     # --- In the child
@@ -242,7 +244,7 @@ class _Plugin:
         mutant: Mutant | None,
         watched: list[str],
     ) -> None:
-        """Never returns."""
+        """Runs the tests in the child, and ends the process: it never returns."""
 
         def tell(**what: Any) -> None:
             os.write(writes, json.dumps(what).encode() + b"\n")
@@ -284,7 +286,7 @@ class _Plugin:
 
 @contextmanager
 def _clone() -> Iterator[str]:
-    """A database of its own for each child, gone afterwards with whoever still works in it."""
+    """Clones the database for a child. Drops the clone afterwards, even with open connections."""
     from django.db import connection
 
     template = connection.settings_dict["NAME"]
@@ -313,7 +315,10 @@ def _use(database: str) -> None:
 
 
 def install(mutant: Mutant) -> str:
-    """Puts it in place, in this process and its database; why it is no mutant, or nothing."""
+    """Puts a mutant in place, in this process or its database.
+
+    Returns "", or why the change is no valid mutant.
+    """
     return _install_sql(mutant) if mutant.is_sql else _install_python(mutant)
 
 
@@ -322,7 +327,7 @@ def _install_sql(mutant: Mutant) -> str:
 
     from billing import sql
 
-    # Its text is another now, which is not what is asked here.
+    # Otherwise the check that compares a function's text with its file would notice every mutant.
     sql.differences.__code__ = _no_differences.__code__
     try:
         with connection.cursor() as cursor:
@@ -338,7 +343,7 @@ def _no_differences() -> list[str]:
 
 
 def _install_python(mutant: Mutant) -> str:
-    """Gives the function its other code: whoever imported it has the mutant too."""
+    """Replaces the code of the function object, so that modules which imported it have it too."""
     key = mutant.key
     module = importlib.import_module(key.file.removesuffix(".py").replace("/", "."))
     code: CodeType = compile(mutant.text, str(ROOT / key.file), "exec")
@@ -350,13 +355,13 @@ def _install_python(mutant: Mutant) -> str:
         value = vars(value)[name]
     function = _bare(value)
     if function.__code__.co_freevars != code.co_freevars:
-        return "it uses other variables of its surroundings"
+        return "it uses other variables of the enclosing function"
     function.__code__ = code
     return ""
 
 
 def _bare(value: Any) -> FunctionType:
-    """The function as it was written, below all decorators."""
+    """Returns the function itself, without its decorators."""
     while not isinstance(value, FunctionType) or hasattr(value, "__wrapped__"):
         if isinstance(value, property):
             value = value.fget
@@ -372,7 +377,7 @@ def _bare(value: Any) -> FunctionType:
 
 
 def _watch(files: list[str]) -> set[tuple[str, int]]:
-    """The lines of these files that run, as they do."""
+    """Returns a set that (file, line) is added to whenever a line of these files runs."""
     seen: set[tuple[str, int]] = set()
     if not files:
         return seen
@@ -393,7 +398,7 @@ def _watch(files: list[str]) -> set[tuple[str, int]]:
 
 
 def _clear_caches(files: list[str]) -> None:
-    """What one test has had computed runs again in the next one, and is seen to run."""
+    """Empties caches, so that each test runs, and is seen to run, the code that fills them."""
     for file in files:
         module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
         for value in list(vars(module).values()):

@@ -1,6 +1,6 @@
-"""Which small changes are made to the text of a database function: between its `$function$`.
+"""Finds the small changes to be made to a database function, between its `$function$`.
 
-By tokens, without a parser: what PostgreSQL refuses to install is no mutant.
+It works on tokens, without a parser. Changes that PostgreSQL refuses to install are no mutants.
 """
 
 import re
@@ -36,7 +36,7 @@ WORDS: Final = {
     "FALSE": "true",
     "EXISTS": "NOT EXISTS",
 }
-# Of several words; the first that fits.
+# Phrases → their replacement. The first phrase that matches is used.
 PHRASES: Final = (
     ("IS NOT DISTINCT FROM", "IS DISTINCT FROM"),
     ("IS DISTINCT FROM", "IS NOT DISTINCT FROM"),
@@ -50,15 +50,15 @@ PHRASES: Final = (
     ("FOR NO KEY UPDATE", ""),
     ("ON CONFLICT DO NOTHING", ""),
 )
-# Where a condition ends that stands at this depth of parentheses.
+# Tokens that end a condition at the same depth of parentheses.
 ENDS: Final = frozenset(
     """
     AND OR THEN LOOP ORDER GROUP RETURNING UNION FOR LEFT JOIN CROSS WHERE ELSE WHEN END INTO LIMIT
     ; , ]
-    """.split()  # noqa: SIM905 - one a line would fill a page
+    """.split()  # noqa: SIM905 - one per line would fill a page
 )
 BEGINNINGS: Final = frozenset(["WHERE", "IF", "ELSIF", "WHEN", "ON", "("])
-# What stands before a statement, and with what one begins that can be left out.
+# Tokens that come before a statement, and tokens that begin a statement which can be left out.
 BEFORE_STATEMENTS: Final = frozenset([";", "BEGIN", "THEN", "ELSE", "LOOP"])
 STATEMENTS: Final = frozenset(
     ["PERFORM", "INSERT", "UPDATE", "DELETE", "RAISE", "CONTINUE", "SELECT"]
@@ -70,7 +70,7 @@ class Token(NamedTuple):
     text: str
     start: int  # in bytes
     end: int
-    depth: int  # of parentheses, and of CASE
+    depth: int  # the number of open parentheses and CASEs
 
     @property
     def name(self) -> str:
@@ -153,12 +153,12 @@ def _of_conditions(tokens: list[Token], place: int) -> Iterator[Change]:
     if token.name not in {"AND", "OR"} or _is_of_between(tokens, place):
         return
     yield token.start, token.end, "OR" if token.name == "AND" else "AND"
-    # Without the condition after it.
+    # Leaves out the condition after AND or OR.
     last = place
     while last + 1 < len(tokens) and not _ends(tokens, last + 1, token.depth):
         last += 1
     yield token.start, tokens[last].end, ""
-    # Without the one before it, if that is the first.
+    # Leaves out the condition before it, if that is the first one.
     first = place
     while first and not _begins(tokens[first - 1], token.depth):
         first -= 1
@@ -180,7 +180,7 @@ def _ends(tokens: list[Token], place: int, depth: int) -> bool:
     if token.depth != depth:
         return token.depth < depth
     if token.text == ")" or token.name == "END":
-        return False  # closes what began within
+        return False  # closes something that began inside the condition
     return token.name in ENDS and not (token.name == "AND" and _is_of_between(tokens, place))
 
 

@@ -1,7 +1,7 @@
-"""What is mutated, and which tests could notice: first those that are most about it.
+"""The files that are mutated, and the tests that could notice, the most specific ones first.
 
 Tests that compare the text of a database function with its file are in none of the lists: they
-notice every change, and say nothing of what it does.
+would notice every change, whatever it does.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ LEDGER_TESTS: Final = (
     "tests/billing/test_ledger_model.py",
     "tests/billing/test_ledger_races.py",
 )
-# Python's functions are called by others too: of these, only tests that run a changed line are run.
+# Tests of callers. Like all tests of Python code, they are run only if they run a changed line.
 LEDGER_CALLERS_TESTS: Final = (
     "tests/billing/test_charging.py",
     "tests/api/rest/test_balance_changes.py",
@@ -132,7 +132,7 @@ TARGETS: Final[dict[str, Target]] = {
         CHARGING_TESTS,
     ),
 }
-# Functions that no money hangs on.
+# Database functions that have nothing to do with money.
 WITHOUT_MONEY: Final = frozenset(_functions("end_sessions"))
 
 

@@ -1,4 +1,4 @@
-"""The tool of `make mutation` itself."""
+"""Tests of `make mutation` itself."""
 
 import ast
 import os
@@ -217,7 +217,7 @@ def test_the_command_fails_for_each_reason(
     assert _report(verdicts, set(keys), reasons, []) == status
 
 
-# --- Trying them --------------------------------------------------------------------------------
+# --- Trying mutants -----------------------------------------------------------------------------
 
 
 def one(file: str, before: str, after: str) -> Mutant:

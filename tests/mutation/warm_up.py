@@ -1,4 +1,4 @@
-"""Run once, before all mutants: it sets up what all tests of a session share, the database too."""
+"""Runs once, before all mutants, to set up the fixtures of the session and the database."""
 
 from collections.abc import Sequence
 

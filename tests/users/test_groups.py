@@ -1,4 +1,4 @@
-"""The ready-made groups, and the page of the groups."""
+"""The groups that migrations make, and the page of groups."""
 
 from importlib import import_module
 from typing import Any
@@ -83,7 +83,7 @@ def permissions_of(group: Group) -> set[str]:
 
 
 def test_their_permissions_are_the_ones_django_makes() -> None:
-    """The migration runs before Django adds permissions; theirs must not differ."""
+    """The migration makes permissions before Django does; they have to be the same."""
     for each in Permission.objects.filter(group__isnull=False).select_related("content_type"):
         model = each.content_type.model_class()
         assert model is not None

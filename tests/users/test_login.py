@@ -8,7 +8,7 @@ pytestmark = pytest.mark.django_db
 
 
 def log_in(email: str, password: str = PASSWORD) -> tuple[bool, str]:
-    """Whether it worked, and what the page said if not."""
+    """Returns True if the login worked, and the errors of the page."""
     client = Client()
     answer = client.post("/admin/login/", {"username": email, "password": password})
     logged_in = answer.status_code == 302

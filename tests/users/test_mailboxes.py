@@ -1,4 +1,4 @@
-"""One mailbox is one user, however its address is spelled, whoever writes it."""
+"""Each mailbox has one user, in all spellings of its address and for all writers."""
 
 from importlib import import_module
 from typing import Any
@@ -48,7 +48,7 @@ def form(email: str, **fields: str) -> dict[str, str]:
 
 
 def of_old(*emails: str) -> list[User]:
-    """Users whose addresses the rule of today would refuse, as a database of before has them."""
+    """Creates users who share a mailbox, as a database from before the rule may have them."""
     migration = import_module("users.migrations.0004_one_mailbox").SQL / "0004_one_mailbox.sql"
     numbering = migration.read_text().split("CREATE FUNCTION")[0]
     with connection.cursor() as cursor:
@@ -81,7 +81,7 @@ def rest() -> Program:
 def test_a_second_spelling_is_refused_by_the_panel(first: str, second: str) -> None:
     UserFactory(email=first)
     answer = client_of(AdministratorFactory()).post(f"{LIST}add/", form(second))
-    # Of a full stop that is not ASCII, the form itself makes nothing.
+    # The form itself refuses a full stop that is not ASCII.
     assert answer.context["adminform"].form.errors["email"][0] in {
         "Another user has this e-mail address already.",
         "Enter a valid email address." if "\u3002" in second else "",
@@ -144,9 +144,9 @@ def test_what_is_no_address_is_refused(email: str) -> None:
 
 
 def test_an_address_stays_as_it_was_written(rest: Program) -> None:
-    told = rest.post("/users", {"email": "Ada@xn--bcher-kva.example"}).json()
-    assert told["email"] == "Ada@xn--bcher-kva.example"
-    assert rest.patch(f"/users/{told['id']}", {"email": "ada@bücher.example"}).status_code == 200
+    shown = rest.post("/users", {"email": "Ada@xn--bcher-kva.example"}).json()
+    assert shown["email"] == "Ada@xn--bcher-kva.example"
+    assert rest.patch(f"/users/{shown['id']}", {"email": "ada@bücher.example"}).status_code == 200
 
 
 @given(st.text("abcüßéж中αø", min_size=1, max_size=12))
@@ -184,7 +184,7 @@ def test_twins_of_old_stay_and_no_further_one_is_let_in(rest: Program) -> None:
     assert [user.email for user in (first, second, third)] == list(OLD)
     for email in ("twin@example.org", "Twin@EXAMPLE.org"):
         assert_problem(rest.post("/users", {"email": email}), 409, "email_taken")
-    # Nor once the oldest has another address, while the others have not.
+    # Also not after the oldest has got another address, because the others still have this one.
     assert rest.patch(f"/users/{first.pk}", {"email": "other@example.org"}).status_code == 200
     assert_problem(rest.post("/users", {"email": "twin@example.org"}), 409, "email_taken")
     with pytest.raises(IntegrityError), transaction.atomic():
@@ -208,8 +208,8 @@ def test_a_twin_cannot_take_its_number_along() -> None:
 
 def test_an_old_address_can_be_read_found_and_kept_while_the_rest_is_changed(rest: Program) -> None:
     _, second, _ = of_old(*OLD)
-    told = rest.get(f"/users/{second.pk}").json()
-    assert told["email"] == OLD[1]
+    shown = rest.get(f"/users/{second.pk}").json()
+    assert shown["email"] == OLD[1]
     changed = rest.patch(f"/users/{second.pk}", {"email": OLD[1], "city": "Berlin"})
     assert changed.status_code == 200
     panel = client_of(operator_with(group="Administrator"))
@@ -280,7 +280,7 @@ def test_nothing_unseen_is_in_a_users_texts(rest: Program, field: str, name: str
     assert [each["field"] for each in refused["errors"]] == [field]
     with pytest.raises(ValidationError):
         User(**fields).save()
-    if name != "\u00a0":  # of which a form makes nothing
+    if name != "\u00a0":  # a form strips it
         answer = client_of(AdministratorFactory()).post(f"{LIST}add/", form(**fields))
         assert field in answer.context["adminform"].form.errors
 

@@ -1,4 +1,4 @@
-"""Who may do what to operators. A right is never handed out by somebody who does not hold it."""
+"""Who may change operators. Nobody can give a right that they do not hold."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def page(operator: User, name: str = "change") -> str:
 
 
 def filled_in(operator: User, **changes: Any) -> dict[str, Any]:
-    """The operator's form as the page would send it."""
+    """Returns the fields of the operator's form as the page would send them."""
     return {
         "email": operator.email,
         "first_name": operator.first_name,
@@ -32,7 +32,7 @@ def filled_in(operator: User, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def administrator(db: None) -> Operator:
-    """In the ready-made group, but no superuser."""
+    """An operator in the group Administrator, who is no superuser."""
     return operator_with(group="Administrator")
 
 
@@ -40,7 +40,7 @@ def group(name: str) -> Group:
     return Group.objects.get(name=name)
 
 
-# --- What is meant to work ----------------------------------------------------------------------
+# --- Allowed ------------------------------------------------------------------------------------
 
 
 def test_an_administrator_creates_an_operator_who_can_log_in(administrator: Operator) -> None:
@@ -130,7 +130,7 @@ def test_of_groups_that_two_change_at_once_the_second_is_told_which_they_are() -
     assert list(other.groups.all()) == [group("Billing operator")]
 
 
-# --- Attempts to rise ---------------------------------------------------------------------------
+# --- Attempts to gain rights --------------------------------------------------------------------
 
 
 def test_a_crafted_form_makes_nobody_a_superuser(administrator: Operator) -> None:
@@ -156,7 +156,7 @@ def test_superusers_are_out_of_reach_of_everybody_else(
     superuser = AdministratorFactory(is_active=is_active)
     administrator.user_permissions.set(Permission.objects.all())  # all, and still no superuser
     client = client_of(administrator)
-    assert client.get(page(superuser)).status_code == 200  # to read
+    assert client.get(page(superuser)).status_code == 200  # may only be read
     assert (
         client.post(page(superuser), filled_in(superuser, email="me@example.com")).status_code
         == 403
@@ -170,7 +170,7 @@ def test_superusers_are_out_of_reach_of_everybody_else(
 
 @pytest.mark.parametrize("is_active", [True, False])
 def test_nobody_takes_over_an_operator_with_more_rights(*, is_active: bool) -> None:
-    """Also not one who is inactive: whoever may activate them could log in as them."""
+    """Also not an inactive one: somebody who may activate them could log in as them."""
     stronger = operator_with(group="Billing operator", is_active=is_active)
     weaker = operator_with(*MAY_EDIT)
     client = client_of(weaker)

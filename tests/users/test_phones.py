@@ -1,11 +1,11 @@
-"""As which digits a telephone number that somebody types may be kept."""
+"""The digits that the search looks for if a telephone number is typed."""
 
 import pytest
 
 from users.phones import spellings
 
-# What is typed, and the digits that are looked for: those typed, with the country, with the
-# country's own prefix, and without either where that is long enough to mean one number.
+# What is typed → the digits that are looked for: as typed, with the country, with the national
+# prefix, and without both if that is long enough to mean one number.
 EXAMPLES = [
     ("+44 20 7946 0018", {"442079460018", "02079460018", "2079460018"}),
     ("+44 (0)20 7946 0018", {"4402079460018", "442079460018", "02079460018", "2079460018"}),
@@ -15,7 +15,7 @@ EXAMPLES = [
     ("+7 916 123-45-67", {"79161234567", "89161234567", "9161234567"}),  # 8
     ("+39 06 1234 5678", {"390612345678", "0612345678"}),  # none: the zero belongs to it
     ("+1 555 010 9999", {"15550109999", "5550109999"}),
-    # Parts, and other numbers than those of telephones.
+    # Parts of numbers, and numbers that are no telephone numbers.
     ("+49 1", {"491"}),
     ("00123", {"00123"}),
     ("00123456", {"00123456"}),

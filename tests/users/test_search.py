@@ -1,5 +1,4 @@
-"""What is typed finds what was written, however either is spelled: in the panel's lists, over REST
-and over the Panel API."""
+"""The search finds users in all spellings: in the panel's lists, over REST and the Panel API."""
 
 import sys
 import unicodedata
@@ -30,7 +29,7 @@ from users.models import User
 
 pytestmark = pytest.mark.django_db
 
-# What is written of a user, and what is typed to find it.
+# Fields of a user → queries that have to find the user.
 EXAMPLES: list[tuple[dict[str, str], list[str]]] = [
     (
         {"phone": "+91 20 5555 5185"},
@@ -139,9 +138,9 @@ def test_what_is_nowhere_is_not_found(door: Door, typed: str) -> None:
 def test_the_digits_that_are_told_find_their_user(door: Door) -> None:
     user = zoe(phone="+91 (20) 5555-5185")
     program = PanelProgram(AdministratorFactory())
-    told = program("user/read", user_id=user.pk)["value"]["phone"]
-    assert told == "912055555185"
-    assert door(told) == [user.pk]
+    shown = program("user/read", user_id=user.pk)["value"]["phone"]
+    assert shown == "912055555185"
+    assert door(shown) == [user.pk]
 
 
 @pytest.mark.parametrize(
@@ -270,5 +269,5 @@ def test_plans_services_and_descriptions_are_found_by_the_same_fold(db: None, ty
     for name, row in (("plan", plan), ("service", service), ("standarddescription", standard)):
         answer = client.get(f"/admin/billing/{name}/", {"q": typed})
         assert list(answer.context["cl"].result_list) == [row], name
-    told = PanelProgram(administrator)("tariff/list", filter=typed)
-    assert [each["id"] for each in told["list"]] == [plan.pk]
+    shown = PanelProgram(administrator)("tariff/list", filter=typed)
+    assert [each["id"] for each in shown["list"]] == [plan.pk]

@@ -18,7 +18,7 @@ PAGE = "/admin/my-time-zone/"
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`at(minutes)` sets the clock to so long after noon."""
+    """`at(minutes)` sets the clock to this many minutes after noon."""
 
     def set_clock(minutes: float) -> None:
         moment = NOON + timedelta(minutes=minutes)
@@ -36,7 +36,7 @@ def client(at: Any) -> Client:
     return client
 
 
-def said(answer: Any) -> str:
+def messages_on(answer: Any) -> str:
     return " ".join(map(str, answer.context["messages"]))
 
 
@@ -48,8 +48,8 @@ def test_a_session_ends_after_an_hour_without_a_request(client: Client, at: Any)
     at(59.9 + 59.9 + 60)
     answer = client.get(PAGE, follow=True)
     assert answer.redirect_chain == [(f"/admin/login/?next={PAGE}", 302)]
-    assert said(answer) == (
-        "You were logged out because nothing was asked for 60 minutes. Please log in again."
+    assert messages_on(answer) == (
+        "You were logged out because you did nothing here for 60 minutes. Please log in again."
     )
 
 
@@ -58,7 +58,7 @@ def test_a_session_ends_after_twelve_hours_whatever_is_asked_for(client: Client,
         at(minutes)
         assert client.get(PAGE).status_code == 200, minutes
     at(12 * 60)
-    assert "A login lasts 12 hours" in said(client.get(PAGE, follow=True))
+    assert "A login lasts 12 hours" in messages_on(client.get(PAGE, follow=True))
     assert client.get(PAGE).status_code == 302
 
 

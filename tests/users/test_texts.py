@@ -1,4 +1,4 @@
-"""What people cannot see is in no text, and what they need to write their names is."""
+"""Texts have no invisible characters, but all characters that names need."""
 
 import sys
 from unicodedata import category

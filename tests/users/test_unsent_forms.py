@@ -1,4 +1,4 @@
-"""A form that is sent after its session has ended."""
+"""Forms that are sent after the session has ended."""
 
 import json
 import re

@@ -1,6 +1,7 @@
-"""The pages about people. Django's autodiscovery imports this package alone, so it imports all.
+"""The pages about people.
 
-They are registered by `billing.admin`, which adds what it knows about money and history.
+Django's autodiscovery imports only this package, so it imports its modules. `billing.admin` adds
+money and history to the admin classes, and registers them.
 """
 
 from users.admin import groups, operators

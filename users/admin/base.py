@@ -1,4 +1,4 @@
-"""What all of the panel's admin classes have in common."""
+"""The base of all admin classes of the panel."""
 
 from typing import Any
 
@@ -14,21 +14,21 @@ from users.search import in_texts
 
 
 def titled(subject: Model, page: str) -> str:
-    """The title of a page about something: first what it is about, then what the page is.
+    """Returns the title of a page about `subject`: the name of the subject, then that of the page.
 
-    Of the many tabs of a browser, each shows the beginning of its title. People are named by their
-    login, which no two of them share.
+    The subject comes first because the tab of a browser shows only the beginning. A person's name
+    is the login, which is unique.
     """
     name = subject.email if isinstance(subject, User) else str(subject)
     return name if name == page else f"{name} · {page}"
 
 
 class PanelAdmin(ModelAdmin):
-    """Django's, with the panel's titles, and without what an odd address makes fail in it."""
+    """Unfold's admin, with the panel's titles, and without errors for odd query strings."""
 
-    page_of_one = ""  # what the page of one row is; if empty, the row's kind
+    page_of_one = ""  # the name of the page of one row, for its title; if empty, the model's name
 
-    # What is done is recorded where it is done, by `billing.operations`; not by Django's admin.
+    # `billing.operations` records what was done; Django's own log is not used.
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         return None
@@ -42,19 +42,21 @@ class PanelAdmin(ModelAdmin):
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None
     ) -> Any:
-        """The row. `?_to_field=` names no field: Django would look for one called ""."""
+        """Returns the row. An empty `?_to_field=` is ignored; Django would look for a field ""."""
         return super().get_object(request, object_id, from_field or None)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """The rows in which all words are found, compared as the words of people are."""
+        """Returns the rows that contain all words, folded as in the search for people."""
         return in_texts(queryset, search_term, *self.get_search_fields(request)), False
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
-        """The list. What a filter's form leaves empty is not asked for: Django would look for rows
-        in which it is empty. The database takes no NUL, with which nothing can be found anyway; in
-        the search, its form says so.
+        """Returns the list, after removing empty parameters of the address.
+
+        A filter's form sends its empty fields too, and Django would look for rows with an empty
+        value. The database takes no NUL, so filters with one are refused as incorrect; in the
+        search, the form says so.
         """
         asked_for = request.GET.copy()
         for name, given in request.GET.lists():
@@ -100,7 +102,7 @@ class PanelAdmin(ModelAdmin):
 
 
 def _retitled[Response: HttpResponseBase](response: Response, page: str) -> Response:
-    """A page of Django's that has read the row itself, and is not rendered yet."""
+    """Sets the title of a page that Django has prepared and not yet rendered."""
     context = getattr(response, "context_data", None)
     if context and context.get("object") is not None:
         context["title"] = titled(context["object"], page)

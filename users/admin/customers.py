@@ -1,4 +1,4 @@
-"""The page of the customers, as far as it is not about money."""
+"""The pages of customers, without what is about money: `billing.admin` adds that."""
 
 from typing import Any
 
@@ -13,14 +13,15 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter
 from users.admin.people import PeopleAdmin, StatusFilter
 from users.models import User
 
-# Alpine's expression for: the field matters, or holds something that must not be hidden. A viewer's
-# page has no form, hence no such variable, and shows everything; so does a page without scripts.
+# Alpine's expression for showing a field: it applies to companies, or it has a value, which must
+# not be hidden. A page without a form, for viewers, has no variable legal_type and shows all
+# fields; so does a page without scripts.
 FOR_COMPANIES = "typeof legal_type === 'undefined' || legal_type !== 'individual' || {field}"
 OF_COMPANIES = ("legal_name", "iec", "state_reg_num", "okpo_code")
 
 
 class UserAdmin(PeopleAdmin):
-    """Customers only. They log in elsewhere: there is no password here, and no right to give."""
+    """The pages of customers. They log in elsewhere, so they get no password and no rights here."""
 
     page_of_one = "Profile"
     list_display = ["id", "name_and_email", "legal_name", "status", "created"]
@@ -61,7 +62,7 @@ class UserAdmin(PeopleAdmin):
                     ("registered_postal_code", "registered_city"),
                     ("registered_region", "registered_country"),
                 ],
-                "classes": ["collapse"],  # of companies only, and rarely looked for
+                "classes": ["collapse"],  # only companies have it, and it is rarely needed
             },
         ),
         ("Settings", {"fields": ["time_zone", "comment", "is_active"]}),

@@ -1,4 +1,4 @@
-"""Groups: sets of rights under a name, which operators are put into."""
+"""The pages of groups. A group is a named set of rights; its members are operators."""
 
 from typing import Any, cast
 
@@ -15,7 +15,8 @@ from users.admin.base import PanelAdmin
 from users.authority import may_manage_group, permissions_of
 from users.models import User
 
-# Pages exist for these only; Django makes permissions for all models, and for deleting people.
+# Django makes permissions for all models, and for deleting people. The panel has pages only for
+# those that IN_THE_PANEL selects and WITHOUT_A_PAGE does not.
 IN_THE_PANEL = Q(content_type__app_label__in=("users", "billing")) | Q(
     content_type__app_label="auth", content_type__model="group"
 )
@@ -36,7 +37,7 @@ class PermissionsField(forms.ModelMultipleChoiceField):  # type: ignore[type-arg
 
 admin.site.unregister(Group)
 
-# Its declared types do not fit the panel's classes, which have none.
+# The declared types of Django's class do not fit Unfold's classes, which have none.
 DjangoGroupAdmin: Any = auth_admin.GroupAdmin
 
 
@@ -62,7 +63,9 @@ class GroupAdmin(DjangoGroupAdmin, PanelAdmin):
             kwargs["form_class"] = PermissionsField
             kwargs["queryset"] = permissions_of(cast(User, request.user))
             kwargs["widget"] = UnfoldAdminCheckboxSelectMultipleWidget()
-            kwargs["help_text"] = "What its members may do. You can give only what you may do."
+            kwargs["help_text"] = (
+                "What the members of this group may do. You can give only rights that you have."
+            )
         return super().formfield_for_manytomany(db_field, request=request, **kwargs)
 
     @display(description="operators", ordering="member_count")

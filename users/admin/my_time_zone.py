@@ -13,7 +13,7 @@ from users.models import User
 
 
 class MyTimeZoneView(UnfoldSiteViewMixin, UpdateView):  # type: ignore[type-arg]
-    """Everybody's own, so it asks for no permission beyond being an operator."""
+    """Changes the time zone of the operator who asks, so it needs no further permission."""
 
     title = "My time zone"
     permission_required = ()
@@ -22,17 +22,17 @@ class MyTimeZoneView(UnfoldSiteViewMixin, UpdateView):  # type: ignore[type-arg]
     success_url = reverse_lazy("admin:my_time_zone")
 
     def get_object(self, queryset: Any = None) -> Any:
-        # A copy of its own: a name that is refused must not be used to show this very page.
+        # Not request.user: a name that the form refuses must not be used to show this page.
         return User.objects.get(pk=self.request.user.pk or 0)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        # Not `object`: Unfold would put the operator into the headline as a customer.
+        # Without `object`: Unfold would put the operator into the headline as a customer.
         context: dict[str, Any] = super().get_context_data(**kwargs) | {"content_title": self.title}
         context.pop("object", None)
         return context
 
     def form_valid(self, form: Any) -> HttpResponse:
-        # Only what the form is about: nothing else of a row that others edit, too.
+        # Only the field of the form: others may be editing the rest of the row.
         form.instance.save(update_fields=["time_zone"])
         messages.success(self.request, "Your time zone was saved.")
         return HttpResponseRedirect(str(self.success_url))

@@ -24,10 +24,10 @@ from users.ids import id_in
 from users.models import User
 
 ONLY_SUPERUSERS_GIVE = ("is_superuser", "user_permissions")
-# Nobody locks themselves out, or raises themselves.
+# Operators can neither lock themselves out nor give themselves rights.
 NOT_ABOUT_ONESELF = ("is_active", "groups", *ONLY_SUPERUSERS_GIVE)
 
-# Its declared types do not fit the panel's classes, which have none.
+# The declared types of Django's class do not fit Unfold's classes, which have none.
 DjangoUserAdmin: Any = auth_admin.UserAdmin
 
 
@@ -87,7 +87,7 @@ class OperatorAdmin(PeopleAdmin, DjangoUserAdmin):
         if db_field.name == "groups":
             kwargs["queryset"] = groups_given_by(_actor(request)).order_by("name")
             kwargs["widget"] = UnfoldAdminCheckboxSelectMultipleWidget()
-            kwargs["help_text"] = "What an operator may do: the rights of all groups together."
+            kwargs["help_text"] = "The operator has the rights of all these groups together."
         elif db_field.name == "user_permissions":
             kwargs["form_class"] = PermissionsField
             kwargs["queryset"] = permissions_of(_actor(request))
@@ -98,7 +98,7 @@ class OperatorAdmin(PeopleAdmin, DjangoUserAdmin):
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
         if db_field.name == "comment":
-            field.help_text = "For those who look after the operators."
+            field.help_text = "For those who manage the operators."
         if isinstance(field.widget, RelatedFieldWidgetWrapper):
             field.widget = field.widget.widget  # groups are made on their own page
         return field
@@ -117,7 +117,8 @@ class OperatorAdmin(PeopleAdmin, DjangoUserAdmin):
         return queryset.filter(pk__in=allowed)
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> Any:  # noqa: A002 - Django's
-        # One's own is changed where the old one is asked for: a browser may be left alone.
+        # For one's own password, the other page asks for the old one: somebody else may be sitting
+        # at an unattended browser.
         if id_in(id) == request.user.pk:
             return HttpResponseRedirect(reverse("admin:password_change"))
         response = super().user_change_password(request, id, form_url)
@@ -152,6 +153,6 @@ class OperatorAdmin(PeopleAdmin, DjangoUserAdmin):
 
 
 def _actor(request: HttpRequest) -> User:
-    """Who asks. Django's admin lets nobody in who is not logged in."""
+    """Returns the operator who asks. Django's admin lets nobody in who is not logged in."""
     assert isinstance(request.user, User)  # noqa: S101 - for the type checker
     return request.user

@@ -1,4 +1,4 @@
-"""What the pages of customers and of operators have in common."""
+"""The base of the pages of customers and of operators."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -36,7 +36,7 @@ class StatusFilter(RadioFilter):
 
 
 class PeopleList(ChangeList):
-    has_mistake = False  # whether a filter could not be read: then nothing is listed or counted
+    has_mistake = False  # True if a filter could not be read: then nothing is listed or counted
 
     def get_filters(self, request: HttpRequest) -> Any:
         specs, *others, has_active_filters = super().get_filters(request)
@@ -47,20 +47,20 @@ class PeopleList(ChangeList):
         try:
             super().get_results(request)
         except IncorrectLookupParameters:
-            # Filtering keeps the page's number, and may leave fewer pages than that.
+            # A filter keeps the page number in the address, and may leave fewer pages than that.
             self.page_num = 1
             super().get_results(request)
 
 
 class PeopleAdmin(PanelAdmin):
-    """People are deactivated, never deleted: history hangs on them."""
+    """The pages of people, who are deactivated and never deleted: history refers to them."""
 
     form = PersonForm
     change_form_before_template = "users/seen.html"
     ordering = ["-created_at", "-pk"]
     show_full_result_count = False
     show_facets = ShowFacets.NEVER  # counting each choice would read the whole table each time
-    search_fields = ["search_text"]  # Django shows the search for these, and `search` does it
+    search_fields = ["search_text"]  # has Django show the search field; `search` does the search
     search_help_text = "ID, name, e-mail, phone, TIN or address"
     list_per_page = 50
     list_max_show_all = 0  # no "Show all": there may be a hundred thousand
@@ -76,7 +76,7 @@ class PeopleAdmin(PanelAdmin):
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None
     ) -> Any:
-        """The person; while a form is saved, held, so that nobody changes them in between."""
+        """Returns the person, locked while a form is saved, so that nobody else changes them."""
         person = super().get_object(request, object_id, from_field)
         if person is not None and request.method == "POST" and connection.in_atomic_block:
             return database.held(self.model._default_manager.filter(pk=person.pk), person.pk)
@@ -86,14 +86,15 @@ class PeopleAdmin(PanelAdmin):
         try:
             response: HttpResponse = super().changeform_view(request, *args, **kwargs)
         except IntegrityError:
-            # Two operators took the same e-mail address at once, or one of them clicked twice.
-            # The one who came second now gets the form's own message.
+            # Two operators entered the same e-mail address at once, or one of them clicked twice.
+            # Trying again gives the second one the form's own message.
             response = super().changeform_view(request, *args, **kwargs)
         return response
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
-        """Whether the address may filter by `lookup`: by what the filters offer, and not by any
-        other column, with which one could find out what the page does not show.
+        """Allows the lookups that the filters offer, and no others on columns.
+
+        With others, one could find out values that the page does not show.
         """
         if lookup in self.offered_lookups:
             return True
@@ -143,11 +144,14 @@ class PeopleAdmin(PanelAdmin):
     deactivate.allowed_permissions = ("change",)  # type: ignore[attr-defined]
 
     def changeable(self, request: HttpRequest, queryset: QuerySet[User]) -> QuerySet[User]:
-        """Those of `queryset` that the operator may activate and deactivate."""
+        """Returns the people of `queryset` whom the operator may activate and deactivate."""
         return queryset
 
     def set_active(self, request: HttpRequest, ids: Sequence[int], *, active: bool) -> int:
-        """Activates or deactivates these people. Returns how many that changed."""
+        """Activates or deactivates these people. Returns the number that changed.
+
+        `billing.admin` implements it.
+        """
         raise NotImplementedError
 
     def _set_active(self, request: HttpRequest, queryset: QuerySet[User], *, active: bool) -> None:
@@ -155,7 +159,7 @@ class PeopleAdmin(PanelAdmin):
         ids = list(self.changeable(request, queryset).order_by().values_list("pk", flat=True))
         count = self.set_active(request, ids, active=active)
         skipped = queryset.count() - count
-        told = f"{done}: {count}."
+        message = f"{done}: {count}."
         if skipped:
-            told += f" Left as they were: {skipped}."
-        self.message_user(request, told, messages.SUCCESS if count else messages.WARNING)
+            message += f" Left as they were: {skipped}."
+        self.message_user(request, message, messages.SUCCESS if count else messages.WARNING)

@@ -1,4 +1,4 @@
-"""Django looks here before it takes its own formats, which write days as Americans do."""
+"""Replaces Django's own formats for English, in which the month comes first."""
 
 DATE_FORMAT = "Y-m-d"
 SHORT_DATE_FORMAT = "Y-m-d"
