@@ -240,6 +240,11 @@ WEBHOOK_PRIVATE_NETWORKS = _networks(
     "WEBHOOK_PRIVATE_NETWORKS", env.list("WEBHOOK_PRIVATE_NETWORKS", default=[])
 )
 
+# --- Import -------------------------------------------------------------------------------------
+
+# Of the Panel API from which `import_history --from-panel-api` downloads; asked for if empty.
+PANEL_API_PASSWORD = env.str("PANEL_API_PASSWORD", default="")
+
 # --- Metrics ------------------------------------------------------------------------------------
 
 # /metrics may be read with this bearer token, and from these networks without one.

@@ -329,9 +329,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(panel_api.time, "sleep", lambda seconds: None)
 
 
-def test_the_command_downloads_and_imports(
-    db: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_downloads_and_imports(db: None, tmp_path: Path, settings: Any) -> None:
     system = System()
     passwords = []
 
@@ -342,7 +340,7 @@ def test_the_command_downloads_and_imports(
         assert authorization == "NVX fa7bf873"
         return ok(**json.loads(json.dumps(system(path, body), default=float)))
 
-    monkeypatch.setenv("PANEL_API_PASSWORD", "12f@14Y$")
+    settings.PANEL_API_PASSWORD = "12f@14Y$"
     out = StringIO()
     with server(respond) as url:
         call_command(
@@ -405,9 +403,9 @@ def test_a_password_goes_over_https_only(tmp_path: Path, url: str) -> None:
 
 
 def test_a_server_that_is_not_there_is_a_sentence(
-    db: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_waiting: None
+    db: None, tmp_path: Path, settings: Any, no_waiting: None
 ) -> None:
-    monkeypatch.setenv("PANEL_API_PASSWORD", "secret")
+    settings.PANEL_API_PASSWORD = "secret"
     with server(lambda *_: ok()) as url:
         pass
     with pytest.raises(CommandError, match="The call account/auth failed"):

@@ -1,6 +1,5 @@
 """`manage.py import_history`: customers and history of another system. See docs/import.md."""
 
-import os
 import sys
 from argparse import ArgumentParser
 from datetime import UTC
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from django.utils import timezone
@@ -23,7 +23,6 @@ from billing.operations import history
 from billing.operations.history import Imported, ImportRefused
 from users.models import User
 
-PASSWORD: Final = "PANEL_API_PASSWORD"  # noqa: S105 - the name of a variable
 SHOWN_PROBLEMS: Final = 20
 PROBLEMS_FILE: Final = "problems.txt"
 
@@ -75,7 +74,7 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--login",
-            help=f"of the Panel API; its password is asked for, or read from {PASSWORD}",
+            help="of the Panel API; its password is asked for, or read from PANEL_API_PASSWORD",
         )
 
     def handle(
@@ -124,7 +123,7 @@ class Command(BaseCommand):
     def _download(self, folder: Path, url: str, login: str | None) -> None:
         if login is None:
             raise CommandError("Say with --login who logs in to the Panel API.")
-        password = os.environ.get(PASSWORD) or getpass(f"Password of {login}: ")
+        password = settings.PANEL_API_PASSWORD or getpass(f"Password of {login}: ")
         with _Bars() as bars:
             panel_api.download(
                 folder,
