@@ -132,7 +132,6 @@ INSTALLED_APPS = [
     "django.contrib.humanize",
     "django.contrib.postgres",
     "ninja",
-    "pgtrigger",
 ]
 
 MIDDLEWARE = [

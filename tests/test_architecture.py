@@ -135,7 +135,7 @@ def test_an_import_upwards_or_sideways_is_seen(
     ("module", "source"),
     [
         ("billing.ledger", "from billing.models import Balance\nfrom billing.money import ZERO"),
-        ("billing.models.balances", "from billing.models.guards import refuses"),
+        ("billing.models.balances", "from billing.models.transactions import label_of"),
         ("billing.admin.users", "from billing import ledger\nfrom users.models import User"),
         ("billing.admin.users", "from django.contrib import admin\nimport json"),
     ],

@@ -1,5 +1,3 @@
-import pgtrigger.compiler
-import pgtrigger.migrations
 from django.db import migrations, models
 
 
@@ -28,70 +26,28 @@ class Migration(migrations.Migration):
                 "first, bonus refills add to it alone, and only reversals name what they reverse.",
             ),
         ),
-        pgtrigger.migrations.AddTrigger(
-            model_name="balance",
-            trigger=pgtrigger.compiler.Trigger(
-                name="never_removed",
-                sql=pgtrigger.compiler.UpsertTriggerSql(
-                    execute="billing_refuse_balance_removal()",
-                    func="RETURN NULL;",
-                    hash="bd1a64887ec3b6ee2970415277eb1fe96e7ee9bf",
-                    level="STATEMENT",
-                    operation="DELETE OR TRUNCATE",
-                    pgid="pgtrigger_never_removed_31c20",
-                    table="billing_balance",
-                    when="BEFORE",
-                ),
-            ),
+        migrations.RunSQL(
+            "CREATE TRIGGER pgtrigger_never_removed_31c20 "
+            "BEFORE DELETE OR TRUNCATE ON billing_balance "
+            "FOR EACH STATEMENT EXECUTE FUNCTION billing_refuse_balance_removal()",
+            "DROP TRIGGER pgtrigger_never_removed_31c20 ON billing_balance",
         ),
-        pgtrigger.migrations.AddTrigger(
-            model_name="balance",
-            trigger=pgtrigger.compiler.Trigger(
-                name="matches_last_transaction",
-                sql=pgtrigger.compiler.UpsertTriggerSql(
-                    constraint="CONSTRAINT",
-                    execute="billing_check_balance()",
-                    func="RETURN NULL;",
-                    hash="50eb36fbc9ee5df7577bf4cab4ee61013bc1e45f",
-                    operation="INSERT OR UPDATE",
-                    pgid="pgtrigger_matches_last_transaction_e7352",
-                    table="billing_balance",
-                    timing="DEFERRABLE INITIALLY DEFERRED",
-                    when="AFTER",
-                ),
-            ),
+        migrations.RunSQL(
+            "CREATE CONSTRAINT TRIGGER pgtrigger_matches_last_transaction_e7352 "
+            "AFTER INSERT OR UPDATE ON billing_balance DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION billing_check_balance()",
+            "DROP TRIGGER pgtrigger_matches_last_transaction_e7352 ON billing_balance",
         ),
-        pgtrigger.migrations.AddTrigger(
-            model_name="transaction",
-            trigger=pgtrigger.compiler.Trigger(
-                name="append_only",
-                sql=pgtrigger.compiler.UpsertTriggerSql(
-                    execute="billing_refuse_rewriting_history()",
-                    func="RETURN NULL;",
-                    hash="081ef2b3a8ad5f95e9918d78ebb0d1cc85d6ecea",
-                    level="STATEMENT",
-                    operation="UPDATE OR DELETE OR TRUNCATE",
-                    pgid="pgtrigger_append_only_bbf22",
-                    table="billing_transaction",
-                    when="BEFORE",
-                ),
-            ),
+        migrations.RunSQL(
+            "CREATE TRIGGER pgtrigger_append_only_bbf22 "
+            "BEFORE UPDATE OR DELETE OR TRUNCATE ON billing_transaction "
+            "FOR EACH STATEMENT EXECUTE FUNCTION billing_refuse_rewriting_history()",
+            "DROP TRIGGER pgtrigger_append_only_bbf22 ON billing_transaction",
         ),
-        pgtrigger.migrations.AddTrigger(
-            model_name="transaction",
-            trigger=pgtrigger.compiler.Trigger(
-                name="follows",
-                sql=pgtrigger.compiler.UpsertTriggerSql(
-                    constraint="CONSTRAINT",
-                    execute="billing_check_transaction()",
-                    func="RETURN NULL;",
-                    hash="5d6952f77c598bf38b239ca3f71411d16eecea40",
-                    operation="INSERT",
-                    pgid="pgtrigger_follows_c961d",
-                    table="billing_transaction",
-                    timing="DEFERRABLE INITIALLY DEFERRED",
-                    when="AFTER",
-                ),
-            ),
+        migrations.RunSQL(
+            "CREATE CONSTRAINT TRIGGER pgtrigger_follows_c961d "
+            "AFTER INSERT ON billing_transaction DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION billing_check_transaction()",
+            "DROP TRIGGER pgtrigger_follows_c961d ON billing_transaction",
         ),
     ]

@@ -4,8 +4,6 @@ from pathlib import Path
 import django.core.validators
 import django.db.models.deletion
 import django.db.models.functions.datetime
-import pgtrigger.compiler
-import pgtrigger.migrations
 from django.conf import settings
 from django.db import migrations, models
 
@@ -472,20 +470,11 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
-        pgtrigger.migrations.AddTrigger(
-            model_name="service",
-            trigger=pgtrigger.compiler.Trigger(
-                name="keeps_its_code",
-                sql=pgtrigger.compiler.UpsertTriggerSql(
-                    execute="billing_refuse_other_code()",
-                    func="RETURN NULL;",
-                    hash="90005a38949d88edf7db0626afebcf79efbe6604",
-                    operation='UPDATE OF "code"',
-                    pgid="pgtrigger_keeps_its_code_5fd77",
-                    table="billing_service",
-                    when="BEFORE",
-                ),
-            ),
+        migrations.RunSQL(
+            "CREATE TRIGGER pgtrigger_keeps_its_code_5fd77 "
+            "BEFORE UPDATE OF code ON billing_service "
+            "FOR EACH ROW EXECUTE FUNCTION billing_refuse_other_code()",
+            "DROP TRIGGER pgtrigger_keeps_its_code_5fd77 ON billing_service",
         ),
         migrations.AddField(
             model_name="serviceprice",
@@ -588,20 +577,11 @@ class Migration(migrations.Migration):
                 violation_error_message="A price cannot be negative.",
             ),
         ),
-        pgtrigger.migrations.AddTrigger(
-            model_name="plan",
-            trigger=pgtrigger.compiler.Trigger(
-                name="keeps_its_cycle",
-                sql=pgtrigger.compiler.UpsertTriggerSql(
-                    execute="billing_refuse_other_cycle()",
-                    func="RETURN NULL;",
-                    hash="f2eceda9d18c3e4be145bda327b3a37ab9edef48",
-                    operation='UPDATE OF "cycle"',
-                    pgid="pgtrigger_keeps_its_cycle_57250",
-                    table="billing_plan",
-                    when="BEFORE",
-                ),
-            ),
+        migrations.RunSQL(
+            "CREATE TRIGGER pgtrigger_keeps_its_cycle_57250 "
+            "BEFORE UPDATE OF cycle ON billing_plan "
+            "FOR EACH ROW EXECUTE FUNCTION billing_refuse_other_cycle()",
+            "DROP TRIGGER pgtrigger_keeps_its_cycle_57250 ON billing_plan",
         ),
         migrations.AddIndex(
             model_name="subscription",

@@ -1,8 +1,6 @@
 from pathlib import Path
 
 import django.db.models.deletion
-import pgtrigger.compiler
-import pgtrigger.migrations
 from django.conf import settings
 from django.db import migrations, models
 
@@ -147,40 +145,20 @@ class Migration(migrations.Migration):
             model_name="activation",
             index=models.Index(fields=["user", "at"], name="activations_of_a_user"),
         ),
-        pgtrigger.migrations.AddTrigger(
-            model_name="activation",
-            trigger=pgtrigger.compiler.Trigger(
-                name="append_only",
-                sql=pgtrigger.compiler.UpsertTriggerSql(
-                    execute="billing_refuse_rewriting_moments()",
-                    func="RETURN NULL;",
-                    hash="3cf5c496388b480b2ab80c0ea9492eaa380e9c8a",
-                    level="STATEMENT",
-                    operation="UPDATE OR DELETE OR TRUNCATE",
-                    pgid="pgtrigger_append_only_0046d",
-                    table="billing_activation",
-                    when="BEFORE",
-                ),
-            ),
+        migrations.RunSQL(
+            "CREATE TRIGGER pgtrigger_append_only_0046d "
+            "BEFORE UPDATE OR DELETE OR TRUNCATE ON billing_activation "
+            "FOR EACH STATEMENT EXECUTE FUNCTION billing_refuse_rewriting_moments()",
+            "DROP TRIGGER pgtrigger_append_only_0046d ON billing_activation",
         ),
         migrations.AddIndex(
             model_name="planterms",
             index=models.Index(fields=["plan", "at"], name="terms_of_a_plan"),
         ),
-        pgtrigger.migrations.AddTrigger(
-            model_name="planterms",
-            trigger=pgtrigger.compiler.Trigger(
-                name="append_only",
-                sql=pgtrigger.compiler.UpsertTriggerSql(
-                    execute="billing_refuse_rewriting_moments()",
-                    func="RETURN NULL;",
-                    hash="822215c73a45864bbbfb13ddca72efe4830ce0fe",
-                    level="STATEMENT",
-                    operation="UPDATE OR DELETE OR TRUNCATE",
-                    pgid="pgtrigger_append_only_559b8",
-                    table="billing_planterms",
-                    when="BEFORE",
-                ),
-            ),
+        migrations.RunSQL(
+            "CREATE TRIGGER pgtrigger_append_only_559b8 "
+            "BEFORE UPDATE OR DELETE OR TRUNCATE ON billing_planterms "
+            "FOR EACH STATEMENT EXECUTE FUNCTION billing_refuse_rewriting_moments()",
+            "DROP TRIGGER pgtrigger_append_only_559b8 ON billing_planterms",
         ),
     ]

@@ -1,8 +1,6 @@
 from pathlib import Path
 
 import django.db.models.deletion
-import pgtrigger.compiler
-import pgtrigger.migrations
 from django.conf import settings
 from django.db import migrations, models
 
@@ -91,37 +89,16 @@ class Migration(migrations.Migration):
             sql=(SQL / "0028_events.sql").read_text(),
             reverse_sql=(SQL / "0028_events.reverse.sql").read_text(),
         ),
-        pgtrigger.migrations.AddTrigger(
-            model_name="event",
-            trigger=pgtrigger.compiler.Trigger(
-                name="append_only",
-                sql=pgtrigger.compiler.UpsertTriggerSql(
-                    execute="billing_refuse_rewriting_events()",
-                    func="RETURN NULL;",
-                    hash="edb4bbcc3b25375de67ad15fdf7c4a8b226555c9",
-                    level="STATEMENT",
-                    operation="UPDATE OR DELETE OR TRUNCATE",
-                    pgid="pgtrigger_append_only_b91c7",
-                    table="billing_event",
-                    when="BEFORE",
-                ),
-            ),
+        migrations.RunSQL(
+            "CREATE TRIGGER pgtrigger_append_only_b91c7 "
+            "BEFORE UPDATE OR DELETE OR TRUNCATE ON billing_event "
+            "FOR EACH STATEMENT EXECUTE FUNCTION billing_refuse_rewriting_events()",
+            "DROP TRIGGER pgtrigger_append_only_b91c7 ON billing_event",
         ),
-        pgtrigger.migrations.AddTrigger(
-            model_name="event",
-            trigger=pgtrigger.compiler.Trigger(
-                name="follows",
-                sql=pgtrigger.compiler.UpsertTriggerSql(
-                    constraint="CONSTRAINT",
-                    execute="billing_check_event()",
-                    func="RETURN NULL;",
-                    hash="14e1ecb8005da6ad2614d4ab66977d82ec22650e",
-                    operation="INSERT",
-                    pgid="pgtrigger_follows_e2756",
-                    table="billing_event",
-                    timing="DEFERRABLE INITIALLY DEFERRED",
-                    when="AFTER",
-                ),
-            ),
+        migrations.RunSQL(
+            "CREATE CONSTRAINT TRIGGER pgtrigger_follows_e2756 "
+            "AFTER INSERT ON billing_event DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION billing_check_event()",
+            "DROP TRIGGER pgtrigger_follows_e2756 ON billing_event",
         ),
     ]

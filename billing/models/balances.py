@@ -3,14 +3,12 @@
 from decimal import Decimal
 from typing import Any
 
-import pgtrigger
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Func
 from django.db.models.functions import Greatest
 from django.db.models.lookups import LessThanOrEqual
 
-from billing.models.guards import checked_at_commit, refuses
 from billing.money import DECIMALS, DIGITS
 
 
@@ -67,18 +65,6 @@ class Balance(models.Model):
                 name="balances_are_never_negative",
                 condition=never_negative("real", "bonus"),
                 violation_error_message="A balance cannot be negative or out of range.",
-            ),
-        ]
-        triggers = [
-            refuses(
-                "never_removed",
-                pgtrigger.Delete | pgtrigger.Truncate,
-                executes="billing_refuse_balance_removal",
-            ),
-            checked_at_commit(
-                "matches_last_transaction",
-                pgtrigger.Insert | pgtrigger.Update,
-                executes="billing_check_balance",
             ),
         ]
 

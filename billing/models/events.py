@@ -1,10 +1,8 @@
 """What was done, other than posting: who, when, by which way, what was so before and after."""
 
-import pgtrigger
 from django.conf import settings
 from django.db import models
 
-from billing.models.guards import checked_at_commit, refuses
 from billing.models.transactions import Channel
 
 
@@ -66,14 +64,6 @@ class Event(models.Model):
             ),
         ]
         indexes = [models.Index(fields=["created_at", "id"], name="events_by_date")]
-        triggers = [
-            refuses(
-                "append_only",
-                pgtrigger.Update | pgtrigger.Delete | pgtrigger.Truncate,
-                executes="billing_refuse_rewriting_events",
-            ),
-            checked_at_commit("follows", pgtrigger.Insert, executes="billing_check_event"),
-        ]
 
     def __str__(self) -> str:
         return f"{self.action} of {self.subject} {self.subject_id}"

@@ -5,12 +5,10 @@ Triggers write these rows (migrations/sql/0022_moments.sql), whoever changes the
 and by whatever way; nobody changes them afterwards. `billing.plans.history` reads them.
 """
 
-import pgtrigger
 from django.conf import settings
 from django.db import models
 
 from billing.models.balances import money_field
-from billing.models.guards import refuses
 
 # A function of ours, so that tests can move the clock of everything that is dated by it.
 DATABASE_CLOCK = models.Func(function="billing_clock", output_field=models.DateTimeField())
@@ -32,13 +30,6 @@ class Activation(models.Model):
         default_permissions = ()
         ordering = ["at", "id"]
         indexes = [models.Index(fields=["user", "at"], name="activations_of_a_user")]
-        triggers = [
-            refuses(
-                "append_only",
-                pgtrigger.Update | pgtrigger.Delete | pgtrigger.Truncate,
-                executes="billing_refuse_rewriting_moments",
-            ),
-        ]
 
     def __str__(self) -> str:
         return f"User {self.user_id} {'activated' if self.is_active else 'deactivated'}"
@@ -66,13 +57,6 @@ class PlanTerms(models.Model):
         verbose_name_plural = "plan terms"
         ordering = ["at", "id"]
         indexes = [models.Index(fields=["plan", "at"], name="terms_of_a_plan")]
-        triggers = [
-            refuses(
-                "append_only",
-                pgtrigger.Update | pgtrigger.Delete | pgtrigger.Truncate,
-                executes="billing_refuse_rewriting_moments",
-            ),
-        ]
 
     def __str__(self) -> str:
         return f"Plan {self.plan_id} at {self.price}"

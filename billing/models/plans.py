@@ -3,14 +3,12 @@
 from decimal import Decimal
 from typing import ClassVar
 
-import pgtrigger
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import Q
 
 from billing.models.balances import money_field
-from billing.models.guards import Guard
 from billing.plans.pricing import PRICE_IS_PER, Cycle, Terms
 from users.texts import CANNOT_BE_SEEN, has_unseen
 
@@ -72,14 +70,6 @@ class Service(models.Model):
                 violation_error_message="A code has small letters, digits and underscores.",
             ),
         ]
-        triggers = [
-            Guard(
-                name="keeps_its_code",
-                when=pgtrigger.Before,
-                operation=pgtrigger.UpdateOf("code"),
-                executes="billing_refuse_other_code",
-            ),
-        ]
 
     def __str__(self) -> str:
         return self.name
@@ -121,14 +111,6 @@ class Plan(models.Model):
         constraints = [
             priced("a_plan_has_a_price", "price"),
             models.CheckConstraint(name="a_plan_has_a_cycle", condition=Q(cycle__in=Cycle.values)),
-        ]
-        triggers = [
-            Guard(
-                name="keeps_its_cycle",
-                when=pgtrigger.Before,
-                operation=pgtrigger.UpdateOf("cycle"),
-                executes="billing_refuse_other_cycle",
-            ),
         ]
 
     def __str__(self) -> str:

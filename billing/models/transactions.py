@@ -5,7 +5,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import ClassVar, NamedTuple
 
-import pgtrigger
 from django.conf import settings
 from django.db import connections, models
 from django.db.models import F, Func, Q
@@ -14,7 +13,6 @@ from django.db.models.lookups import GreaterThanOrEqual
 
 from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH, LENGTHS
 from billing.models.balances import money_field, never_negative, total_field
-from billing.models.guards import checked_at_commit, refuses
 
 
 class TransactionType(models.TextChoices):
@@ -246,14 +244,6 @@ class Transaction(models.Model):
                 violation_error_message="Subscriptions never touch the bonus, services take it "
                 "first, bonus refills add to it alone, and only reversals name what they reverse.",
             ),
-        ]
-        triggers = [
-            refuses(
-                "append_only",
-                pgtrigger.Update | pgtrigger.Delete | pgtrigger.Truncate,
-                executes="billing_refuse_rewriting_history",
-            ),
-            checked_at_commit("follows", pgtrigger.Insert, executes="billing_check_transaction"),
         ]
 
     def __str__(self) -> str:

@@ -497,20 +497,18 @@ class _Import:
         first, last = paid_period(plan.cycle, past.started_on, past.paid_through)
         since = datetime.combine(first, time.min, UTC) - timedelta(days=1)
         rows = customer.account.transactions
-        for number in paying_for(rows, subscription.device, since):
-            row = rows[number - 1]
-            metadata = json.loads(row.metadata)
-            if "subscription" in metadata:
-                continue
-            metadata |= {
-                "subscription": subscription.pk,
-                "plan": plan.pk,
-                "from": f"{first}",
-                "through": f"{last}",
-            }
-            rows[number - 1] = row._replace(metadata=as_jsonb(metadata))
-            return Payment(number, -Decimal(row.amount).scaleb(-DECIMALS))
-        return None
+        number = next(paying_for(rows, subscription.device, since), None)
+        if number is None:
+            return None
+        row = rows[number - 1]
+        metadata = json.loads(row.metadata) | {
+            "subscription": subscription.pk,
+            "plan": plan.pk,
+            "from": f"{first}",
+            "through": f"{last}",
+        }
+        rows[number - 1] = row._replace(metadata=as_jsonb(metadata))
+        return Payment(number, -Decimal(row.amount).scaleb(-DECIMALS))
 
 
 def _next_subscription_id() -> int:

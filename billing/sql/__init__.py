@@ -6,6 +6,8 @@ ever what it did. To change a function: change its file here, and add a migratio
 test holds that a migrated database has exactly what is here. The texts are in the form in which
 PostgreSQL tells them back (`pg_get_functiondef`, `pg_get_triggerdef`), so that comparing them takes
 no parser; the comment on top is not part of them.
+
+What each is for, and what breaks without it: docs/ledger.md.
 """
 
 from functools import cache

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import IntegrityError, connection
 from django.utils import timezone
 
 from billing import errors, events, ledger
@@ -808,3 +808,102 @@ def test_without_transactions_a_user_can_be_subscribed_and_charged_as_any_other(
     user = User.objects.get(email="bob@example.com")
     with pytest.raises(errors.InsufficientFunds):
         subscriptions.start(user, PlanFactory(price=5), day=timezone.now().date(), **BY)
+
+
+def test_a_check_finds_any_number_of_problems_and_keeps_the_first(
+    db: None, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "PROBLEMS_MAX", 3)
+    found = run(files(users=["id,login", *(f"{n},nobody{n}" for n in range(5))]))
+    assert (len(found.problems), found.problem_count) == (3, 5)
+
+
+def test_a_problem_with_a_device_is_the_users(db: None, files: Files) -> None:
+    found = run(
+        files(
+            users=USERS,
+            plans=PLANS,
+            subscriptions=["user_id,plan_id,started_on,device", f"7,5,2025-01-01,{'8' * 101}"],
+        )
+    )
+    [problem] = found.problems
+    assert problem.user_id == "7"
+    assert "more than 100 characters" in str(problem)
+
+
+def test_a_price_of_a_plan_that_is_not_there_is_refused(db: None, files: Files) -> None:
+    found = run(files(users=USERS, service_prices=["plan_id,service,price", "5,sms,1"]))
+    assert "There is no plan 5 in plans.csv" in problems(found)[0]
+
+
+def test_a_user_who_was_imported_under_another_id_is_refused(db: None, files: Files) -> None:
+    run(files(users=USERS))
+    found = run(files(users=["id,login", "70,ada@example.com"]))
+    assert "was imported here as another user" in problems(found)[0]
+
+
+def test_two_plans_may_price_the_same_service(db: None, files: Files) -> None:
+    run(
+        files(
+            users=USERS,
+            plans=PLANS,
+            service_prices=[PRICES[0], "5,traffic,0.01,,", "6,traffic,0.02,,"],
+        )
+    )
+    assert [each.price for each in ServicePrice.objects.order_by("price")] == [
+        Decimal("0.01"),
+        Decimal("0.02"),
+    ]
+    assert Service.objects.count() == 1
+
+
+def test_one_charge_pays_for_one_subscription(db: None, files: Files) -> None:
+    today = timezone.now().date()
+    first, end = today.replace(day=1), month_end(today)
+    run(
+        files(
+            users=["id,login", "7,ada@example.com"],
+            plans=PLANS,
+            subscriptions=[
+                "user_id,plan_id,started_on,device,paid_through",
+                f"7,5,2025-02-03,8601,{end}",
+                f"7,5,2025-02-03,8602,{end}",
+            ],
+            transactions=[
+                TRANSACTIONS[0],
+                "7,1,2025-01-05T10:00:00Z,100,0,First,,,",
+                f"7,2,{first}T00:05:00Z,-31,,Plan Fleet,main_charge,monthly,8601",
+            ],
+        )
+    )
+    paid = Subscription.objects.order_by("device").values_list("device", "paid", "charge_number")
+    assert list(paid) == [("8601", 31, 2), ("8602", 0, None)]
+
+
+def test_who_is_added_meanwhile_stops_the_import(db: None) -> None:
+    UserFactory(email="ada@example.com")
+    with pytest.raises(errors.EmailTaken):
+        history.add_customers([User(email="Ada@example.com")])
+    with pytest.raises(IntegrityError):
+        history.add_customers(
+            [User(email="bob@example.com", legal_type="x" * 16, pk=1), User(pk=1)]
+        )
+
+
+def test_somebody_who_posts_in_the_last_moment_stops_the_import(
+    connections: Connections, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last look at the user and the lock of the balance."""
+    user = UserFactory(email="ada@example.com")
+    folder = files(users=USERS, transactions=TRANSACTIONS)
+    add_customers = history.add_customers
+
+    def after_somebody_posted(users: Any) -> None:
+        ledger.change_balance(user, amount=5, description="In between", **BY)
+        add_customers(users)
+
+    monkeypatch.setattr(history, "add_customers", after_somebody_posted)
+    [outcome] = connections(1, lambda place: run(folder))
+    assert isinstance(outcome.error, ImportRefused)
+    assert "Start the import again" in str(outcome.error)
+    assert not Transaction.objects.exists()

@@ -142,7 +142,7 @@ ATTACKS = {
     "numbers": "SELECT setval('billing_transaction_id_seq', 1)",
     "next number": "SELECT nextval('billing_transaction_id_seq')",
     "no guards": "ALTER TABLE billing_transaction DISABLE TRIGGER ALL",
-    "no guard": "DROP TRIGGER pgtrigger_follows_c961d ON billing_transaction",
+    "no guard": "DROP TRIGGER transactions_follow_each_other ON billing_transaction",
     "no guards of balances": "ALTER TABLE billing_balance DISABLE TRIGGER ALL",
     "no constraint": "ALTER TABLE billing_balance DROP CONSTRAINT balances_are_never_negative",
     "no table": "DROP TABLE billing_transaction CASCADE",

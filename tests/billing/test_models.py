@@ -4,11 +4,9 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-import pgtrigger
 import pytest
 from django.core.exceptions import ValidationError
 
-from billing import sql
 from billing.models import (
     ActiveDay,
     ApiKey,
@@ -16,6 +14,7 @@ from billing.models import (
     ChargingBatch,
     ChargingFailure,
     ChargingRun,
+    GroupDefault,
     LowBalanceThreshold,
     Plan,
     Service,
@@ -31,7 +30,6 @@ from billing.models import (
 )
 from billing.models.access import ApiAllowance, ApiSession
 from billing.models.answers import KeptAnswer
-from billing.models.guards import Guard
 from billing.models.moments import Activation, PlanTerms
 from billing.models.plans import validate_readable
 from billing.models.runs import Heartbeat
@@ -57,6 +55,7 @@ FLEET = Plan(name="Fleet", price=Decimal(10))
         (ChargingFailure(user=ADA, problem="It was refused."), f"{ADA}: It was refused."),
         (ChargingRun(at=MOMENT), "Charging run of 2026-05-01 03:07 UTC"),
         (FLEET, "Fleet"),
+        (GroupDefault(group="Viewer", permission="users.view_user"), "Viewer: users.view_user"),
         (Heartbeat(at=MOMENT), "2026-05-01 03:07:00+00:00"),
         (KeptAnswer(call="POST /users", key="k1"), "POST /users, k1"),
         (LowBalanceThreshold(user_id=7), "Threshold of user 7"),
@@ -84,12 +83,3 @@ def test_nothing_unseen_is_in_a_name_that_descriptions_repeat() -> None:
     validate_readable("Fleet, 2026")
     with pytest.raises(ValidationError):
         validate_readable("Fleet \u3164")
-
-
-def test_a_guard_calls_a_function_of_ours_and_nothing_that_a_session_could_switch_off() -> None:
-    guards = [(m, t) for m, t in pgtrigger.registered() if isinstance(t, Guard)]
-    assert len(guards) > 5
-    for model, guard in guards:
-        assert guard.executes in sql.functions()
-        installed = guard.compile(model).install_sql
-        assert f"EXECUTE PROCEDURE {guard.executes}()" in installed

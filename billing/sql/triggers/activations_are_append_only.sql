@@ -1,5 +1,5 @@
--- When a user was active is never rewritten. Declared at the model.
-CREATE TRIGGER pgtrigger_append_only_0046d
+-- When a user was active is never rewritten.
+CREATE TRIGGER activations_are_append_only
     BEFORE DELETE OR UPDATE OR TRUNCATE ON public.billing_activation
     FOR EACH STATEMENT
     EXECUTE FUNCTION public.billing_refuse_rewriting_moments();

@@ -1,5 +1,5 @@
--- An event continues its subject's event before it, at commit (G9). Declared at the model.
-CREATE CONSTRAINT TRIGGER pgtrigger_follows_e2756
+-- An event continues its subject's event before it, at commit (G9).
+CREATE CONSTRAINT TRIGGER events_follow_each_other
     AFTER INSERT ON public.billing_event
     DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW

@@ -1,5 +1,5 @@
--- A user never loses the balance row. Declared at the model.
-CREATE TRIGGER pgtrigger_never_removed_31c20
+-- A user never loses the balance row.
+CREATE TRIGGER balances_are_never_removed
     BEFORE DELETE OR TRUNCATE ON public.billing_balance
     FOR EACH STATEMENT
     EXECUTE FUNCTION public.billing_refuse_balance_removal();

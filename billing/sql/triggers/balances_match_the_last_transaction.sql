@@ -1,5 +1,5 @@
--- A balance is what the last transaction left, at commit (G1). Declared at the model.
-CREATE CONSTRAINT TRIGGER pgtrigger_matches_last_transaction_e7352
+-- A balance is what the last transaction left, at commit (G1).
+CREATE CONSTRAINT TRIGGER balances_match_the_last_transaction
     AFTER INSERT OR UPDATE ON public.billing_balance
     DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW
