@@ -19,6 +19,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 # Ledger, plans and operations: the files that decide how much money moves, and whether it may.
 RULES: Final = (
     "billing/money.py",
+    "billing/descriptions.py",
     "billing/typed.py",
     "billing/errors.py",
     "billing/ledger/*.py",

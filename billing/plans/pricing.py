@@ -1,6 +1,6 @@
 """What a plan costs, and for which days. Pure: no clock, no queries.
 
-The rules are section 6 of the design, the worked examples its table:
+Rules and worked examples: docs/charging.md.
 
 - Days are UTC days.
 - A period is paid in advance and ends with the month, the year or the day; one that does not begin
