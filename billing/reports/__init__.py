@@ -1,4 +1,4 @@
-"""What the panel shows of the ledger: pages of transactions, totals, charts, runs. Read only."""
+"""Reads what pages and programs show: lists of transactions, totals, charts, histories, runs."""
 
 from billing.reports.following import (
     LONGEST_TRANSACTION,

@@ -1,4 +1,4 @@
-"""Transactions for programs that follow the ledger: each row once, in order, none missed."""
+"""Lists of transactions for programs that follow the ledger: each row once, in order, no gaps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +16,9 @@ from billing.reports.pages import Place, by_date
 class Stretch[Key: (int, Place)]:
     """Some rows of a list in its order, and whether there are more beyond them now.
 
-    `end` is where to go on from. Newest first, that is the last row's place. Oldest first, nothing
-    that is still to come will lie before `end`, so a program that goes on from there, whenever,
-    sees every row once; without a row to show it may lie further than where the stretch began.
+    `end` is where to continue. Newest first, it is the place of the last row. Oldest first, no
+    later transaction will be placed before `end`, so a program that continues there, at any time,
+    sees every row once. If there is no row to show, `end` may still be further than the start.
     """
 
     rows: Sequence[Transaction]
@@ -29,11 +29,11 @@ class Stretch[Key: (int, Place)]:
 def stretch_of_user(
     listing: Listing, *, beyond: int | None, newest_first: bool, limit: int
 ) -> Stretch[int]:
-    """Up to `limit` transactions of one user beyond a number.
+    """Returns up to `limit` transactions of one user beyond a number.
 
-    Who posts number n + 1 has waited for the commit of number n: whoever sees one sees all before.
+    Number n + 1 is posted only after number n is committed: a reader of one sees all before it.
     """
-    numbers = listing.numbers  # in an earlier statement than the rows, so all of these are there
+    numbers = listing.numbers  # read before the rows, so all of these exist
     rows = listing.rows
     if beyond is not None:
         rows = rows.filter(**{"number__lt" if newest_first else "number__gt": beyond})
@@ -48,7 +48,7 @@ def stretch_of_user(
 def stretch_of_all(
     listing: Listing, *, beyond: Place | None, newest_first: bool, limit: int
 ) -> Stretch[Place]:
-    """Up to `limit` transactions of all users beyond a place.
+    """Returns up to `limit` transactions of all users beyond a place.
 
     Oldest first, it ends where rows may still be missing (`complete_until`).
     """
@@ -70,38 +70,39 @@ def stretch_of_all(
     return Stretch(shown, has_more, end)
 
 
-# What cannot be known of other transactions is taken to have begun so long ago.
+# Database transactions whose beginning is unknown are assumed to have begun this long ago.
 LONGEST_TRANSACTION: Final = timedelta(hours=1)
 
 
 def complete_until() -> datetime:
-    """A moment before which no transaction will appear any more that is not there already.
+    """Returns a moment before which no further transaction will appear.
 
-    Whoever reads rows created before it, in a later statement, misses none, although a row's
-    `created_at` is earlier than the commit that shows it. Because:
+    A later statement that reads rows created before it misses none, although a row's `created_at`
+    is earlier than the commit that makes it visible. The proof:
 
     - A row of the ledger gets its `created_at` from the clock after its database transaction T has
       locked a balance, that is, when T has its ID (xid); T keeps it until it ends. So, from that
       reading of the clock to its end, T is listed with an ID and a beginning (`xact_start`) that
       is not after `created_at`.
-    - The moment answered is not after this statement's time, read before the list is, nor after
-      the beginning of any other T that is listed with an ID. When the list is read, any T either
-      has ended: then the later statement sees its rows; or is listed: then its rows are not before
-      the moment; or has no ID yet: then it reads the clock later, and its rows are not before it.
-    - A T without a beginning in the list had not begun when its entry was read. But where the list
-      hides it, because T is of another role (and this one not of pg_read_all_stats), or because
-      the server does not track activities, it is taken to have begun LONGEST_TRANSACTION ago.
-    - Autovacuum, whose workers are listed to anybody as of no role, takes IDs too, for transactions
-      that began long before; it writes no row of the ledger.
-    - A prepared transaction (PREPARE TRANSACTION) leaves the list for that of prepared ones, which
-      is therefore read after it. When it began is not known there; it is taken to have been
+    - The returned moment is not after this statement's time, which is read before the list, nor
+      after the beginning of any other T that is listed with an ID. When the list is read, any T
+      either has ended: then the later statement sees its rows; or is listed: then its rows are not
+      before the moment; or has no ID yet: then it reads the clock later, and its rows are not
+      before the moment either.
+    - A T that is listed without a beginning had not begun when its entry was read. The list hides
+      the beginning if T belongs to another role (and this role is not in pg_read_all_stats), or if
+      the server does not track activities. Then T is assumed to have begun LONGEST_TRANSACTION ago.
+    - Workers of autovacuum are listed to everybody as of no role. They take IDs for transactions
+      that began long before, but write no row of the ledger.
+    - A prepared transaction (PREPARE TRANSACTION) moves from the list to that of prepared ones,
+      which is therefore read second. It does not say when T began: T is assumed to have been
       prepared within LONGEST_TRANSACTION.
 
-    Rows that this very database transaction wrote, it sees anyway. What is relied on: the
-    database's clock does not go back, and the later statement looks anew (READ COMMITTED).
+    Rows written by this database transaction itself are visible to it anyway. The proof relies on
+    a database clock that does not go back, and on READ COMMITTED for the later statement.
     """
     with connection.cursor() as cursor:
-        # Within one database transaction the list would otherwise stay as it was when first read.
+        # Otherwise the list stays the same throughout a database transaction.
         cursor.execute("SELECT pg_stat_clear_snapshot()")
         cursor.execute(
             """

@@ -1,4 +1,4 @@
-"""The history of a user, a plan, …: events and, of a user, transactions; the latest first."""
+"""Histories of users, plans, …: events, and for users also transactions. Latest first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ DEEDS_PER_PAGE: Final = 50
 
 @dataclass(frozen=True)
 class Deed:
-    """One line of a history: an event, or a transaction."""
+    """One entry of a history: an event or a transaction."""
 
     at: datetime
     actor: User | None
@@ -34,13 +34,13 @@ class Deed:
 
     @property
     def sentence(self) -> str:
-        """What an event says; the page itself says what a transaction did."""
+        """The sentence of an event. A page words transactions itself."""
         return events.sentence(self.event) if self.event is not None else ""
 
 
 @dataclass(frozen=True)
 class Before:
-    """Where a page of a history begins: with what is older than these numbers; None: the latest."""
+    """Where a page of a history begins: below these numbers. None: with the latest."""
 
     event: int | None = None
     transaction: int | None = None
@@ -48,7 +48,7 @@ class Before:
 
 @dataclass(frozen=True)
 class HistoryPage:
-    """Some deeds, and where the next page begins; None: there is nothing older."""
+    """Some entries, and where the next page begins. None: nothing is older."""
 
     deeds: Sequence[Deed]
     older: Before | None
@@ -57,9 +57,9 @@ class HistoryPage:
 def history_of(
     subject: Subject, subject_id: int, before: Before, *, with_money: bool = False
 ) -> HistoryPage:
-    """Returns a page of the history of a subject; of a user's, `with_money` also transactions.
+    """Returns a page of the history of a subject; `with_money`, also transactions of a user.
 
-    Both are read by their numbers, so any page costs the same, however long the history is.
+    Both are read by number, so every page costs the same, however long the history is.
     """
     of_subject = events.of_subject(subject, subject_id)
     if before.event is not None:
@@ -71,7 +71,7 @@ def history_of(
             rows = rows.filter(number__lt=before.transaction)
         found = list(rows.order_by("-number")[: DEEDS_PER_PAGE + 1])
         deeds += [Deed.of_transaction(row) for row in found]
-    # Events before transactions of the same moment: both are in the order of their numbers.
+    # Stable: at the same moment events come first, and each kind stays in order of its numbers.
     deeds.sort(key=attrgetter("at"), reverse=True)
     shown, has_older = deeds[:DEEDS_PER_PAGE], len(deeds) > DEEDS_PER_PAGE
     tie_reversals([each.transaction for each in shown if each.transaction is not None])

@@ -1,4 +1,4 @@
-"""Which transactions a list shows."""
+"""Which transactions a list shows: its filters as one value."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ from django.db.models import Q, QuerySet
 from billing.models import Balance, Label, Transaction
 from billing.plans.schedule import INSTANT
 
-QUERY_CANCELED: Final = "57014"  # an SQLSTATE
+QUERY_CANCELED: Final = "57014"  # SQLSTATE
 
 ADDS: Final = Q(amount__gt=0) | Q(bonus_amount__gt=0)
 TAKES: Final = Q(amount__lt=0) | Q(bonus_amount__lt=0)
-# The condition of the index over them, which the type alone would not bring into play.
+# The condition of the index on reversals; filtering by type would not use that index.
 REVERSALS: Final = Q(reverses__isnull=False)
 
-# What totals count apart: a reversal is neither a refill nor a charge.
+# Totals count these separately: a reversal is neither a refill nor a charge.
 Kind = Literal["", "refills", "charges", "reversals"]
 KINDS: Final = {
     "refills": ADDS & ~REVERSALS,
@@ -31,9 +31,9 @@ KINDS: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """Which transactions a list shows: of one user or of all, in a period, filtered.
+    """Which transactions a list shows: of one user or all users, in a period, with filters.
 
-    The period reaches from `since` up to, and without, `until`; None leaves that end open.
+    The period includes `since` and excludes `until`; None leaves that end open.
     """
 
     user_id: int | None = None
@@ -41,18 +41,18 @@ class Listing:
     until: datetime | None = None
     type: str = ""
     subtype: str = ""
-    # What adds to either balance or takes from either, reversals included.
+    # Transactions that add to either balance, or take from either; reversals included.
     direction: Literal["", "adds", "takes"] = ""
     kind: Kind = ""
     label: Label | Literal[""] = ""
     text: str = ""
     device: str = ""  # or a part of its name
-    exact_device: str | None = None  # "" is none: what concerns no device
+    exact_device: str | None = None  # "": transactions that concern no device
     channel: str = ""
 
     @property
     def is_filtered(self) -> bool:
-        """Whether more than the period decides what is shown."""
+        """True if filters other than the period apply."""
         filters = (
             self.type, self.subtype, self.direction, self.kind, self.label, self.channel,
             self.text, self.device,
@@ -61,7 +61,7 @@ class Listing:
 
     @cached_property
     def numbers(self) -> range:
-        """The numbers of one user's transactions in the period."""
+        """The range of numbers of one user's transactions in the period."""
         assert self.user_id is not None  # noqa: S101 - a mistake of the caller
         number_at = Transaction.objects.number_at
         first = number_at(self.user_id, self.since - INSTANT) + 1 if self.since else 1
@@ -73,7 +73,7 @@ class Listing:
 
     @cached_property
     def rows(self) -> QuerySet[Transaction]:
-        """The transactions, in no order."""
+        """The transactions, unordered."""
         rows = Transaction.objects.filter(self._condition())
         if self.user_id is not None:
             rows = rows.filter(
@@ -112,15 +112,15 @@ class Listing:
 
 
 class TooSlow(Exception):
-    """A search was given up because it would take too long."""
+    """A search was cancelled because it would take too long."""
 
 
 @contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
-    """Gives up queries that run longer, and raises TooSlow.
+    """Cancels queries that run longer, and raises TooSlow.
 
-    What is found by an index takes milliseconds. Only a search for words or devices that are rare,
-    over all users and all time, has to read every row there is.
+    Queries that use an index take milliseconds. Only a search for rare words or devices, over all
+    users and all time, has to read every row.
     """
     try:
         with transaction.atomic(), connection.cursor() as cursor:

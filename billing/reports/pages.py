@@ -1,8 +1,8 @@
-"""Pages of transactions, newest first; and all of them, oldest first.
+"""Pages of transactions, newest first, and whole lists, oldest first.
 
-No page is reached by counting or skipping rows. A user's transactions are numbered without gaps
-and their times never go back, so a period is a range of numbers, and any page of it is one range
-of the index on (user, number). Across users, pages follow the index on (date, id).
+No page counts or skips rows. A user's transactions are numbered without gaps and their times never
+go back, so a period is a range of numbers, and each page is one range of the index on
+(user, number). Across users, pages follow the index on (created_at, id).
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ PAGE_SIZE: Final = 50
 
 
 class Place(NamedTuple):
-    """Where a row lies in lists across users. With ID 0: before all rows of that very moment."""
+    """The place of a row in lists across users. ID 0 is before all rows of that moment."""
 
     created_at: datetime
     id: int
@@ -29,11 +29,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where in a list, newest first, a page lies.
+    """The place of a page in a list that has the newest row first.
 
-    `key` is a transaction's number in a user's list, in other lists a row's ID. The page
-    holds what is older than the key (`before`), newer than it (`after`), or the key itself and
-    what is older (`at`). Without a key it is the first page; `after` 0 is the last.
+    `key` is a transaction's number in the list of a user, and a row's ID in other lists. The page
+    shows rows older than the key (`before`), newer (`after`), or the key's row and older ones
+    (`at`). Without a key it is the first page; `after` 0 is the last page.
     """
 
     place: Literal["first", "before", "after", "at"] = "first"
@@ -44,7 +44,7 @@ class Cursor:
 class Page[Row: Model]:
     """Up to PAGE_SIZE rows, newest first, and whether there are newer and older ones.
 
-    `key` is the attribute of a row that the pages of this list go by, as `Cursor.key` does.
+    `key` is the name of the attribute that `Cursor.key` refers to.
     """
 
     rows: Sequence[Row]
@@ -62,14 +62,14 @@ class Page[Row: Model]:
 
 
 def page(listing: Listing, cursor: Cursor) -> Page[Transaction]:
-    """A page of transactions, each with those that it is tied to by a reversal."""
+    """Returns a page of transactions, each with its reversals and the transaction it reverses."""
     found = _page(listing, cursor)
     tie_reversals(found.rows)
     return found
 
 
 def tie_reversals(rows: Sequence[Transaction]) -> None:
-    """Notes on each row what it reverses, and what reversed it. One query for all rows."""
+    """Sets `reversed_one` and `reversed_by` on each row, with one query for all rows."""
     if not rows:
         return
     users, numbers = [row.user_id for row in rows], [row.number for row in rows]
@@ -132,13 +132,13 @@ def _page(listing: Listing, cursor: Cursor) -> Page[Transaction]:
 def _beyond(
     rows: QuerySet[Transaction], listing: Listing, cursor: Cursor, *, newer: bool
 ) -> QuerySet[Transaction]:
-    """The rows on one side of the cursor."""
+    """Returns the rows on one side of the cursor."""
     comparison = ("gt" if newer else "lt") + ("e" if cursor.place == "at" else "")
     if listing.user_id is not None:
         return rows.filter(**{f"number__{comparison}": cursor.key})
     if newer and cursor.key == 0:
         return rows
-    # The newest transaction up to that ID: one with just that ID need not exist.
+    # The newest transaction up to this ID: there may be none with exactly this ID.
     edge = Transaction.objects.filter(id__lte=cursor.key).order_by("-id").first()
     if edge is None:
         return rows if newer else rows.none()
@@ -156,7 +156,7 @@ def _exists_beyond(listing: Listing, row: Transaction, *, newer: bool) -> bool:
 
 
 def by_date(row: "Transaction | Place", comparison: str) -> Q:
-    """Compares (created_at, id) with that of `row`, in a form the index on both serves."""
+    """Returns a condition that compares (created_at, id) with those of `row`, by their index."""
     strict = comparison.removesuffix("e")
     return Q(**{f"created_at__{strict}e": row.created_at}) & (
         Q(**{f"created_at__{strict}": row.created_at}) | Q(**{f"id__{comparison}": row.id})
@@ -164,7 +164,7 @@ def by_date(row: "Transaction | Place", comparison: str) -> Q:
 
 
 def cursor_at(listing: Listing, moment: datetime) -> Cursor:
-    """The page that begins with the last transaction before `moment`."""
+    """Returns the cursor of the page that begins with the last transaction before `moment`."""
     if listing.user_id is not None:
         return Cursor("at", Transaction.objects.number_at(listing.user_id, moment - INSTANT))
     row = Transaction.objects.filter(created_at__lt=moment).order_by("-created_at", "-id").first()
@@ -172,7 +172,7 @@ def cursor_at(listing: Listing, moment: datetime) -> Cursor:
 
 
 def page_by_id[Row: Model](rows: QuerySet[Row], cursor: Cursor) -> Page[Row]:
-    """A page of rows that are listed by their IDs, newest first."""
+    """Returns a page of rows listed by their IDs, newest first."""
     comparison = "id__" + ("gt" if cursor.place == "after" else "lt")
     comparison += "e" if cursor.place == "at" else ""
     wanted = rows if cursor.place == "first" else rows.filter(**{comparison: cursor.key})
@@ -186,7 +186,7 @@ def page_by_id[Row: Model](rows: QuerySet[Row], cursor: Cursor) -> Page[Row]:
 
 
 def latest(count: int) -> list[Transaction]:
-    """The latest transactions of all users, newest first."""
+    """Returns the latest transactions of all users, newest first."""
     rows = Transaction.objects.select_related("user", "actor")
     found = list(rows.order_by("-created_at", "-id")[:count])
     tie_reversals(found)
@@ -194,10 +194,10 @@ def latest(count: int) -> list[Transaction]:
 
 
 def oldest_first(listing: Listing, chunk_size: int = 2_000) -> Iterator[Transaction]:
-    """All transactions of a listing, oldest first, in constant memory.
+    """Yields all transactions of a listing, oldest first, in constant memory.
 
-    Rows are fetched a chunk at a time, each beginning where the last one ended: a database cursor
-    would have to be kept open, and collects the whole result before its first row.
+    Fetches them in chunks, each beginning where the last one ended. A database cursor would have to
+    stay open, and collects the whole result before its first row.
     """
     order = ["number"] if listing.user_id is not None else ["created_at", "id"]
     rows = listing.rows.select_related("user", "actor").order_by(*order)

@@ -1,4 +1,4 @@
-"""Charging runs: what has become of them, and whether one is overdue."""
+"""Charging runs: their state and figures, and whether one is overdue."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -13,16 +13,16 @@ from billing.money import ZERO
 from billing.plans.schedule import INSTANT, last_scheduled
 
 RUN_MAY_TAKE: Final = timedelta(minutes=30)
-# A batch takes a minute at most; a run of which nothing is heard for so long was killed.
+# A batch takes at most a minute: a run without a sign of life for this long was killed.
 SILENCE: Final = timedelta(minutes=10)
 
 RunState = Literal["finished", "running", "interrupted"]
 
 
 def charging_runs() -> QuerySet[ChargingRun]:
-    """The runs, each with its batches counted and the time when it was last heard of."""
+    """Returns the runs, each with its number of batches and the time of its last sign of life."""
     batches = ChargingBatch.objects.filter(run=OuterRef("pk")).order_by().values("run")
-    # Looked up for the runs of a page; joined, those of all runs would be counted.
+    # Subqueries count the batches of the runs on a page; a join would count those of all runs.
     return ChargingRun.objects.annotate(
         batch_count=Coalesce(Subquery(batches.values(n=Count("*"))), 0),
         batches_done=Coalesce(Subquery(batches.values(n=Count("finished_at"))), 0),
@@ -31,21 +31,21 @@ def charging_runs() -> QuerySet[ChargingRun]:
 
 
 def state_of(run: ChargingRun, now: datetime) -> RunState:
-    """What has become of a run of `charging_runs` by `now`."""
+    """Returns the state of a run of `charging_runs` at `now`."""
     if run.finished_at is not None:
         return "finished"
     return "running" if now - heard_of(run) <= SILENCE else "interrupted"
 
 
 def heard_of(run: ChargingRun) -> datetime:
-    """When a run of `charging_runs` last did something that left a trace."""
+    """Returns when a run of `charging_runs` last finished something."""
     last_batch_at: datetime | None = run.last_batch_at  # type: ignore[attr-defined]
     return last_batch_at or run.started_at
 
 
 @dataclass(frozen=True)
 class Overdue:
-    """No run has done what was due at `since`. `begun` is one that has tried, in this state."""
+    """What was due at `since` is not done. `begun` is a run that has begun it, with its state."""
 
     since: datetime
     begun: ChargingRun | None
@@ -53,13 +53,13 @@ class Overdue:
 
 
 def overdue(now: datetime) -> Overdue | None:
-    """Whether the latest daily run that should be over by `now` is not, and since when.
+    """Returns since when the latest daily run is overdue at `now`; None if it is not.
 
-    A run's time to finish is half an hour. An installation that has never had a run is told so
-    from the first subscription on that a run should have looked at.
+    A run has half an hour to finish. In an installation that never had a run, it is overdue as soon
+    as there is a subscription that a run should have looked at.
     """
     since = last_scheduled(now - RUN_MAY_TAKE - INSTANT)
-    # One that was told to look ahead, on a day before, does not stand in for it.
+    # A run of an earlier day that was told to charge ahead does not count.
     late = charging_runs().filter(at__gte=since, started_at__gte=since)
     if late.filter(finished_at__isnull=False).exists():
         return None
@@ -73,7 +73,7 @@ def overdue(now: datetime) -> Overdue | None:
 
 
 class RunsOfDay(NamedTuple):
-    """What the runs as of one UTC day charged, all together."""
+    """What all runs of one UTC day charged together."""
 
     runs: int
     charged: int
@@ -81,7 +81,7 @@ class RunsOfDay(NamedTuple):
 
 
 def runs_of_day(day: date) -> RunsOfDay:
-    """With cron, or after a run by hand, the last run of a day is mostly one that found nothing."""
+    """Adds up the runs of a day: with cron, or after one by hand, the last is mostly empty."""
     since = datetime.combine(day, time.min, tzinfo=UTC)
     runs = ChargingRun.objects.filter(at__gte=since, at__lt=since + timedelta(days=1))
     figures = runs.aggregate(
@@ -91,5 +91,5 @@ def runs_of_day(day: date) -> RunsOfDay:
 
 
 def latest_run() -> ChargingRun | None:
-    """Of the runs that are over, the one that charged up to the latest time."""
+    """Returns the finished run that charged up to the latest time."""
     return ChargingRun.objects.filter(finished_at__isnull=False).order_by("-at", "-id").first()

@@ -1,4 +1,4 @@
-"""Subscriptions of all users, and whether a service was ever charged."""
+"""Lists of subscriptions of all users, and whether a service was ever charged."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from users.search import found_by
 
 @dataclass(frozen=True, kw_only=True)
 class SubscriptionListing:
-    """Which subscriptions of all users a list shows. Every word of `text` has to be found."""
+    """Which subscriptions a list shows: its filters. Every word of `text` has to match."""
 
     plan_id: int | None = None
     status: str = ""  # "live": active or suspended
@@ -32,10 +32,10 @@ class SubscriptionListing:
 
 
 def subscriptions_with(text: str) -> Q:
-    """Those in which every word is found: in the name of the device, or in whose it is."""
+    """Returns a condition: every word is found in the name of the device or in its user."""
     return found_by(text, "user", beside=lambda word: Q(device__icontains=word.typed))
 
 
 def was_charged(service_code: str) -> bool:
-    """Whether any user was ever charged for a service. May have to read all transactions."""
+    """Returns whether any user was ever charged for a service. May read all transactions."""
     return Transaction.objects.filter(type=TransactionType.SERVICE, subtype=service_code).exists()

@@ -1,4 +1,4 @@
-"""Sums: of one user's period, of all users by day, and what all users have."""
+"""Sums: of a period of one user, of all users by day, and of all balances."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,9 +18,8 @@ CHART_POINTS: Final = 120
 class Totals(NamedTuple):
     """opening + refills − charges + reversals + unlisted = closing.
 
-    `reversals` is what the reversals of the period changed together: they add where they take a
-    charge back, and take where they take a refill back. `unlisted` is the same of the transactions
-    of the period that a filter leaves out.
+    `reversals` is the sum of the reversals in the period: reversing a charge adds, reversing a
+    refill subtracts. `unlisted` is the sum of the transactions of the period that filters exclude.
     """
 
     opening: Decimal
@@ -32,7 +31,7 @@ class Totals(NamedTuple):
 
 
 class Turnover(NamedTuple):
-    """What was added and what was taken, both as positive amounts, and what reversals changed."""
+    """The sum of refills and of charges, both positive, and the sum of reversals."""
 
     refills: Decimal
     charges: Decimal
@@ -56,11 +55,10 @@ class BothTurnovers:
 
 
 def totals(listing: Listing) -> BothTotals:
-    """Opening and closing balances of one user's period, and what is listed in between.
+    """Returns opening and closing balances of a period of one user, and the sums in between.
 
-    Without filters this reads two rows and the reversals, however long the period is: each
-    transaction knows the sum of all that was added up to it. With filters, the rows of the period
-    are summed up.
+    Without filters this reads two rows and the reversals, however long the period is, because each
+    transaction stores the sum of all refills up to it. With filters it sums up the rows.
     """
     numbers = listing.numbers
     edges = {
@@ -93,7 +91,7 @@ def _totals(opening: Decimal, listed: Turnover, closing: Decimal) -> Totals:
 
 
 class _Reversed(NamedTuple):
-    """What reversals added to a balance, and what they changed in all."""
+    """What reversals added to a balance, and their sum."""
 
     added: Decimal
     net: Decimal
@@ -106,7 +104,7 @@ class _BothReversed:
 
 
 def _reversals(listing: Listing) -> _BothReversed:
-    """What the reversals of one user's period did: these rows alone are read, by their index."""
+    """Returns the sums of reversals in a period of one user. Reads only these, by their index."""
     sums = listing.rows.filter(REVERSALS).aggregate(
         added=Sum("amount", filter=Q(amount__gt=0), default=ZERO),
         net=Sum("amount", default=ZERO),
@@ -119,13 +117,13 @@ def _reversals(listing: Listing) -> _BothReversed:
 
 
 def _turnover(added: Decimal, net: Decimal, reversed_: _Reversed) -> Turnover:
-    """The turnover of a period of which it is known what was added and what changed in all."""
+    """Returns the turnover of a period, given the sum of what was added and the net change."""
     refills = added - reversed_.added
     return Turnover(refills, refills + reversed_.net - net, reversed_.net)
 
 
 def turnover(listing: Listing) -> BothTurnovers:
-    """The sums over all transactions of a listing. Reads them all."""
+    """Returns the sums over all transactions of a listing. Reads all of them."""
     sums = listing.rows.aggregate(
         refills=Sum("amount", filter=Q(amount__gt=0) & ~REVERSALS, default=ZERO),
         charges=Sum("amount", filter=Q(amount__lt=0) & ~REVERSALS, default=ZERO),
@@ -150,9 +148,9 @@ class Point(NamedTuple):
 
 
 def balance_points(listing: Listing) -> list[Point]:
-    """Both balances over the period of one user's listing, at most CHART_POINTS of them.
+    """Returns both balances over the period of one user's listing, at most CHART_POINTS points.
 
-    A long period shows every so many-th transaction, the first and the last among them.
+    A long period is thinned out evenly; the first and the last transaction are always included.
     """
     numbers = listing.numbers
     if not numbers:
@@ -169,7 +167,7 @@ def balance_points(listing: Listing) -> list[Point]:
 
 
 class Day(NamedTuple):
-    """What was added, taken and reversed on one day, which is given by its midnight."""
+    """The sums of refills, charges and reversals of one day, which is given by its midnight."""
 
     day: datetime
     real: Turnover
@@ -177,8 +175,7 @@ class Day(NamedTuple):
 
 
 def turnover_by_day(since: datetime, until: datetime, time_zone: str) -> list[Day]:
-    """Refills, charges and reversals of all users for each day of a period; days without
-    transactions are left out.
+    """Returns the sums of all users for each day of a period that has transactions.
 
     Days are those of `time_zone`; each is given by its midnight there.
     """
@@ -206,7 +203,7 @@ def turnover_by_day(since: datetime, until: datetime, time_zone: str) -> list[Da
 
 
 class Holdings(NamedTuple):
-    """What all customers together have."""
+    """The sums of all customers' balances."""
 
     users: int
     active_users: int

@@ -1,23 +1,23 @@
 """Tells other programs what happened, by HTTP: at least once, and in order for each user.
 
-What is to be told is noted by the database itself (`sql/functions/`), with what it
-tells of. Here it is put into words and signed (`messages`), sent only where it may go (`network`),
-and its deliveries are kept (`sending`); how that goes is told to operators (`watching`).
-docs/webhooks.md tells receivers all of it.
+Triggers (`billing/sql/`) record an event in the same database transaction as what happened. This
+package decides what is due (`deliveries`), makes signed messages (`messages`), sends them
+(`sending`) to allowed addresses only (`network`), stores the results and decides about retries and
+pauses (`results`), finds what operators should know (`watching`) and deletes what is over
+(`cleanup`). For receivers: docs/webhooks.md.
 """
 
-from billing.webhooks.messages import body_of, new_secret, sign
-from billing.webhooks.network import Reply, check_url
-from billing.webhooks.sending import (
-    delete_old,
+from billing.webhooks.cleanup import delete_old
+from billing.webhooks.deliveries import (
     endpoints_to_wake,
     send_again,
-    send_due,
     send_given_up_again,
-    send_test,
     start_anew,
     wake,
 )
+from billing.webhooks.messages import body_of, new_secret, sign
+from billing.webhooks.network import Reply, check_url
+from billing.webhooks.sending import send_due, send_test
 from billing.webhooks.watching import (
     failing,
     given_up_lately,

@@ -1,4 +1,4 @@
-"""What is sent: the bodies of events, and their signatures, as Standard Webhooks has them."""
+"""The messages: bodies of events, and their signatures by the rules of Standard Webhooks."""
 
 import base64
 import hashlib
@@ -21,14 +21,14 @@ def new_secret() -> str:
 
 
 def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
-    """The signature's header: who has the secret can tell that the message is from here."""
+    """Returns the header by which a receiver that has the secret can check the sender."""
     key = base64.b64decode(secret.removeprefix(SECRET_BEGINS))
     signed = f"{message_id}.{timestamp}.".encode() + body
     return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
 
 
 def headers(secret: str, message_id: str, at: datetime, body: bytes) -> dict[str, str]:
-    """Those of one attempt, made at that time."""
+    """Returns the headers of an attempt made at `at`."""
     timestamp = int(at.timestamp())
     return {
         "webhook-id": message_id,
@@ -42,7 +42,10 @@ def message_id(event_id: int) -> str:
 
 
 def body_of(event: WebhookEvent, transaction: Transaction | None = None) -> bytes:
-    """The same bytes at every attempt; `transaction` is the event's, where it is known already."""
+    """Returns the body, the same bytes at every attempt.
+
+    `transaction` is the one that the event is about; None: it is looked up if there is one.
+    """
     data = dict(event.data)
     if event.number is not None:
         if transaction is None:
@@ -52,7 +55,7 @@ def body_of(event: WebhookEvent, transaction: Transaction | None = None) -> byte
 
 
 def test_body(identity: str, at: datetime) -> bytes:
-    """Of a message that tells of nothing, for trying an endpoint."""
+    """Returns the body of a test message."""
     data = {"text": "This is a test: nothing happened."}
     return _body(identity, TEST_TYPE, at, None, data)
 

@@ -1,11 +1,11 @@
-"""Where webhooks may go, and how one attempt gets there, and no further. Touches no database.
+"""Which addresses webhooks may go to, and how one attempt is made. Touches no database.
 
-Whoever registers an endpoint chooses where this machine connects to. So a name is resolved here,
-each address it has is judged, and the connection goes to an address that was judged: a name that
-means another address a moment later changes nothing. TLS checks the certificate against the name.
+A person who registers an endpoint chooses where this machine connects to. So the name is resolved
+here, each of its addresses is checked, and the connection goes to a checked address. A name that
+resolves to another address a moment later changes nothing. TLS checks the certificate by the name.
 
-HTTP is spoken by urllib3's connection, without its pool: redirects, repeats and proxies are the
-pool's work, so none of them can happen here.
+urllib3's connection speaks HTTP, without its pool: the pool does redirects, retries and proxies,
+and none of these may happen here.
 """
 
 import logging
@@ -38,47 +38,47 @@ log = logging.getLogger(__name__)
 Address = IPv4Address | IPv6Address
 
 CONNECT_SECONDS: Final = 5.0
-# One attempt in all, with a receiver that answers a byte at a time too.
+# For the whole attempt, also if the receiver answers one byte at a time.
 ATTEMPT_SECONDS: Final = 10.0
-# The status says how it went; for what stands below it nobody waits long.
+# For the rest of the answer. Its status says whether the message was accepted.
 ANSWER_SECONDS: Final = 2.0
-# No more than this is read for one answer, headers and hints included.
+# At most this much is read of one answer, with its headers and hints (1xx).
 READ_BYTES: Final = 100_000
 ANSWER_BYTES: Final = 4096
 ANSWER_LENGTH: Final = 500
 PROBLEM_LENGTH: Final = 200
 KEEP_ALIVE_SECONDS: Final = 5.0
-# A number, perhaps several times the same.
+# A number, or the same number several times.
 ONE_LENGTH: Final = re.compile(r"([0-9]{1,19})(\s*,\s*\1)*")
 
-# What says that nobody is there to take anything, unlike a refusal of what was sent.
+# Statuses which mean that the endpoint takes nothing now, not that it refused this message.
 OUT_OF_REACH: Final = frozenset({408, 429, 502, 503, 504})
 
 IPV6_UNICAST: Final = IPv6Network("2000::/3")
-# Addresses that carry an IPv4 address, which is where they lead.
+# IPv6 addresses that contain an IPv4 address, and lead to it.
 IPV6_TO_IPV4: Final = IPv6Network("2002::/16")
 IPV4_BY_NAT64: Final = IPv6Network("64:ff9b::/96")
 
 
 class NotAllowed(Exception):
-    """Webhooks do not go there. Says why, as a sentence."""
+    """Webhooks may not go to this address. The message is a sentence that says why."""
 
 
 class NotResolved(Exception):
-    """Nobody knows the address of this name."""
+    """The name cannot be resolved."""
 
 
 class NotConnected(Exception):
-    """There is no connection to any address of this name. Says why, as a sentence."""
+    """No address of the name can be connected to. The message is a sentence that says why."""
 
 
 class OutOfTime(Exception):
-    """The attempt has taken all its time."""
+    """The time of the attempt is used up."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of one attempt. `problem` says why it failed; empty if it did not."""
+    """The result of one attempt. `problem` says why it failed, and is empty if it did not."""
 
     at: datetime
     milliseconds: int
@@ -92,7 +92,7 @@ class Reply:
 
     @property
     def is_out_of_reach(self) -> bool:
-        """Whether what failed is the endpoint, whatever had been sent."""
+        """True if the endpoint, not the message, caused the failure."""
         return not self.is_delivered and (
             self.status_code is None or self.status_code in OUT_OF_REACH
         )
@@ -102,9 +102,10 @@ class Reply:
 
 
 def check_url(url: str) -> None:
-    """Raises ValidationError unless webhooks may be sent there, as far as can be told now.
+    """Raises ValidationError if webhooks may not be sent to this URL, as far as is known now.
 
-    A name that cannot be resolved yet is fine, but for http://, which is for private networks only.
+    A name that cannot be resolved yet is accepted, except with http://, which is allowed in private
+    networks only.
     """
     try:
         parts, port = _parsed(url)
@@ -145,7 +146,7 @@ def _parsed(url: str) -> tuple[SplitResult, int]:
 
 
 def _refuse_others(host: str, addresses: Iterable[Address], *, private_only: bool) -> None:
-    """Raises NotAllowed unless all of a name's addresses may be connected to."""
+    """Raises NotAllowed unless webhooks may go to all addresses of a name."""
     for address in addresses:
         if _is_allowed_by_setting(address):
             continue
@@ -165,7 +166,7 @@ def _is_allowed_by_setting(address: Address) -> bool:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is somebody's on the Internet, however it is written."""
+    """Returns whether an address is a public one on the Internet, in any notation."""
     address = _meant(address)
     if isinstance(address, IPv6Address):
         if address in IPV4_BY_NAT64:
@@ -176,14 +177,14 @@ def is_public(address: Address) -> bool:
 
 
 def _meant(address: Address) -> Address:
-    """::ffff:10.0.0.1 is 10.0.0.1."""
+    """Returns the address that another one contains: ::ffff:10.0.0.1 is 10.0.0.1."""
     return getattr(address, "ipv4_mapped", None) or address
 
 
 def resolve(host: str, port: int, timeout: float) -> list[Address]:
-    """All addresses of a name, in the order to be tried. Raises NotResolved.
+    """Returns all addresses of a name, in the order to try them. Raises NotResolved.
 
-    In a thread of its own, because nothing else ends a question to a name server that is silent.
+    Asks in a thread of its own: nothing else ends a query to a name server that does not answer.
     """
     found: list[Address] = []
     problems: list[str] = []
@@ -192,7 +193,7 @@ def resolve(host: str, port: int, timeout: float) -> list[Address]:
         try:
             for *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
                 found.append(ip_address(place[0]))
-        except (OSError, ValueError) as problem:  # a name that is none is a ValueError
+        except (OSError, ValueError) as problem:  # ValueError: not a valid name
             problems.append(str(getattr(problem, "strerror", None) or problem))
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -210,7 +211,7 @@ def resolve(host: str, port: int, timeout: float) -> list[Address]:
 
 
 class _Attempt(threading.local):
-    """What the present attempt of a thread may take: its connection may be of an earlier one."""
+    """The time and bytes left for an attempt, per thread: a connection outlives its attempts."""
 
     deadline = 0.0
     is_in_head = False
@@ -227,14 +228,14 @@ _attempt: Final = _Attempt()
 
 
 class _Socket(socket.socket):
-    """Gives up when the attempt's time is over, however little comes at a time."""
+    """A socket that gives up when the attempt's time is over, also if data keeps trickling in."""
 
     def recv_into(self, *arguments: Any, **options: Any) -> int:
         if _attempt.bytes_read > READ_BYTES:
             raise ConnectionError("The answer is too long.")
         count: int = self._in_time(super().recv_into, *arguments, **options)
         if _attempt.is_in_head and not count:
-            # http.client would take the end of the connection for the end of the headers.
+            # http.client would take the end of the connection as the end of the headers.
             raise ConnectionError("Server disconnected without sending a response.")
         _attempt.bytes_read += count
         return count
@@ -243,7 +244,7 @@ class _Socket(socket.socket):
         self._in_time(super().sendall, *arguments, **options)
 
     def send(self, *arguments: Any, **options: Any) -> int:
-        """What sendall() of TLS consists of, which has a time limit for each part alone."""
+        """Sends all data. sendall() of TLS would apply the time limit to each part separately."""
         return int(self._in_time(super().send, *arguments, **options))
 
     def _in_time(self, do: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -255,15 +256,15 @@ class _Socket(socket.socket):
 
 
 class _SecureSocket(_Socket, ssl.SSLSocket):
-    """The same over TLS."""
+    """The same, over TLS."""
 
 
 class _Response(HTTPResponse):
-    """The answer, without the hints that may come before it. Raises if it is no proper answer."""
+    """An answer, without the hints (1xx) that may precede it. Raises if it is not valid HTTP."""
 
     def begin(self, **options: Any) -> None:
         super().begin(**options)
-        # http.client passes over 100 only.
+        # http.client skips 100 only.
         while 100 <= self.status < 200 and self.status != 101:
             self.headers = self.msg = None  # type: ignore[assignment]
             super().begin(**options)
@@ -273,18 +274,18 @@ class _Response(HTTPResponse):
         """Raises if the answer contradicts itself, which http.client accepts."""
         assert_header_parsing(self.headers)
         if self.status == 101:
-            raise HTTPException("it switched to another protocol")  # which nobody asked for
+            raise HTTPException("it switched to another protocol")  # nobody asked for it
         if "transfer-encoding" in self.headers:
             if not self.chunked:
                 raise HTTPException("Only Transfer-Encoding: chunked is supported")
-            del self.headers["content-length"]  # which then says nothing
+            del self.headers["content-length"]  # it does not count then
         lengths = ",".join(self.headers.get_all("content-length", []))
         if lengths and not ONE_LENGTH.fullmatch(lengths):
             raise HTTPException("bad Content-Length")
 
 
 class _Connection(HTTPConnection):
-    """Connects to where webhooks may go, and to nowhere else."""
+    """A connection that goes only to addresses that webhooks may go to."""
 
     response_class = _Response
 
@@ -311,7 +312,7 @@ class _Connection(HTTPConnection):
 
 def _first_that_answers(addresses: Sequence[Address], port: int, end: float) -> _Socket:
     for place, address in enumerate(addresses, start=1):
-        # A silent one leaves time for those after it.
+        # An address that does not answer leaves time for the next ones.
         share = (end - time.monotonic()) / (len(addresses) - place + 1)
         try:
             connected = socket.create_connection((str(address), port), max(share, 0.01))
@@ -325,7 +326,7 @@ def _first_that_answers(addresses: Sequence[Address], port: int, end: float) -> 
 
 
 def _over_tls(connected: _Socket, name: str) -> ssl.SSLSocket:
-    """Does the handshake. Closes the connection if the certificate is not one for that name."""
+    """Does the handshake. Closes the connection if the certificate is not valid for the name."""
     context = trusted()
     context.sslsocket_class = _SecureSocket
     try:
@@ -338,7 +339,7 @@ def _over_tls(connected: _Socket, name: str) -> ssl.SSLSocket:
 
 @cache
 def trusted() -> ssl.SSLContext:
-    """The machine's certificate authorities, with those that come with the panel."""
+    """Returns a context that trusts the machine's certificate authorities and certifi's."""
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
     context.set_alpn_protocols(["http/1.1"])
@@ -346,7 +347,7 @@ def trusted() -> ssl.SSLContext:
 
 
 class EndpointConnection:
-    """A connection to one address, for one thread at a time, kept from one event to the next."""
+    """A connection to one URL, for one thread at a time, kept open between events."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -366,14 +367,14 @@ class EndpointConnection:
         headers: Callable[[datetime], Mapping[str, str]],
         clock: Callable[[], datetime],
     ) -> Reply:
-        """One attempt. Never raises: what went wrong is the answer's `problem`."""
+        """Makes one attempt. Never raises: `problem` of the reply says what went wrong."""
         at, began = clock(), time.monotonic()
         _attempt.deadline = began + ATTEMPT_SECONDS
         status_code, beginning, problem = None, b"", ""
         try:
             status_code, beginning = self._exchange(body, headers(at))
             problem = _problem_of_status(status_code)
-        except Exception as error:  # there are many, and none may end the thread
+        except Exception as error:  # of many kinds; none may end the thread
             problem = _in_words(error)
         return Reply(
             at=at,
@@ -394,7 +395,7 @@ class EndpointConnection:
             **headers,
         }
         for name, value in all_headers.items():
-            # urllib3 lets a line break through if a space comes after it.
+            # urllib3 accepts a line break that is followed by a space.
             if not (value.isascii() and value.isprintable()):
                 raise ValueError(f"The header {name} has a character that none may have")
         if self._connection is None:
@@ -408,7 +409,7 @@ class EndpointConnection:
         except (OSError, HTTPException, HTTPError):
             if not is_kept:
                 raise
-        # The receiver closed a connection that it had kept until now, which is its right.
+        # The receiver may close a connection that was kept open.
         return self._request(self._connection, target, all_headers, body)
 
     def _request(
@@ -419,13 +420,13 @@ class EndpointConnection:
             if connection.is_closed:
                 connection.connect()
             _attempt.is_in_head, _attempt.bytes_read = True, 0
-            # Whoever refuses a message may have answered without reading all of it.
+            # A receiver may refuse a message without reading all of it.
             with suppress(OSError):
                 connection.request("POST", target, body, headers, preload_content=False)
             with connection.getresponse() as response:
                 _attempt.is_in_head = False
                 _attempt.deadline = min(_attempt.deadline, time.monotonic() + ANSWER_SECONDS)
-                # That it was not read whole changes nothing about what it said.
+                # An answer that was not read completely still has its status.
                 with suppress(HTTPError, OutOfTime):
                     while len(beginning) <= ANSWER_BYTES and not is_whole:
                         part = response.read1(ANSWER_BYTES, decode_content=False)

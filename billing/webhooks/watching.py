@@ -1,4 +1,4 @@
-"""How sending goes: what of it is news to operators. Reads only."""
+"""What operators should know about the sending of webhooks. Reads only."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -6,18 +6,18 @@ from typing import Final
 from django.db.models import Min, OuterRef, QuerySet, Subquery
 
 from billing.models import WebhookAttempt, WebhookDelivery, WebhookEndpoint, WebhookEvent
-from billing.webhooks.sending import next_due
+from billing.webhooks.deliveries import next_due
 
-# A receiver that was restarted is no news.
+# A receiver that restarts is not worth a warning.
 FAILING_IS_NEWS_AFTER: Final = timedelta(minutes=5)
 GIVEN_UP_IS_NEWS_FOR: Final = timedelta(days=7)
-# Where cron starts workers, up to some minutes pass before anything is sent.
+# Workers started by cron may send only after some minutes.
 WAITING_IS_NEWS_AFTER: Final = timedelta(minutes=15)
 WAITING_LOOKED_AT: Final = 1_000
 
 
 def failing(now: datetime) -> QuerySet[WebhookEndpoint]:
-    """Those that nothing has got through to for some time."""
+    """Returns active endpoints to which nothing got through for FAILING_IS_NEWS_AFTER."""
     endpoints = WebhookEndpoint.objects.filter(is_active=True, failures__gt=0)
     return endpoints.filter(failing_since__lte=now - FAILING_IS_NEWS_AFTER)
 
@@ -31,7 +31,7 @@ def given_up_lately(now: datetime) -> QuerySet[WebhookDelivery]:
 
 
 def waiting() -> QuerySet[WebhookDelivery]:
-    """What is still to be delivered. An endpoint that is not active gets nothing."""
+    """Returns the deliveries that still have to be sent, to active endpoints."""
     return WebhookDelivery.objects.filter(
         endpoint_id__in=WebhookEndpoint.objects.filter(is_active=True).values("pk"),
         status=WebhookDelivery.Status.PENDING,
@@ -39,7 +39,7 @@ def waiting() -> QuerySet[WebhookDelivery]:
 
 
 def oldest_waiting() -> datetime | None:
-    """When the oldest event happened that is still to be delivered."""
+    """Returns when the oldest event happened that still has to be delivered, if any."""
     of_endpoint = WebhookDelivery.objects.filter(
         endpoint_id=OuterRef("pk"), status=WebhookDelivery.Status.PENDING
     )
@@ -50,9 +50,9 @@ def oldest_waiting() -> datetime | None:
 
 
 def unsent_since(now: datetime) -> datetime | None:
-    """Since when what could be sent has been waiting, where nobody sends anything.
+    """Returns since when deliveries that could be sent have waited while nothing was sent.
 
-    While something is sent, what waits for its turn is no news.
+    None while something is being sent: the others just wait for their turn.
     """
     lately = now - WAITING_IS_NEWS_AFTER
     latest = WebhookAttempt.objects.order_by("-pk").values_list("at", flat=True).first()

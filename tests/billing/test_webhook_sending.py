@@ -21,7 +21,7 @@ from billing.models import (
     WebhookEndpoint,
     WebhookEvent,
 )
-from billing.webhooks import network, sending
+from billing.webhooks import network, results, sending
 from tests.billing import receiver as behaviour
 from tests.billing.histories import execute
 from tests.billing.receiver import (
@@ -659,7 +659,7 @@ def test_what_waited_for_days_is_not_given_up_because_the_receiver_cannot_take_a
     post(user_with())
     receiver.behave = is_for(too_much, answers(429))
     clock.pass_(days=4)
-    for _ in sending.BACKOFF:
+    for _ in results.BACKOFF:
         send(endpoint, clock)
         assert states(endpoint) == ["pending", "delivered"]
         clock.pass_(hours=8)
@@ -671,7 +671,7 @@ def test_what_waited_for_days_is_not_given_up_because_the_receiver_cannot_take_a
 def test_an_attempt_under_way_while_an_endpoint_starts_anew_brings_nothing_back(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep_attempts = sending._keep_attempts
+    keep_attempts = results._keep_attempts
 
     def start_anew_and_keep(results: Any) -> None:
         webhooks.start_anew(WebhookEndpoint.objects.get(pk=endpoint.pk))
@@ -682,7 +682,7 @@ def test_an_attempt_under_way_while_an_endpoint_starts_anew_brings_nothing_back(
     send(endpoint, clock)
     clock.pass_(days=2)
     with monkeypatch.context() as patched:
-        patched.setattr(sending, "_keep_attempts", start_anew_and_keep)
+        patched.setattr(results, "_keep_attempts", start_anew_and_keep)
         send(endpoint, clock)
     endpoint.refresh_from_db()
     assert (endpoint.failures, endpoint.failing_since) == (1, clock.now), "what it did since"
@@ -789,7 +789,7 @@ def test_endpoints_are_independent_of_each_other(
 def test_an_endpoint_may_be_deleted_while_it_is_sent_to(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keepable = sending._keepable
+    keepable = results._lockable_results
 
     def delete_and_keep(results: Any) -> Any:
         WebhookEndpoint.objects.filter(pk=endpoint.pk).delete()
@@ -798,7 +798,7 @@ def test_an_endpoint_may_be_deleted_while_it_is_sent_to(
 
     post(user_with())
     receiver.behave = answers(500)
-    monkeypatch.setattr(sending, "_keepable", delete_and_keep)
+    monkeypatch.setattr(results, "_lockable_results", delete_and_keep)
     send(endpoint, clock)
     assert receiver.messages
     assert not WebhookDelivery.objects.exists()

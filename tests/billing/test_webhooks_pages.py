@@ -486,8 +486,8 @@ def test_a_delivery_is_sent_again_and_the_endpoints_history_says_so(panel: Clien
 def test_all_that_was_given_up_for_an_endpoint_is_sent_again(
     panel: Client, woken: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("billing.webhooks.sending.wake", woken.append)
-    monkeypatch.setattr("billing.webhooks.sending.AGAIN_AT_ONCE", 2)
+    monkeypatch.setattr("billing.webhooks.deliveries.wake", woken.append)
+    monkeypatch.setattr("billing.webhooks.deliveries.AGAIN_AT_ONCE", 2)
     of, other = endpoint(), endpoint(name="ERP")
     for _ in range(3):
         user_with(real=5)
