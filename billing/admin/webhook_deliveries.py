@@ -56,7 +56,9 @@ class DeliveryFilters(PanelForm):
             if (user_id := id_in(text.removeprefix("#"))) is not None:
                 rows = rows.filter(user_id=user_id)
             else:
-                rows = rows.filter(user_id__in=User.objects.with_email(text).values("pk"))
+                # Looked up first: with a subquery the planner may go through all deliveries.
+                found = User.objects.with_email(text).values_list("pk", flat=True)
+                rows = rows.filter(user_id__in=list(found))
         return rows
 
 

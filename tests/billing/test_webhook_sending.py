@@ -21,7 +21,7 @@ from billing.models import (
     WebhookEndpoint,
     WebhookEvent,
 )
-from billing.webhooks import network, results, sending
+from billing.webhooks import cleanup, deliveries, network, results, sending
 from tests.billing import receiver as behaviour
 from tests.billing.histories import execute
 from tests.billing.receiver import (
@@ -216,7 +216,7 @@ def test_of_one_user_events_come_in_order_and_users_side_by_side(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sending, "USERS_AT_ONCE", 3)
-    monkeypatch.setattr(sending, "EVENTS_PER_USER_AT_ONCE", 2)
+    monkeypatch.setattr(deliveries, "EVENTS_PER_USER_AT_ONCE", 2)
     monkeypatch.setattr("random.randrange", lambda stop: 0)  # with the first ones
     both_are_here = threading.Barrier(2)
 
@@ -637,7 +637,7 @@ def test_an_event_at_which_the_receiver_breaks_down_is_given_up_too(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if it never is among others that get through."""
-    monkeypatch.setattr(sending, "TRIED_FOR_LONG", 3)
+    monkeypatch.setattr(results, "TRIED_FOR_LONG", 3)
     fatal, other = user_with(), user_with()
     post(fatal)
     receiver.behave = is_for(fatal, answers(502))
@@ -814,7 +814,7 @@ def test_what_is_over_for_thirty_days_is_removed_and_what_waits_is_not(
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sending, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(cleanup, "ROWS_AT_ONCE", 2)
     refused = user_with()
     receiver.behave = is_for(refused, answers(400))
     for _ in range(5):
