@@ -1,9 +1,9 @@
-"""The Billing API: for programs. Thin, like the panel: rules of money are the ledger's.
+"""The Billing API: what programs call. It calls operations and has no rules of money.
 
-Two faces over the same functions:
+It has two faces over the same functions:
 
-- `/api/v1/`, for new integrations (`rest.py` and the modules it puts together),
+- `/api/v1/`, for new integrations (`rest.py` and the modules that it combines),
 - `/v2/panel/`, for programs written against Navixy's Panel API (`panel/`).
 
-`requests.py` is what they share: an ID for each request, limits on its size, a line in the log.
+They share `requests.py`: an ID for each request, limits on its size, a line in the log.
 """

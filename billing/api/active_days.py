@@ -1,4 +1,4 @@
-"""Calls that tell on which days devices were active, for plans that are charged by it."""
+"""Calls that report on which days devices were active, for plans charged by active day."""
 
 from datetime import date
 from typing import Any

@@ -1,4 +1,4 @@
-"""Calls that change balances: one user's, or many users' in one batch."""
+"""Calls that change balances: of one user, or of many users in one batch."""
 
 from typing import Annotated, Any
 
@@ -41,7 +41,7 @@ POSTED = {
 
 
 def posted(response: HttpResponse, transaction: Transaction) -> Status[Any]:
-    """201 with what was written; 200, and a header that says so, with what was there already."""
+    """Returns 201 with a new transaction; 200 and a header for one that an earlier call posted."""
     if transaction.replayed:
         response[REPLAYED] = "true"
     place = [transaction.user_id, transaction.number]
@@ -114,7 +114,7 @@ def _entry(entry: BatchEntryIn, known: set[int]) -> ledger.Entry:
 def _post(
     entries: list[tuple[int, ledger.Entry]], request: HttpRequest, *, skip_refused: bool
 ) -> dict[int, dict[str, Any]]:
-    """The results by the places of their entries."""
+    """Posts entries. Returns the results by the places of the entries."""
     results = operations.money.post_batch(
         [entry for _, entry in entries],
         actor=actor(request),

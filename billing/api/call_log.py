@@ -1,11 +1,11 @@
-"""The log of calls of the Billing API: one JSON object a line, of either face.
+"""The log of API calls, of both faces: one JSON object per line.
 
-It tells what was called, by which key of whom, what came of it, and how long that took; no address
-of a caller, for that is the proxy's to log. What stands in it was not chosen by what must not be
-seen, but by what may: names of fields, and values of fields that are neither secret nor about a
-person. Everything else is stars, also what has a name that nobody knows.
+A line says what was called, with which key and whose, the result, and how long it took. It does
+not say from which address: the proxy logs that. The log shows only what is known to be harmless:
+names of known fields, and values of fields that are neither secret nor about a person. Everything
+else is replaced by stars, also whatever has an unknown name.
 
-Bodies are logged where LOG_API_BODIES says so, by their beginning.
+With LOG_API_BODIES, lines contain the beginnings of bodies.
 """
 
 import gzip
@@ -39,12 +39,12 @@ log: Final = structlog.wrap_logger(
 
 HIDDEN: Final = "***"
 BODY_LOGGED: Final = 2_000  # characters
-BODY_READ: Final = 4_000  # bytes: looking through them takes time
-# Of JSON, what says how its beginning can be closed; also a text within which that breaks off.
+BODY_READ: Final = 4_000  # bytes: examining them takes time
+# The parts of JSON that decide how a cut text can be closed; also an unfinished string.
 NUMBER: Final = re.compile(r"[0-9]{1,19}")
 JSON_PART: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{},]', re.DOTALL)
 
-# Fields whose values may be seen. A test sorts each field of both faces in here or below.
+# Fields whose values may be shown. A test demands each field of both faces here or below.
 _SHOWN = """
     active_days actor_id allowed although_paid_back amount ascending at available balance bonus
     bonus_amount bonus_pays channel charge_now charge_number charged_from charged_through code
@@ -61,8 +61,8 @@ _SHOWN = """
     trackers_count transaction transactions type unit unit_price user user_id users wait_for_money
 """
 SHOWN: Final = frozenset(_SHOWN.split())
-# Fields whose names may be seen: what is in them is about people, or written freely, or secret.
-# Sentences about what cannot be done repeat what was sent.
+# Fields of which only the names may be shown: personal, freely written, or secret.
+# Sentences of refusals repeat what was sent.
 _NAMED = """
     city comment country description detail device email error filter first_name hash iec label
     last_name legal_name login metadata middle_name name okpo_code password phone post_city
@@ -71,14 +71,14 @@ _NAMED = """
     registered_street_address search state_reg_num street_address text tin value
 """
 NAMED: Final = frozenset(_NAMED.split())
-# Also within what may be seen: what looks like a key or a webhook's secret, by more of it than the
-# panel shows (the latter is base64, of which an address makes a plus a space), like an e-mail
-# address or, of more than it takes to name a day, like a telephone number with its plus.
+# Replaced even in values that may be shown: what looks like a key or a webhook's secret (if longer
+# than what the panel shows of them; secrets are base64, and a query turns a plus into a space),
+# like an e-mail address, or like a telephone number with a plus (if longer than a date).
 OWN_SECRET: Final = re.compile(rf"{KEY_BEGINS}[\w-]{{7,}}|{SECRET_BEGINS}[\w+/= -]{{7,}}", re.ASCII)
 EMAIL: Final = re.compile(r"[^\s@]+@[^\s@]+")
 PHONE: Final = re.compile(r"\+[0-9][0-9 ().-]{6,}")
 SESSION_HASH: Final = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{32}(?![0-9a-fA-F])")
-# By these a call is found again, and many of them have 32 hexadecimal digits, too.
+# These identify a call; many of them also have 32 hexadecimal digits.
 NEEDED: Final = frozenset({"idempotency_key", "request_id"})
 
 
@@ -113,7 +113,7 @@ METHODS: Final = frozenset(
 
 
 def _path(path: str) -> str:
-    """An address of which every part is a number, or a word that stands in an address of ours."""
+    """Returns a path with stars for every part that is neither a number nor a word of our paths."""
     shown = [
         part
         if part in _words() or (part.isascii() and part.isdigit() and len(part) < 20)
@@ -138,7 +138,7 @@ def _words() -> frozenset[str]:
 
 
 def _sent(request: HttpRequest) -> str:
-    # Read already, or not at all: reading it for the log could fail, or wait.
+    # Only if it was read already: reading it for the log could fail, or wait.
     if request.content_type == "multipart/form-data" and hasattr(request, "_post"):
         return _shortened(_form(_pairs(request.POST)))
     return shown(getattr(request, "_body", b""), request.headers.get("Content-Type", ""))
@@ -166,7 +166,7 @@ def _form(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def _parameter(text: str, name: str) -> str:
-    """An object in a form or an address, of the Panel API, is its JSON text."""
+    """Returns a parameter as logged. In the Panel API's forms and queries, objects are JSON."""
     if name in SHOWN and text.lstrip()[:1] in ("{", "["):
         try:
             return json.dumps(_visible(json.loads(text), name))
@@ -176,13 +176,13 @@ def _parameter(text: str, name: str) -> str:
 
 
 def shown(body: bytes, content_type: str) -> str:
-    """A body as the log has it: on one line, by its beginning, with stars in it."""
+    """Returns the beginning of a body as logged: on one line, with stars."""
     media_type = content_type.split(";", maxsplit=1)[0].strip().lower()
     beginning = body[:BODY_READ].decode(errors="replace").lstrip("\ufeff \t\r\n\v\f")
     is_whole = len(body) <= BODY_READ
     if not body:
         return ""
-    # What begins like an object is JSON whatever it is called: a form, by a curl without a header.
+    # JSON by its first character: curl without a header calls it a form.
     if "json" in media_type or beginning.startswith("{"):
         try:
             found = json.loads(body if is_whole else _closed(beginning))
@@ -196,8 +196,8 @@ def shown(body: bytes, content_type: str) -> str:
 
 
 def _closed(beginning: str) -> str:
-    """The beginning of a JSON text as a text of its own: up to its last whole value."""
-    brackets = ""  # that close what is open
+    """Returns a cut JSON text as valid JSON: up to its last complete value, then closed."""
+    brackets = ""  # the brackets that close what is open
     end, closing = 0, ""
     for part in JSON_PART.finditer(beginning):
         if part[0] in ("{", "["):
@@ -215,7 +215,7 @@ def _shortened(text: str, *, is_whole: bool = True) -> str:
 
 
 def _visible(value: Any, name: str | None = None) -> Any:
-    """What of a value may be seen; `name` is what it is called where it stands, None: a body."""
+    """Returns what may be shown of a value. `name` is its field; None: it is a whole body."""
     if name is not None and name not in SHOWN:
         return HIDDEN
     if isinstance(value, dict):
@@ -234,7 +234,7 @@ def _name(name: str) -> str:
 def _text(text: str, name: str | None) -> str:
     if name is None:
         return HIDDEN
-    if name == "field":  # of a body: a caller may call it anything
+    if name == "field":  # of a body: callers choose these names
         return ".".join(part if part.isdigit() else _name(part) for part in text.split("."))
     for pattern in (OWN_SECRET, EMAIL, PHONE):
         text = pattern.sub(HIDDEN, text)

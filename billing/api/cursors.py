@@ -1,6 +1,7 @@
-"""Cursors: where the next page of a list begins, as a text that callers give back unread.
+"""Cursors: the place where the next page of a list begins, as a text for callers to send back.
 
-Each names its list, order included: one that is given to another list would skip rows silently.
+A cursor names its list and its order, so that no list accepts the cursor of another one and
+silently skips rows.
 """
 
 import base64
@@ -15,7 +16,7 @@ def to_text(of: str, *place: int) -> str:
 
 
 def from_text(of: str, text: str, length: int) -> list[int]:
-    """The numbers of a cursor that `to_text` made for this list. Raises Problem otherwise."""
+    """Returns the numbers in a cursor made by `to_text` for this list. Raises Problem otherwise."""
     try:
         cursor = json.loads(base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)))
     except (binascii.Error, ValueError, RecursionError):

@@ -1,9 +1,9 @@
-"""ETags: who changes what somebody else changed meanwhile is told so, and changes nothing.
+"""ETags: a caller that would overwrite somebody else's change is refused instead.
 
-An ETag names what is there now, by its content. It has one part for what calls like these change
-and, after a dot, one for what is told beside it and moves by itself, like a user's balance.
-`If-None-Match` looks at both: nothing that is out of date is called unmodified. `If-Match` looks at
-the first: money that moved is no reason not to correct a telephone number.
+An ETag identifies a state by its content. Its first part covers what these calls can change. After
+a dot, the second part covers values that are shown beside it and change by themselves, like a
+user's balance. `If-None-Match` compares both parts, so that nothing outdated counts as unmodified.
+`If-Match` compares the first part only: a new balance does not prevent correcting a phone number.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ NO_TAG: Final = "what this call does has no ETag that an If-Match could name"
 
 
 class NotModified(Exception):
-    """What is asked for is what the caller has already."""
+    """The caller already has the current state."""
 
     def __init__(self, tag: str) -> None:
         self.tag = tag
@@ -44,7 +44,7 @@ def _digest(value: object) -> str:
 
 
 def show(request: HttpRequest, response: HttpResponse, tag: str) -> None:
-    """Tells the ETag of what is answered. Raises NotModified if the caller, who reads, has it."""
+    """Sets the ETag of the answer. Raises NotModified if a caller that reads has this state."""
     response["ETag"] = tag
     if request.method in READING:
         known = _tags(request, "If-None-Match")
@@ -53,9 +53,9 @@ def show(request: HttpRequest, response: HttpResponse, tag: str) -> None:
 
 
 def check(request: HttpRequest, tag: str) -> None:
-    """Raises a problem if what is there, which `tag` names, is not what the caller wants to change.
+    """Raises a problem if the caller's `If-Match` does not match the present state, `tag`.
 
-    Call it with what the call changes locked.
+    Call it after locking what the call changes.
     """
     wanted = _tags(request, "If-Match")
     if wanted and ANY not in wanted and _first(tag) not in map(_first, wanted):
@@ -66,15 +66,17 @@ def check(request: HttpRequest, tag: str) -> None:
 
 
 def refuse(request: HttpRequest) -> None:
-    """For calls that change nothing with an ETag: whoever sends one relies on it."""
+    """Refuses `If-Match` in calls that do not support it, because the caller would rely on it."""
     wanted = _tags(request, "If-Match")
     if wanted and ANY not in wanted:
         raise Problem("precondition_failed", reason=NO_TAG)
 
 
 def of_compressed(response: HttpResponseBase) -> None:
-    """Compressing, Django calls an ETag weak, and no `If-Match` takes weak ones. But it is exact:
-    it names the compressed form instead.
+    """Makes the ETag of a compressed answer a strong one again.
+
+    Django makes it weak, and `If-Match` accepts no weak ones. It is exact: it names the compressed
+    form.
     """
     tag = response.get("ETag", "")
     if tag.startswith('W/"') and response.get("Content-Encoding") == "gzip":
@@ -82,9 +84,9 @@ def of_compressed(response: HttpResponseBase) -> None:
 
 
 def _tags(request: HttpRequest, header: str) -> list[str]:
-    """The ETags of a header, or a star. A weak one is of a proxy that compresses: none of ours is.
+    """Returns the ETags in a header, or a star. Weak ones come from compressing proxies.
 
-    Raises a problem for what is neither, unless the caller only reads: that asks for no protection.
+    Raises a problem for anything else, unless the caller only reads and so needs no protection.
     """
     text = request.headers.get(header)
     if text is None:

@@ -1,7 +1,7 @@
-"""Who may make which call of `/api/v1/`, and how often.
+"""Which key may make which call of `/api/v1/`, and how often.
 
-A call names the permission that it asks for, the same as the panel's page for the same thing. The
-key's owner needs it; a key that may only read makes no call that writes.
+A call names the permission that it needs, the same as the panel's page for the same thing. The
+key's owner must have it. A read-only key cannot make calls that write.
 """
 
 from typing import Any, Final, cast
@@ -21,15 +21,14 @@ IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 
 
 class RequiresPermission(HttpBearer):
-    """Admits a call by a working key, with `permission`, not too soon after others.
+    """Admits a call with a valid key whose owner has `permission`, within the rate limit.
 
-    `query` are the names that the address may have after its question mark; others are refused
-    as unknown fields of a body are. `rest.py` fills it in. Of a call that is `tagged`, the answer
-    has an ETag, and what it changes may be named by one; a call that writes and is not refuses an
-    `If-Match`: whoever sends one relies on it.
+    `query` holds the allowed names of query parameters, which `rest.py` fills in; others are
+    refused, like unknown fields of a body. A `tagged` call answers with an ETag and accepts
+    `If-Match`. Other calls that write refuse `If-Match`, because the caller would rely on it.
 
-    A call that writes does its work once by each `Idempotency-Key`. The ledger has the keys of one
-    that is `posting`, and `repeats.py` those of others; where a key `lasts`, it has it for good.
+    A call that writes does its work once per `Idempotency-Key`. The ledger stores the keys of calls
+    that are `posting`; `repeats.py` stores those of others, permanently if the key `lasts`.
     """
 
     def __init__(
@@ -87,10 +86,10 @@ class RequiresPermission(HttpBearer):
 
 
 def may(request: HttpRequest, permission: str) -> bool:
-    """Whether the key's owner holds a permission besides the one that the call asks for."""
+    """Returns whether the key's owner has another permission than the one that the call needs."""
     return actor(request).has_perm(permission)
 
 
 def actor(request: HttpRequest) -> User:
-    """The operator in whose name the key acts."""
+    """Returns the operator in whose name the key acts."""
     return cast(ApiKey, request.auth).owner  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What webhooks send, as `/api/v1/` describes it under OpenAPI's `webhooks`."""
+"""The messages of webhooks, as the description of `/api/v1/` has them under `webhooks`."""
 
 from typing import Any, Final, Literal
 
@@ -27,7 +27,7 @@ class PostedData(ResponseModel):
 
 
 class TransactionPostedOut(_Message):
-    """A transaction was posted, whatever posted it."""
+    """A transaction was posted, through any channel."""
 
     type: Literal["transaction.posted"]
     user_id: int
@@ -53,7 +53,7 @@ class SubscriptionData(ResponseModel):
 
 
 class SubscriptionSuspendedOut(_Message):
-    """A subscription could not be paid, also when it starts so."""
+    """A subscription could not be paid; also sent if that happens at its start."""
 
     type: Literal["subscription.suspended"]
     user_id: int
@@ -61,7 +61,7 @@ class SubscriptionSuspendedOut(_Message):
 
 
 class SubscriptionResumedOut(_Message):
-    """A suspended subscription goes on."""
+    """A suspended subscription is active again."""
 
     type: Literal["subscription.resumed"]
     user_id: int

@@ -1,8 +1,8 @@
-"""The description of `/api/v1/`, OpenAPI 3.1: what the framework writes, and what it leaves out.
+"""The OpenAPI 3.1 description of `/api/v1/`: the framework's, completed.
 
-Added here, for every call alike: the permission it asks for, the problems that it can answer, in
-the media type that they are served in, and the headers that it takes and answers. And where it is
-served, and what webhooks send.
+Added for every call: the permission that it needs, the problems that it can answer with, in their
+media type, and its request and response headers. Also added: the server's address, and the
+messages of webhooks.
 """
 
 import json
@@ -21,7 +21,7 @@ from billing.api.problems import NOTHING_WRITTEN, Problem, details
 from billing.api.repeats import KEY_MAX_LENGTH, PLAIN
 from billing.errors import BalanceMoved, BillingError, InsufficientFunds, UnknownUser
 
-# What any call can answer, and what one with a body can besides.
+# Problems that any call can answer with, and those of calls with a body.
 ANY: Final = (400, 401, 403, 422, 429, 500, 503)
 WITH_BODY: Final = (413, 415)
 DESCRIPTIONS: Final = {
@@ -133,7 +133,7 @@ IF_MATCH: Final = _precondition(
     "Only if this is still what is there.",
     pattern=r'^(\*|"[!#-~]*"(, *"[!#-~]*")*)$',
 )
-# Of a call that only reads, one that makes no sense is passed over: it protects nothing.
+# A call that only reads ignores an invalid one: it protects nothing.
 IF_NONE_MATCH: Final = _precondition("If-None-Match", "Only if this is not what is there.")
 
 TAGS: Final = (
@@ -150,13 +150,13 @@ TAGS: Final = (
 
 
 class DescribedAPI(NinjaAPI):
-    """An API that describes itself in full."""
+    """An API with a complete description."""
 
     def get_openapi_operation_id(self, operation: Operation) -> str:
         return operation.view_func.__name__
 
     def get_openapi_schema(self, **options: Any) -> OpenAPISchema:
-        # The prefix under which all is served is a matter of `servers`.
+        # `servers` has the prefix of all addresses.
         root = self.get_root_path(options.pop("path_params", None) or {})
         options.setdefault("path_prefix", root.removeprefix(get_script_prefix().rstrip("/")))
         schema = super().get_openapi_schema(**options)
@@ -218,13 +218,13 @@ def _complete(call: dict[str, Any], needs: RequiresPermission) -> None:
 
 
 def _problem(status: int) -> dict[str, Any]:
-    """The schema of a problem, and one with this status as an example."""
+    """Returns the schema of a problem, with an example of this status."""
     example = details(EXAMPLES[status], request_id="0c826f30297b0d7b6494b2bb58f6dc34")
     return {"schema": {"$ref": "#/components/schemas/ProblemOut"}, "example": example}
 
 
 def _complete_parameter(parameter: dict[str, Any]) -> None:
-    """A parameter is left out, and never null; its default is said in words."""
+    """Completes a parameter: it can be left out but is never null, and its default is in words."""
     parameter.pop("examples", None)
     schema = parameter["schema"]
     _say_default(parameter, schema.pop("default", None))
@@ -255,8 +255,9 @@ def _response(
 
 
 def _say_defaults(model: dict[str, Any]) -> None:
-    """Of what is sent, a default is said in words: generators of clients take a field that has one
-    for a field that is always there.
+    """Moves the defaults of request fields into their descriptions.
+
+    Generators of clients assume that a field with a default is always present.
     """
     for field in model.get("properties", {}).values():
         _say_default(field, field.pop("default", None))

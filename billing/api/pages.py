@@ -1,4 +1,4 @@
-"""Pages for people who write programs: what each problem means, and which calls there are."""
+"""Pages for programmers: what each problem means, and which calls exist."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ SENTENCE_PART = re.compile(r"\{(\w+)\}")
 
 
 class Kind(NamedTuple):
-    """A problem as its page explains it. Of a sentence's parts, every other one is a figure."""
+    """A problem as its page explains it. Every second part of a sentence is a figure."""
 
     code: str
     title: str
@@ -31,7 +31,7 @@ class Kind(NamedTuple):
 
 
 def kinds() -> Iterator[Kind]:
-    """Every problem there is, by status, those of the interface first."""
+    """Yields all problems by status, those of the interface first."""
     described = [
         *((code, status, [sentence], ()) for code, (status, sentence) in OWN.items()),
         *(
@@ -59,20 +59,20 @@ def _sentences(error: type[BillingError]) -> list[str]:
 def _figures(sentences: list[str], further: tuple[str, ...]) -> list[str]:
     named = [name for text in sentences for _, name, _, _ in Formatter().parse(text) if name]
     figures = dict.fromkeys([*named, *further])  # in order, each once
-    if "reasons" in figures:  # only for the sentence; programs get them field by field
+    if "reasons" in figures:  # in the sentence only; programs get them field by field
         figures = {"errors": None}
-    figures.pop("outcome", None)  # only for the sentence, too
+    figures.pop("outcome", None)  # in the sentence only
     return list(figures)
 
 
 @require_safe
 def problems_page(request: HttpRequest) -> HttpResponse:
-    """Where the `type` of each problem leads."""
+    """Returns the page that the `type` of each problem links to."""
     return render(request, "billing/api_problems.html", {"kinds": list(kinds())})
 
 
 class Documentation(Swagger):
-    """The page of all calls, with which they can be tried out; everything it needs is from here."""
+    """The page where all calls can be tried. It loads nothing from other servers."""
 
     template = "billing/api_docs.html"
 
@@ -82,7 +82,7 @@ class Documentation(Swagger):
                 "docExpansion": "list",
                 "defaultModelsExpandDepth": 0,
                 "displayRequestDuration": True,
-                "validatorUrl": None,  # asks nobody else what they think of our description
+                "validatorUrl": None,  # no validation by another server
             }
         )
 

@@ -1,4 +1,4 @@
-"""Calls that read what customers can subscribe to, and what services cost under it."""
+"""Calls that read plans, and what services cost under them."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""How `/api/v1/` says that something cannot be done: RFC 9457 problem details.
+"""The errors of `/api/v1/`: RFC 9457 problem details.
 
-Each has a stable `code`, the HTTP status, a sentence (`detail`), and the figures behind it. What
-the ledger refuses keeps the ledger's code, sentence and figures (`billing/errors.py`).
+Each has a stable `code`, the HTTP status, a sentence (`detail`) and its figures. Refusals by
+operations keep their code, sentence and figures (`billing/errors.py`).
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from billing import counters
 from billing.errors import BillingError
 from users.database import BUSY, FULL, READ_ONLY, UNAVAILABLE, Outage, may_have_written
 
-# What the interface itself refuses: status and sentence.
+# Refusals by the interface itself: status and sentence.
 OWN: Final[Mapping[str, tuple[int, str]]] = {
     "malformed_json": (400, "The body is not valid JSON: {reason}."),
     "bad_request": (400, "The request cannot be understood."),
@@ -44,7 +44,7 @@ OWN: Final[Mapping[str, tuple[int, str]]] = {
     "internal_error": (500, "Something went wrong here. It is in our log, by the request's ID."),
 }
 
-# Of refusals by the ledger; others are 422: the request is well-formed, and cannot be done.
+# Statuses of refusals by operations. Others are 422: well-formed, but it cannot be done.
 STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "insufficient_funds": 402,
     "unknown_user": 404,
@@ -65,12 +65,12 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
 }
 
 
-# What a sentence says of its data in words: these are no figures.
+# Data that a sentence contains as words: not figures.
 IN_WORDS: Final = frozenset({"reasons", "outcome"})
 
 
 class Problem(Exception):
-    """What the interface itself refuses; `code` is one of OWN."""
+    """A refusal by the interface itself; `code` is one of OWN."""
 
     def __init__(self, code: str, **data: Any) -> None:
         self.code = code
@@ -80,7 +80,7 @@ class Problem(Exception):
 
 
 def outage_problem(outage: Outage) -> Problem:
-    """What is wrong with the database, and whether the call did something nevertheless."""
+    """Returns the problem of a database outage; it says whether the call may have had an effect."""
     counters.outage(outage.code)
     outcome = UNKNOWN if may_have_written() else NOTHING_WRITTEN
     return Problem(outage.code, outcome=outcome, seconds=outage.retry_after_seconds)
@@ -100,7 +100,7 @@ def status_of(refusal: BillingError) -> int:
 def details(
     error: Problem | BillingError, *, status: int | None = None, request_id: str | None = None
 ) -> dict[str, Any]:
-    """The problem as it is sent. Figures come last, and never replace what is said before."""
+    """Returns the problem as sent. Figures come last and never replace the other members."""
     told = {
         "type": f"{reverse('api-problems')}#{error.code}",
         "title": title_of(error.code),

@@ -1,7 +1,7 @@
 """The header `Idempotency-Key` on calls whose effect is not one transaction of the ledger.
 
-The first call takes the key, does its work and notes its answer, all in one database transaction.
-The same again is answered from the note. What is refused leaves the key free.
+The first call takes the key, does its work and stores its answer, in one database transaction. A
+repeated call gets the stored answer. A refused call leaves the key free.
 """
 
 import re
@@ -19,7 +19,7 @@ from billing.api.keys import IDEMPOTENCY_KEY, actor
 from billing.api.problems import Problem
 
 REPLAYED: Final = "Idempotency-Replayed"
-# Of a header nobody knows how other characters are written; see RFC 9110, 5.5.
+# The encoding of other characters in a header is undefined: RFC 9110, 5.5.
 PLAIN: Final = r"^[!-~]([ -~]*[!-~])?$"
 KEY_MAX_LENGTH: Final = 100
 NOT_PLAIN: Final = "It must be of ASCII characters, and neither begin nor end with a space."
@@ -29,7 +29,7 @@ View = Callable[..., Any]
 
 
 def once_by_key(view: View, *, lasts: bool) -> View:
-    """`view`, which does its work once by each key. With `lasts`, keys are never free again."""
+    """Returns `view` so that it does its work once per key. With `lasts`, keys never expire."""
 
     @wraps(view)
     def call(request: HttpRequest, *, response: HttpResponse, **values: Any) -> Any:

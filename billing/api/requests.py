@@ -1,8 +1,8 @@
-"""What every call of the Billing API has, whichever face it is for.
+"""What all calls of the Billing API have in common, through both faces.
 
 - An ID: in the answer's `X-Request-Id`, in the log, and in the metadata of each transaction that
-  the call posts. A caller may bring its own, to follow a call through several programs.
-- A limit on the size of its body, and on how many parameters its address may have.
+  the call posts. A caller may send its own, to follow a call through several programs.
+- A limit on the size of the body, and on the number of query parameters.
 - A line in the log (`call_log.py`).
 """
 
@@ -28,19 +28,19 @@ Handler = Callable[[HttpRequest], HttpResponseBase]
 
 
 def api_requests(get_response: Handler) -> Handler:
-    """Middleware around all others: also what they refuse has an ID and a line in the log."""
+    """The outermost middleware, so that refusals by others have an ID and a log line, too."""
 
     def handle(request: HttpRequest) -> HttpResponseBase:
         if not request.path_info.startswith(FACES):
             return get_response(request)
         request_id = _id_of(request)
         request.id = request_id  # type: ignore[attr-defined]
-        # Nothing here goes by cookies, so there is nothing that a browser could be made to forge.
+        # No call uses cookies, so a browser cannot be made to forge one.
         request.csrf_processing_done = True  # type: ignore[attr-defined]
         started = time.monotonic()
         method = request.method
         if method == "HEAD" and request.path_info.startswith("/api/"):
-            request.method = "GET"  # which changes nothing; the web server leaves the body out
+            request.method = "GET"  # safe here; the web server leaves the body out
         refusal = (
             _repeated(request)
             or _broken_off(request)
@@ -55,11 +55,11 @@ def api_requests(get_response: Handler) -> Handler:
         request.method = method
         etags.of_compressed(response)
         response["X-Request-Id"] = request_id
-        # What a key may see is for that key alone.
+        # An answer is only for the key that asked.
         response.headers.setdefault("Cache-Control", "no-store")
         call_log.note(request, response, time.monotonic() - started)
         _count_problem(request, response)
-        # Django would note a refusal once more, with its address as it came.
+        # Otherwise Django logs refusals again, with the raw address.
         response._has_been_logged = True  # type: ignore[attr-defined]
         return response
 
@@ -80,7 +80,7 @@ def _id_of(request: HttpRequest) -> str:
 
 
 def _in_its_words(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """What was refused before a call was reached, or fell through it, as `/api/` says it."""
+    """Returns a refusal from outside any call in the format of `/api/`."""
     if (
         response.status_code < 400
         or request.path_info.startswith("/v2/")
@@ -101,7 +101,7 @@ def _in_its_words(request: HttpRequest, response: HttpResponseBase) -> HttpRespo
 
 
 def _repeated(request: HttpRequest) -> HttpResponseBase | None:
-    """Refuses a header that came twice and can stand once: which of the two is meant?"""
+    """Refuses a header that came twice but may come once: it is unclear which one counts."""
     name = request.META.get("HTTP_REPEATED HEADER")  # see config/headers.py
     if name is None:
         return None
@@ -112,8 +112,9 @@ def _repeated(request: HttpRequest) -> HttpResponseBase | None:
 
 
 def _broken_off(request: HttpRequest) -> HttpResponseBase | None:
-    """Reads a body that comes in chunks, as some libraries send all JSON. Django knows only bodies
-    whose length is told, and takes others for empty.
+    """Reads a body sent in chunks, as some libraries send all JSON.
+
+    Django takes a body without a Content-Length for empty.
     """
     told = request.META
     in_chunks = told.get("HTTP_TRANSFER_ENCODING", "").strip().lower() == "chunked"
@@ -121,7 +122,7 @@ def _broken_off(request: HttpRequest) -> HttpResponseBase | None:
         return None
     try:
         body = told["wsgi.input"].read(_limit(request) + 1)
-    except Exception:  # the web server's own; what is wrong is between it and the caller
+    except Exception:  # of the web server: something is wrong between it and the caller
         if request.path_info.startswith("/v2/"):
             return _wrong_format("the body breaks off", status=400)
         return answer(request, Problem("bad_request"))
@@ -131,8 +132,9 @@ def _broken_off(request: HttpRequest) -> HttpResponseBase | None:
 
 
 def _limit(request: HttpRequest) -> int:
-    """How many bytes a body has at most. What `/v2/` takes is one user or one change, and is read
-    before it is known who sends it.
+    """Returns the size limit of a body, in bytes.
+
+    Calls of `/v2/` have small bodies, which are read before the caller is known.
     """
     most: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     return min(most, 256 * 1024) if request.path_info.startswith("/v2/") else most
@@ -141,7 +143,7 @@ def _limit(request: HttpRequest) -> int:
 def _too_large(request: HttpRequest) -> HttpResponseBase | None:
     limit = _limit(request)
     length = request.META.get("CONTENT_LENGTH") or "0"
-    # One of thousands of digits is no number to Python; and not a body that we would take.
+    # Python parses no number of thousands of digits, and no such body is accepted.
     if length.isascii() and length.isdigit() and len(length) < 20 and int(length) <= limit:
         return None
     if request.path_info.startswith("/v2/"):
@@ -151,7 +153,7 @@ def _too_large(request: HttpRequest) -> HttpResponseBase | None:
 
 def _too_many_parameters(request: HttpRequest) -> HttpResponseBase | None:
     try:
-        # Addresses are UTF-8, whatever the body says of itself. Reads them, too.
+        # Query parameters are UTF-8, whatever encoding the body has. This reads them.
         request.encoding = settings.DEFAULT_CHARSET
     except TooManyFieldsSent:
         request.GET = QueryDict()  # for the log, which reads them again

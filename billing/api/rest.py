@@ -1,4 +1,4 @@
-"""`/api/v1/`, put together: its calls, how it says what cannot be done, and its description."""
+"""Assembles `/api/v1/`: its calls, its errors and its description."""
 
 import json
 import logging
@@ -53,12 +53,12 @@ subscriptions and plans.
 """
 
 
-MAX_MEMBERS = 1_000  # of one object: each that is not known would be told
-MAX_DEPTH = 32  # of lists and objects in each other; pages and reports read metadata too
+MAX_MEMBERS = 1_000  # of one object: each unknown one is listed in the answer
+MAX_DEPTH = 32  # nesting of lists and objects; pages and reports read metadata, too
 
 
 class JSONParser(Parser):
-    """Takes JSON as RFC 8259 has it, in UTF-8: no NaN, no name twice; not nested without end."""
+    """Parses strict JSON (RFC 8259) in UTF-8: no NaN, no duplicate names, limited nesting."""
 
     def parse_body(self, request: HttpRequest) -> DictStrAny:
         if request.content_type != "application/json":
@@ -115,7 +115,7 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects lie in each other more than so many levels deep."""
+    """Returns whether lists and objects are nested deeper than `levels`."""
     if not isinstance(value, dict | list):
         return False
     inside = value.values() if isinstance(value, dict) else value
@@ -149,7 +149,7 @@ for router in ROUTERS:
     api.add_router("", router)
     for path_view in router.path_operations.values():
         for operation in path_view.operations:
-            [needs] = operation.auth_callbacks  # every call asks for a permission
+            [needs] = operation.auth_callbacks  # every call needs a permission
             assert isinstance(needs, RequiresPermission)  # noqa: S101
             needs.query = frozenset(
                 name
@@ -182,7 +182,7 @@ def tell_what_is_not_valid(request: HttpRequest, problem: ValidationError) -> Ht
     )
 
 
-MAX_ERRORS = 20  # told at once: an answer is not much longer than what it answers
+MAX_ERRORS = 20  # in one answer, which is not much longer than the request
 SENTENCES = {
     "extra_forbidden": "There is no such field",
     "missing": "This is missing",
@@ -211,10 +211,10 @@ SENTENCES = {
 
 
 def _error(error: dict[str, Any]) -> dict[str, str]:
-    """Where in the request, and what is wrong there, of what Pydantic found."""
-    _, *place = error["loc"]  # the first says: body, query, path or header
+    """Returns the place and the sentence of an error that Pydantic found."""
+    _, *place = error["loc"]  # the first is "body", "query", "path" or "header"
     if error["loc"][0] == "body":
-        place = place[1:]  # the name of the function's argument
+        place = place[1:]  # the name of the function's parameter
     reason = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] in SENTENCES:
         reason = SENTENCES[error["type"]].format_map(error.get("ctx", {}))

@@ -1,7 +1,7 @@
-"""The words of `/api/v1/`: what calls take and what they answer.
+"""The schemas of `/api/v1/`: requests and answers.
 
-What is taken knows no fields but these. Of amounts and texts only the type is checked here: whether
-they are money, and long enough, the ledger says, with its own codes.
+Requests accept only these fields. For amounts and texts only the type is checked here; the ledger
+checks the rest and refuses with its own codes.
 """
 
 import re
@@ -27,7 +27,7 @@ from users.ids import MAX_ID
 from users.texts import unstorable
 
 AMOUNT_PATTERN = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)$"
-# Pydantic would also take seconds since 1970, days for times, and times for days.
+# Pydantic would also accept seconds since 1970, days as times, and times as days.
 DAY_PATTERN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 MOMENT_PATTERN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}.*")
 
@@ -139,28 +139,28 @@ CursorIn = Annotated[
 
 
 class RequestModel(BaseModel):
-    """A body: with these fields, and no others."""
+    """A request body. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 def example(**fields: Any) -> ConfigDict:
-    """A whole body to begin with, on the page where calls are tried."""
+    """Returns a model configuration with a complete example body, for the documentation page."""
     return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
 class Parameters(Schema):
-    """What may stand in an address after its question mark."""
+    """Query parameters. Unknown ones are refused."""
 
 
 class ResponseModel(BaseModel):
-    """An answer. Calls make theirs as dictionaries: nothing is looked up on objects by its name, as
-    Ninja's own schemas do with each field of each row.
+    """An answer. Calls build dictionaries: Ninja's own schemas would read each field of each row
+    from an object by name, which is slow.
     """
 
 
 class ProblemOut(ResponseModel):
-    """RFC 9457 problem details, served as `application/problem+json`; figures besides."""
+    """RFC 9457 problem details, served as `application/problem+json`, with figures of the case."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -173,7 +173,7 @@ class ProblemOut(ResponseModel):
 
 
 class BalanceOut(ResponseModel):
-    """What a user has, and the number of the user's last transaction by then."""
+    """A user's balances, and the number of the user's last transaction at that time."""
 
     real: AmountOut
     bonus: AmountOut
@@ -181,7 +181,7 @@ class BalanceOut(ResponseModel):
 
 
 class TransactionOut(ResponseModel):
-    """One operation on a user's two balances. It never changes."""
+    """One operation on a user's two balances. Transactions never change."""
 
     id: int
     user_id: int
@@ -242,12 +242,12 @@ class UserOut(ResponseModel):
     )
 
 
-# A field that may be left out, and is no null: `exclude_unset` tells it from one that is empty.
+# A field that may be left out but not null: `exclude_unset` tells it from an empty one.
 NOT_GIVEN: Any = Field(default=None)
 
 
 class UserFields(RequestModel):
-    """Fields of a user. What is not given stays as it is, or is empty for a new one."""
+    """Fields of a user. A field that is left out stays as it is, or is empty for a new user."""
 
     model_config = example(phone="+44 20 7946 0018", comment="Called on Monday.")
 
@@ -294,7 +294,7 @@ class UserPage(ResponseModel):
 
 
 class BalanceChangeIn(RequestModel):
-    """Amounts are added to the balances as they are signed; one of them may be left out."""
+    """Signed amounts to add to the balances. One of the two may be left out."""
 
     model_config = example(
         description="Bank transfer 4711", amount="25.00", bonus_amount="5.00", metadata={}
@@ -324,7 +324,7 @@ MAX_ENTRIES = 1000
 
 
 def _not_too_many(entries: Any) -> Any:
-    """Before each of hundreds of thousands is looked at."""
+    """Refuses too many entries before each one is validated."""
     if isinstance(entries, list) and len(entries) > MAX_ENTRIES:
         raise ValueError(f"It must have at most {MAX_ENTRIES} entries.")
     return entries
@@ -372,7 +372,7 @@ class BatchOut(ResponseModel):
 
 
 class BalanceAtOut(BalanceOut):
-    """What a user has now, or had at a time, that very moment included."""
+    """A user's balances now or at a time, including transactions of that very moment."""
 
     user_id: int
     currency: str = Field(description="ISO 4217.", examples=["USD"])
@@ -395,7 +395,7 @@ class TransactionPage(ResponseModel):
 
 
 class PreviewedTransactionOut(ResponseModel):
-    """What would be posted, as it would be now."""
+    """The transaction that would be posted now."""
 
     number: int
     type: TransactionType
@@ -428,7 +428,7 @@ class ReversalIn(RequestModel):
 
 
 class ServiceChargeIn(RequestModel):
-    """The use of a service."""
+    """A use of a service."""
 
     model_config = example(service="outgoing_sms", quantity="10")
 
@@ -450,7 +450,7 @@ class ServiceChargeIn(RequestModel):
 
 
 class QuoteOut(ResponseModel):
-    """What the use of a service would cost now, and who would pay it."""
+    """What a use of a service would cost now, and from which balance."""
 
     service: str
     quantity: str
@@ -543,7 +543,7 @@ class SubscriptionStateOut(ResponseModel):
 
 
 class SubscriptionOut(SubscriptionStateOut):
-    """A subscription, and what it will be charged next."""
+    """A subscription, and its next charge."""
 
     next_charge: NextChargeOut | None = Field(
         description="If all stays as it is; null: none, it is cancelled."
@@ -585,7 +585,7 @@ class CancellationIn(RequestModel):
 
 
 class SubscriptionChangeOut(ResponseModel):
-    """A subscription after an operation, and what was posted for it, in order."""
+    """A subscription after an operation, and the posted transactions, in order."""
 
     subscription: SubscriptionOut
     transactions: list[TransactionOut]
@@ -596,7 +596,7 @@ class PreviewedSubscriptionOut(SubscriptionOut):
 
 
 class SubscriptionPreviewOut(ResponseModel):
-    """A subscription as it would be, and what would be posted for it. Nothing was."""
+    """The subscription after a possible operation, and what would be posted. Nothing was posted."""
 
     subscription: PreviewedSubscriptionOut
     transactions: list[PreviewedTransactionOut]
@@ -631,7 +631,7 @@ class ThresholdIn(RequestModel):
 
 
 class ThresholdOut(ResponseModel):
-    """Below which real balance endpoints of webhooks are told of it (`balance.low`)."""
+    """The real balance below which webhooks send `balance.low`."""
 
     user_id: int
     amount: AmountOut | None = Field(description="null: nobody is told.")

@@ -1,4 +1,4 @@
-"""Calls that charge the use of a service, or say first what it would cost."""
+"""Calls that charge the use of a service, or say what it would cost."""
 
 from decimal import Decimal
 from typing import Any

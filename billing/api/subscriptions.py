@@ -1,7 +1,7 @@
-"""Calls about users' subscriptions: what there is, and to start, change or cancel one.
+"""Calls that list, start, change and cancel subscriptions.
 
-Days are UTC days, and what is done is done as of today. A preview does the very thing, answers what
-it came to, and undoes it.
+Days are UTC days; operations take effect today. A preview does the operation, answers with the
+result, and undoes it.
 """
 
 from collections.abc import Callable
@@ -124,7 +124,7 @@ def preview_subscription(
     request: HttpRequest, user_id: PathId, new: SubscriptionIn
 ) -> dict[str, Any]:
     answer = _answer(_start(request, user_id, new, dry_run=True))
-    answer["subscription"]["id"] = None  # the one that is started will have another ID
+    answer["subscription"]["id"] = None  # the real one will have another ID
     return answer
 
 
@@ -283,10 +283,10 @@ def _tagged(
 
 
 def _tag(answer: dict[str, Any]) -> str:
-    """The next charge is told beside it: that changes with the day, and with the plan."""
+    """Returns the ETag. Its second part is the next charge, which changes with day and plan."""
     return etags.tag_of(answer | {"next_charge": None}, besides=answer["next_charge"])
 
 
 def _check(request: HttpRequest) -> Callable[[Subscription], None]:
-    """Refuses what the caller has seen in another state (`If-Match`)."""
+    """Returns a check that refuses a subscription that has changed since (`If-Match`)."""
     return lambda row: etags.check(request, _tag(shown(row, utc_today())))

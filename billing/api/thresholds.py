@@ -1,4 +1,4 @@
-"""Calls about the real balance below which programs are told of it (the event `balance.low`)."""
+"""Calls about the threshold of the real balance below which webhooks send `balance.low`."""
 
 from collections.abc import Callable
 from typing import Any

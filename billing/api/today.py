@@ -1,4 +1,4 @@
-"""The clock, as calls read it."""
+"""The clock of API calls."""
 
 from datetime import UTC, date
 
@@ -6,5 +6,5 @@ from django.utils import timezone
 
 
 def utc_today() -> date:
-    """The day that subscriptions go by."""
+    """Returns today's date in UTC, which subscriptions use."""
     return timezone.now().astimezone(UTC).date()

@@ -1,7 +1,7 @@
-"""Calls that read the ledger: transactions of one user and of all, and balances at any time.
+"""Calls that read the ledger: transactions of one user or all users, and balances at any time.
 
-Pages follow the indexes; nothing is counted or skipped. Oldest first, a list can be followed: its
-cursor goes on from where everything has been seen (`reports.Stretch`).
+Pages use indexes; no page counts or skips rows. A list that is sorted oldest first can be followed:
+its cursor continues after everything that was seen (`reports.Stretch`).
 """
 
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ router = Router(tags=["Transactions"])
 SEARCH_SECONDS: Final = 10
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 INSTANT: Final = timedelta(microseconds=1)
-# Programs know these words since before reversals were counted apart.
+# Words of the API from before reversals were counted separately.
 DIRECTIONS: Final[dict[str, Literal["adds", "takes"]]] = {"refills": "adds", "charges": "takes"}
 
 
@@ -210,7 +210,7 @@ def read_balance(
 
 @contextmanager
 def _time_limit(listing: reports.Listing) -> Iterator[None]:
-    """Without filters, an index leads straight to the page."""
+    """Limits the time of filtered lists. Without filters, an index leads straight to the page."""
     if listing.is_filtered:
         with reports.time_limit(SEARCH_SECONDS):
             yield

@@ -1,4 +1,4 @@
-"""Calls about users: customers only. Operators' own accounts are not to be found here."""
+"""Calls about users, that is, customers. Operators' accounts are not found here."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -59,7 +59,7 @@ def customers(request: HttpRequest) -> QuerySet[User]:
 
 
 def customer(request: HttpRequest, user_id: int) -> User:
-    """Raises UnknownUser also for operators."""
+    """Returns a customer. Raises UnknownUser, also for operators."""
     user = customers(request).filter(pk=user_id).first()
     if user is None:
         raise UnknownUser(user_id=user_id)
@@ -95,7 +95,7 @@ def list_users(request: HttpRequest, filters: Query[UserFilters]) -> dict[str, A
     if filters.cursor is not None:
         [last] = cursors.from_text("users", filters.cursor, 1)
         rows = rows.filter(pk__lt=last)
-    # Words that are rare are looked for in all users.
+    # A search for rare words reads all users.
     with reports.time_limit(SEARCH_SECONDS) if filters.search else nullcontext():
         found = list(rows.order_by("-pk")[: filters.limit + 1])
     page = found[: filters.limit]
@@ -171,7 +171,7 @@ def _tag(answer: dict[str, Any]) -> str:
 
 @contextmanager
 def _problems_told() -> Iterator[None]:
-    """Tells each field that is not valid."""
+    """Turns a ValidationError into a problem that lists each invalid field."""
     try:
         yield
     except ValidationError as problem:

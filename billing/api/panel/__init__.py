@@ -1,6 +1,5 @@
 """The Panel-API-compatible face of the Billing API, `/v2/panel/`.
 
-Programs written against Navixy's Panel API change only the base address. `docs/panel-api.md` says
-what of it is here, and what differs. No rule of money is in here: the ledger and the
-subscriptions are called as from anywhere else.
+Programs written for Navixy's Panel API only change the base address. `docs/panel-api.md` says which
+calls exist here and what differs. This package has no rules of money: it calls operations.
 """

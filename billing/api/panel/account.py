@@ -21,8 +21,8 @@ from users.networks import client_network
 
 LONGEST_PASSWORD: Final = 1_000
 
-# What an operator's permissions are called there. Only what works here is granted: a console offers
-# what it is told of.
+# The names of operators' permissions in the Panel API. Only those that work here are listed: a
+# console offers what it is granted.
 PERMISSIONS: Final[Mapping[str, Mapping[str, str]]] = {
     "users": {
         "create": "users.add_user",
@@ -55,10 +55,9 @@ def auth(request: HttpRequest, parameters: Parameters, now: datetime) -> dict[st
 
 
 def _operator(login: str, password: str) -> User | None:
-    """The operator, also a deactivated one, with this login and password.
+    """Returns the operator with this login and password, also a deactivated one.
 
-    Whether there is such a login cannot be told from the time it takes: for an unknown one, Django
-    hashes the password too.
+    Takes the same time for an unknown login, because Django hashes the password then, too.
     """
     found = AllowAllUsersModelBackend().authenticate(None, username=login, password=password)
     return found if isinstance(found, User) and found.is_staff else None
@@ -74,7 +73,7 @@ def logout(call: Call) -> dict[str, Any]:
 
 
 def permissions(operator: User) -> dict[str, list[str]]:
-    """By category; one in which nothing is granted is left out."""
+    """Returns the granted permissions by category, without empty categories."""
     granted = {
         category: [action for action, name in actions.items() if operator.has_perm(name)]
         for category, actions in PERMISSIONS.items()

@@ -1,4 +1,4 @@
-"""Answers as Navixy writes them: JSON with exact amounts, and times in UTC."""
+"""Answers in Navixy's format: JSON with exact amounts, and times in UTC."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,9 +15,7 @@ def moment(value: datetime) -> str:
 
 
 def in_json(value: Any) -> str:
-    """`value` in JSON. An amount becomes a number with just its decimals, never by way of a float:
-    8.7850 is 8.785, whoever reads it.
-    """
+    """Returns `value` as JSON. Amounts become exact numbers, without floats: 8.7850 is 8.785."""
     if value is None or isinstance(value, bool):
         return CONSTANTS[value]
     if isinstance(value, str):
@@ -35,7 +33,7 @@ def in_json(value: Any) -> str:
 
 
 def in_json_by_parts(value: dict[str, Any]) -> Iterator[str]:
-    """The same, some rows at a time, of an answer that has an iterator for a list."""
+    """Yields the JSON of an answer in parts; a list in it may be an iterator."""
     for place, (name, content) in enumerate(value.items()):
         yield f"{', ' if place else '{'}{in_json(name)}: "
         if isinstance(content, Iterator):

@@ -1,4 +1,4 @@
-"""One call: who makes it, when, and with what."""
+"""One call: its operator, its time and its parameters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from users.models import User
 
 @dataclass(frozen=True)
 class Call:
-    """`operator` is the actor of whatever the call does."""
+    """`operator` is the actor of everything that the call does."""
 
     session: ApiSession
     parameters: Parameters
@@ -29,7 +29,7 @@ class Call:
 
     @property
     def today(self) -> date:
-        """The day that subscriptions go by."""
+        """Today's date in UTC, which subscriptions use."""
         return self.now.astimezone(UTC).date()
 
     def may(self, permission: str) -> bool:
@@ -40,7 +40,7 @@ class Call:
             raise Refused(NOT_PERMITTED)
 
     def customer(self, name: str = "user_id", *, within: Parameters | None = None) -> User:
-        """The customer whose ID is the parameter `name`. Operators' own accounts are none."""
+        """Returns the customer with the ID in parameter `name`. Operators are not customers."""
         user_id = (within or self.parameters).whole(name)
         try:
             return operations.customers.find_customer(user_id)
@@ -52,9 +52,9 @@ CallResult = dict[str, Any] | HttpResponseBase
 
 
 class Action(NamedTuple):
-    """What a call does, and the permission it takes: that of the panel's page for the same thing.
+    """What a call does, and the permission that it needs: that of the panel's page for the same.
 
-    None: every operator may, about oneself.
+    None: every operator may make it, about their own session.
     """
 
     run: Callable[[Call], CallResult]

@@ -1,6 +1,6 @@
-"""Calls that a console makes on its way to a customer's money: about the dealer, time zones, menus.
+"""Further calls that a console makes: about the dealer, time zones and menus.
 
-Most of what they ask about does not exist here; the answer then says so: an empty list, a null.
+Most of what they ask for does not exist here. The answer then is an empty list or null.
 """
 
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ from billing.models import Subscription, UserDefaults
 from billing.money import ZERO
 from users.models import time_zones
 
-FOR_EVER: Final = "P100Y"  # ISO 8601: the ledger is kept without end
-# The shortest that Django's validator of operators' passwords takes, and the longest of a form.
+FOR_EVER: Final = "P100Y"  # ISO 8601: the ledger is kept without limit
+# The minimum of Django's validator of operators' passwords, and the maximum of the form.
 PASSWORD_LENGTHS: Final = (8, 128)
 
 
 def dealer_info(call: Call) -> dict[str, Any]:
-    """This installation, as the one dealer that it has: not blocked, not limited, owing nothing."""
+    """Returns this installation as the only dealer: not blocked, without limits, without debts."""
     devices = Subscription.objects.live().exclude(device="").count()
     shortest, longest = PASSWORD_LENGTHS
     return {
@@ -86,7 +86,7 @@ def dealer_info(call: Call) -> dict[str, Any]:
 
 
 def plan_defaults(call: Call) -> dict[str, Any]:
-    """What a registered device gets: nothing of its own. The plan is the one for new users."""
+    """Returns the defaults of plans: none for devices; for users, the plan for new users."""
     return {
         "tracker": {
             "tariff_id": UserDefaults.objects.values_list("plan", flat=True).first(),
@@ -98,19 +98,19 @@ def plan_defaults(call: Call) -> dict[str, Any]:
 
 
 def no_list(call: Call) -> dict[str, Any]:
-    """There are none of these here."""
+    """Returns an empty list: these things do not exist here."""
     return {"list": []}
 
 
 def no_menu(call: Call) -> dict[str, Any]:
-    """Customers have no menu here. A customer who is asked about has to exist."""
+    """Returns an empty menu: customers have none here. The customer has to exist."""
     if call.parameters.has("user_id"):
         call.customer()
     return {"value": []}
 
 
 def no_second_factor(call: Call) -> dict[str, Any]:
-    """Customers log in elsewhere, so nothing is set for their second factor."""
+    """Returns no settings: customers do not log in here, so they have no second factor."""
     return {"value": None}
 
 
@@ -118,9 +118,9 @@ def no_second_factor(call: Call) -> dict[str, Any]:
 
 
 def list_time_zones(request: HttpRequest, parameters: Parameters, now: datetime) -> dict[str, Any]:
-    """The zones of countries' cities, with their hours from UTC at `now`.
+    """Returns the time zones of cities, with their hours from UTC at `now`.
 
-    `locale` is read for what is wrong with it; the names are English in all.
+    `locale` is validated; the names are English in every locale.
     """
     if parameters.has("locale"):
         parameters.text("locale", longest=35)
@@ -130,7 +130,7 @@ def list_time_zones(request: HttpRequest, parameters: Parameters, now: datetime)
 
 @cache  # reads a file
 def countries_of_zones() -> Mapping[str, str]:
-    """The country (ISO 3166) of each time zone that has one, in the order of the zones' names."""
+    """Returns the country (ISO 3166) of each time zone that has one, sorted by zone."""
     table = files("tzdata.zoneinfo").joinpath("zone.tab").read_text("utf-8")
     rows = (line.split("\t") for line in table.splitlines() if not line.startswith("#"))
     known = time_zones()
@@ -139,7 +139,7 @@ def countries_of_zones() -> Mapping[str, str]:
 
 def _time_zone(name: str, country: str, now: datetime) -> dict[str, Any]:
     zone = ZoneInfo(name)
-    # Winter and summer, north and south: the smaller of the two is the standard time. (Ireland's
+    # The smaller offset of winter and summer is standard time, north and south. (Ireland's
     # tables have it the other way round, with a winter time of minus one hour.)
     halves = (_offset(now.replace(month=month, day=1), zone) for month in (1, 7))
     base = min(*halves)
@@ -157,5 +157,5 @@ def _offset(moment: datetime, zone: ZoneInfo) -> timedelta:
 
 
 def _hours(span: timedelta) -> Decimal:
-    """Exact: clocks differ by quarters of an hour."""
+    """Returns exact hours: zones differ by quarters of an hour."""
     return Decimal(span // timedelta(minutes=15)) / 4

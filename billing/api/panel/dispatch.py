@@ -1,7 +1,7 @@
-"""The one view of `/v2/panel/`: finds out what is called, by whom, and answers.
+"""The one view of `/v2/panel/`: finds the call and the caller, and answers.
 
-A call is `handler/action`, by GET or POST. In order: is there such a call, can its parameters be
-read, who makes it, how often, may they, and then the call itself.
+A call is `handler/action`, by GET or POST. Checked in this order: does the call exist, can its
+parameters be read, who makes it, the rate limit, the permission. Then the call is made.
 """
 
 import logging
@@ -42,7 +42,7 @@ log = logging.getLogger("billing.api.panel")
 HASH: Final = re.compile(r"[0-9a-f]{32}")
 IN_HEADER: Final = re.compile(r"NVX\s+(\S*)", re.IGNORECASE)
 
-# The calls without a session.
+# Calls that need no session.
 OPEN: Final[Mapping[tuple[str, str], Callable[[HttpRequest, Parameters, datetime], CallResult]]] = {
     ("account", "auth"): account.auth,
     ("timezone", "list"): console.list_time_zones,
@@ -73,7 +73,7 @@ ACTIONS: Final[Mapping[tuple[str, str], Action]] = {
     ("tariff", "read"): Action(tariffs.read_tariff, "billing.view_plan"),
     ("tariff/defaults", "read"): Action(console.plan_defaults, "billing.view_plan"),
 }
-# A HEAD is an answer without its body; and must change nothing, as a GET here may.
+# HEAD is allowed for these only: in this API a GET may change something.
 READING: Final = frozenset({"get_permissions", "get_info", "list", "read", "export"})
 HANDLERS: Final = frozenset(handler for handler, _ in (*OPEN, *ACTIONS))
 
@@ -109,7 +109,7 @@ def _answer(request: HttpRequest, path: str) -> CallResult:
     action = ACTIONS[name]
     call = Call(_session(request, parameters, now), parameters, now)
     wait = authority.spend(
-        # Of all the operator's sessions together: another login is no further allowance.
+        # For all sessions of the operator together: another login adds no allowance.
         f"operator:{call.operator.pk}",
         per_minute=settings.API_REQUESTS_PER_MINUTE,
         now=now,
@@ -122,7 +122,7 @@ def _answer(request: HttpRequest, path: str) -> CallResult:
 
 
 def _name(request: HttpRequest, path: str) -> tuple[str, str]:
-    """Handler and action. Slashes too many, as of an address put together, do not matter."""
+    """Returns handler and action. Ignores extra slashes."""
     *words, action = [word for word in path.split("/") if word] or [""]
     handler = "/".join(words)
     if handler not in HANDLERS:
@@ -130,7 +130,7 @@ def _name(request: HttpRequest, path: str) -> tuple[str, str]:
     if (handler, action) not in OPEN and (handler, action) not in ACTIONS:
         raise Refused(WRONG_METHOD)
     if request.method == "HEAD" and action in READING:
-        request.method = "GET"  # until it is answered
+        request.method = "GET"  # while it is answered
     if request.method not in ("GET", "POST"):
         raise Refused(WRONG_METHOD)
     return handler, action
@@ -177,9 +177,9 @@ def _refusal(refusal: Refused) -> HttpResponse:
 
 
 def _let_browsers_read(request: HttpRequest, response: HttpResponseBase) -> None:
-    """Pages of the origins in API_CORS_ORIGINS may call from a browser; those of others may not.
+    """Lets pages of the origins in API_CORS_ORIGINS call from a browser.
 
-    There is nothing about credentials: the hash is a header or a parameter, never a cookie.
+    Sends no header about credentials: the hash is a header or a parameter, never a cookie.
     """
     if not settings.API_CORS_ORIGINS:
         return

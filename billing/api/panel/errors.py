@@ -1,4 +1,4 @@
-"""What a call that fails answers: Navixy's codes, with their HTTP statuses and descriptions."""
+"""Errors: Navixy's codes, with their HTTP statuses and descriptions."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -65,7 +65,7 @@ MEANINGS: Final[Mapping[int, Meaning]] = {
 
 
 class Refused(Exception):
-    """A call is answered with an error. `errors` names the parameters it is about, if any."""
+    """A call fails with this error. `errors` names the parameters that caused it, if any."""
 
     def __init__(
         self, code: int, *errors: tuple[str, str], headers: Mapping[str, str] | None = None
@@ -91,7 +91,7 @@ class Refused(Exception):
 
 
 class Invalid(Refused):
-    """Parameters are missing or wrong."""
+    """Parameters are missing or invalid."""
 
     def __init__(self, *errors: tuple[str, str]) -> None:
         super().__init__(INVALID_PARAMETERS, *errors)
@@ -102,12 +102,12 @@ def too_many_requests(wait: timedelta) -> Refused:
 
 
 def database_error(outage: Outage) -> Refused:
-    """The same call can succeed a little later; with a key, it is done once."""
+    """Returns the error of an outage. The call may be repeated; with a key it is done once."""
     counters.outage(outage.code)
     return Refused(DATABASE_ERROR, headers={"Retry-After": str(outage.retry_after_seconds)})
 
 
-# The parameter that a refusal of the ledger is about. What else it can refuse is invalid too.
+# The parameter that a refusal is about. Other refusals are errors of code 7, too.
 _PARAMETERS: Final[Mapping[type[BillingError], str]] = {
     InvalidAmount: "amount",
     NothingToChange: "amount",
@@ -116,7 +116,7 @@ _PARAMETERS: Final[Mapping[type[BillingError], str]] = {
     IdempotencyConflict: "idempotency_key",
     PlanRetired: "default_tariff_id",
 }
-# The ledger's names of fields, where they are others here.
+# Fields of refusals that have another name here.
 _NAMES: Final[Mapping[str, str]] = {"description": "text", "bonus_amount": "amount"}
 
 

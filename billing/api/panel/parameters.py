@@ -1,9 +1,9 @@
-"""The parameters of a call: how they come, and what each may be.
+"""The parameters of a call: their sources and types.
 
-They come as a JSON object, as form fields or in the address; what is in the body counts before
-what is in the address. A number, a truth value or an object in a form or an address is its text.
-Parameters that a call does not know are ignored, null is the same as absent, also as the text
-`null` of a form or an address, and every mistake is answered with the name of the parameter.
+They come as a JSON object, as form fields or in the query; the body takes precedence over the
+query. In forms and queries, numbers, booleans and objects are JSON text. Unknown parameters are
+ignored. Null, also the text `null` in a form or query, means absent. Every error names its
+parameter.
 """
 
 import json
@@ -29,7 +29,7 @@ MAX_FIELDS: Final = 1_000
 WHOLE_NUMBER: Final = re.compile(r"-?[0-9]{1,30}")
 NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 DATE_AND_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
-NULL: Final = "null"  # how a form says that there is no value
+NULL: Final = "null"  # in a form: no value
 TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
 
 # The largest amount of the Panel API.
@@ -37,13 +37,13 @@ MAX_AMOUNT: Final = Decimal("9999999999.9999")
 
 
 class Parameters:
-    """What a call was given, read by name and type. Raises Invalid for what is missing or wrong."""
+    """Reads parameters by name and type. Raises Invalid for missing and invalid ones."""
 
     def __init__(
         self, typed: Mapping[str, Any], texts: Mapping[str, str] | None = None, within: str = ""
     ) -> None:
-        """`typed` comes from JSON, `texts` from a form or an address; `within` is the object that
-        the parameters are in: its name comes before theirs."""
+        """`typed` comes from JSON, `texts` from a form or query. `within` is the name of the object
+        that contains the parameters, as a prefix of their names."""
         self._typed = typed
         self._texts = texts or {}
         self._within = within
@@ -72,7 +72,7 @@ class Parameters:
         return value
 
     def is_zero(self, name: str) -> bool:
-        """True for a number that is zero, also one written as a text."""
+        """Returns whether a parameter is zero, as a number or as text."""
         value, _ = self._find(name)
         if isinstance(value, str) and NUMBER.fullmatch(value):
             value = to_decimal(value)
@@ -91,7 +91,7 @@ class Parameters:
     def whole(
         self, name: str, *, lowest: int = 1, highest: int = MAX_ID, default: int | None = None
     ) -> int:
-        """A whole number, also one written as "12" or 12.0."""
+        """Returns a whole number, also given as "12" or 12.0."""
         if default is not None and not self.has(name):
             return default
         value, _ = self._get(name)
@@ -106,7 +106,7 @@ class Parameters:
         return value
 
     def amount(self, name: str) -> Decimal:
-        """An amount of money, with four decimals; see `nearest_amount`."""
+        """Returns an amount of money with four decimals; see `nearest_amount`."""
         value, is_text = self._get(name)
         if is_text and isinstance(value, str) and NUMBER.fullmatch(value):
             value = to_decimal(value)
@@ -132,7 +132,7 @@ class Parameters:
         raise self.wrong(name, "Should be a date and time like 2026-07-31 23:59:59")
 
     def names(self, name: str, choices: Collection[str]) -> list[str]:
-        """A list of some of `choices`, in the order given; not an empty one."""
+        """Returns a list of some of `choices`, in the given order, not empty."""
         value, is_text = self._get(name)
         if is_text:
             value = self._json(name, value)
@@ -144,7 +144,7 @@ class Parameters:
         return value
 
     def within(self, name: str) -> "Parameters":
-        """The parameters that are in an object."""
+        """Returns the parameters inside an object."""
         value, is_text = self._get(name)
         if is_text:
             value = self._json(name, value)
@@ -165,7 +165,7 @@ class Parameters:
         return value, is_text
 
     def _find(self, name: str) -> tuple[Any, bool]:
-        """The value, and whether it is the text of one."""
+        """Returns the value, and whether it is text from a form or query."""
         if (value := self._typed.get(name)) is not None:
             return value, False
         text = self._texts.get(name)
@@ -174,20 +174,20 @@ class Parameters:
 
 # --- Amounts ------------------------------------------------------------------------------------
 
-# A computed binary float is off by some units of its 53rd bit, and where larger numbers were
-# subtracted by as much as those were.
+# A computed binary float is off by some units of its 53rd bit; after subtracting larger numbers, by
+# as much as those were.
 NOISE: Final = Decimal("1e-9")
 RELATIVE_NOISE: Final = Decimal("1e-15")
 
 
 def nearest_amount(number: Decimal) -> Decimal | None:
-    """The amount with four decimals that `number` stands for; None if it stands for none.
+    """Returns the amount with four decimals that `number` means; None if it means none.
 
-    Programs of the Panel API reckon in binary floats, and send 0.30000000000000004 for 0.3 or
-    10.100000000000001 for 10.1. What has more than four decimals is the amount next to it if it
-    differs from it by no more than such reckoning does: a billionth, or for amounts beyond a
-    million 10⁻¹⁵ of the amount. What differs by more, like 0.00005 or 10.12345, was meant to have
-    those decimals; it is no amount, here as everywhere, and is not rounded in silence.
+    Programs of the Panel API compute with binary floats and send 0.30000000000000004 for 0.3, or
+    10.100000000000001 for 10.1. A number with more decimals means the nearest amount if it differs
+    by no more than such an error: a billionth, or 10⁻¹⁵ of amounts above a million. A number that
+    differs by more, like 0.00005 or 10.12345, is meant to have these decimals. It is refused, and
+    never silently rounded.
     """
     amount = number.quantize(ZERO, ROUND_HALF_UP)
     if abs(number - amount) > max(NOISE, abs(amount) * RELATIVE_NOISE):
@@ -196,7 +196,7 @@ def nearest_amount(number: Decimal) -> Decimal | None:
 
 
 def to_decimal(text: str) -> Decimal:
-    """The very number that a text says; NaN for one with an exponent beyond all bounds."""
+    """Returns the exact number in a text; NaN if its exponent is out of bounds."""
     try:
         return Decimal(text)
     except InvalidOperation:
@@ -207,7 +207,7 @@ def to_decimal(text: str) -> Decimal:
 
 
 def parameters_of(request: HttpRequest) -> Parameters:
-    """Raises Refused for what is neither JSON nor a form."""
+    """Returns the parameters of a request. Raises Refused if its body is no JSON and no form."""
     texts = _form(request.META.get("QUERY_STRING", "").encode("latin-1"))
     if request.method != "POST":
         return Parameters({}, texts)
@@ -218,7 +218,7 @@ def parameters_of(request: HttpRequest) -> Parameters:
         body = request.body
     except (RequestDataTooBig, SuspiciousOperation, MultiPartParserError, UnreadablePostError):
         raise Refused(WRONG_FORMAT) from None
-    # A curl without a header sends JSON as if it were a form.
+    # curl without a header sends JSON as a form.
     if content_type.endswith("json") or body.lstrip()[:1] == b"{":
         return Parameters(_json_object(body), texts)
     return Parameters({}, texts | _form(body))
@@ -236,7 +236,7 @@ def _form(encoded: bytes) -> dict[str, str]:
 
 def _multipart(request: HttpRequest) -> dict[str, str]:
     fields = {name: str(value) for name, value in request.POST.items()}
-    # Django has put this in place of what was not UTF-8.
+    # Django's replacement for bytes that are not UTF-8.
     if any("\ufffd" in each for field in fields.items() for each in field):
         raise Refused(WRONG_FORMAT)
     return fields
@@ -255,12 +255,12 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 
 def read_json(text: str) -> Any:
-    """Numbers are read to the last digit, NaN and Infinity too: to be refused by name."""
+    """Parses JSON with exact numbers. Keeps NaN and Infinity, to refuse them by parameter later."""
     return _read_json(text)
 
 
 def _whole_or_decimal(text: str) -> int | Decimal:
-    # Python reads no whole number of thousands of digits.
+    # Python parses no whole number of thousands of digits.
     return int(text) if len(text) <= 30 else to_decimal(text)
 
 

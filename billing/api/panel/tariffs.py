@@ -1,4 +1,4 @@
-"""Calls about pricing plans, which are tariffs there."""
+"""Calls about pricing plans, which the Panel API calls tariffs."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -15,7 +15,7 @@ from users.search import Folded, asked
 
 DEVICE_TYPE: Final = "tracker"
 DEVICE_TYPES: Final = ("tracker", "camera", "socket")
-# By a column that is the same for all plans, they are ordered as by their IDs.
+# Columns that are the same for all plans sort by ID.
 ORDERS: Final = {
     "id": "pk",
     "name": "name",
@@ -49,7 +49,7 @@ def list_tariffs(call: Call) -> dict[str, Any]:
     shown = plans.order_by(descending + ORDERS[order], f"{descending}pk")[offset : offset + limit]
     return {
         "list": list(_shown(shown)),
-        "wholesale_service_prices": {},  # nobody charges the dealer
+        "wholesale_service_prices": {},  # the dealer is not charged
         "count": plans.count(),
     }
 
@@ -62,7 +62,7 @@ def read_tariff(call: Call) -> dict[str, Any]:
 
 
 def _filtered(plans: QuerySet[Plan], text: str) -> QuerySet[Plan]:
-    """Every word has to be found in ID, name, price or type of device."""
+    """Keeps plans in which every word is found in ID, name, price or device type."""
     spaced = Value(" ")
     price = Func(F("price"), function="trim_scale")
     words = Concat(
@@ -90,7 +90,7 @@ def _shown(plans: QuerySet[Plan]) -> Iterator[dict[str, Any]]:
             "group_id": 1,
             "active": plan.is_active,
             "type": "activeday" if plan.cycle == Cycle.ACTIVE_DAY else "monthly",
-            "cycle": plan.cycle,  # ours: there is more than these two
+            "cycle": plan.cycle,  # our addition: there are more cycles than these two types
             "price": plan.price,
             "early_change_price": None,
             "device_limit": MAX_ROWS,

@@ -1,7 +1,7 @@
-"""Calls about trackers: the devices that have a subscription of their own.
+"""Calls about trackers: devices with a subscription of their own.
 
-The panel knows a device by the name that its subscription has, and nothing of its model or of its
-connection: those fields say that nothing is known.
+The panel knows a device only by the name in its subscription. Fields about its model or connection
+say that they are unknown.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from billing.reports import subscriptions_with
 from users.ids import MAX_ID
 from users.search import LONGEST_SEARCH
 
-# The columns that are the same for all trackers order them by their IDs.
+# Columns that are the same for all trackers sort by ID.
 ORDERS: Final[Mapping[str, str]] = {
     "id": "tracker_id",
     "label": "device",
@@ -68,10 +68,10 @@ def read_tracker(call: Call) -> dict[str, Any]:
 
 
 def _trackers() -> QuerySet[Subscription]:
-    """Live subscriptions of devices, with the number that a transaction has for the same device.
+    """Returns the live subscriptions of devices, each with `tracker_id`, as in transactions.
 
-    A device whose name is no number has none in transactions. It gets the negative of its
-    subscription's ID, which no device's number can be.
+    A device whose name is not a number has no ID in transactions. Its ID is the negated ID of its
+    subscription, which is no other device's number.
     """
     number = Case(
         When(

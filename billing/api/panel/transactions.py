@@ -17,13 +17,13 @@ from users.ids import id_in
 DEALER_ID: Final = 1  # one dealer per installation
 MOST_ROWS: Final = 20_000
 LONGEST_SPAN: Final = timedelta(days=366)  # a year, of any year
-# Everything lies between; nearer to its ends a datetime cannot be reckoned with.
+# All times are between these; closer to the limits of datetime, arithmetic overflows.
 EARLIEST: Final = datetime(1900, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(9000, 1, 1, tzinfo=UTC)
 
 
 def list_transactions(call: Call) -> dict[str, Any]:
-    """Oldest first. The ends of the interval are seconds, and both belong to it."""
+    """Lists transactions, oldest first. The interval includes the seconds `from` and `to`."""
     parameters = call.parameters
     user = call.customer()
     first, last = parameters.moment("from"), parameters.moment("to")
@@ -65,7 +65,7 @@ def _shown(user_id: int, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tracker_id(device: str) -> int:
-    """A device by its number; 0 for none, and for one that has a name instead."""
+    """Returns a device's number; 0 for no device, and for one with another name."""
     return id_in(device) or 0
 
 

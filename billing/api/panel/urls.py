@@ -1,4 +1,4 @@
-"""One view for every address below `/v2/panel/`: which calls there are, `dispatch` knows."""
+"""One view for all addresses below `/v2/panel/`; `dispatch` knows the calls."""
 
 from django.urls import re_path
 

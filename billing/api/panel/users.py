@@ -1,4 +1,4 @@
-"""Calls about users, the customers; and what of a user is called otherwise there."""
+"""Calls about users, that is, customers; and the Panel API's names of their fields."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -32,9 +32,9 @@ FETCHED_TOGETHER: Final = 1_000
 SEES_MONEY: Final = "billing.view_balance"
 OF_MONEY: Final = frozenset({"balance", "bonus"})
 
-LONGEST_TEXT: Final = 1_000_000  # more than a body can hold: what was read can be sent back
+LONGEST_TEXT: Final = 1_000_000  # more than a body holds, so that what was read can be sent back
 NO_DISCOUNT: Final[Mapping[str, Any]] = {
-    # As the Panel API describes it, and as its console reads it.
+    # First as the Panel API describes it, then as its console reads it.
     "percent": 0,
     "device_limit": None,
     "value": 0,
@@ -47,14 +47,14 @@ EXPORTED: Final = ("id", "login", "first_name", "middle_name", "last_name", "pho
 
 # --- What a user is, field by field -------------------------------------------------------------
 
-NAME_CHARACTERS: Final = frozenset(" -'\".,:/\u200c\u200d")  # has_unseen looks at the joiners
+NAME_CHARACTERS: Final = frozenset(" -'\".,:/\u200c\u200d")  # has_unseen checks the joiners
 
 
 UNSEEN: Final = "Contains characters that cannot be seen"
 
 
 def not_a_name(value: str) -> str | None:
-    # Marks belong to the letters that they stand on.
+    # Category M: marks that combine with letters.
     if all(each.isalnum() or each in NAME_CHARACTERS or category(each)[0] == "M" for each in value):
         return None
     return "Should have letters, digits, spaces and - ' \" . , : / only"
@@ -81,7 +81,7 @@ def not_an_email(value: str) -> str | None:
 
 
 class Field(NamedTuple):
-    """A text of the profile: what it is called in the database, and what is wrong with a value."""
+    """A text field of the profile: its name in the database, and a function that finds errors."""
 
     attribute: str
     longest: int
@@ -110,7 +110,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "state_reg_num": Field("state_reg_num", 15, not_digits),
     "okpo_code": Field("okpo_code", 10, not_an_okpo_code),
 }
-# A list can be ordered by each of its columns; by one that is the same for all, as by their IDs.
+# Lists can be sorted by each column; columns that are the same for all users sort by ID.
 ORDERS: Final[Mapping[str, str]] = {
     "id": "pk",
     "dealer_id": "pk",
@@ -131,7 +131,7 @@ _POST: Final = {name for name in FIELDS if name.startswith("post_")}
 _REGISTERED: Final = {name for name in FIELDS if name.startswith("registered_")}
 _NAMES: Final = {"login", "first_name", "middle_name", "last_name", "phone"}
 
-# Each legal type asks for more than the one before, and companies leave no address blank.
+# Each legal type requires more than the one before; companies leave no address blank.
 REQUIRED: Final[Mapping[str, frozenset[str]]] = {
     "individual": frozenset(_NAMES | _POST),
     "sole_trader": frozenset(_NAMES | _POST | _REGISTERED | {"tin"}),
@@ -146,7 +146,7 @@ NOT_BLANK: Final[Mapping[str, frozenset[str]]] = {
 
 def shown_text(user: User, name: str) -> str:
     value: str = getattr(user, FIELDS[name].attribute)
-    # The panel takes "+49 (176) 123", and Navixy's programs digits.
+    # The panel accepts "+49 (176) 123", Navixy's programs expect digits.
     return "".join(filter(str.isdigit, value)) if name == "phone" else value
 
 
@@ -158,7 +158,7 @@ def list_users(call: Call) -> dict[str, Any]:
         found, ids = _wanted(call)
         count = found.count()
     rows = (_shown(user, with_money=call.may(SEES_MONEY)) for user in _in_order(ids))
-    # Some at once; very many as they are read, in constant memory.
+    # Few users at once; many users as they are read, in constant memory.
     return {"list": list(rows) if len(ids) <= FETCHED_TOGETHER else rows, "count": count}
 
 
@@ -175,7 +175,7 @@ def read_user(call: Call) -> dict[str, Any]:
 
 
 def _default_plan_id(call: Call, user: User) -> int | None:
-    """The user's own plan or, for want of one, the plan of new users."""
+    """Returns the ID of the user's own plan, or of the plan for new users."""
     if not call.may("billing.view_subscription"):
         return None
     own = operations.customers.own_subscription(user)
@@ -199,7 +199,7 @@ def export_users(call: Call) -> HttpResponseBase:
             csv_table(columns, rows), content_type="text/csv; charset=utf-8"
         )
         lines["Content-Disposition"] = f'attachment; filename="{name}.csv"'
-        lines["Content-Encoding"] = "identity"  # compressing would hold lines back
+        lines["Content-Encoding"] = "identity"  # compression would delay lines
         return lines
     workbook = TemporaryFile()  # noqa: SIM115 - the response closes it
     try:
@@ -221,7 +221,7 @@ def _exported(columns: Sequence[str], ids: Sequence[int]) -> Iterator[list[Cell]
 
 @contextmanager
 def _in_time(call: Call) -> Iterator[None]:
-    """For many words, all fields of all users have to be read, over and over."""
+    """Limits the time of a search: many words read all fields of all users repeatedly."""
     try:
         with reports.time_limit(SEARCH_SECONDS) if call.parameters.has("filter") else nullcontext():
             yield
@@ -230,7 +230,7 @@ def _in_time(call: Call) -> Iterator[None]:
 
 
 def _wanted(call: Call) -> tuple[QuerySet[User], list[int]]:
-    """All users that are found, and the IDs of those to show, in order."""
+    """Returns all users found, and the IDs of those to show, in order."""
     parameters = call.parameters
     found = User.objects.customers()
     if parameters.flag("hide_inactive", default=False):
@@ -252,7 +252,7 @@ def _wanted(call: Call) -> tuple[QuerySet[User], list[int]]:
 
 
 def _in_order(ids: Sequence[int]) -> Iterator[User]:
-    """The users with these IDs, with their balances and their devices counted."""
+    """Yields the users with these IDs, with balances and numbers of devices."""
     for first in range(0, len(ids), FETCHED_TOGETHER):
         together = ids[first : first + FETCHED_TOGETHER]
         by_id = _with_devices(User.objects.select_related("balance")).in_bulk(together)
@@ -260,7 +260,7 @@ def _in_order(ids: Sequence[int]) -> Iterator[User]:
 
 
 def _with_devices(users: QuerySet[User]) -> QuerySet[User]:
-    """The users, each with the number of devices that have a subscription (`devices`)."""
+    """Returns the users, each with its number of subscribed devices (`devices`)."""
     devices = (
         Subscription.objects.live()
         .filter(user=OuterRef("pk"))
@@ -278,7 +278,7 @@ def _shown(user: User, *, with_money: bool) -> dict[str, Any]:
         "id": user.pk,
         "dealer_id": DEALER_ID,
         "activated": user.is_active,
-        # Nobody verifies addresses and numbers here.
+        # Addresses and numbers are not verified here.
         "verified": user.is_active,
         "phone_verified": False,
         "legal_type": user.legal_type,
@@ -292,7 +292,7 @@ def _shown(user: User, *, with_money: bool) -> dict[str, Any]:
     }
 
 
-# All that a user has there.
+# All columns that the Panel API's users have.
 COLUMNS: Final = (
     "id", "dealer_id", "activated", "verified", "phone_verified", "legal_type", *FIELDS,
     "balance", "bonus", "trackers_count", "mfa_allowed", "creation_date", "comment",
@@ -359,7 +359,7 @@ def update_user(call: Call) -> dict[str, Any]:
     def plan(user: User) -> Plan | None:
         wanted = _plan(parameters)
         if wanted is None or wanted.pk == _default_plan_id(call, user):
-            return None  # as user/read told it
+            return None  # as user/read returned it
         present = operations.customers.own_subscription(user)
         if present is None:
             call.needs("billing.add_subscription")
@@ -390,7 +390,7 @@ def _login_in_use_told() -> Iterator[None]:
 
 @contextmanager
 def all_mistakes() -> Iterator[Callable[[], Any]]:
-    """Collects what is wrong with several parameters, and tells all of it at the end."""
+    """Collects the errors of several parameters, and raises all of them at the end."""
     errors: list[tuple[str, str]] = []
 
     @contextmanager
@@ -406,10 +406,10 @@ def all_mistakes() -> Iterator[Callable[[], Any]]:
 
 
 def _profile(form: Parameters, present: User | None) -> dict[str, str]:
-    """The fields of a profile that are given, by their names in the database.
+    """Returns the given fields of a profile, by their names in the database.
 
-    What a user has already can be sent back as it was read, also where the panel allowed more than
-    the Panel API does. Of `present`, what is not given and not required stays as it is.
+    A value that the user already has is accepted unchanged, even if the panel allowed more than the
+    Panel API does. Fields of `present` that are neither given nor required stay as they are.
     """
     legal_type = form.choice("legal_type", REQUIRED)
     fields = {"legal_type": legal_type}
@@ -422,7 +422,7 @@ def _profile(form: Parameters, present: User | None) -> dict[str, str]:
                 if (
                     present is not None
                     and value == shown_text(present, name)
-                    # What is blank is not taken along into a legal type that forbids it.
+                    # A blank value is not accepted for a legal type that forbids it.
                     and (value.strip() or legal_type == present.legal_type)
                 ):
                     continue
@@ -459,9 +459,9 @@ def _comment(parameters: Parameters, present: User | None) -> dict[str, str]:
 
 
 def _refuse_discount(parameters: Parameters) -> None:
-    """Takes what says that there is no discount, as consoles always send it: one of zero percent.
+    """Refuses any discount except zero percent, which consoles always send.
 
-    Its other fields, like the day on which it ends, then say nothing.
+    The other fields of such a discount, like its last day, are ignored.
     """
     if not parameters.has("discount") or parameters.is_zero("discount"):
         return
