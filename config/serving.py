@@ -113,7 +113,7 @@ def _beginning(conn: Any) -> bytes | None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Has this process killed when its parent process ends, for whatever reason.
+    """Has this process killed when its parent process ends, also if the parent is killed.
 
     On Linux the kernel does it; elsewhere the process checks every second.
     """

@@ -48,7 +48,7 @@ def has_unseen(text: str, *, lines: bool = False) -> bool:
         if character in _STYLES_OF_EMOJI and before and _takes_a_style(before):
             continue
         return True
-    # Other blanks than plain spaces alone would pass for a text in fields that must not be empty.
+    # A text of plain spaces is for each field to judge. One of other blanks would pass for a text.
     return bool(text.strip(" \n\r\t")) and all(map(_is_blank, text))
 
 

@@ -73,7 +73,7 @@ def fill(subscriptions: int) -> None:
 
 
 def measure_charging(*, subscriptions: int, rounds: int) -> Iterator[Line]:
-    """Each round charges one month with one worker and the next with two.
+    """Measures runs: each round charges one month with one worker, and the next with two.
 
     Batches are posted before and after each run, and their median rate is compared with it.
     """

@@ -69,7 +69,7 @@ def _machine(arguments: list[str]) -> dict[str, Any]:
         "Processor": f"{_processor()}, {os.cpu_count()} cores",
         "Load of the machine over the last 15 minutes": f"{os.getloadavg()[2]:.1f}",
         "PostgreSQL": postgres.split()[0],
-        "Its settings that are not PostgreSQL's own": other_settings or "none",
+        "Settings that differ from PostgreSQL's defaults": other_settings or "none",
         "Python": f"{platform.python_version()} on {sys.platform}",
     }
 
@@ -86,14 +86,14 @@ def _processor() -> str:
 _PAGE: Final = """\
 # Benchmarks
 
-Written by `make benchmark ARGS=--write`; what is measured is in `tests/benchmarks/`. The ways
-compared take turns within one run. Each figure is a median over the rounds, each ratio the median
-of the ratios within a round. The *floor* is one bare statement (UPDATE … RETURNING into INSERT),
-the *usual Django way* is atomic, select_for_update, save and create, both on tables like the
-ledger's, with its indexes, foreign keys and CHECK constraints; for comparison, on tables without
-rules too. Neither has guards, debit order, idempotency or digests. All ways go through the same
-Django connection settings. With `DATABASE_URL` it measures on that server, for example one with
-PostgreSQL's own defaults, and says which of its settings are others.
+Written by `make benchmark ARGS=--write`; `tests/benchmarks/` defines what is measured. The compared
+ways take turns within one run. Each figure is the median over the rounds, each ratio the median of
+the ratios within a round. The *floor* is one bare statement (UPDATE … RETURNING into INSERT). The
+*usual Django way* is atomic, select_for_update, save and create. Both run on tables like the
+ledger's, with its indexes, foreign keys and CHECK constraints and, for comparison, on tables
+without rules. Neither has guards, debit order, idempotency or digests. All ways use the same Django
+connection settings. With `DATABASE_URL` the benchmark measures on that server, for example one with
+PostgreSQL's default settings, and lists the settings that differ from them.
 
 {facts}
 

@@ -42,7 +42,7 @@ def reserved_port() -> socket.socket:
     return reservation
 
 
-# Errors of reading /proc if the process ends meanwhile: before the file is opened, or after.
+# Errors of reading /proc if the process ends before the file is opened, or while it is read.
 GONE = (FileNotFoundError, ProcessLookupError)
 
 

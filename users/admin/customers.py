@@ -1,4 +1,4 @@
-"""The pages of customers, without what is about money: `billing.admin` adds that."""
+"""The pages of customers. `billing.admin` adds everything about money."""
 
 from typing import Any
 
