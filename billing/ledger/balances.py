@@ -1,4 +1,4 @@
-"""A user's balances: as they are now, as they were, and locked."""
+"""Reads and locks the balances of users, now or as of a moment."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -19,7 +19,7 @@ _LOCK: Final = f"SELECT user_id, {_COLUMNS} FROM billing_hold(%s::bigint[], %s)"
 
 
 class Balances(NamedTuple):
-    """A user's two balances at some moment, and the number of the last transaction by then."""
+    """A user's two balances at a moment, and the number of the last transaction at that time."""
 
     real: Decimal
     bonus: Decimal
@@ -33,7 +33,7 @@ def balance(user: User | int) -> Balances:
 
 
 def balance_at(user: User | int, moment: datetime) -> Balances:
-    """Returns the balances as they were at `moment`, after any transaction of that very moment."""
+    """Returns the balances at `moment`, including transactions of that very moment."""
     number = Transaction.objects.number_at(user_id_of(user), moment)
     if not number:
         return Balances(ZERO, ZERO, 0)
@@ -45,15 +45,15 @@ def lock_balances(users: Iterable[int], *, skip_locked: bool = False) -> dict[in
     """Locks the balances of these users until the end of the database transaction.
 
     While a balance is locked, nobody else changes the user's money or subscriptions. Locks are
-    taken in the order of user IDs. With `skip_locked`, balances that somebody else has locked are
-    left out; without, they are waited for. Returns the balances by user ID.
+    taken in the order of user IDs. With `skip_locked`, balances locked by somebody else are left
+    out; otherwise the function waits for them. Returns the balances by user ID.
     """
     if not connection.in_atomic_block:
         raise transaction.TransactionManagementError("A lock lasts no longer than its transaction.")
     possible = [user_id for user_id in users if abs(user_id) <= MAX_WHOLE_NUMBER]
     if skip_locked or len(possible) != 1 or not database.takes_turns():
         return _lock(possible, skip_locked=skip_locked)
-    # A balance that is free, or locked by the caller already, needs no turn.
+    # A balance that is free, or already locked by the caller, needs no waiting for a turn.
     if free := _lock(possible, skip_locked=True):
         return free
     with database.turn(possible):
@@ -67,7 +67,7 @@ def _lock(user_ids: list[int], *, skip_locked: bool) -> dict[int, Balances]:
 
 
 def refuse_if_moved(locked: Balances, expected_number: int | None) -> None:
-    """Raises BalanceMoved as posting does, for a service that is free and so posts nothing."""
+    """Raises BalanceMoved as posting does. For free services, which post nothing."""
     expected = whole_number("expected_number", expected_number)
     if expected is not None and expected != locked.number:
         raise BalanceMoved(

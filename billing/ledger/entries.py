@@ -1,7 +1,7 @@
-"""Entries: what can be posted, one by one or as a batch, and the form in which it is checked.
+"""Entries: the operations that can be posted, singly or as a batch.
 
-Only shapes are checked here: texts, numbers, JSON. The rules of money are in the database function
-`billing_post`.
+Only their form is checked here: texts, numbers, JSON. The database function `billing_post` has the
+rules of money.
 """
 
 import json
@@ -20,28 +20,30 @@ from billing.money import ZERO, Amount, NotMoney, to_money
 from users.models import User
 from users.texts import has_unseen, readable, unstorable
 
-# In the metadata of a transaction: the request that brought it. Not part of the content that an
-# idempotency key stands for.
+# The ID of the request, in a transaction's metadata. Not part of the content that is compared when
+# an idempotency key is repeated.
 REQUEST_ID: Final = "request_id"
-# Idempotency keys that the panel makes itself: a caller's like these would stand in for a charge.
+# Idempotency keys of the panel itself. A caller's key like these would be taken for a charge.
 OWN_KEYS: Final = re.compile(r"subscription:.*|registration", re.DOTALL)
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
-LONGEST_TEXT: Final = 10_000  # beyond a description's length, the database refuses it by its code
-MAX_WHOLE_NUMBER: Final = 2**63 - 1  # of the database's bigint
+LONGEST_TEXT: Final = (
+    10_000  # above the length of a description, which the database refuses with its own code
+)
+MAX_WHOLE_NUMBER: Final = 2**63 - 1  # bigint
 CODE: Final = re.compile(r"[a-z][a-z0-9_]*")
 NULL_CHARACTER_IN_JSON: Final = re.compile(r"(?<!\\)(\\\\)*\\u0000")
-# Kept for good, and read with each page of transactions.
-MAX_METADATA: Final = 16_384  # characters, as the database writes them
+# Stored for good, and read with each page of transactions.
+MAX_METADATA: Final = 16_384  # characters, as the database writes JSON
 EXPONENT_IN_JSON: Final = re.compile(r"[0-9]e[-+][0-9]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One operation to be posted. Made by the functions below whose names end in `_entry`.
+    """One operation to post. The functions below whose names end in `_entry` make them.
 
-    Amounts are signed: what is added to the balance. For a service, `amount` is the whole
-    (negative) cost, and the bonus balance pays first; a reversal has no amounts of its own.
+    Amounts are signed, and added to the balances. For a service, `amount` is the whole (negative)
+    cost, and the bonus balance pays first. A reversal has no amounts of its own.
     """
 
     user_id: int
@@ -58,7 +60,7 @@ class Entry:
 
 
 class Options(TypedDict, total=False):
-    """What every entry may have besides. See `billing.ledger` for the last two."""
+    """Optional fields of every entry. `billing.ledger` explains the last two."""
 
     device: str
     metadata: Mapping[str, Any]
@@ -78,7 +80,7 @@ def balance_change_entry(
     subtype: str = "partner",
     **options: Unpack[Options],
 ) -> Entry:
-    """Adds both amounts (or, negative, takes them). See `billing.ledger.change_balance`."""
+    """Adds both amounts; negative ones are taken. See `billing.ledger.change_balance`."""
     return Entry(
         user_id=user_id_of(user),
         type=TransactionType.PAYMENT,
@@ -117,7 +119,7 @@ def service_entry(
     cost: Amount,
     **options: Unpack[Options],
 ) -> Entry:
-    """Takes `cost` (positive) for a service, by its code: from the bonus balance first."""
+    """Takes `cost` (positive) for the service with this code, from the bonus balance first."""
     return Entry(
         user_id=user_id_of(user),
         type=TransactionType.SERVICE,
@@ -136,7 +138,7 @@ def subscription_entry(
     price: Amount,
     **options: Unpack[Options],
 ) -> Entry:
-    """Takes `price` (positive) for a subscription: from the real balance, never from the bonus.
+    """Takes `price` (positive) for a subscription, from the real balance only.
 
     `cycle` is the subtype of its billing cycle: monthly, everyday, activeday, every_year.
     """
@@ -153,7 +155,7 @@ def subscription_entry(
 def remainder_entry(
     user: User | int, *, description: str, amount: Amount, **options: Unpack[Options]
 ) -> Entry:
-    """Pays back `amount` (positive), the unused rest of a subscription's period."""
+    """Pays back `amount` (positive): the unused rest of a subscription's period."""
     return Entry(
         user_id=user_id_of(user),
         type=TransactionType.SUBSCRIPTION,
@@ -167,8 +169,8 @@ def remainder_entry(
 def reversal_entry(
     user: User | int, *, description: str, number: int, **options: Unpack[Options]
 ) -> Entry:
-    """Takes the user's transaction `number` back. See `billing.ledger.reverse`."""
-    # The database names the subtype: the type of what is reversed.
+    """Reverses the user's transaction `number`. See `billing.ledger.reverse`."""
+    # The database sets the subtype: the type of the reversed transaction.
     return Entry(
         user_id=user_id_of(user),
         type=TransactionType.REVERSAL,
@@ -187,17 +189,16 @@ def user_id_of(user: User | int) -> int:
 
 
 def callers_key(key: str | None) -> str | None:
-    """Returns an idempotency key that a caller may use. Raises InvalidEntry for the panel's own."""
+    """Returns the key if callers may use it. Raises InvalidEntry for the panel's own keys."""
     if key is not None and OWN_KEYS.fullmatch(key):
         raise InvalidEntry(field="idempotency_key", reason="keys like this are the panel's own")
     return key
 
 
 def shorten_description(text: str) -> str:
-    """Returns a description that is made up of names, readable and not too long.
+    """Returns a generated description, made readable and cut to the longest allowed length.
 
-    Some names may be older than the rule that all of a text can be seen; they are charged for all
-    the same.
+    Names in it may be older than the rule that all characters are visible.
     """
     text = readable(text)
     is_short = len(text) <= DESCRIPTION_MAX_LENGTH
@@ -212,33 +213,33 @@ def _positive(value: Amount) -> Decimal:
 
 
 def checked_amount(name: str, value: Amount) -> Decimal:
-    """An amount of money with four decimals. Raises InvalidAmount for what is none."""
+    """Returns an amount of money with four decimals. Raises InvalidAmount."""
     if value is ZERO:
-        return ZERO  # as one of the two amounts mostly is
+        return ZERO  # usually one of the two amounts
     try:
         return to_money(value)
     except NotMoney as problem:
-        # Python writes no whole number of thousands of digits; a Decimal it does.
+        # Python refuses to print an int of thousands of digits, but prints a Decimal.
         shown = Decimal(value) if type(value) is int else value
         raise InvalidAmount(field=name, reason=problem.reason, value=str(shown)[:40]) from None
 
 
 def checked_device(value: object) -> str:
-    """The name of a device, if it can be one: up to 100 visible characters. Raises InvalidEntry.
+    """Returns the name of a device: up to 100 visible characters. Raises InvalidEntry.
 
-    However its letters are put together ("é" is one character or two), it is one device.
+    Normalises Unicode, so that "é" as one or as two characters names the same device.
     """
-    # Pasted along unseen, a character would make another device of it.
+    # An invisible character, pasted along, would make it another device.
     name = checked_text("device", normalize("NFC", value) if isinstance(value, str) else value, 100)
     return name.strip()
 
 
 def checked_text(name: str, value: object, max_length: int, *, is_stored: bool = False) -> str:
-    """`value`, if it is a text that can be seen; what `is_stored` may be older than that rule."""
+    """Returns `value` if it is visible text. Stored text (`is_stored`) may predate that rule."""
     if not isinstance(value, str):
         raise InvalidEntry(field=name, reason="it must be a text")
     if value.isascii() and value.isprintable() and len(value) <= max_length:
-        return value  # as most are: nothing of what follows can be wrong with it
+        return value  # the usual case: none of the following checks can fail
     if problem := unstorable(value):
         raise InvalidEntry(field=name, reason=f"it {problem}")
     if has_unseen(value) and not is_stored:
@@ -262,9 +263,9 @@ _as_strict_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).e
 
 
 def json_object(name: str, value: object) -> Mapping[str, Any]:
-    """`value`, if the database can hold it: no NaN, no null characters, no half characters."""
+    """Returns `value` if jsonb can store it: no NaN, null characters or half surrogates."""
     if value == {}:
-        return cast(Mapping[str, Any], value)  # as most are
+        return cast(Mapping[str, Any], value)  # the usual case
     try:
         written = _as_strict_json(value)
         written.encode()
@@ -278,7 +279,7 @@ def json_object(name: str, value: object) -> Mapping[str, Any]:
 
 
 def _is_longer(written: str, limit: int) -> bool:
-    """Whether JSON is longer than that; of 1e308, the database writes all 309 digits."""
+    """Returns whether JSON is longer than `limit`. The database writes 1e308 with 309 digits."""
     if len(written) <= limit and EXPONENT_IN_JSON.search(written):
         spelt_out = json.loads(written, parse_float=lambda number: f"{Decimal(number):f}")
         written = _as_strict_json(spelt_out)
@@ -286,7 +287,7 @@ def _is_longer(written: str, limit: int) -> bool:
 
 
 def _with_request(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The metadata of an entry, with the ID of the request that brings it."""
+    """Returns metadata with the ID of the present request."""
     if REQUEST_ID in metadata:
         raise InvalidEntry(field="metadata", reason=f"“{REQUEST_ID}” in it is the panel's own")
     current = request_id.get()
@@ -294,7 +295,7 @@ def _with_request(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def as_json(entry: Entry) -> dict[str, Any]:
-    """The entry as `billing_post` takes it. Only the shape is checked here, no rule of money."""
+    """Returns the entry as `billing_post` takes it. Checks its form only, no rules of money."""
     key = entry.idempotency_key
     if key == "":
         raise InvalidEntry(field="idempotency_key", reason="it is empty")
@@ -304,9 +305,9 @@ def as_json(entry: Entry) -> dict[str, Any]:
         "user_id": whole_number("user_id", entry.user_id),
         "type": entry.type,
         "subtype": entry.subtype,
-        # Too long or too short a description is refused by the database, with its own code.
+        # The database refuses descriptions that are too long or too short, with its own code.
         "description": checked_text("description", entry.description, LONGEST_TEXT),
-        # A subscription is charged whatever its device was called when it was started.
+        # The name of a subscription's device may be older than the rules for names.
         "device": checked_text(
             "device", entry.device, 100, is_stored=entry.type == TransactionType.SUBSCRIPTION
         ),

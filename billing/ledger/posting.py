@@ -1,6 +1,6 @@
 """Posting: each function here is one call of the database function `billing_post`.
 
-It locks the balances, checks, splits amounts by the debit order, and writes (`billing/sql/`).
+The function locks balances, checks, splits amounts by the debit order, and writes (`billing/sql/`).
 """
 
 import json
@@ -37,7 +37,7 @@ Outcome = Literal["posted", "replayed", "refused"]
 
 
 class Posted(NamedTuple):
-    """What became of one entry of a batch: a transaction, or the reason why there is none."""
+    """The result of one entry of a batch: a transaction, or the refusal."""
 
     outcome: Outcome
     transaction: Transaction | None
@@ -59,10 +59,10 @@ def change_balance(
     subtype: str = "partner",
     **options: Unpack[Options],
 ) -> Transaction:
-    """Adds to (or, negative, takes from) both balances as given, in one transaction.
+    """Adds signed amounts to both balances, in one transaction.
 
-    Raises InsufficientFunds if either balance would become negative, NothingToChange if both
-    amounts are zero. `subtype` is `partner` for a change by hand or API, `import` for an import.
+    Raises InsufficientFunds if a balance would become negative, NothingToChange if both amounts are
+    zero. `subtype` is `partner` for a change by hand or by the API, `import` for an import.
     """
     entry = balance_change_entry(
         user,
@@ -86,7 +86,7 @@ def give_bonus(
     subtype: str = "register",
     **options: Unpack[Options],
 ) -> Transaction:
-    """Adds `amount` to the bonus balance; `subtype` says on which occasion."""
+    """Adds `amount` to the bonus balance; `subtype` names the occasion."""
     entry = bonus_entry(user, description=description, amount=amount, subtype=subtype, **options)
     return post(entry, actor=actor, channel=channel)
 
@@ -102,22 +102,22 @@ def reverse(
     although_paid_back: bool = False,
     **options: Unpack[Options],
 ) -> Transaction:
-    """Takes the user's transaction `number` back: the same amounts with the opposite signs.
+    """Reverses the user's transaction `number`: posts the same amounts with opposite signs.
 
     Raises AlreadyReversed the second time, NotReversible for a reversal, UnknownTransaction, and
-    InsufficientFunds if what was added is no longer there. Raises AlreadyPaidBack for the charge
-    of a subscription of which a remainder was returned, unless `although_paid_back`.
+    InsufficientFunds if the added money has been spent. Raises AlreadyPaidBack for a subscription
+    charge of which a remainder was paid back, unless `although_paid_back`.
     """
     entry = reversal_entry(user, number=number, description=description, **options)
     with transaction.atomic():
         if not although_paid_back:
-            lock_balances([entry.user_id])  # meanwhile nobody pays back
+            lock_balances([entry.user_id])  # so that nobody pays back meanwhile
             _refuse_what_was_paid_back(entry)
         return post(entry, actor=actor, channel=channel)
 
 
 def paid_back_of(charge: Transaction) -> list[Transaction]:
-    """Returns what was paid back of this charge of a subscription, and not reversed since."""
+    """Returns the remainders of this subscription charge that were not reversed since."""
     if charge.type != TransactionType.SUBSCRIPTION:
         return []
     later = Transaction.objects.filter(user=charge.user_id, number__gt=charge.number)
@@ -129,13 +129,13 @@ def paid_back_of(charge: Transaction) -> list[Transaction]:
 
 
 def paid_back_of_number(user_id: int, number: int) -> list[Transaction]:
-    """Returns the same of the user's transaction `number`; nothing if there is no such one."""
+    """Returns the same for the user's transaction `number`; [] if it does not exist."""
     charge = Transaction.objects.filter(user=user_id, number=number).first()
     return [] if charge is None else paid_back_of(charge)
 
 
 def _refuse_what_was_paid_back(reversal: Entry) -> None:
-    """`billing_post` refuses what was reversed before: with the same key, it is a replay."""
+    """Raises AlreadyPaidBack. Leaves charges that were reversed before to `billing_post`."""
     number = whole_number("reverses", reversal.reverses)
     of_user = Transaction.objects.filter(user=reversal.user_id)
     charge = of_user.filter(number=number).first() if number is not None else None
@@ -151,7 +151,7 @@ def post(entry: Entry, *, actor: User | None, channel: Channel) -> Transaction:
     try:
         [(_, posted)] = _post([as_json(entry)], actor, channel, skip_refused=False)
     except BillingError as refusal:
-        refusal.data.pop("entry", None)  # its place in a batch, of which there is none
+        refusal.data.pop("entry", None)  # its place in a batch; there is no batch here
         raise
     assert posted.transaction is not None  # noqa: S101 - a refusal would have been raised
     return posted.transaction
@@ -168,11 +168,11 @@ def post_batch(
     channel: Channel,
     skip_refused: bool = False,
 ) -> list[Posted]:
-    """Posts all entries or, if one is refused, none, and raises its refusal.
+    """Posts all entries or, if one is refused, none, and raises the refusal.
 
-    The error's `data["entry"]` then is the refused entry's place, from 1. With `skip_refused` what
-    cannot be posted is left out instead. Either way, results come in the order of the entries;
-    entries of one user are posted in the order given.
+    The error's `data["entry"]` is the place of the refused entry, from 1. With `skip_refused`,
+    refused entries are left out instead. Results are in the order of the entries; entries of one
+    user are posted in the given order.
     """
     results: dict[int, Posted] = {}
     valid: list[tuple[int, dict[str, Any]]] = []
@@ -195,7 +195,7 @@ def post_batch(
 def post_for_numbers(
     entries: Sequence[Entry], *, actor: User | None, channel: Channel
 ) -> list[int]:
-    """As `post_batch`, all or nothing, but returns the transactions' numbers only: it is faster.
+    """Posts all entries or none, like `post_batch`, but returns numbers only, which is faster.
 
     The numbers come in the order of the entries.
     """
@@ -215,9 +215,9 @@ def post_for_numbers(
 
 @contextmanager
 def dry_run() -> Iterator[None]:
-    """Undoes at its end whatever is posted or written within.
+    """Undoes at its end everything that is written within.
 
-    What it posts has the very amounts and balances that posting it for good would have now.
+    Transactions posted within have the amounts and balances that they would really have now.
     """
     with transaction.atomic(), counters.dry_run():
         yield
@@ -226,7 +226,7 @@ def dry_run() -> Iterator[None]:
 
 @contextmanager
 def for_request(identifier: str) -> Iterator[None]:
-    """Whatever is posted within keeps the request's ID in its metadata ("request_id")."""
+    """Stores the request's ID in the metadata ("request_id") of all that is posted within."""
     token = request_id.set(identifier)
     try:
         yield
@@ -235,7 +235,7 @@ def for_request(identifier: str) -> Iterator[None]:
 
 
 def current_request() -> str | None:
-    """Returns the ID of the request that is being worked for (`for_request`), if any."""
+    """Returns the ID of the present request (`for_request`), if any."""
     return request_id.get()
 
 
@@ -245,7 +245,7 @@ def current_request() -> str | None:
 def _post(
     entries: list[dict[str, Any]], actor: User | None, channel: Channel, *, skip_refused: bool
 ) -> list[tuple[int, Posted]]:
-    """One call of `billing_post`: results with the positions of their entries, from 1."""
+    """Calls `billing_post`. Returns results with the positions of their entries, from 1."""
     arguments = _arguments(entries, actor, channel, skip_refused=skip_refused)
     with _refusals({entry["user_id"] for entry in entries}):
         results = _call(arguments)
@@ -258,7 +258,7 @@ def _post(
 
 
 def _count(types: Sequence[str], outcomes: Sequence[str], channel: Channel) -> None:
-    """Counts what became of the entries of these types: only if and when it is committed."""
+    """Counts the outcomes of entries of these types, when they are committed."""
     counters.posted(
         [each for each, outcome in zip(types, outcomes, strict=True) if outcome == "posted"],
         channel,
@@ -280,7 +280,7 @@ def _arguments(
 
 @contextmanager
 def _refusals(user_ids: Collection[int]) -> Iterator[None]:
-    """Raises what the posting function refuses as a BillingError."""
+    """Turns refusals of the posting function into BillingErrors."""
     try:
         if connection.in_atomic_block:
             # A savepoint, so that the caller's transaction survives a refusal.
@@ -289,7 +289,7 @@ def _refusals(user_ids: Collection[int]) -> Iterator[None]:
                     lock_balances(user_ids)
                 yield
         else:
-            # Batches wait for batches: which of a batch's users it waits for, nobody knows.
+            # Batches wait for batches: it is unknown which of its users a batch waits for.
             waits_for = user_ids if len(user_ids) == 1 else {("batch", each) for each in user_ids}
             with database.turn(waits_for), database.committing():
                 yield
@@ -300,7 +300,7 @@ def _refusals(user_ids: Collection[int]) -> Iterator[None]:
         raise refusal_from(diagnostics.message_detail) from None
 
 
-# With the star the database looks at the row's type once; named one by one, once for each column.
+# The star evaluates the row once; columns named one by one would evaluate it once each.
 _CALL: Final = 'SELECT "position", outcome, refusal, (posted).* FROM billing_post(%s, %s, %s, %s)'
 _CALL_FOR_NUMBERS: Final = (
     'SELECT (posted).number, outcome FROM billing_post(%s, %s, %s, %s) ORDER BY "position"'
@@ -311,14 +311,14 @@ _COLUMNS: Final = [column.attname for column in Transaction._meta.concrete_field
 def _call(arguments: list[Any]) -> list[tuple[int, Posted]]:
     with connection.cursor() as cursor:
         cursor.execute(_CALL, arguments)
-        result = cursor.pgresult  # `cursor.description` makes an object for each column first
+        result = cursor.pgresult  # `cursor.description` would first make an object for each column
         fields_of = _in_model_order(tuple(map(result.fname, range(result.nfields))))
         return [(row[0], _posted(row[1], row[2], fields_of(row))) for row in cursor.fetchall()]
 
 
 @cache
 def _in_model_order(names: tuple[bytes, ...]) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """Picks a transaction's fields from a row: the star's order is the table's, not the model's."""
+    """Returns a function that picks the fields from a row: its columns are in table order."""
     return itemgetter(*(names.index(column.encode()) for column in _COLUMNS))
 
 
@@ -326,6 +326,6 @@ def _posted(outcome: Outcome, refusal: str | None, fields: Sequence[Any]) -> Pos
     if refusal is not None:
         return Posted(outcome, None, refusal_from(refusal))
     posted = Transaction.from_db(connection.alias, _COLUMNS, fields)
-    posted.metadata = json.loads(posted.metadata)  # a bare cursor leaves JSON as text
+    posted.metadata = json.loads(posted.metadata)  # a plain cursor returns JSON as text
     posted.replayed = outcome == "replayed"
     return Posted(outcome, posted, None)

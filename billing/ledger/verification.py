@@ -1,15 +1,14 @@
-"""Re-computes the ledger's guarantees from its rows alone. Reads only; `manage.py verify_ledger`.
+"""Recomputes the ledger's guarantees from its rows alone: `manage.py verify_ledger`. Reads only.
 
-Everything is done by the database, in sets: each user's transactions are read once, in the order
-of their numbers, each next to the one before it. Work goes by stretches of users, so that memory
-stays bounded and progress can be shown. Each stretch is read as of one moment, so the panel may
-go on working meanwhile.
+The database does the work, in sets: it reads each user's transactions once, in the order of their
+numbers, each beside the one before it. Users are checked in stretches, which bounds memory and
+shows progress. Each stretch is one snapshot, so the panel may keep working.
 
-Nothing that somebody could have put into the database is believed. The SQL here uses what comes
-with PostgreSQL and no function of ours; it looks names up in `pg_catalog` alone, and tables in
-`public` (`billing.sql.guards.unbelieving`). It converts values to text with the types' own
-functions instead of casts, because a cast can be created for types that exist. Whether PostgreSQL's
-own functions are the original ones is a question of `billing.sql.guards`.
+The check trusts nothing that somebody could have put into the database. Its SQL uses only what
+comes with PostgreSQL; names are looked up in `pg_catalog`, tables in `public`
+(`billing.sql.guards.unbelieving`). Values are converted to text by the types' own output functions,
+because anybody can create a cast. `billing.sql.guards` checks that PostgreSQL's own functions are
+the original ones.
 """
 # ruff: noqa: S608 - all SQL here is put together from the constants below and whole numbers
 
@@ -34,11 +33,11 @@ AMOUNTS: Final = COLUMNS[7:15]
 
 
 def _texts(writer: str, *columns: str) -> str:
-    """Values as the texts that their type's own function writes, by no cast."""
+    """Returns SQL that converts columns to text by their type's output function, without a cast."""
     return ", ".join(f"textin({writer}({column}))" for column in columns)
 
 
-# The canonical form of docs/ledger.md, of a row `v` beside the user's row before it.
+# The canonical form of docs/ledger.md, for a row `v` beside the user's previous row.
 DIGEST: Final = f"""sha256(convert_to(textin(json_out(json_build_array(
     encode(coalesce(before_digest, ''), 'hex'),
     {_texts("int8out", "id", "user_id", "number")},
@@ -51,23 +50,23 @@ DIGEST: Final = f"""sha256(convert_to(textin(json_out(json_build_array(
 
 
 class Rule(NamedTuple):
-    """What must hold for each row, and the guarantee (docs/ledger.md) it belongs to.
+    """A condition on each row, and the guarantee (docs/ledger.md) that it checks.
 
-    `holds` is SQL over the row and, as `before_…`, the user's row before it; NULL fails.
+    `holds` is SQL over the row and its user's previous row (`before_…`); NULL fails.
     """
 
     guarantee: str
     says: str
-    holds: str = "true"  # of those that are asked apart
+    holds: str = "true"  # for rules that are checked separately
 
 
-# In this order: the first one that a row breaks is reported. The digest comes last: it covers all
-# of the row, so that it says least about what is wrong.
+# The first rule that a row breaks is reported. The digest is last: it covers the whole row, so it
+# says least about what is wrong.
 TRANSACTION_RULES: Final = (
     Rule(
         "G1",
         "its user has a balance",
-        # Asked once for each user.
+        # Checked once per user.
         "before_number IS NOT NULL OR "
         "(SELECT true FROM public.billing_balance b WHERE b.user_id = v.user_id LIMIT 1)",
     ),
@@ -146,7 +145,7 @@ TRANSACTION_RULES: Final = (
     Rule(
         "G2",
         "a reversal, and nothing else, takes back one earlier transaction, whole and only once",
-        # Scalar subqueries: they are asked for reversals only, and always through an index.
+        # Scalar subqueries run for reversals only, and always use an index.
         """CASE type WHEN 'reversal' THEN reverses < number AND (
             SELECT o.type <> 'reversal' AND o.type = v.subtype
                 AND (o.amount, o.bonus_amount) = (-v.amount, -v.bonus_amount)
@@ -165,14 +164,14 @@ TRANSACTION_RULES: Final = (
     ),
 )
 
-# Not of a row and the one before it, hence asked apart.
+# These need more than a row and the one before it, so they are checked separately.
 ONE_KEY: Final = Rule("G6", "no other transaction of the user has its idempotency key")
 ACTOR: Final = Rule("G8", "its actor is somebody who exists")
 ONE_ID: Final = Rule("G2", "no other transaction has its ID")
 SOMEBODYS: Final = Rule("G1", "it says whose it is")
 RULES_APART: Final = (ONE_KEY, ACTOR, ONE_ID, SOMEBODYS)
 
-# Of a subject's events, as `TRANSACTION_RULES` of a user's transactions.
+# For the events of a subject, like `TRANSACTION_RULES` for the transactions of a user.
 EVENT_DIGEST: Final = f"""sha256(convert_to(textin(json_out(json_build_array(
     encode(coalesce(before_digest, ''), 'hex'),
     {_texts("int8out", "id")}, subject, {_texts("int8out", "subject_id", "number")}, action,
@@ -204,7 +203,7 @@ EVENT_RULES: Final = (
     ),
 )
 
-# Asked last, and of no row: those of a clock that went back are as they should be.
+# Checked last: rows written before the clock went back are correct themselves.
 CLOCK: Final = Rule(
     "G2",
     "the database's clock is at most a day behind it",
@@ -255,7 +254,7 @@ BALANCE_RULES: Final = (
 
 @dataclass(frozen=True)
 class Problem:
-    """The first row that breaks a rule. `number` is None where it is a balance."""
+    """The first row that breaks a rule. `number` is None for a balance."""
 
     rule: Rule
     user_id: int | None
@@ -284,21 +283,21 @@ class Problem:
 
 
 class Stretch(NamedTuple):
-    """Users with IDs above `after`, up to `up_to`; None: without a limit."""
+    """The users with IDs above `after`, up to `up_to`; None: no limit."""
 
     after: int | None
     up_to: int | None
-    transactions: int  # about as many as there are, for progress
+    transactions: int  # approximate, for progress
 
     def covers(self, column: str) -> str:
-        """A condition in SQL on a column of user IDs."""
+        """Returns an SQL condition on a column of user IDs."""
         limits = [f"{column} > {self.after}::bigint"] if self.after is not None else []
         limits += [f"{column} <= {self.up_to}::bigint"] if self.up_to is not None else []
         return " AND ".join(limits) or "true"
 
 
 class Checked(NamedTuple):
-    """What one stretch held, and the first problem in it, if any."""
+    """The figures of one stretch, and its first problem, if any."""
 
     transactions: int
     users: int
@@ -306,10 +305,10 @@ class Checked(NamedTuple):
 
 
 def stretches(rows_per_stretch: int = ROWS_PER_STRETCH) -> list[Stretch]:
-    """All user IDs there can be, cut so that each stretch has about so many transactions.
+    """Divides all possible user IDs into stretches of about `rows_per_stretch` transactions.
 
-    They are cut by what the balances say; a wrong balance makes a stretch longer or shorter, and
-    leaves nothing out.
+    Uses the numbers in the balances. A wrong balance makes a stretch longer or shorter, but leaves
+    nothing out.
     """
     with unbelieving() as cursor:
         cursor.execute(
@@ -328,7 +327,7 @@ def stretches(rows_per_stretch: int = ROWS_PER_STRETCH) -> list[Stretch]:
 
 
 def stretch_of(user_id: int) -> Stretch | None:
-    """One user alone; None if there is no such user."""
+    """Returns the stretch of a single user; None if the user does not exist."""
     with unbelieving() as cursor:
         cursor.execute(
             "SELECT coalesce(max(b.last_number), 0) FROM public.users_user u "
@@ -340,8 +339,9 @@ def stretch_of(user_id: int) -> Stretch | None:
 
 
 def check(parts: list[Stretch]) -> Iterator[Checked]:
-    """Checks stretch after stretch, and stops after the first one that has a problem; then what
-    only all of them together can show, and the clock.
+    """Checks the stretches, then what needs all of them together, then the clock.
+
+    Stops after the first problem.
     """
     for stretch in parts:
         with unbelieving() as cursor:
@@ -358,7 +358,7 @@ def check(parts: list[Stretch]) -> Iterator[Checked]:
 
 
 def _nobodys(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
-    """A row of no user. No stretch has it, since it is neither before nor after any."""
+    """Returns a row without a user: NULL is in no stretch."""
     if stretch.after is not None or stretch.up_to is not None:
         return None
     for table, number in (("billing_transaction", "number"), ("billing_balance", "NULL")):
@@ -369,7 +369,7 @@ def _nobodys(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
 
 
 def _same_id(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
-    """A transaction whose ID another one has, of the same user or not."""
+    """Returns a transaction whose ID another one has, too, of any user."""
     ids = "true"
     if stretch.after is not None or stretch.up_to is not None:
         ids = f"id IN (SELECT id FROM public.billing_transaction WHERE {stretch.covers('user_id')})"
@@ -385,7 +385,7 @@ def _same_id(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
 
 
 def _broken_event(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
-    """The first event that breaks a rule: of all subjects, or of the users of a stretch."""
+    """Returns the first event that breaks a rule: of all subjects, or of a stretch of users."""
     limits = "true"
     if stretch.after is not None or stretch.up_to is not None:
         limits = f"subject = 'user' AND {stretch.covers('subject_id')}"
@@ -412,7 +412,7 @@ def _broken_event(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
 
 
 def _clock_behind(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
-    """The first transaction that the database's clock is more than a day behind."""
+    """Returns the first transaction dated more than a day after the database's clock."""
     cursor.execute(
         "SELECT user_id, number, created_at, clock_timestamp() FROM public.billing_transaction "
         f"WHERE {stretch.covers('user_id')} AND NOT ({CLOCK.holds}) "
@@ -441,14 +441,14 @@ def _check(cursor: CursorWrapper, stretch: Stretch) -> Checked:
 
 
 def _place(problem: Problem) -> tuple[int, float]:
-    """By user, then by number; a user's balance comes after all transactions."""
+    """Returns a sort key: by user, then by number; a balance comes after all transactions."""
     user_id = -1 if problem.user_id is None else problem.user_id
     return user_id, float("inf") if problem.number is None else problem.number
 
 
 def _judged_transactions(stretch: Stretch) -> str:
-    """Each transaction with the place of the first rule that it breaks as `broken`, or NULL."""
-    # Their names one by one: nothing is taken for another because a column was added.
+    """Returns SQL for transactions with `broken`: the place of the first broken rule, or NULL."""
+    # Named one by one, so that an added column cannot shift the others.
     columns = ", ".join(f"t.{name}" for name in COLUMNS)
     return f"""(
         SELECT v.*, {_place_of_first_broken(TRANSACTION_RULES)} AS broken FROM (
@@ -467,7 +467,7 @@ def _judged_transactions(stretch: Stretch) -> str:
 
 
 def _judged_balances(stretch: Stretch) -> str:
-    """The same for balances, and for users without one."""
+    """Returns the same for balances, and for users without one."""
     return f"""(
         SELECT coalesce(u.id, b.user_id) AS user_id, NULL AS number,
             b.real, b.bonus, b.refilled, b.bonus_refilled, b.last_number, b.last_at, b.last_digest,
@@ -490,14 +490,14 @@ def _place_of_first_broken(rules: tuple[Rule, ...]) -> str:
 
 
 def _summary(cursor: CursorWrapper, judged: str) -> tuple[int, int | None]:
-    """How many rows there are, and the first user that has a bad one."""
+    """Returns the number of rows, and the first user with a bad one."""
     cursor.execute(f"SELECT count(*), min(user_id) FILTER (WHERE broken IS NOT NULL) FROM {judged}")
     count, first_user = cursor.fetchone()
     return count, first_user
 
 
 def _summary_by_actor(cursor: CursorWrapper, judged: str) -> tuple[int, int | None, list[int]]:
-    """The same, and who caused them."""
+    """Returns the same, and the actors of the rows."""
     cursor.execute(
         "SELECT actor_id, count(*), min(user_id) FILTER (WHERE broken IS NOT NULL) "
         f"FROM {judged} GROUP BY actor_id"
@@ -536,7 +536,7 @@ def _actor_of_nowhere(cursor: CursorWrapper, stretch: Stretch, actors: list[int]
 
 
 def _problem_at(cursor: CursorWrapper, rule: Rule, condition: str) -> Problem:
-    """The first transaction of which `condition` is true."""
+    """Returns the first transaction for which `condition` is true."""
     cursor.execute(
         f"SELECT {', '.join(COLUMNS)} FROM public.billing_transaction WHERE {condition} "
         "ORDER BY user_id, number LIMIT 1"

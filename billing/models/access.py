@@ -1,4 +1,4 @@
-"""Who may use the Billing API: keys for `/api/v1/`, sessions for `/v2/panel/`. No secret is kept.
+"""API keys for `/api/v1/`, sessions for `/v2/panel/`. Secrets are not stored.
 
 `billing.authority` alone writes these rows.
 """
@@ -12,10 +12,10 @@ from billing.models.plans import validate_readable
 
 
 class ApiKey(models.Model):
-    """What a program shows to act for an operator, its owner, within the owner's permissions.
+    """A key with which a program acts in the name of an operator, with the owner's permissions.
 
-    The key itself is shown once and cannot be found out again: only its SHA-256 is kept. It is
-    revoked, never deleted, so that what it did can be told for ever.
+    The key is shown once; only its SHA-256 is stored. Keys are revoked, never deleted, so that the
+    record of what they did stays complete.
     """
 
     name = models.CharField(
@@ -73,7 +73,7 @@ class ApiKey(models.Model):
 
 
 class ApiSession(models.Model):
-    """A login to `/v2/panel/`. Ended ones are deleted: what was done stands in the ledger."""
+    """A session of `/v2/panel/`. Deleted when it ends; the ledger records what was done in it."""
 
     hashed = models.CharField(max_length=64, unique=True, help_text="SHA-256 of the session hash.")
     operator = models.ForeignKey(
@@ -90,11 +90,11 @@ class ApiSession(models.Model):
 
 
 class ApiAllowance(models.Model):
-    """How much of its requests per minute a key, a session or a login has spent.
+    """How much of its requests per minute a key, a session or a login has used.
 
-    One number is enough for it: the moment up to which the requests so far are "paid", each by its
-    share of a minute. Of an address from which a login has succeeded, it is until when the address
-    is known. The table is not logged: after a crash of the database it begins anew.
+    One time is enough: each request moves it forward by its share of a minute, from now at least.
+    For an address with a successful login, it is the time until which the address is known. The
+    table is unlogged: after a crash of the database it is empty.
     """
 
     bearer = models.CharField(max_length=100, primary_key=True)

@@ -1,4 +1,4 @@
-"""What calls of the Billing API answered, by the idempotency keys that came with them."""
+"""Stored answers of API calls, by idempotency key."""
 
 from django.conf import settings
 from django.db import models
@@ -6,12 +6,12 @@ from django.utils import timezone
 
 
 class KeptAnswer(models.Model):
-    """The answer of one call, given again to whoever repeats the call with the same key.
+    """The answer of a call, which is returned again when the call is repeated with the same key.
 
-    For calls whose effect is not one transaction of the ledger, which has keys of its own. A row is
-    written by the database transaction in which the call did its work: it is there if and only if
-    the work was done. `billing.answers` alone writes these rows, and removes them in time: an
-    answer may hold a customer's name and address.
+    For calls whose effect is not one transaction of the ledger, which stores keys itself. The
+    database transaction that does the work writes the row, so it exists only if the work was done.
+    `billing.answers` alone writes these rows, and deletes them after a while, because an answer may
+    contain a customer's name and address.
     """
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")

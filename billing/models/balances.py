@@ -1,4 +1,4 @@
-"""What each user has now."""
+"""The present balances of each user."""
 
 from decimal import Decimal
 from typing import Any
@@ -13,24 +13,23 @@ from billing.money import DECIMALS, DIGITS
 
 
 def money_field(verbose_name: str = "", **options: Any) -> "models.DecimalField[Any, Decimal]":
-    """An amount in the installation's currency: NUMERIC(19,4)."""
+    """Returns a field for an amount in the installation's currency: NUMERIC(19,4)."""
     return models.DecimalField(
         verbose_name or None, max_digits=DIGITS, decimal_places=DECIMALS, **options
     )
 
 
 def total_field(verbose_name: str) -> "models.DecimalField[Any, Decimal]":
-    """A sum of amounts of one user's whole history, which may outgrow a single amount."""
+    """Returns a field for a sum over a user's whole history, which may exceed a single amount."""
     return models.DecimalField(
         verbose_name, max_digits=25, decimal_places=DECIMALS, default=0, db_default=0
     )
 
 
 def never_negative(*fields: str) -> LessThanOrEqual:
-    """Zero or more, and a number: PostgreSQL sorts NaN, which is its own negative, above them all.
+    """Returns a condition: zero or more, and not NaN, which PostgreSQL sorts above all numbers.
 
-    Said in the fewest words, because a constraint costs by its length with each statement that
-    writes to the table.
+    Written as one comparison, because each statement that writes to the table parses it again.
     """
     negatives = [Func(F(field), template="(-%(expressions)s)") for field in fields]
     return LessThanOrEqual(Greatest(*negatives), 0)
@@ -39,9 +38,9 @@ def never_negative(*fields: str) -> LessThanOrEqual:
 class Balance(models.Model):
     """Both balances of one user, and where the user's transactions stand.
 
-    This is the row that is locked while a transaction is posted. `billing.ledger` alone writes it;
-    a database trigger adds it with each user, however the user is created. It repeats what the
-    user's last transaction says, which is checked at every commit (`guards.py`).
+    This row is locked while a transaction is posted. `billing.ledger` alone writes it; a trigger
+    creates it with each user, however the user is created. It repeats the figures of the user's
+    last transaction, which a trigger checks at every commit (docs/ledger.md).
     """
 
     user = models.OneToOneField(

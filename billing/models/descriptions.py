@@ -1,4 +1,4 @@
-"""Standard descriptions: how the operators of an installation word what they do."""
+"""Standard descriptions: the usual wordings of an installation."""
 
 from django.core.validators import MinLengthValidator
 from django.db import models
@@ -8,8 +8,9 @@ from billing.models.plans import validate_readable
 
 
 class StandardDescription(models.Model):
-    """A description that the Change balance page offers, so that the same thing is always called
-    the same. Operators with the permission maintain the list; it limits nobody.
+    """A description that the Change balance page suggests, so that wordings are uniform.
+
+    Operators with the permission maintain the list. Other descriptions are allowed, too.
     """
 
     text = models.CharField(

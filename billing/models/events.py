@@ -1,4 +1,4 @@
-"""What was done, other than posting: who, when, by which way, what was so before and after."""
+"""Events: the record of operations that are not told by one transaction."""
 
 from django.conf import settings
 from django.db import models
@@ -7,7 +7,7 @@ from billing.models.transactions import Channel
 
 
 class Subject(models.TextChoices):
-    """What an event is about. The codes are those of Django's model names, where there is one."""
+    """What an event is about. Codes are Django's model names where a model exists."""
 
     USER = "user", "User"
     OPERATOR = "operator", "Operator"
@@ -22,7 +22,7 @@ class Subject(models.TextChoices):
 
 
 class EventChannel(models.TextChoices):
-    """The way an operation came in: those of transactions, and the command line."""
+    """The channel of an operation: those of transactions, and the command line."""
 
     PANEL = Channel.PANEL.value, Channel.PANEL.label
     API = Channel.API.value, Channel.API.label
@@ -32,11 +32,11 @@ class EventChannel(models.TextChoices):
 
 
 class Event(models.Model):
-    """One operation that no transaction tells in full. Written by `billing.events` alone.
+    """One operation that no single transaction records in full. Written by `billing.events` alone.
 
-    A balance change, a service charge or a charge of a run is its own record: its transaction. An
-    operation that posts several transactions, or none, leaves an event, which names those that it
-    posted. What is said about it on pages is made of `action` and `data` when it is shown.
+    A balance change, a service charge or a charge of a run is recorded by its transaction. An
+    operation that posts several transactions, or none, leaves an event, which names them. Its
+    sentence is made from `action` and `data` when a page shows it.
 
     The database function `billing_note_events` writes events. They are numbered 1, 2, 3, … for each
     subject, each with a digest over itself and the one before it (docs/ledger.md).

@@ -6,11 +6,11 @@ from django.db import models
 class GroupDefault(models.Model):
     """A permission that a ready-made group was granted once, and is never granted again.
 
-    So what an installation takes from the group stays taken. `billing.authority.groups` alone
-    writes these rows, after each migrate.
+    So a permission that an installation removes from the group stays removed.
+    `billing.authority.groups` alone writes these rows, after each migrate.
     """
 
-    # By its name: a group that is renamed or deleted is the installation's own from then on.
+    # The name: a group that is renamed or deleted belongs to the installation from then on.
     group = models.CharField(max_length=150)
     permission = models.CharField(max_length=200)  # "billing.view_balance"
 

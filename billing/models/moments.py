@@ -1,8 +1,7 @@
-"""What a charging run that comes late has to know of the past: when users were activated and
-deactivated, and what plans cost when.
+"""The past that late charging runs need: when users were active, and earlier prices of plans.
 
-Triggers write these rows (migrations/sql/0022_moments.sql), whoever changes the user or the plan
-and by whatever way; nobody changes them afterwards. `billing.plans.history` reads them.
+Triggers write these rows (`billing/sql/triggers/`), however a user or a plan is changed. Rows are
+never changed. `billing.plans.history` reads them.
 """
 
 from django.conf import settings
@@ -10,12 +9,12 @@ from django.db import models
 
 from billing.models.balances import money_field
 
-# A function of ours, so that tests can move the clock of everything that is dated by it.
+# A function of ours, so that tests can move the clock.
 DATABASE_CLOCK = models.Func(function="billing_clock", output_field=models.DateTimeField())
 
 
 class Activation(models.Model):
-    """A user was activated or deactivated. Before the first such row, the user was the opposite."""
+    """A user was activated or deactivated. Before the first row, the opposite was true."""
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -36,9 +35,9 @@ class Activation(models.Model):
 
 
 class PlanTerms(models.Model):
-    """What a plan asked for from a moment on, until its next row. The last one is as the plan is.
+    """The price of a plan from a moment until its next row. The last row is the present price.
 
-    A plan that was never subscribed to can be deleted; what it asked for stays here.
+    A plan that nobody ever subscribed to can be deleted; these rows stay.
     """
 
     plan = models.ForeignKey(

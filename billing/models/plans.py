@@ -1,4 +1,4 @@
-"""What customers can subscribe to, what services cost under it, and what new customers get."""
+"""Plans, services and their prices, and the defaults for new customers."""
 
 from decimal import Decimal
 from typing import ClassVar
@@ -16,13 +16,13 @@ NOT_NEGATIVE = MinValueValidator(Decimal(0), "A price cannot be negative.")
 
 
 def validate_readable(name: str) -> None:
-    """Names go into descriptions of transactions, where nothing may garble the figures beside."""
+    """Refuses invisible characters: names become part of descriptions, beside figures."""
     if has_unseen(name):
         raise ValidationError(CANNOT_BE_SEEN)
 
 
 def priced(name: str, *fields: str) -> models.CheckConstraint:
-    """Zero or more, and a number: PostgreSQL sorts NaN above every number."""
+    """Returns a constraint: zero or more, and not NaN, which PostgreSQL sorts above all numbers."""
     return models.CheckConstraint(
         name=name,
         condition=Q(**{f"{field}__gte": 0 for field in fields})
@@ -76,7 +76,7 @@ class Service(models.Model):
 
 
 class Plan(models.Model):
-    """A pricing plan: a fee with a billing cycle, and a price for each service that it offers."""
+    """A pricing plan: a fee with a billing cycle, and prices of the services that it offers."""
 
     name = models.CharField(max_length=60, unique=True, validators=[validate_readable])
     cycle = models.CharField(
@@ -126,7 +126,7 @@ class Plan(models.Model):
 
 
 class ServicePrice(models.Model):
-    """What one unit of a service costs under a plan. Without one the plan does not offer it."""
+    """The price of one unit of a service under a plan, which offers it only if there is a row."""
 
     plan = models.ForeignKey(Plan, on_delete=models.CASCADE, related_name="service_prices")
     service = models.ForeignKey(Service, on_delete=models.PROTECT, related_name="prices")
@@ -149,7 +149,7 @@ class ServicePrice(models.Model):
 
 
 class UserDefaults(models.Model):
-    """What a customer gets on registration. One row; without it, or with nothing in it, nothing."""
+    """What a new customer gets: one row. Without the row, or if it is empty, nothing."""
 
     ONLY_ID: ClassVar[int] = 1
 

@@ -1,4 +1,4 @@
-"""What the charging runs did: for the panel, and for whoever has to find out what went wrong."""
+"""Charging runs: what they did, for the panel and for finding faults."""
 
 from django.conf import settings
 from django.db import models
@@ -11,8 +11,8 @@ from billing.models.balances import total_field
 class ChargingRun(models.Model):
     """One run: everything that was due at `at`.
 
-    Figures are added up in the very database transactions that they count, so they are right also
-    for a run that was killed.
+    Figures are added in the same database transactions as what they count, so they are right even
+    if a run is killed.
     """
 
     class Start(models.TextChoices):
@@ -48,10 +48,10 @@ class ChargingRun(models.Model):
 
 
 class Heartbeat(models.Model):
-    """When workers last did a job: one row, written by a job that does nothing else.
+    """When a worker last did a job: one row, written by a job that does nothing else.
 
-    procrastinate's own list of workers tells of those that are there now. This tells how long
-    nobody has been, and counts workers that cron starts and that end again.
+    procrastinate lists the workers that run now. This says how long none has worked, and includes
+    workers that cron starts and that end again.
     """
 
     ONLY_ID = 1
@@ -71,7 +71,7 @@ class Heartbeat(models.Model):
 class ChargingBatch(models.Model):
     """A part of a run: the users with IDs from `first_user_id` to `last_user_id`.
 
-    A run is shared among workers by batches. It is finished when all of them are.
+    Workers share a run by taking batches. The run is finished when all its batches are.
     """
 
     run = models.ForeignKey(ChargingRun, on_delete=models.CASCADE, related_name="batches")

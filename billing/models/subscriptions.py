@@ -1,4 +1,4 @@
-"""Who uses which plan, and how far it is paid."""
+"""Subscriptions: who uses which plan, and through which day it is paid."""
 
 from datetime import date, datetime
 from typing import Self
@@ -15,16 +15,16 @@ from billing.plans.pricing import Charge, Cycle
 
 class SubscriptionQuerySet(models.QuerySet["Subscription"]):
     def live(self) -> Self:
-        """The active and the suspended ones."""
+        """Returns active and suspended subscriptions."""
         return self.exclude(status=Subscription.Status.CANCELLED)
 
 
 class Subscription(models.Model):
     """A user's use of a plan, for one device or, without one, for the account as a whole.
 
-    Days are UTC days. Only `billing.plans` writes these rows, and locks the user's balance
-    (`ledger.lock_balances`) while it does: what is paid and what is recorded as paid cannot come
-    apart.
+    Days are UTC days. Only `billing.plans` writes these rows, with the user's balance locked
+    (`ledger.lock_balances`), so that they always agree with the transactions. An import creates
+    them (`billing.operations.history`).
     """
 
     class Status(models.TextChoices):
@@ -33,9 +33,9 @@ class Subscription(models.Model):
         CANCELLED = "cancelled", "Cancelled"
 
     class SuspensionReason(models.TextChoices):
-        """Why a subscription is suspended: what was in the way when it was last tried.
+        """Why the last attempt to charge a subscription failed.
 
-        The label says what it waits for, wherever that is said.
+        The label says what it waits for.
         """
 
         NO_MONEY = "no_money", "until there is money"
@@ -101,8 +101,8 @@ class Subscription(models.Model):
 
     class Meta:
         default_permissions = ("view", "add", "change")
-        # Without due_on, on purpose: a run changes it in every row that it charges, which is
-        # several times as fast where no index has to follow. Finding who is due reads the table.
+        # No index on due_on: a run changes it in every row that it charges, which is several times
+        # faster without an index to update. Finding due subscriptions reads the table.
         indexes = [models.Index(fields=["user"], name="subscriptions_of_a_user")]
         constraints = [
             models.UniqueConstraint(
@@ -132,7 +132,7 @@ class Subscription(models.Model):
                 name="charged_days_have_a_beginning_and_an_end",
                 condition=Q(charged_from__isnull=True, charged_through__isnull=True)
                 | Q(
-                    # A CHECK takes NULL for consent.
+                    # A CHECK constraint accepts NULL.
                     charged_from__isnull=False,
                     charged_through__isnull=False,
                     charged_from__lte=F("charged_through"),
@@ -153,18 +153,18 @@ class Subscription(models.Model):
 
     @property
     def suspended_until(self) -> str:
-        """What a suspended one waits for: "until there is money"."""
+        """What a suspended subscription waits for: "until there is money"."""
         reason = self.suspension_reason
         return self.SuspensionReason(reason).label if reason else ""
 
     @property
     def made_at(self) -> datetime | None:
-        """When it was added, as far as that is known of this object."""
+        """When it was added; None if the object was not read from the database."""
         return self.created_at if isinstance(self.created_at, datetime) else None
 
     @property
     def accrues_from(self) -> date:
-        """The first day whose activity can be charged: of this plan, without interruption."""
+        """The first day of activity that can be charged: since the plan or the status changed."""
         return max(self.plan_since, self.status_since)
 
     @property
@@ -179,7 +179,7 @@ class Subscription(models.Model):
 
 
 class ActiveDay(models.Model):
-    """A device was active on a day. For plans charged by active day; kept for others too."""
+    """A device was active on a day. Used by plans charged by active day, stored for all."""
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+", db_index=False

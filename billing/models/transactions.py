@@ -1,4 +1,4 @@
-"""Everything that ever happened to a user's money."""
+"""Transactions: the rows of the ledger, and their names on pages."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,7 +16,7 @@ from billing.models.balances import money_field, never_negative, total_field
 
 
 class TransactionType(models.TextChoices):
-    """The codes are those that existing integrations know."""
+    """The types. Existing integrations know these codes."""
 
     PAYMENT = "payment", "Payment"
     BONUS_REFILL = "bonus_charge", "Gift"
@@ -26,7 +26,7 @@ class TransactionType(models.TextChoices):
 
 
 class Channel(models.TextChoices):
-    """The way a transaction came in."""
+    """The channel of a transaction: the way it came in."""
 
     PANEL = "panel", "Panel"
     API = "api", "API"
@@ -52,15 +52,15 @@ SUBTYPE_LABELS = {
 
 
 def subtype_label(subtype: str) -> str:
-    """A subtype for people. Services and gifts bring codes of their own: "geo_lookup"."""
+    """Returns a subtype for people. Services and gifts have codes of their own: "geo_lookup"."""
     known = SUBTYPE_LABELS | dict(TransactionType.choices)
     return known.get(subtype) or subtype.replace("_", " ").capitalize()
 
 
 class Label(models.TextChoices):
-    """What a transaction is called on pages and in files. Programs go by its type.
+    """The name of a transaction on pages and in files. Programs use its type.
 
-    The codes are those of the types, and one more.
+    The codes are those of the types, and `deduction`.
     """
 
     PAYMENT = "payment", "Payment"
@@ -72,16 +72,16 @@ class Label(models.TextChoices):
 
     @property
     def condition(self) -> Q:
-        """Which transactions are called so: the same as `label_of` says, for the database."""
+        """A condition for transactions with this label: `label_of` for the database."""
         return LABELLED[self]
 
 
 def label_of(type: str, amount: Decimal, bonus_amount: Decimal) -> Label:  # noqa: A002 - as the field
-    """What a transaction of this type with these amounts is called.
+    """Returns the label of a transaction of this type with these amounts.
 
-    What an operator or a program changes by hand is a payment in the ledger, whatever it does. To
-    people it is one where it adds to the real balance, a gift where it adds to the bonus balance
-    alone, and otherwise a deduction.
+    In the ledger, every balance change by an operator or program is a payment. For people it is a
+    payment if it adds to the real balance, a gift if it adds to the bonus balance alone, and
+    otherwise a deduction.
     """
     if type != TransactionType.PAYMENT:
         return Label(type)
@@ -104,7 +104,7 @@ LABELLED = {
 
 
 class Reference(NamedTuple):
-    """Another transaction of the same user, as far as it takes to name it and lead to it."""
+    """Another transaction of the same user: what a link to it needs."""
 
     id: int
     number: int
@@ -112,7 +112,7 @@ class Reference(NamedTuple):
 
 class TransactionManager(models.Manager["Transaction"]):
     def number_at(self, user_id: int, moment: datetime) -> int:
-        """The number of the user's last transaction not later than `moment`; 0 if there is none."""
+        """Returns the number of the user's last transaction up to `moment`; 0 if there is none."""
         with connections[self.db].cursor() as cursor:
             cursor.execute("SELECT billing_number_at(%s, %s)", [user_id, moment])
             number: int = cursor.fetchone()[0]
@@ -120,11 +120,11 @@ class TransactionManager(models.Manager["Transaction"]):
 
 
 class Transaction(models.Model):
-    """One operation on one user's two balances: the ledger. Rows are never changed or removed.
+    """One operation on one user's two balances: a row of the ledger. Never changed or deleted.
 
-    It exists so that every figure can be explained: a row holds the balances before and after it,
-    who caused it and by which channel, and a digest that ties it to the user's row before it.
-    `billing.ledger` alone creates rows. A mistake is corrected by a further transaction.
+    A row explains itself: it has the balances before and after, who caused it through which
+    channel, and a digest that ties it to the user's previous row. `billing.ledger` alone creates
+    rows. Another transaction corrects a mistake.
     """
 
     user = models.ForeignKey(
@@ -145,8 +145,8 @@ class Transaction(models.Model):
     bonus_amount = money_field(help_text="The same for the bonus balance.")
     old_bonus = money_field()
     new_bonus = money_field()
-    # Sums over the user's transactions up to this one. The totals of any stretch of a history are
-    # the difference of two rows, however long it is.
+    # Sums over the user's transactions up to this one. The totals of a period are the difference of
+    # two rows, however long it is.
     refilled = total_field("all refills up to this one")
     bonus_refilled = total_field("all bonus refills up to this one")
 
@@ -168,11 +168,10 @@ class Transaction(models.Model):
     metadata = models.JSONField(default=dict, blank=True, help_text="For integrators.")
     digest = models.BinaryField(help_text="SHA-256; see docs/ledger.md for its canonical form.")
 
-    # Set by the ledger on what it returns: this is the transaction of an earlier call with the
-    # same idempotency key, and nothing was changed.
+    # Set by the ledger on what it returns: an earlier call with the same idempotency key posted
+    # this transaction, and nothing was changed now.
     replayed = False
-    # Set by reports on what they list: the transactions that took this one back, and the one that
-    # this one takes back.
+    # Set by reports: the transactions that reversed this one, and the one that this one reverses.
     reversed_by: Sequence[Reference] = ()
     reversed_one: Reference | None = None
 
@@ -208,7 +207,7 @@ class Transaction(models.Model):
                 & Q(new_bonus=F("old_bonus") + F("bonus_amount")),
                 violation_error_message="Old balance and amount must add up to the new balance.",
             ),
-            # With this, the sum above and the column type, no amount can be NaN or out of range.
+            # Together with the sum above and the column type, this excludes NaN and overflows.
             models.CheckConstraint(
                 name="new_balances_are_never_negative",
                 condition=never_negative("new_balance", "new_bonus"),
@@ -220,14 +219,14 @@ class Transaction(models.Model):
                 violation_error_message="Nothing would change: both amounts are zero.",
             ),
             models.CheckConstraint(
-                name="a_description_has_5_to_200_characters",  # 200 is the column's length
+                name="a_description_has_5_to_200_characters",  # 200: the length of the column
                 condition=Q(
                     GreaterThanOrEqual(Length(Trim("description")), DESCRIPTION_MIN_LENGTH)
                 ),
                 violation_error_message=f"A description has {LENGTHS}.",
             ),
-            # A function, because PostgreSQL parses a table's constraints anew for each statement
-            # that writes to it, and a function once per session.
+            # A function: PostgreSQL parses a table's constraints for each statement that writes to
+            # it, but a function once per session.
             models.CheckConstraint(
                 name="a_transaction_does_what_its_type_allows",
                 condition=Func(
@@ -255,7 +254,7 @@ class Transaction(models.Model):
 
     @property
     def subtype_label(self) -> str:
-        """The subtype for people; of a reversal, what the reversed one is called."""
+        """The subtype for people; for a reversal, the label of the reversed transaction."""
         if self.type == TransactionType.REVERSAL and self.subtype in LABELLED_TYPES:
             return label_of(self.subtype, -self.amount, -self.bonus_amount).label
         return subtype_label(self.subtype)

@@ -1,7 +1,7 @@
-"""What other programs are told of, and how telling them went.
+"""Webhooks: endpoints, events, deliveries and attempts; thresholds of low balances.
 
-Triggers write events and deliveries in the very database transaction of what they tell of
-(`sql/functions/`); `billing.webhooks` sends them.
+Triggers write events and deliveries in the same database transaction as what they report
+(`billing/sql/`); `billing.webhooks` sends them.
 """
 
 from typing import ClassVar
@@ -18,7 +18,7 @@ from billing.models.plans import validate_readable
 
 
 class EventType(models.TextChoices):
-    """What programs can be told of. The codes are part of the interface."""
+    """The types of events. The codes are part of the interface."""
 
     TRANSACTION_POSTED = "transaction.posted", "Transaction posted"
     BALANCE_LOW = "balance.low", "Balance below its threshold"
@@ -27,7 +27,7 @@ class EventType(models.TextChoices):
 
 
 class WebhookEndpoint(models.Model):
-    """An address that events are sent to. While it is not active, nothing is noted for it."""
+    """An address that events are sent to. While it is inactive, it collects no events."""
 
     name = models.CharField(
         max_length=60,
@@ -45,8 +45,8 @@ class WebhookEndpoint(models.Model):
         help_text="While this is clear, nothing is sent and nothing new is noted to be sent.",
     )
     created_at = models.DateTimeField("created", default=timezone.now, editable=False)
-    # While nothing gets through, one attempt now and then is enough. `failing_since` without
-    # failures is when one user's event was refused, where nothing has been delivered since.
+    # While nothing gets through, attempts are rare. `failing_since` without failures: one user's
+    # event was refused then, and nothing was delivered since.
     failures = models.PositiveIntegerField(
         default=0, editable=False, help_text="How often in a row nothing got through."
     )
@@ -61,13 +61,13 @@ class WebhookEndpoint(models.Model):
         return self.name
 
 
-# The keys of the next two tables are not checked by the database: whoever posts would lock the one
-# row of an endpoint together with everybody else, and a posting would fail at its commit because
-# the endpoint was deleted meanwhile.
+# The foreign keys of the next two tables are not checked by the database: all postings would lock
+# the same row of an endpoint, and a posting would fail at its commit if the endpoint was deleted
+# meanwhile.
 
 
 class WebhookEvent(models.Model):
-    """Something that happened to one user's money. Written only if somebody wants to know."""
+    """Something that happened to one user's money. Written only if an endpoint wants it."""
 
     type = models.CharField(max_length=32, choices=EventType)
     user = models.ForeignKey(
@@ -91,11 +91,11 @@ class WebhookEvent(models.Model):
 
 
 class WebhookDelivery(models.Model):
-    """One event on its way to one endpoint.
+    """One event for one endpoint.
 
-    Of one user, an endpoint gets events in the order of their IDs: while one waits for another
-    attempt, the later ones wait too. Those of an endpoint that was deleted are nobody's, and are
-    removed by and by (`billing.webhooks.delete_old`).
+    An endpoint gets a user's events in the order of their IDs: while one waits for another attempt,
+    later ones wait, too. Deliveries of deleted endpoints are deleted in the background
+    (`billing.webhooks.delete_old`).
     """
 
     class Status(models.TextChoices):
@@ -136,7 +136,7 @@ class WebhookDelivery(models.Model):
                 name="deliveries_to_send_by_user",
             ),
             models.Index(fields=["endpoint", "id"], name="deliveries_of_an_endpoint"),
-            # The oldest that waits, at each scrape of the metrics.
+            # For the oldest waiting delivery, which each scrape of the metrics reads.
             models.Index(
                 fields=["endpoint", "id"],
                 condition=Q(status="pending"),
@@ -155,7 +155,7 @@ class WebhookDelivery(models.Model):
 
 
 class WebhookAttempt(models.Model):
-    """One attempt to deliver, and what came of it."""
+    """One attempt to deliver, and its result."""
 
     delivery = models.ForeignKey(WebhookDelivery, on_delete=models.CASCADE, related_name="attempts")
     at = models.DateTimeField("date")
@@ -175,7 +175,7 @@ class WebhookAttempt(models.Model):
 
 
 class LowBalanceThreshold(models.Model):
-    """Below which real balance programs are told of it: of one user or, without one, by default."""
+    """The real balance below which programs are told: of one user, or the default (no user)."""
 
     user = models.OneToOneField(
         settings.AUTH_USER_MODEL,
