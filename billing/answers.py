@@ -1,10 +1,10 @@
-"""Answers of the Billing API, kept by their idempotency keys, so that no call does its work twice.
+"""Stored answers of API calls by idempotency key, so that no call does its work twice.
 
-A posting has its key in the ledger, for good. This is for calls that do something else, or several
-things at once. Keys belong to the operator in whose name the call is made, and to its address:
-nobody is told what another operator's call answered.
+The ledger stores the keys of postings for good. This is for calls that do something else, or
+several things. A key belongs to an operator and an address, so that nobody gets the answer to
+another operator's call.
 
-Everything is done in the caller's database transaction, the one that does the work.
+Everything happens in the caller's database transaction, which does the work.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _TAKE: Final = """
 
 
 def fingerprint(body: bytes) -> str:
-    """Of JSON as it reads: neither spaces nor the order of fields make another content of it."""
+    """Returns a hash of JSON that does not depend on spaces or the order of fields."""
     try:
         content = json.dumps(json.loads(body), sort_keys=True).encode()
     except (ValueError, RecursionError):
@@ -39,10 +39,10 @@ def fingerprint(body: bytes) -> str:
 def take(
     owner: User, *, call: str, key: str, content: str, lasts: bool, now: datetime
 ) -> dict[str, Any] | None:
-    """Takes the key for a call that is being made; or answers what the same call answered before.
+    """Takes the key for a call, and returns None; or returns the answer of an earlier such call.
 
-    Who comes second waits for the first to end, and has its answer; or the key, if the first was
-    refused. Raises KeyUsed if the key was used with other content, and AnswerForgotten.
+    A second caller waits for the first, and gets its answer, or the key if the first was refused.
+    Raises KeyUsed if the key was used with other content, and AnswerForgotten.
     """
     said: dict[str, Any] = {"owner": owner.pk, "call": call, "key": key}
     with connection.cursor() as cursor:
@@ -51,7 +51,7 @@ def take(
             if cursor.rowcount:
                 return None
             earlier = KeptAnswer.objects.filter(**said).first()
-            if earlier is not None:  # else it was removed just now
+            if earlier is not None:  # otherwise it was just deleted
                 break
     if earlier.fingerprint != content:
         raise KeyUsed
@@ -62,12 +62,12 @@ def take(
 
 
 def keep(owner: User, *, call: str, key: str, answer: dict[str, Any]) -> None:
-    """Notes what the call that took the key answers."""
+    """Stores the answer of the call that took the key."""
     KeptAnswer.objects.filter(owner=owner, call=call, key=key).update(answer=json.dumps(answer))
 
 
 def forget_old(now: datetime) -> None:
-    """Removes what was kept long enough. A key that lasts stays used, without its answer."""
+    """Deletes old answers. A key that lasts stays used, without its answer."""
     old = KeptAnswer.objects.filter(answered_at__lt=now - KEPT_FOR).exclude(answer="")
     old.filter(lasts=True).update(answer="")
     old.filter(lasts=False).delete()

@@ -1,15 +1,14 @@
-"""What processes count while they work, for Prometheus: `config/metrics.py` shows it at /metrics.
+"""Counters of all processes for Prometheus; `config/metrics.py` shows them at /metrics.
 
-Gunicorn has several processes, jobs are done by others, and a scrape reaches one of them. So each
-process keeps its counts in files of a common directory (`keep_in`), and a scrape adds them up.
-A process takes the first files that no living process holds, and goes on counting where the last
-owner stopped. So counts survive the end of a process, and there are never more files than there
-have been processes at once.
+Gunicorn has several processes, workers are others, and a scrape reaches only one of them. So each
+process stores its counts in files of a common directory (`keep_in`), and a scrape adds them up. A
+process takes the first files that no living process holds, and continues their counts. So counts
+survive the end of a process, and there are never more files than there were processes at once.
 
 Without `keep_in`, as in most commands and in tests, counts stay in the process.
 
-Labels have few values: codes, channels, and the routes of the panel. None names a user, and none
-is what a caller sent.
+Labels have few values: codes, channels and routes. No label names a user or contains what a caller
+sent.
 """
 
 import fcntl
@@ -43,7 +42,7 @@ from billing.errors import BillingError, FreeOfCharge
 
 log = logging.getLogger(__name__)
 
-disable_created_metrics()  # when a process began to count says nothing: counts outlive it
+disable_created_metrics()  # the start of a process says nothing: counts outlive it
 REGISTRY: Final = CollectorRegistry()
 
 REQUESTS: Final = Counter(
@@ -109,7 +108,7 @@ ALL: Final = (
 
 
 def _count(counter: Counter, *labels: str, by: int = 1) -> None:
-    """Whoever counts has more important things to do than to fail at it."""
+    """Increments a counter. Errors are logged: counting must not break what is counted."""
     with suppress(Exception):
         counter.labels(*labels).inc(by)
 
@@ -129,7 +128,7 @@ def outage(code: str) -> None:
 
 
 def webhook_attempts(*, delivered: int = 0, failed: int = 0) -> None:
-    """Counted at the commit of what came of them."""
+    """Counts attempts when their results are committed."""
     for outcome, number in (("delivered", delivered), ("failed", failed)):
         if number:
             transaction.on_commit(
@@ -138,7 +137,7 @@ def webhook_attempts(*, delivered: int = 0, failed: int = 0) -> None:
 
 
 def posted(types: Iterable[str], channel: str) -> None:
-    """Transactions of these types, one for each; counted when they are committed."""
+    """Counts transactions, one for each type given, when they are committed."""
     tally = Tally(str(each) for each in types)
 
     def note() -> None:
@@ -162,7 +161,7 @@ _within_operation: ContextVar[bool] = ContextVar("within_operation", default=Fal
 
 @contextmanager
 def dry_run() -> Iterator[None]:
-    """What is refused within was only asked about."""
+    """Does not count refusals within: nothing was really asked for."""
     token = _dry_run.set(True)
     try:
         yield
@@ -178,10 +177,9 @@ def refused(code: str, channel: str) -> None:
 def counts_refusals[**Arguments, Result](
     operation: Callable[Arguments, Result],
 ) -> Callable[Arguments, Result]:
-    """Counts what an operation refuses, by its argument `channel`.
+    """Counts the refusals of an operation, by its argument `channel`.
 
-    Once, where one operation calls another: what the caller of both is told is what counts. What
-    is free of charge counts as paid, and is no refusal.
+    If one operation calls another, only the outer one counts. FreeOfCharge is not a refusal.
     """
 
     @wraps(operation)
@@ -204,13 +202,13 @@ def counts_refusals[**Arguments, Result](
 # --- Where counts are kept ----------------------------------------------------------------------
 
 KINDS: Final = ("counter", "histogram")
-# Taken when the file is made: writing to a mapped file for which the disk has no room would kill
-# the process. A thousand series take some 250 kB.
+# Allocated when the file is made: writing to a mapped file on a full disk would kill the process. A
+# thousand series take about 250 kB.
 FILE_BYTES: Final = 2 * 1024 * 1024
 
 
 class _Kept:
-    """Of this process: where counts are kept, and which files it holds there."""
+    """State of this process: the directory of counts, and the files that it holds there."""
 
     directory: Path | None = None
     pid: int | None = None
@@ -219,7 +217,7 @@ class _Kept:
 
 
 def _format() -> str:
-    """Names what is counted: counts of a version that counted something else are not added up."""
+    """Returns a name for the set of counters, so that counts of other versions are not added."""
     told = [
         (m._name, m._documentation, m._labelnames, getattr(m, "_upper_bounds", ())) for m in ALL
     ]
@@ -227,9 +225,9 @@ def _format() -> str:
 
 
 def keep_in(directory: Path) -> bool:
-    """Keeps the counts of this process, and its children, below `directory`.
+    """Stores the counts of this process and its children below `directory`.
 
-    False, where that cannot be written: counts then stay in the process.
+    Returns False if it cannot write there: counts then stay in the process.
     """
     own = directory / _format()
     _Kept.lock = None
@@ -244,7 +242,7 @@ def keep_in(directory: Path) -> bool:
     for other in directory.iterdir():
         if other != own:
             shutil.rmtree(other, ignore_errors=True)
-    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # of a parent
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # the parent's
     for metric in ALL:
         metric.clear()
     os.environ.update({"PROMETHEUS_MULTIPROC_DIR": str(own)})
@@ -253,17 +251,17 @@ def keep_in(directory: Path) -> bool:
 
 
 def _own_number() -> int:
-    """Of the files of this process; a child that was forked takes others."""
+    """Returns the number of this process's files; a forked child takes others."""
     if _Kept.pid != os.getpid():
         _take_files()
     return _Kept.number
 
 
 def _take_files() -> None:
-    """The first files that nobody holds. The kernel lets go of them when the process ends."""
+    """Takes the first files that nobody holds. The kernel releases them when the process ends."""
     assert _Kept.directory is not None  # noqa: S101 - see keep_in
     if _Kept.lock is not None:
-        os.close(_Kept.lock)  # the parent's, which holds on to it by its own
+        os.close(_Kept.lock)  # the parent's; the parent keeps its own handle
         _Kept.lock = None
     for number in count(1):
         path = _Kept.directory / f"{number}.lock"
@@ -271,7 +269,7 @@ def _take_files() -> None:
             lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
         except PermissionError:
             if path.exists():
-                continue  # of another account
+                continue  # another account's
             raise
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -289,7 +287,7 @@ def _take_files() -> None:
 
 
 def _prepare(path: Path) -> None:
-    if not _is_readable(path):  # the machine went down while it was written
+    if not _is_readable(path):  # damaged: the machine went down during a write
         path.unlink()
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
     try:
@@ -302,7 +300,7 @@ def _is_readable(path: Path) -> bool:
     if not path.exists():
         return True
     try:
-        written: int = struct.unpack("i", path.read_bytes()[:4])[0]  # how many bytes of it are used
+        written: int = struct.unpack("i", path.read_bytes()[:4])[0]  # the number of used bytes
         list(MmapedDict.read_all_values_from_file(str(path)))
     except Exception:
         return False
@@ -310,7 +308,7 @@ def _is_readable(path: Path) -> bool:
 
 
 def collect() -> list[Metric]:
-    """What has been counted, by all processes that keep their counts at the same place."""
+    """Returns the counts of all processes that store them in the same directory."""
     own = list(REGISTRY.collect())
     if _Kept.directory is None:
         return own

@@ -1,6 +1,6 @@
-"""Currencies: which there are, how many decimals they have, and which one is this installation's.
+"""Currencies: their codes and decimals, and which one this installation uses.
 
-The list is ISO 4217's own, as the package `iso4217` carries it.
+The list is ISO 4217, from the package `iso4217`.
 """
 
 from functools import lru_cache
@@ -10,15 +10,15 @@ from iso4217 import Currency
 
 
 class UnknownCurrency(ValueError):
-    """Not the code of a currency that money is counted in."""
+    """Not the code of a currency for payments."""
 
 
 @lru_cache(maxsize=256)
 def decimals_of(code: str) -> int:
-    """Of the smallest unit: 0 for JPY, 2 for USD, 3 for KWD.
+    """Returns the decimals of the smallest unit: 0 for JPY, 2 for USD, 3 for KWD.
 
-    Raises UnknownCurrency for what is no code, or no longer one, and for the codes that stand for
-    no money one can pay with: metals, funds of states, tests, "no currency". They have no decimals.
+    Raises UnknownCurrency for unknown and withdrawn codes, and for codes that are no means of
+    payment: metals, funds, tests, "no currency". These have no decimals.
     """
     try:
         decimals = Currency(code).exponent
@@ -38,7 +38,7 @@ def is_currency(code: str) -> bool:
 
 
 def own() -> str:
-    """The code of this installation's currency."""
+    """Returns the code of this installation's currency."""
     return str(settings.BILLING_CURRENCY)
 
 

@@ -1,4 +1,4 @@
-"""How long the description of a transaction may be. Said here, and in the database's own words."""
+"""How long the description of a transaction may be. The database has the same limits."""
 
 from typing import Final
 

@@ -1,7 +1,7 @@
-"""Every reason for which an operation is refused, as one family of exceptions.
+"""All reasons for refusing an operation, as one family of exceptions.
 
-Each has a stable `code` for programs, a sentence for people (`str(error)`) and the figures in
-`data`. What an HTTP status or a form field has to do with it is the entry points' business.
+Each has a stable `code` for programs, a sentence for people (`str(error)`) and figures in `data`.
+HTTP statuses and form fields are the business of the channels.
 """
 
 import json
@@ -14,11 +14,11 @@ from billing.money import format_money
 
 
 class BillingError(Exception):
-    """Money did not move, and nothing was changed."""
+    """An operation was refused. Nothing was posted or changed."""
 
     code: ClassVar[str]
     sentence: ClassVar[str]
-    further_figures: ClassVar[tuple[str, ...]] = ()  # in `data`, besides those of the sentence
+    further_figures: ClassVar[tuple[str, ...]] = ()  # in `data`, but not in the sentence
 
     def __init__(self, **data: Any) -> None:
         self.data: dict[str, Any] = data
@@ -29,7 +29,7 @@ class BillingError(Exception):
 
 
 class InvalidAmount(BillingError):
-    """An amount that is no money, or not for this operation.
+    """Not an amount of money, or not a valid one for this operation.
 
     `data`: `field` (amount or bonus_amount), `reason` (a key of `sentences`) and `value`.
     """
@@ -53,7 +53,7 @@ class NothingToChange(BillingError):
 
 
 class FreeOfCharge(NothingToChange):
-    """The use of a service costs nothing: it counts as paid. `data` has all that a quote says."""
+    """The use of a service is free, so it counts as paid. `data` has the fields of a quote."""
 
     sentence = "This costs nothing under the plan {plan}, so there is nothing to charge."
 
@@ -64,7 +64,7 @@ class InvalidDescription(BillingError):
 
 
 class InvalidEntry(BillingError):
-    """Another field of an entry is not valid: `field` names it, `reason` says why."""
+    """Another field of an entry is invalid: `field` names it, `reason` says why."""
 
     code = "invalid_entry"
     sentence = "The field {field} is not valid: {reason}."
@@ -113,7 +113,7 @@ class InsufficientFunds(BillingError):
 
 
 class BalanceOutOfRange(BillingError):
-    """`balance` (real or bonus) would outgrow what the database can hold."""
+    """`balance` (real or bonus) would exceed what the database can store."""
 
     code = "balance_out_of_range"
     further_figures = ("balance",)
@@ -131,7 +131,7 @@ class ClockBehind(BillingError):
 
 
 class BalanceMoved(BillingError):
-    """The caller wanted the change only on the state that it saw (`expected_number`)."""
+    """There are later transactions than the caller knew of (`expected_number`)."""
 
     code = "balance_moved"
     further_figures = ("balance", "bonus")
@@ -149,13 +149,13 @@ class IdempotencyConflict(BillingError):
 
 
 class KeyUsed(IdempotencyConflict):
-    """As its parent, of a call whose effect is not one transaction: `number` is none."""
+    """Like its parent, for a call whose effect is not one transaction: there is no `number`."""
 
     sentence = "This idempotency key was used for the same call before, with other content."
 
 
 class AnswerForgotten(IdempotencyConflict):
-    """The key was used for this call, long ago."""
+    """The key was used for this call so long ago that the answer is deleted."""
 
     sentence = (
         "This idempotency key was used for the same call on {day}; what it answered is not kept "
@@ -169,7 +169,7 @@ class AlreadyReversed(BillingError):
 
 
 class AlreadyPaidBack(BillingError):
-    """`amount` of a subscription's charge was returned on a change of plan or a cancellation."""
+    """`amount` of a subscription's charge was paid back on a change of plan or a cancellation."""
 
     code = "already_paid_back"
     sentence = (
@@ -189,7 +189,7 @@ class NotReversible(BillingError):
 
 
 class InvalidQuantity(BillingError):
-    """`reason` is a key of `sentences`; `value` is what was given."""
+    """`reason` is a key of `sentences`; `value` is the given text."""
 
     code = "invalid_quantity"
     further_figures = ("reason",)
@@ -210,7 +210,7 @@ class InvalidDay(BillingError):
 
 
 class NoPlan(BillingError):
-    """Neither the `device` nor the user has a subscription, so there are no prices."""
+    """Neither the `device` nor the user has a subscription that prices could come from."""
 
     code = "no_plan"
     further_figures = ("user_id", "device")
@@ -249,7 +249,7 @@ class UserDeactivated(BillingError):
 
 
 class SubscriptionExists(BillingError):
-    """`device` has one already; for an empty one, the user's account has."""
+    """`device` already has a subscription; if empty, the user's account has one."""
 
     code = "subscription_exists"
     further_figures = ("subscription",)
@@ -280,6 +280,6 @@ ERRORS_BY_CODE: Mapping[str, type[BillingError]] = {
 
 
 def refusal_from(details: str) -> BillingError:
-    """The error that the database's posting function reported as JSON: a code and figures."""
+    """Returns the error that the posting function reported as JSON: a code and figures."""
     data = json.loads(details)
     return ERRORS_BY_CODE[data.pop("code")](**data)

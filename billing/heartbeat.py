@@ -1,6 +1,6 @@
-"""Whether anybody does background jobs: a job that does nothing else notes when it was done.
+"""Whether workers do background jobs: a job that does nothing else records when it ran.
 
-Both times are the database's, so no machine's clock matters.
+All times come from the database, so the machines' clocks do not matter.
 """
 
 from datetime import timedelta
@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 
 from billing.models import Heartbeat
 
-# Where cron starts workers, up to some minutes pass between two of them.
+# Workers started by cron may be some minutes apart.
 SILENT_AFTER: Final = timedelta(minutes=15)
 
 
@@ -25,5 +25,5 @@ def beat() -> None:
 
 
 def age() -> timedelta | None:
-    """How long ago a worker last did a job; None: never."""
+    """Returns how long ago a worker last did a job; None: never."""
     return Heartbeat.objects.values_list(Now() - F("at"), flat=True).first()

@@ -1,7 +1,7 @@
-"""Amounts of money: what is one, and how it is written for people.
+"""Amounts of money: validating them, and formatting them for people.
 
-Money is a `Decimal` with at most four decimals and fifteen digits before them, as the database's
-NUMERIC(19,4) holds it. Pure, but for the decimals of the installation's currency; no queries.
+An amount is a `Decimal` with at most four decimals and fifteen digits before them, as in the
+database's NUMERIC(19,4). No queries; only the currency's decimals come from the settings.
 """
 
 import re
@@ -29,22 +29,22 @@ class NotMoney(ValueError):
 
 
 def to_money(value: Amount) -> Decimal:
-    """The exact amount that `value` says, with four decimals; nothing is ever rounded.
+    """Returns the exact amount in `value`, with four decimals. Never rounds.
 
-    Raises NotMoney for what is not a finite number, has more than four decimals or is out of
-    range. Floats are refused: they hold most amounts only approximately.
+    Raises NotMoney if it is not a finite number, has more than four decimals or is out of range.
+    Refuses floats, which hold most amounts only approximately.
     """
     if type(value) is Decimal and value.same_quantum(ZERO) and -MAX_MONEY <= value <= MAX_MONEY:
-        return value + ZERO  # as what was computed mostly is; the rest would say the same
+        return value + ZERO  # the usual case of computed amounts; the rest would return the same
     return to_number(value, decimals=DECIMALS, largest=MAX_MONEY) + ZERO  # "-0" becomes "0"
 
 
 def to_number(value: Amount, *, decimals: int, largest: Decimal) -> Decimal:
-    """The same for numbers that are no money: with so many decimals, up to `largest` either way."""
+    """Returns the same for other numbers, with `decimals`, between -`largest` and `largest`."""
     if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
         raise NotMoney("not_a_number")
     if isinstance(value, str) and not PLAIN_NUMBER.fullmatch(value):
-        raise NotMoney("not_a_number")  # Decimal would take "1_000", " 1 " and "١"
+        raise NotMoney("not_a_number")  # Decimal would accept "1_000", " 1 " and "١"
     number = Decimal(value)
     exponent = number.as_tuple().exponent
     if not isinstance(exponent, int):  # NaN or an infinity
@@ -57,18 +57,19 @@ def to_number(value: Amount, *, decimals: int, largest: Decimal) -> Decimal:
 
 
 def decimals_for(*amounts: Decimal) -> int:
-    """With how many decimals to show these amounts, so that they line up: the currency's own, or
-    all four where one of the amounts is finer than that.
+    """Returns the number of decimals with which amounts of one column line up.
+
+    It is the currency's, or four if one of the amounts needs more.
     """
     own = currencies.own_decimals()
     return own if all(round(amount, own) == amount for amount in amounts) else DECIMALS
 
 
 def format_money(amount: Decimal, *, signed: bool = False, decimals: int | None = None) -> str:
-    """`amount` for people: "1,234.50", with all four decimals only where they say something.
+    """Returns `amount` for people: "1,234.50"; with four decimals only if it needs them.
 
-    `decimals` is that of a column, which `decimals_for` tells. `signed` puts a plus before amounts
-    that add. The minus is the typographic one, as wide as the plus, so that columns line up.
+    `decimals` is for a column (`decimals_for`). With `signed`, positive amounts get a plus. The
+    minus is the typographic one, as wide as the plus, so that columns line up.
     """
     if decimals is None:
         decimals = decimals_for(amount)

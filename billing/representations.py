@@ -1,4 +1,4 @@
-"""How transactions and subscriptions look to other programs, in answers and in webhooks.
+"""The JSON of transactions and subscriptions for other programs, in answers and webhooks.
 
 Amounts are texts with four decimals, times RFC 3339 in UTC, days ISO 8601.
 """
@@ -23,7 +23,7 @@ def day(value: date | None) -> str | None:
 
 
 def transaction(row: Transaction) -> dict[str, Any]:
-    """A transaction never changes, so neither does this."""
+    """Returns a transaction for programs. Like the transaction, it never changes."""
     return {
         "id": row.pk,
         "user_id": row.user_id,
@@ -49,7 +49,7 @@ def transaction(row: Transaction) -> dict[str, Any]:
 
 
 def subscription(row: Subscription) -> dict[str, Any]:
-    """What `row.plan` is called is looked up, unless it was selected with the row."""
+    """Returns a subscription for programs. Reads `row.plan` unless it was selected with the row."""
     return {
         "id": row.pk,
         "user_id": row.user_id,

@@ -1,22 +1,22 @@
-"""Background jobs, done by `manage.py worker`: thin. They read the clock and call what does it.
+"""Background jobs of `manage.py worker`. They read the clock and call the code that does the work.
 
 - `run_schedule` opens the charging run at 00:05 UTC, with a job for each of its batches.
-- `catch_up` does the same for a run that nobody was there to open, and for batches without a job;
-  every ten minutes, and when a first worker starts.
-- `charge_batch` charges one batch. All workers take batches, side by side.
-- `resume` charges one user, and resumes what can be paid now. A trigger on balances queues it with
-  every refill of a user who has suspended subscriptions (function billing_queue_resumption, which
+- `catch_up` does the same for a run that no worker opened, and for batches without a job; every ten
+  minutes, and when a first worker starts.
+- `charge_batch` charges one batch. All workers take batches, in parallel.
+- `resume` charges one user, and resumes subscriptions that can be paid now. A trigger queues it
+  after each refill of a user with suspended subscriptions (function billing_queue_resumption, which
   names this task and its argument).
-- `send_webhooks` sends what waits for one endpoint. Triggers queue it with what there is to tell
-  (function billing_wake_webhooks, which names this task and its argument).
-- `sweep_webhooks`, every fifteen seconds, queues it for endpoints for which something is due: for
-  another attempt, or because nobody could queue it in time.
-- `heartbeat`, every fifteen seconds, notes that jobs are being done.
-- `keep_house`, every minute, gives jobs of workers that died to others; `tidy_up`, every hour,
-  removes what is long over.
+- `send_webhooks` sends what waits for one endpoint. Triggers queue it with each event (function
+  billing_wake_webhooks, which names this task and its argument).
+- `sweep_webhooks`, every fifteen seconds, queues `send_webhooks` for endpoints with something due:
+  for another attempt, or because no trigger could queue it in time.
+- `heartbeat`, every fifteen seconds, records that jobs are done.
+- `keep_house`, every minute, gives jobs of dead workers to others; `tidy_up`, every hour, deletes
+  old rows.
 
-Every job may be done twice, or again from the middle: what is charged is not due any more, and
-what is told twice has the same ID.
+Every job may run twice, or again from the middle: what is charged is no longer due, and a message
+that is sent twice has the same ID.
 """
 
 import logging
@@ -39,20 +39,20 @@ from billing.plans import charging
 
 log = logging.getLogger(__name__)
 
-# Jobs with a higher one are taken first. That of `resume` is said by the trigger.
+# Jobs with a higher priority are taken first. The trigger sets the one of `resume`.
 HOUSEKEEPING: Final = 20
 RESUMING: Final = 10
 CHARGING: Final = 0
 
 RETRY_MAX_SECONDS: Final = 300
 RESUME_ATTEMPTS: Final = 8
-# Jobs that failed for good stay to be looked at.
+# Jobs that failed finally are kept for inspection.
 KEEP_FAILED_HOURS: Final = 30 * 24
 KEEP_SUCCEEDED_HOURS: Final = 24
 
 
 class UntilDone(BaseRetryStrategy):
-    """Tries again for as long as it takes, ever more patiently; at once if only the worker ends."""
+    """Retries without limit, after longer and longer waits; at once if only the worker ends."""
 
     def get_retry_decision(self, *, exception: BaseException, job: jobs.Job) -> RetryDecision:
         if isinstance(exception, exceptions.JobAborted):
@@ -82,7 +82,7 @@ def catch_up(timestamp: int) -> None:
 
 
 def _keep_schedule() -> None:
-    """Opens the run that is due, if it is, and queues a job for each batch that has none."""
+    """Opens the scheduled run if it is due, and queues a job for each batch without one."""
     with transaction.atomic():
         charging.open_run_if_due(timezone.now())
         _queue_batches()
@@ -105,7 +105,7 @@ def charge_batch(context: JobContext, *, batch_id: int) -> None:
 
 
 def _queue_batches() -> None:
-    """Queues what is left of scheduled runs. Those of a command are for whoever gave it."""
+    """Queues the unfinished batches of scheduled runs. A command does its own batches."""
     left = ChargingBatch.objects.filter(
         finished_at=None, run__finished_at=None, run__started_by=ChargingRun.Start.SCHEDULE
     )
@@ -128,7 +128,7 @@ def _queue_batches() -> None:
 def _defer(new: list[jobs.Job]) -> None:
     """Queues jobs within the present database transaction.
 
-    A worker's own way to queue jobs has connections of its own.
+    procrastinate's usual way would use a connection of its own.
     """
     if new:
         JobManager(DjangoConnector()).batch_defer_jobs(new)
@@ -139,9 +139,9 @@ def _defer(new: list[jobs.Job]) -> None:
 
 @app.task(name="billing.tasks.resume", queue="refills", priority=RESUMING)
 def resume(*, user_id: int, attempt: int = 1) -> None:
-    """Resumes what a refill can pay for; if that fails, again later; at last the run does it.
+    """Resumes what a refill can pay for. If that fails, tries again later; finally the run does it.
 
-    Not by way of a retry, because a job cannot go back to waiting where another waits already.
+    Queues a new job instead of retrying: a job cannot return to the queue if another one waits.
     """
     try:
         charging.resume(user_id, timezone.now())
@@ -158,7 +158,7 @@ def resume(*, user_id: int, attempt: int = 1) -> None:
             task_kwargs={"user_id": user_id, "attempt": attempt + 1},
         )
         with suppress(exceptions.AlreadyEnqueued), transaction.atomic():
-            _defer([again.job])  # unless another refill did
+            _defer([again.job])  # unless another refill has queued one
 
 
 # --- Webhooks -----------------------------------------------------------------------------------
@@ -166,9 +166,9 @@ def resume(*, user_id: int, attempt: int = 1) -> None:
 
 @app.task(name="billing.tasks.send_webhooks", queue="webhooks", pass_context=True)
 def send_webhooks(context: JobContext, *, endpoint_id: int) -> None:
-    """Sends for some seconds; if there is more, another job goes on, after those that wait.
+    """Sends for some seconds. If more is due, queues another job, behind those that wait.
 
-    What goes wrong here is no matter for a retry, which new events would have to wait for.
+    Never retried, because new events would have to wait for the retry.
     """
     try:
         if webhooks.send_due(endpoint_id, should_stop=context.should_abort, clock=timezone.now):
@@ -179,12 +179,12 @@ def send_webhooks(context: JobContext, *, endpoint_id: int) -> None:
             connection.close()
 
 
-@app.periodic(cron="* * * * * */15", queueing_lock="sweep_webhooks")  # the last are seconds
+@app.periodic(cron="* * * * * */15", queueing_lock="sweep_webhooks")  # the sixth field: seconds
 @app.task(name="billing.tasks.sweep_webhooks", queue="schedule", priority=HOUSEKEEPING)
 def sweep_webhooks(timestamp: int) -> None:
-    """Queues jobs that wait beside those of the triggers, and one after the other with them.
+    """Queues sending jobs with another queueing lock than the triggers' jobs, but the same lock.
 
-    A trigger's job may be one that nobody sees yet, of a posting that is not committed for hours.
+    A trigger's job may be invisible for hours, if its posting is not committed.
     """
     for endpoint_id in webhooks.endpoints_to_wake(timezone.now()):
         again = send_webhooks.configure(
@@ -230,13 +230,13 @@ def tidy_up(context: JobContext, timestamp: int) -> None:
 
 
 async def _retry_stalled_jobs(manager: JobManager) -> None:
-    """Gives the jobs of workers that died to the living."""
+    """Gives the jobs of dead workers to others."""
     for job in await manager.get_stalled_jobs():
         log.warning("A worker died with %s; another takes it.", job.call_string)
         try:
             await manager.retry_job(job)
         except exceptions.UniqueViolation:
-            # The same waits already, so this one need not.
+            # The same job is already queued, so this one can go.
             await manager.finish_job(job, status=jobs.Status.ABORTED, delete_job=True)
         except exceptions.ConnectorException as problem:
             log.info("%s is taken already: %s", job.call_string, problem.__cause__)

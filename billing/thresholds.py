@@ -1,8 +1,8 @@
-"""Below which real balance programs are told of it: a user's own threshold, else the default.
+"""The real balance below which programs are told: a user's own threshold, or the default.
 
-A trigger tells them (`sql/functions/`), of a balance that falls below. Who sets a
-user's own threshold holds the user's balance, so that what is posted meanwhile goes by the one or
-the other. The default holds nobody up: what is posted while it is set may go by either.
+A trigger on transactions creates the event (`billing/sql/`). Setting a user's own threshold locks
+the user's balance, so each posting uses the old or the new one. Setting the default locks nothing:
+postings at that moment may use either.
 """
 
 from decimal import Decimal
@@ -17,7 +17,7 @@ from billing.money import Amount, format_money
 
 
 class Threshold(NamedTuple):
-    """Programs are told below `amount`; None: never."""
+    """A threshold: programs are told below `amount`. None: never."""
 
     amount: Decimal | None
     is_own: bool
@@ -41,7 +41,7 @@ def by_default() -> Threshold:
 
 
 def of(user_id: int) -> Threshold:
-    """What counts for a user."""
+    """Returns the threshold that counts for a user."""
     row = LowBalanceThreshold.objects.filter(user=user_id).first()
     return Threshold(row.amount, is_own=True) if row else by_default()
 
@@ -51,7 +51,7 @@ def set_default(amount: Amount | None) -> Change:
     """None: never. Raises InvalidAmount for what is no amount, or is negative."""
     checked = None if amount is None else _checked(amount)
     row, _ = LowBalanceThreshold.objects.get_or_create(user=None)
-    LowBalanceThreshold.objects.select_for_update().get(pk=row.pk)  # one after the other
+    LowBalanceThreshold.objects.select_for_update().get(pk=row.pk)  # one change after the other
     before = by_default()
     LowBalanceThreshold.objects.filter(pk=row.pk).update(amount=checked)
     return Change(before, by_default())
@@ -69,7 +69,7 @@ def set_own(user_id: int, amount: Amount | None) -> Change:
 
 @transaction.atomic
 def unset_own(user_id: int) -> Change:
-    """Puts a user back on the default."""
+    """Deletes a user's own threshold, so that the default counts."""
     ledger.lock_balances([user_id])
     before = of(user_id)
     LowBalanceThreshold.objects.filter(user=user_id).delete()

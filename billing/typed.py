@@ -1,14 +1,15 @@
-"""Numbers as people type or paste them. Every place where an amount, a price or a quantity is typed
-reads it here; programs' numbers are read strictly, by `money.to_money` and `pricing.to_quantity`.
+"""Reads numbers that people type or paste: amounts, prices and quantities on all pages.
 
-Of two kinds of separators the last one is the decimal one: `1,234.50`, `1.234,50`, `1 234,50`,
-`1'234.50`, and Indian `1,23,456.00`. A space, an apostrophe and what stands more than once only
-group: `1 234`, `1,234,567`. What cannot be a group of thousands is decimals: `12,50`, `12.3456`,
-`1234,567`, `0.500`.
+Numbers of programs are read strictly, by `money.to_money` and `pricing.to_quantity`.
 
-One separator with three digits after it, `1,500` or `1.500`, is asked about: 1.5 or 1500? Only what
-the panel itself writes is taken as it means it: `1.500` where the currency has three decimals, and
-`1,500` where it has none. Amounts may name the installation's currency: `50 USD`.
+If there are two kinds of separators, the last one is the decimal separator: `1,234.50`, `1.234,50`,
+`1 234,50`, `1'234.50`, and Indian `1,23,456.00`. A space, an apostrophe, and a separator that
+occurs several times only group: `1 234`, `1,234,567`. Digits that cannot be a group of thousands
+are decimals: `12,50`, `12.3456`, `1234,567`, `0.500`.
+
+One separator followed by three digits, `1,500` or `1.500`, is ambiguous, and the page asks: 1.5 or
+1500? Only what the panel itself writes is taken in its meaning: `1.500` if the currency has three
+decimals, `1,500` if it has none. Amounts may name the installation's currency: `50 USD`.
 """
 
 import re
@@ -33,11 +34,11 @@ LONGEST: Final = 60
 
 
 class NotRead(ValueError):
-    """What was typed is no number, or not only one: says so in a sentence for people."""
+    """The text is not exactly one number. The message is a sentence for people."""
 
 
 class Ambiguous(ValueError):
-    """What was typed is two numbers, as plain text: with a decimal separator, and without."""
+    """The text can mean two numbers: `readings`, with a decimal separator and without."""
 
     def __init__(self, readings: tuple[str, str]) -> None:
         self.readings = readings
@@ -45,7 +46,7 @@ class Ambiguous(ValueError):
 
 
 def read_number[Number](text: str, strictly: Callable[[str], Number], *, money: bool) -> Number:
-    """The number that was typed, as `strictly` reads plain ones. `money` may name its currency.
+    """Returns the typed number, read by `strictly`. With `money`, it may name the currency.
 
     Raises NotRead and Ambiguous, and what `strictly` raises.
     """
@@ -53,11 +54,11 @@ def read_number[Number](text: str, strictly: Callable[[str], Number], *, money: 
 
 
 def plain(text: str, *, money: bool) -> str:
-    """What was typed, with a point before the decimals and nothing between the thousands."""
+    """Returns the typed number with a decimal point and without thousands separators."""
     line = text.strip().translate(MINUSES)
     for apostrophe in APOSTROPHES:
         line = line.replace(apostrophe, "'")
-    line = " ".join(line.split())  # of all kinds of spaces one
+    line = " ".join(line.split())  # one space for all kinds of spaces
     line = SIGN_FIRST.sub(r"\2 \1", line)  # "-USD 5" is as good as "USD -5"
     found = SHAPE.fullmatch(line) if len(line) <= LONGEST else None
     if found is None:
@@ -73,17 +74,17 @@ def plain(text: str, *, money: bool) -> str:
 
 
 def shown(number: str) -> str:
-    """A plain number for people: with the minus that the panel shows."""
+    """Returns a plain number for people, with a typographic minus."""
     return number.replace("-", "−")
 
 
 def in_full(number: str) -> str:
-    """A plain number written so that nobody has to ask: with no three decimals."""
+    """Returns a plain number in an unambiguous form: not with three decimals."""
     return f"{number}0" if len(number.rpartition(".")[2]) == 3 and "." in number else number
 
 
 def finer_than_money(amount: Decimal) -> bool:
-    """Whether nobody can pay it: the currency has fewer decimals."""
+    """Returns whether an amount has more decimals than the currency."""
     return round(amount, currencies.own_decimals()) != amount
 
 
@@ -129,7 +130,7 @@ def _digits(number: str, text: str, *, money: bool) -> str:
 
 
 def _ungrouped(whole: str, text: str) -> str:
-    """Thousands are groups of three digits or, as in India, lakhs and crores of two."""
+    """Removes group separators. Groups have three digits or, in India, two beyond thousands."""
     separators = set(re.sub(r"\d", "", whole))
     grouped = re.sub(r"\D", ",", whole)
     is_grouped = WESTERN.fullmatch(grouped) or INDIAN.fullmatch(grouped)

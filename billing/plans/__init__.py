@@ -4,7 +4,10 @@
 - `schedule`: when the charging run is due. Pure.
 - `services`: what the use of a service costs a user, and charging it.
 - `due`: what falls due of a user's subscriptions up to a day. Pure.
-- `history`: what `due` asks about days that have passed: balances, activations, prices.
+- `history`: balances, activations and prices of the past, for `due`.
+- `posting`: posts what `due` decides, and stores the subscriptions.
+- `forecast`: the next charge, and what is paid ahead.
+- `takeover`: subscriptions that ran in another system. Pure.
 - `subscriptions`: starting, changing, cancelling and paying for subscriptions.
-- `charging`: the run, which charges whatever is due.
+- `charging`: the run, which charges everything that is due.
 """

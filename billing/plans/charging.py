@@ -1,10 +1,10 @@
-"""The charging run: whatever is due at a given time is charged, exactly once.
+"""The charging run: charges everything that is due at a given time, exactly once.
 
-A run goes through the users who have something due, some at a time: it locks their balances,
-decides what is due (`due.decide`), posts it, and commits the subscriptions' new state together with
-the charges and the run's figures. So it can be killed at any moment and started
-again, and any number of runs and workers can go on at once: what one holds, another passes by,
-and what one has charged is not due any more.
+A run takes users with something due, several at a time: it locks their balances, decides what is
+due (`due.decide`), posts it, and commits the new state of the subscriptions together with the
+charges and the run's figures. So it can be killed at any moment and started again, and any number
+of runs and workers can work at once: each skips what another has locked, and what is charged is no
+longer due.
 
 The time is an argument; no function here reads a clock.
 """
@@ -41,28 +41,28 @@ from users.database import Busy
 
 log = logging.getLogger(__name__)
 
-# Users who are charged in one database transaction. They wait for each other's commit, and whoever
-# posts to one of them meanwhile waits too, so it is not larger than the speed of it asks for.
+# Users per database transaction. Larger is faster but holds their balances longer; 400 is where the
+# gain levels off.
 USERS_AT_ONCE: Final = 400
-# Users of a batch, the part of a run that one worker does.
+# Users per batch, the part of a run that one worker takes.
 USERS_PER_BATCH: Final = 5_000
-# How long a run waits for somebody who holds a user's balance: long enough for any batch of
-# postings, and not for a program that hangs, which would stop the users after this one.
+# How long a run waits for a locked balance: long enough for any batch of postings, but not for a
+# program that hangs, which would stop the users after this one.
 WAIT_MAX_SECONDS: Final = 10
 
 RESUME_WAIT_MAX_SECONDS: Final = 1
-# And for all whom it finds held, one after the other: a worker's place is needed for others.
+# For all locked balances together: the worker is needed for other users.
 WAIT_FOR_ALL_MAX_SECONDS: Final = 60
-# Classes of PostgreSQL's error codes that no user is to blame for: of the connection, of resources
-# that are used up, of an operator who stops the server, of the system, and of the server itself.
+# Classes of PostgreSQL's error codes that are no user's fault: connection, resources used up,
+# operator intervention, system, and internal errors.
 OUTAGES: Final = frozenset({"08", "53", "57", "58", "XX"})
 
-SCHEDULING: Final = 0x63686172  # the advisory lock of whoever looks whether a run is due
+SCHEDULING: Final = 0x63686172  # the advisory lock for opening a scheduled run
 
 
 @dataclass
 class Figures:
-    """What was done: see the columns of ChargingRun, which add them up."""
+    """What was done; the columns of ChargingRun of the same names add it up."""
 
     charged: int = 0
     suspended: int = 0
@@ -79,7 +79,7 @@ class Figures:
 
 @dataclass
 class Done:
-    """What was done in one go; `posted` is known of a dry run only.
+    """What was done in one database transaction. `posted` is filled in dry runs only.
 
     `due` is the number of subscriptions that were looked at.
     """
@@ -101,7 +101,7 @@ class Done:
 
 
 def open_run(at: datetime, started_by: ChargingRun.Start) -> ChargingRun:
-    """A new run over everything that is due at `at`, divided into batches."""
+    """Creates a run over everything that is due at `at`, divided into batches."""
     with transaction.atomic():
         run = ChargingRun.objects.create(at=at, started_by=started_by, due=count_due(at))
         ChargingBatch.objects.bulk_create(
@@ -113,10 +113,10 @@ def open_run(at: datetime, started_by: ChargingRun.Start) -> ChargingRun:
 
 
 def open_run_if_due(at: datetime) -> ChargingRun | None:
-    """The scheduled run, unless what was due since the last 00:05 UTC is in hand already.
+    """Creates the scheduled run, unless there is one since the last 00:05 UTC. Returns it or None.
 
-    So it makes no difference how often this is asked, by how many workers, and how late. A run
-    that a command began, and did not finish, leaves the rest to the scheduled one.
+    So it does not matter how often, how late and by how many workers this is called. A finished run
+    of a command counts, too; an unfinished one leaves the rest to the scheduled run.
     """
     due_since = last_scheduled(at)
     with transaction.atomic(), connection.cursor() as cursor:
@@ -129,10 +129,10 @@ def open_run_if_due(at: datetime) -> ChargingRun | None:
 
 
 def charge_batch(batch: ChargingBatch) -> Iterator[Done]:
-    """Charges the users of a batch; yields after each commit. A batch can be done again.
+    """Charges the users of a batch; yields after each commit. A batch can be repeated.
 
-    A user who cannot be charged, for whatever reason, is noted with the run and left to the next
-    one; the others are charged.
+    A user who cannot be charged, for any reason, is recorded with the run and left to the next run.
+    The others are charged.
     """
     day = _day(batch.run.at)
     yield from _charge(day, batch.first_user_id, batch.last_user_id, batch.run_id)
@@ -142,23 +142,23 @@ def charge_batch(batch: ChargingBatch) -> Iterator[Done]:
 
 
 def dry_run(at: datetime) -> Iterator[Done]:
-    """What a run at `at` would do; nothing is posted or changed."""
+    """Yields what a run at `at` would do. Posts and changes nothing."""
     for first, last in _stretches(_day(at)):
         yield from _charge(_day(at), first, last, run_id=None)
 
 
 def resume(user_id: int, at: datetime) -> Figures:
-    """Charges what is due of one user, and resumes what is suspended and can be paid now.
+    """Charges what is due for one user, and resumes suspended subscriptions that can be paid now.
 
-    Where somebody else holds the user's balance, OperationalError is raised soon: whoever waits
-    keeps a worker from other users, and this one comes again.
+    Raises OperationalError after a short wait if somebody else has locked the user's balance. The
+    caller tries again later, so that the worker is free for other users.
     """
     with transaction.atomic():
         return _charge_together([user_id], _day(at), retry=True)[1].figures
 
 
 def count_due(at: datetime, *, at_most: int | None = None) -> int:
-    """How many subscriptions a run at `at` would look at; counts no further than `at_most`."""
+    """Returns how many subscriptions a run at `at` would look at, at most `at_most`."""
     return Subscription.objects.filter(due_on__lte=_day(at))[:at_most].count()
 
 
@@ -167,7 +167,7 @@ def _day(at: datetime) -> date:
 
 
 def _stretches(day: date) -> list[tuple[int, int]]:
-    """The first and the last ID of each so many users with something due."""
+    """Returns the first and last user ID of each USERS_PER_BATCH users with something due."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT min(user_id), max(user_id) FROM ("
@@ -180,7 +180,7 @@ def _stretches(day: date) -> list[tuple[int, int]]:
 
 
 def _finish_if_done(run_id: int) -> None:
-    # Locked, so that of two batches that end at once the second sees the first.
+    # Locked, so that of two batches that end at once, the second one sees the first.
     run = ChargingRun.objects.select_for_update().get(pk=run_id)
     if run.finished_at is None and not run.batches.filter(finished_at=None).exists():
         ChargingRun.objects.filter(pk=run_id).update(finished_at=Now())
@@ -190,20 +190,20 @@ def _finish_if_done(run_id: int) -> None:
 
 
 def _charge(day: date, first: int, last: int, run_id: int | None) -> Iterator[Done]:
-    """Charges the users with these IDs; without a run, only for show."""
+    """Charges the users with these IDs. Without a run, it is a dry run."""
     locked_by_others: list[int] = []
     for user_ids in batched(_due_users(day, first, last), USERS_AT_ONCE):
         taken = yield from _charge_or_one_by_one(user_ids, day, run_id, skip_locked=True)
         locked_by_others += [user_id for user_id in user_ids if user_id not in taken]
-    # Mostly these are charged by now, by a run beside this one. Those that are not are waited for
-    # one by one: whoever holds one user for long should not keep the others from their money.
+    # Usually another run has charged these by now. The rest is waited for one by one, so that one
+    # long lock does not delay the other users.
     if locked_by_others:
         still_due = set(_due_users(day, first, last))
         give_up_at = time.monotonic() + WAIT_FOR_ALL_MAX_SECONDS
         for user_id in locked_by_others:
             if user_id in still_due:
                 if time.monotonic() > give_up_at and run_id is not None:
-                    # Held by one that hangs, perhaps: many users together, as of a batch.
+                    # Perhaps locked by a program that hangs: many users together, like a batch.
                     yield _left_to_the_next_run(run_id, user_id)
                     continue
                 yield from _charge_or_one_by_one([user_id], day, run_id, skip_locked=False)
@@ -228,14 +228,14 @@ def _due_users(day: date, first: int, last: int) -> list[int]:
 def _charge_or_one_by_one(
     user_ids: Sequence[int], day: date, run_id: int | None, *, skip_locked: bool
 ) -> Generator[Done, None, set[int]]:
-    """Charges these users together or, if that fails, each alone: those who can be.
+    """Charges these users together; if that fails, each separately, as far as possible.
 
-    Yields what was done after each commit. Returns the users that it did not leave to others.
+    Yields what was done after each commit. Returns the users that were not locked by others.
     """
     try:
         held, done = _charge_and_note(user_ids, day, run_id, skip_locked=skip_locked)
     except Exception:
-        if not connection.is_usable():  # for now, there is no database
+        if not connection.is_usable():  # the database is gone
             raise
         if len(user_ids) > 1:
             log.warning("Users %s to %s are charged one by one.", user_ids[0], user_ids[-1])
@@ -259,14 +259,14 @@ def _charge_or_one_by_one(
 
 
 def _is_outage(problem: Exception) -> bool:
-    """Whether it was the database that failed, for whichever user it was asked: the connection was
-    cut, the server stops or has no room. Whoever called the run tries the rest again."""
+    """Returns whether the database failed, and not this user: a cut connection, a server that stops
+    or is full. The caller of the run tries the rest again."""
     if not connection.is_usable():
         return True
     if not isinstance(problem, DatabaseError | InterfaceError):
         return False
     sqlstate = getattr(problem.__cause__, "sqlstate", None)
-    if sqlstate is None:  # it did not come from the server
+    if sqlstate is None:  # not from the server
         return isinstance(problem, OperationalError | InterfaceError)
     return sqlstate[:2] in OUTAGES
 
@@ -274,7 +274,7 @@ def _is_outage(problem: Exception) -> bool:
 def _charge_and_note(
     user_ids: Sequence[int], day: date, run_id: int | None, *, skip_locked: bool
 ) -> tuple[set[int], Done]:
-    """One database transaction: the users' charges, and the run's figures of them."""
+    """Charges users and adds the run's figures, in one database transaction."""
     with ledger.dry_run() if run_id is None else transaction.atomic():
         held, done = _charge_together(
             user_ids, day, skip_locked=skip_locked, is_dry_run=run_id is None
@@ -291,8 +291,9 @@ def _charge_and_note(
 
 
 def _check_now() -> None:
-    """Has the guards check what they would at commit: workers wait for the run's row in turn, and
-    should not for each other's guards.
+    """Runs the guards' checks now, before the run's row is locked.
+
+    Workers take turns with that row, and should not wait for each other's checks, too.
     """
     with connection.cursor() as cursor:
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
@@ -315,7 +316,7 @@ def _charge_together(
     retry: bool = False,
     is_dry_run: bool = False,
 ) -> tuple[set[int], Done]:
-    """Settles and posts what is due of these users, within the caller's database transaction."""
+    """Decides and posts what is due for these users, in the caller's database transaction."""
     if not skip_locked:
         with connection.cursor() as cursor:
             seconds = min(RESUME_WAIT_MAX_SECONDS, WAIT_MAX_SECONDS) if retry else WAIT_MAX_SECONDS
@@ -341,7 +342,7 @@ def _charge_together(
 
 
 def figures_of(decisions: Sequence[Decision]) -> Figures:
-    """What these decisions, of one go, add to the figures of their run."""
+    """Returns what these decisions add to the figures of their run."""
     charges = [decision.charge.amount for decision in decisions if decision.charge is not None]
     outcomes = Counter(decision.outcome for decision in decisions)
     skipped = {decision.subscription.pk for decision in decisions if decision.outcome == "skipped"}
@@ -350,6 +351,6 @@ def figures_of(decisions: Sequence[Decision]) -> Figures:
         charged=sum(1 for amount in charges if amount),
         suspended=outcomes["suspended"],
         resumed=outcomes["resumed"],
-        skipped=len(skipped - others),  # suspended before, and still
+        skipped=len(skipped - others),  # suspended before and still
         total=sum(charges, ZERO),
     )

@@ -1,9 +1,9 @@
 """What falls due of a user's subscriptions up to a day. Pure: no clock, no queries.
 
-`decide` is the heart: it goes through everything that falls due, in order, and decides what becomes
-of it. Operators' actions (`plans.subscriptions`) and the runs (`plans.charging`) both go through
-it, so a subscription costs the same whoever looks at it, and whenever. Subscriptions are changed in
-memory only; whoever calls posts the charges and stores the rest.
+`decide` goes through everything that falls due, in order, and decides about each charge. Both
+operators' actions (`plans.subscriptions`) and runs (`plans.charging`) use it, so a subscription
+costs the same in either case and at any time. It changes subscriptions in memory only; the caller
+posts the charges and stores the subscriptions.
 """
 
 import heapq
@@ -32,9 +32,9 @@ USER_DEACTIVATED: Final = Subscription.SuspensionReason.USER_DEACTIVATED
 
 @dataclass(slots=True)
 class Decision:
-    """What becomes of one subscription on one day: charged, suspended, resumed, or left as it is.
+    """The decision about one subscription on one day: charged, suspended, resumed or unchanged.
 
-    `charge` is what has to be posted for it, if anything. `day` is that on which it was due.
+    `charge` is what has to be posted, if anything. `day` is the day on which it was due.
     """
 
     subscription: Subscription
@@ -44,14 +44,14 @@ class Decision:
 
 
 class Reported(NamedTuple):
-    """A day of activity that is not charged yet, and the day whose run is the first to know it."""
+    """An active day that is not charged yet, and the day of the first run that knows of it."""
 
     day: date
     due_on: date
 
 
 def reported_in_time(days: Iterable[date]) -> list[Reported]:
-    """Returns these days as known by the run of the day after them."""
+    """Returns these days as if they were known to the run of the next day."""
     return [Reported(day, day + DAY) for day in days]
 
 
@@ -67,23 +67,21 @@ def decide(
 ) -> Iterator[Decision | None]:
     """Decides everything that falls due for one user up to `through`, as if it were done on time.
 
-    It changes the given subscriptions in memory, and `past.spent`, and nothing else. On time, there
-    is a run at 00:05 of each day, and suspended subscriptions are retried soon after each refill
-    and each activation of the user. Each of these attempts goes by the money, the prices and the
-    user as they were at its moment (`past`, `prices`), and charges the oldest first; on the same
-    day, active subscriptions before suspended ones. Money that was there but has been spent since
-    does not count.
+    Changes only the given subscriptions, in memory, and `past.spent`. "On time" means: a run at
+    00:05 of each day, and a retry of suspended subscriptions soon after each refill and each
+    activation of the user. Each of these attempts uses the money, the prices and the user's status
+    of its moment (`past`, `prices`). It charges the oldest subscription first; on the same day,
+    active ones before suspended ones. Money that was there then but has been spent since does not
+    count.
 
-    A subscription that is suspended in the database could not be used, and owes nothing: it is
-    retried once, at the end, unless not `resumes`. With `retry` that is also done if it was tried
-    on `through` already.
+    A subscription that is suspended in the database could not be used and owes nothing. It is
+    retried once, at the end, if `resumes`; with `retry`, also if it was already tried on `through`.
 
-    `active_days` are the days not charged yet, in order, by subscription ID. If a subscription was
-    added after `through`, the caller asks about a time before it existed; it is decided by what is
-    known now.
+    `active_days` holds the days not charged yet, in order, by subscription ID. If a subscription
+    was added after `through`, the present state decides.
 
-    Yields None before a subscription changes its status a second time: a caller that keeps each
-    status has to store the first one then.
+    Yields None before a subscription changes its status a second time, so that a caller that stores
+    every status can store the first one.
     """
     return CatchUp(
         subscriptions,
@@ -95,12 +93,12 @@ def decide(
 
 
 def decisions(subscriptions: Iterable[Subscription], **options: Any) -> list[Decision]:
-    """Returns what `decide` decides, as a list; the options are its."""
+    """Returns the decisions of `decide` as a list. Takes the same options."""
     return [each for each in decide(subscriptions, **options) if each is not None]
 
 
 class _Course:
-    """A subscription while it is decided about, with what tells when it is due."""
+    """A subscription during the decision, with what determines when it is due."""
 
     def __init__(
         self, subscription: Subscription, days: Sequence[Reported], past: Past, until: datetime
@@ -111,10 +109,10 @@ class _Course:
         self.is_added_later = made is not None and made > until
         self.account = past.known if self.is_added_later else past.recorded
         self.made = None if self.is_added_later else made
-        # A refill from then on has it retried.
+        # A refill from this moment on leads to a retry.
         self._retried_from = FOREVER
-        # If it is suspended in the database: since when. (A late run may have suspended it as of
-        # an earlier day; in between it could be used.)
+        # Since when it is suspended in the database. (A late run may have suspended it as of an
+        # earlier day; until the run came it could be used.)
         self._suspended_since: datetime | None = None
         if subscription.status == SUSPENDED and subscription.due_on is not None:
             self._retried_from = start_of(subscription.due_on)
@@ -136,7 +134,7 @@ class _Course:
         return self.is_suspended and self._retried_from <= moment and self.is_tried_at(moment)
 
     def goes_on_from(self, moment: datetime) -> None:
-        """Notes that its status changes at `moment`, by what is decided here."""
+        """Notes that a decision changes its status at `moment`."""
         self._suspended_since = None
         self._retried_from = moment + INSTANT
 
@@ -165,11 +163,11 @@ class CatchUp:
             for subscription in subscriptions
             if subscription.status != CANCELLED
         ]
-        self.changed: set[int] = set()  # whose new status is not stored yet
+        self.changed: set[int] = set()  # IDs whose new status is not stored yet
 
     def decisions(self, *, retry: bool, resumes: bool) -> Iterator[Decision | None]:
         yield from self._missed_attempts(retry=retry)
-        # The rest is done now: what is due today, and what is only retried now.
+        # Now the rest: what is due today, and what is retried only now.
         courses = [
             course
             for course in self.courses
@@ -184,7 +182,7 @@ class CatchUp:
     def _missed_attempts(self, *, retry: bool) -> Iterator[Decision | None]:
         """Makes the attempts of runs, refills and activations, in the order of their moments.
 
-        Leaves the last one out if nothing has changed since: it is the one that is made now.
+        Leaves out the last one if nothing has changed since: that one is made now.
         """
         retries = deque(self.past.retries)
         is_on_time = self.has_not_changed_since(run_of(self.through))
@@ -233,7 +231,7 @@ class CatchUp:
     def _attempt(
         self, day: date, moment: datetime, courses: Iterable[_Course]
     ) -> Iterator[Decision | None]:
-        """Decides what of these is due on `day` or before, with the money of `moment`."""
+        """Decides about those of these that are due by `day`, with the money of `moment`."""
         queue: list[tuple[date, bool, int, _Course]] = []
 
         def enqueue(course: _Course) -> None:
@@ -276,7 +274,7 @@ class CatchUp:
 
 
 class _Conditions(NamedTuple):
-    """What a charge depends on: the money (None: the user is deactivated), and the plan's terms."""
+    """What a charge depends on: the money (None: the user is deactivated) and the plan's terms."""
 
     real: Decimal | None
     terms: Terms
@@ -290,10 +288,10 @@ class _Conditions(NamedTuple):
 
 
 def _decide(subscription: Subscription, day: date, conditions: _Conditions) -> Decision:
-    """Decides what becomes of a subscription that is due on `day`."""
+    """Decides about a subscription that is due on `day`."""
     paid_through = subscription.charged_through
     if conditions.real is not None and paid_through is not None and day <= paid_through:
-        # Suspended by a run that was told to look ahead of these days, which are paid.
+        # A run that was told to charge ahead suspended it, although these days are paid.
         outcome = _resume(subscription, day)
         subscription.due_on = paid_through + DAY
         return Decision(subscription, outcome, day)
@@ -308,10 +306,10 @@ def _decide(subscription: Subscription, day: date, conditions: _Conditions) -> D
 def _decide_by_active_day(
     course: _Course, due_on: date, run_day: date, conditions: _Conditions
 ) -> Decision | None:
-    """Decides the same for a plan by active day: a run charges each day once it knows of it."""
+    """Decides about a plan by active day: a run charges each day that it knows of."""
     subscription = course.subscription
     if subscription.status == SUSPENDED:
-        # Nothing is owed. It resumes as soon as the money suffices for a day.
+        # Nothing is owed. It resumes when there is money for a day.
         if not conditions.pay(conditions.terms.price):
             return _unpaid(subscription, due_on, conditions.reason)
         outcome = _resume(subscription, due_on)
@@ -389,7 +387,7 @@ def await_money(
 
 
 def await_charge_of(subscription: Subscription, active_day: date) -> bool:
-    """Takes note of a new active day. Returns whether it makes the subscription due earlier."""
+    """Makes the subscription due for a new active day. Returns whether that changed `due_on`."""
     if (
         not subscription.is_by_active_day
         or subscription.status != ACTIVE
@@ -414,8 +412,8 @@ def put_on_plan(
 ) -> bool:
     """Changes the plan from `day` on. Returns whether `charge_at_once` has to follow.
 
-    It has to if the plan is to be charged now; and if nothing pays for `day`: nothing was paid
-    ahead, and nothing was paid back, which would postpone the first charge of the new plan.
+    It has to if `charge_now`; and also if nothing was paid ahead for `day`, unless something was
+    paid back, which postpones the first charge of the new plan.
     """
     paid = subscription.paid_period
     subscription.plan = plan
@@ -442,7 +440,7 @@ def put_on_plan(
 
 
 def cut_short(subscription: Subscription, day: date, amount: Decimal) -> None:
-    """Ends the paid period before `day`, which lies in it; `amount` of it is returned."""
+    """Ends the paid period before `day`, a day in it; `amount` of it is paid back."""
     assert subscription.charged_from is not None  # noqa: S101 - there is such a period
     if day <= subscription.charged_from:
         _forget_paid(subscription)

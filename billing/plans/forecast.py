@@ -1,4 +1,4 @@
-"""What is still to come: the next charge of a subscription, and what is paid ahead. Read only."""
+"""The next charge of a subscription, and what is paid ahead. Reads only."""
 
 from datetime import date
 from decimal import Decimal
@@ -17,7 +17,7 @@ from users.models import User
 class Upcoming(NamedTuple):
     """The next charge of a subscription.
 
-    `day` is None if it depends: on the device being active, or on money.
+    `day` is None if it depends on the device being active, or on money.
     """
 
     day: date | None
@@ -25,7 +25,7 @@ class Upcoming(NamedTuple):
 
 
 def upcoming(subscription: Subscription, today: date) -> Upcoming | None:
-    """Returns the next charge if all stays as it is; None for a cancelled subscription."""
+    """Returns the next charge if nothing changes; None for a cancelled subscription."""
     plan = subscription.plan
     if subscription.status == CANCELLED:
         return None
@@ -38,8 +38,8 @@ def upcoming(subscription: Subscription, today: date) -> Upcoming | None:
 
 
 class PaidAhead(NamedTuple):
-    """What is left of one charge: its number, its plan, and the days still to come with their part
-    of the amount."""
+    """The unused rest of one charge: its number, its plan, and the coming days with their share of
+    the amount."""
 
     number: int
     plan: Plan
@@ -49,7 +49,7 @@ class PaidAhead(NamedTuple):
 def paid_ahead(subscription: Subscription, day: date) -> list[PaidAhead]:
     """Returns what was paid for `day` and later, over all periods and plans of a subscription.
 
-    What was paid back already, and charges that were reversed, are left out.
+    Leaves out what was already paid back, and charges that were reversed.
     """
     of_user = Transaction.objects.filter(user=subscription.user_id)
     mine = of_user.filter(type="main_charge", metadata__subscription=subscription.pk).alias(
@@ -82,7 +82,7 @@ def _days_of(row: Transaction) -> tuple[date, date]:
 
 
 def _returns(paid_back: Transaction, charge: Transaction) -> bool:
-    """Returns whether a remainder belongs to this charge. Old ones do not name their charge."""
+    """Returns whether a remainder belongs to this charge, which old remainders do not name."""
     if "charge" in paid_back.metadata:
         return bool(paid_back.metadata["charge"] == charge.number)
     return (

@@ -1,12 +1,10 @@
-"""What was so at a moment that has passed: a user's real balance, whether the user was active, and
-what plans cost.
+"""The state at a past moment: a user's real balance, whether the user was active, and prices.
 
-A charging run that comes late asks for each day that was missed what the run of that day would
-have found. What it finds is kept by the database when it happens: the ledger's rows carry their
-moments, and triggers note activations and what plans cost (`billing.models.moments`). A moment that
-equals that of a change is after it.
+For each missed day, a late charging run needs what the run of that day would have found. The
+database keeps it: transactions have their moments, and triggers record activations and prices
+(`billing.models.moments`). A moment equal to that of a change counts as after it.
 
-Nothing here reads a clock. All of it reads only.
+Nothing here reads a clock or writes.
 """
 
 from bisect import bisect_right
@@ -27,7 +25,7 @@ FOREVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class Moved(NamedTuple):
-    """Real money came in (`amount` above zero) or went out, other than for a subscription."""
+    """Real money came in (`amount` above zero) or went out, except for subscriptions."""
 
     at: datetime
     amount: Decimal
@@ -41,7 +39,7 @@ class Activated(NamedTuple):
 
 
 class Account:
-    """A user's money and activity at any moment up to now, as a list of changes tells them."""
+    """A user's money and status at any moment up to now, by a list of changes."""
 
     def __init__(
         self,
@@ -55,7 +53,7 @@ class Account:
         self._activated = activated
         self._activated_at = [each.at for each in activated]
         self._moved_at = [each.at for each in moved]
-        # Of the moment after each change: the least that was there from then on.
+        # For the moment after each change: the lowest balance from then on.
         least, left = [real], real
         for change in reversed(moved):
             left -= change.amount
@@ -63,11 +61,11 @@ class Account:
         self._least = least[::-1]
 
     def real(self, when: datetime) -> Decimal:
-        """What could be taken at `when`: what was there, unless it was spent since."""
+        """Returns what could be taken at `when`: the balance then, less what was spent since."""
         return self._least[bisect_right(self._moved_at, when)]
 
     def is_active(self, when: datetime) -> bool:
-        """Until a change, the user is the opposite of what it makes of the user."""
+        """Returns the status at `when`. Before a change, it is the opposite of the change."""
         place = bisect_right(self._activated_at, when)
         if place == len(self._activated):
             return self._is_active
@@ -75,11 +73,11 @@ class Account:
 
 
 class Past:
-    """What decides whether one user can pay for what falls due up to the end of a day, `until`.
+    """What decides whether a user can pay for what falls due up to `until`, the end of a day.
 
-    `real` and `is_active` are those of now, and what moved and when the user was activated is all
-    that happened since the first moment that anybody asks about, in order. Charges of subscriptions
-    are none of it: those are what is being reckoned. `spent` is what was charged so far.
+    `real` and `is_active` are the present values. The changes are all that happened since the first
+    moment that is asked about, in order, without charges of subscriptions, which are being decided.
+    `spent` is the sum decided so far.
     """
 
     def __init__(
@@ -106,7 +104,7 @@ class Past:
 
     @cached_property
     def recorded(self) -> Account:
-        """What happened after `until` had not happened by then."""
+        """The account without what happened after `until`."""
         return Account(
             self._real,
             is_active=self._is_active,
@@ -116,7 +114,7 @@ class Past:
 
     @cached_property
     def known(self) -> Account:
-        """What happened after `until` counts as if it had always been so."""
+        """The account as if what happened after `until` had always been true."""
         return Account(
             self._real,
             is_active=self._is_active,
@@ -131,13 +129,13 @@ class Version(NamedTuple):
 
 
 class Prices:
-    """What plans cost at any moment, from what they cost now and how that changed."""
+    """The prices of plans at any moment: the present ones and their changes."""
 
     def __init__(self, versions: Mapping[int, Sequence[Version]] | None = None) -> None:
         self._versions = versions or {}
 
     def terms(self, plan: Plan, when: datetime, *, until: datetime | None = None) -> Terms:
-        """What `plan` asked for at `when`. Changes after `until` count as if there were none."""
+        """Returns the terms of `plan` at `when`, ignoring changes after `until`."""
         versions = self._versions.get(plan.pk, ())
         place = bisect_right(versions, when, key=lambda version: version.at)
         if place == len(versions) or (until is not None and versions[place].at > until):
@@ -145,7 +143,7 @@ class Prices:
         return versions[max(0, place - 1)].terms
 
     def changes(self, plan: Plan) -> list[datetime]:
-        """When `plan` began to cost something else."""
+        """Returns the moments at which the price of `plan` changed."""
         return [version.at for version in self._versions.get(plan.pk, ())[1:]]
 
 
@@ -155,7 +153,7 @@ class Prices:
 def pasts(
     real: Mapping[int, Decimal], since: Mapping[int, datetime], until: datetime
 ) -> dict[int, Past]:
-    """By user: what happened after the moment that `since` says. `real` is what they have now."""
+    """Returns by user what happened after the moment in `since`. `real` holds present balances."""
     users = list(since)
     activated: dict[int, list[Activated]] = defaultdict(list)
     for user_id, at, is_active in (
@@ -167,7 +165,7 @@ def pasts(
     moved: dict[int, list[Moved]] = defaultdict(list)
     deactivated: set[int] = set()
     with connection.cursor() as cursor:
-        # Mostly nothing has happened since, which the balance's row tells.
+        # The balance row shows whether anything happened since; usually nothing did.
         cursor.execute(
             "SELECT t.user_id, t.created_at, t.amount"
             "  FROM unnest(%s::bigint[], %s::timestamptz[]) AS asked (user_id, since)"

@@ -1,6 +1,6 @@
-"""Posting what falls due: `due` decides, this posts the charges and stores the subscriptions.
+"""Posts what falls due: `due` decides, this posts the charges and stores the subscriptions.
 
-The users' balances are locked by the caller, in the database transaction that all of it is part of.
+The caller has locked the users' balances, in the same database transaction.
 """
 
 from collections import defaultdict
@@ -27,20 +27,19 @@ from users.models import User
 def unpaid_active_days(
     subscriptions: Iterable[Subscription], until: datetime | None = None
 ) -> dict[int, list[Reported]]:
-    """Returns for `due.decide` the days that can still be charged, by subscription ID, and the
-    first run that knows of each.
+    """Returns the active days that can still be charged, each with the first run that knows of it.
 
-    What was reported after `until` counts as reported in time.
+    By subscription ID, for `due.decide`. A day reported after `until` counts as reported in time.
     """
     by_active_day = [s.pk for s in subscriptions if s.is_by_active_day]
     first_report: dict[tuple[int, date], datetime] = {}
     if by_active_day:
-        # What was before the present plan, or a suspension, is never charged any more.
+        # Days before the present plan, or before a suspension, are never charged.
         accrues_from = Greatest("subscription__plan_since", "subscription__status_since")
         rows = ActiveDay.objects.filter(
             subscription__in=by_active_day, is_charged=False, day__gte=accrues_from
         )
-        # An account's day can be reported by several of its devices.
+        # Several devices can report the same day for the account's plan.
         for subscription_id, day, reported_at in (
             rows.order_by("subscription", "day")
             .values_list("subscription", "day")
@@ -69,12 +68,12 @@ def charge_due(
     channel: Channel,
     in_full: bool = True,
 ) -> tuple[list[Decision], list[Transaction]]:
-    """Decides, posts and stores what falls due up to `through`, of users whose balances are locked.
+    """Decides, posts and stores what falls due up to `through`, for users with locked balances.
 
-    `subscriptions` come in the order of their users; `real` is these users' real balances, by user
-    ID. The other arguments are as for `due.decide` and `post`. Returns what was decided, and what
-    was posted (see `post`). Each change of a status is stored before the next one of the same
-    subscription, so that programs are told of each.
+    `subscriptions` are sorted by user; `real` has the users' real balances by ID. The other
+    arguments are those of `due.decide` and `post`. Returns the decisions and what was posted (see
+    `post`). Stores each change of a status before the next one of the same subscription, so that
+    programs are told of each.
     """
     if not subscriptions:
         return [], []
@@ -83,7 +82,7 @@ def charge_due(
     of_users = {
         user_id: list(its) for user_id, its in groupby(subscriptions, key=attrgetter("user_id"))
     }
-    # On a day, somebody may be refilled before the run that is due on it.
+    # From the start of the day: a refill may come before the run of that day.
     since = {
         user_id: start_of(
             min((each.due_on for each in its if each.due_on is not None), default=through)
@@ -127,8 +126,8 @@ def post(
 ) -> list[Transaction]:
     """Posts the charges of these decisions, of any users: all or none. Free periods are not posted.
 
-    Returns the transactions or, if not `in_full`, which is faster, an empty list. Raises
-    InsufficientFunds if a balance has less than `due.decide` was told.
+    Returns the transactions; an empty list if not `in_full`, which is faster. Raises
+    InsufficientFunds if a balance is lower than `due.decide` assumed.
     """
     paid = [(each.subscription, each.charge) for each in decisions if each.charge is not None]
     _mark_days_charged(paid)
@@ -150,7 +149,7 @@ def post(
 
 
 def charge_entry(subscription: Subscription, charge: Charge) -> ledger.Entry:
-    """Returns the charge of one period. Its idempotency key names the period: it is posted once."""
+    """Returns the charge of a period. Its idempotency key names the period: it is posted once."""
     plan = subscription.plan
     first, last, amount = charge
     active = "active on " if subscription.is_by_active_day else ""
@@ -170,7 +169,7 @@ def charge_entry(subscription: Subscription, charge: Charge) -> ledger.Entry:
 def remainder_entry(
     subscription: Subscription, plan: Plan, rest: Charge, charge_number: int | None = None
 ) -> ledger.Entry:
-    """Returns what is paid back of a period, which was paid under `plan` by that transaction."""
+    """Returns the payback of the rest of a period that transaction `charge_number` paid."""
     first, last, amount = rest
     return ledger.remainder_entry(
         subscription.user_id,
@@ -185,7 +184,7 @@ def remainder_entry(
 
 
 def store(subscriptions: Sequence[Subscription]) -> None:
-    """Stores how far these subscriptions are paid, and their status, in one statement."""
+    """Stores the paid periods and statuses of subscriptions, in one statement."""
     if not subscriptions:
         return
     columns = zip(*map(_STORED, subscriptions), strict=True)
@@ -194,7 +193,7 @@ def store(subscriptions: Sequence[Subscription]) -> None:
 
 
 def _as_array(values: Iterable[object]) -> str:
-    """Returns a PostgreSQL array of numbers, days or codes. A run writes very many of them."""
+    """Returns a PostgreSQL array of numbers, days or codes as text. Fast: runs write very many."""
     texts = ["NULL" if value is None else str(value) or '""' for value in values]
     return "{" + ",".join(texts) + "}"
 
@@ -242,7 +241,7 @@ def _described(words: str, subscription: Subscription) -> str:
 
 
 def _about(subscription: Subscription, plan: Plan, first: date, last: date) -> dict[str, Any]:
-    """Returns what the metadata of a transaction says of the subscription that it is for."""
+    """Returns the metadata of a subscription's transaction: subscription, plan and days."""
     return {
         "subscription": subscription.pk,
         "plan": plan.pk,

@@ -3,10 +3,10 @@
 Rules and worked examples: docs/charging.md.
 
 - Days are UTC days.
-- A period is paid in advance and ends with the month, the year or the day; one that does not begin
-  with its month or year is either paid in full or, if the plan is `proportional`, by its days.
-- Amounts are rounded to four decimals, half up. The days' shares of a month are cut so that they
-  add up to its price.
+- A period is paid in advance and ends with the month, the year or the day. A period that begins
+  later than its month or year costs the full price or, if the plan is `proportional`, the share of
+  its days.
+- Amounts are rounded to four decimals, half up. The daily shares of a month add up to its price.
 """
 
 import calendar
@@ -33,7 +33,7 @@ class Cycle(models.TextChoices):
     ANNUAL = "every_year", "Annual"
 
 
-# What the price of a plan is for.
+# The unit of a plan's price.
 PRICE_IS_PER: Final = {
     Cycle.MONTHLY: "month",
     Cycle.EVERY_DAY: "month",
@@ -43,7 +43,7 @@ PRICE_IS_PER: Final = {
 
 
 class Terms(NamedTuple):
-    """What a plan asks for: `price` is per month, per active day or per year, as `cycle` says."""
+    """The terms of a plan. `price` is per month, per active day or per year, by `cycle`."""
 
     cycle: str
     price: Decimal
@@ -51,18 +51,18 @@ class Terms(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """What is paid for the days from `first` to `last`, both included."""
+    """The amount for the days from `first` to `last`, both included."""
 
     first: date
     last: date
     amount: Decimal
 
 
-@lru_cache(maxsize=4096)  # a run asks the same of every subscription of a plan
+@lru_cache(maxsize=4096)  # a run asks the same for all subscriptions of a plan
 def charge_on(day: date, terms: Terms) -> Charge:
-    """The charge that falls due on `day`, for a subscription not paid beyond the day before.
+    """Returns the charge due on `day`, for a subscription that is paid up to the day before.
 
-    For plans by active day it is the charge for `day` itself, if the device was active on it.
+    For plans by active day it is the charge for `day` itself, if the device was active then.
     """
     cycle, price, proportional = terms
     if cycle == Cycle.ACTIVE_DAY:
@@ -81,7 +81,7 @@ def charge_on(day: date, terms: Terms) -> Charge:
 
 
 def next_period(day: date, cycle: str) -> date:
-    """The day after `day` on which a plan of this cycle is next charged in the ordinary way."""
+    """Returns the first day after `day` on which a plan of this cycle is regularly charged."""
     if cycle == Cycle.MONTHLY:
         return month_end(day) + timedelta(days=1)
     if cycle == Cycle.ANNUAL:
@@ -90,9 +90,9 @@ def next_period(day: date, cycle: str) -> date:
 
 
 def remainder(paid: Charge, day: date) -> Decimal:
-    """What is left on `day` of a period that was paid for, if `day` itself is not used any more.
+    """Returns the unused amount of a paid period if `day` and later days are not used.
 
-    It is the share of the days from `day` on, of what was paid for: it never exceeds that.
+    It is the share of these days in what was paid, so it never exceeds that.
     """
     days = (paid.last - paid.first).days + 1
     left = min(days, max(0, (paid.last - day).days + 1))
@@ -100,7 +100,7 @@ def remainder(paid: Charge, day: date) -> Decimal:
 
 
 def service_cost(price: Decimal, quantity: Decimal) -> Decimal:
-    """The cost of so many units. Raises NotMoney if it is out of range."""
+    """Returns the cost of `quantity` units. Raises NotMoney if it is out of range."""
     with localcontext(prec=DIGITS + QUANTITY_DIGITS):
         cost = _round(price * quantity)
     if cost > MAX_MONEY:
@@ -109,7 +109,7 @@ def service_cost(price: Decimal, quantity: Decimal) -> Decimal:
 
 
 def to_quantity(value: Amount) -> Decimal:
-    """The exact quantity that `value` says: positive, with up to six decimals.
+    """Returns the exact quantity in `value`: positive, with up to six decimals.
 
     Raises NotMoney as `money.to_money` does, and with reason `wrong_sign` for zero or less.
     """
@@ -120,14 +120,14 @@ def to_quantity(value: Amount) -> Decimal:
 
 
 def format_quantity(quantity: Decimal) -> str:
-    """For people and for records: without zeros that say nothing."""
+    """Returns a quantity as text, without trailing zeros."""
     whole, _, decimals = f"{quantity:f}".partition(".")
     decimals = decimals.rstrip("0")
     return f"{whole}.{decimals}" if decimals else whole
 
 
 def share(price: Decimal, part: int, whole: int) -> Decimal:
-    """`price` × `part` / `whole`, rounded to four decimals, half up."""
+    """Returns `price` × `part` / `whole`, rounded to four decimals, half up."""
     return _round(price * part / whole)
 
 
@@ -137,7 +137,7 @@ def month_end(day: date) -> date:
 
 @lru_cache(maxsize=4096)
 def format_period(first: date, last: date) -> str:
-    """Days as a description names them: "April 2026", "10–30 April 2026", "2026"."""
+    """Returns days as in descriptions: "April 2026", "10–30 April 2026", "2026"."""
     if first == last:
         return _day(first)
     if (first.month, first.day, last.month, last.day) == (1, 1, 12, 31) and first.year == last.year:

@@ -1,4 +1,4 @@
-"""What the use of a service costs a user, and charging it."""
+"""Services: what a use costs a user, and charging it."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -36,11 +36,11 @@ from billing.money import Amount, NotMoney
 from billing.plans.pricing import format_quantity, service_cost, to_quantity
 from users.models import User
 
-PRICING: Final = "pricing"  # in the metadata of a service's transaction: how its cost came about
+PRICING: Final = "pricing"  # in a transaction's metadata: how its cost was computed
 
 
 class Price(NamedTuple):
-    """What one unit of a service costs a user, and under which plan."""
+    """The price of one unit of a service for a user, and the plan it comes from."""
 
     service: str
     unit: str
@@ -50,13 +50,13 @@ class Price(NamedTuple):
 
 
 class _Request(NamedTuple):
-    """What a caller asks for: the content that an idempotency key stands for."""
+    """A caller's request: the content that is compared when an idempotency key is repeated."""
 
     service: str
     device: str
     quantity: Decimal
     metadata: Mapping[str, Any]
-    description: str  # empty: made up
+    description: str  # empty: generated
 
 
 @counts_refusals
@@ -75,15 +75,15 @@ def charge_service(
 ) -> Transaction:
     """Charges the use of a service at the price of the user's plan: the bonus balance pays first.
 
-    `service` is its code; `quantity` is positive, with up to six decimals. The price is that of
-    the device's own subscription or, if it has none, of the user's own plan. The description is
-    made up from these, unless one is given. The price paid is noted in the metadata ("pricing"),
-    so a repeated key finds the first transaction also when prices have changed since.
+    `service` is its code; `quantity` is positive, with up to six decimals. The price is that of the
+    device's own subscription or, if it has none, of the user's own plan. The description is
+    generated if none is given. The price is stored in the metadata ("pricing"); a repeated key
+    finds the first transaction even if prices have changed since.
 
-    Raises InsufficientFunds, and takes nothing, if both balances together do not suffice; and
+    Raises InsufficientFunds, and takes nothing, if both balances together are too low. Raises
     InvalidQuantity, UnknownService, NoPlan, ServiceNotAvailable, ServiceRetired and
-    SubscriptionSuspended. Raises FreeOfCharge for what costs nothing: it counts as paid, there is
-    nothing to post, and the key stays free. `expected_number` is honoured then, too.
+    SubscriptionSuspended. Raises FreeOfCharge if the cost is zero: the use counts as paid, nothing
+    is posted, and the key stays free. `expected_number` is checked then, too.
     """
     user_id = ledger.user_id_of(user)
     asked = _Request(
@@ -94,7 +94,7 @@ def charge_service(
         description=ledger.checked_text("description", description, ledger.LONGEST_TEXT).strip(" "),
     )
     with transaction.atomic():
-        # While the balance is locked, no run suspends the subscription, and nobody uses the key.
+        # While the balance is locked, no run suspends the subscription and nobody uses the key.
         locked = ledger.lock_balances([user_id])
         if earlier := _charged_before(user_id, idempotency_key, asked):
             counters.replayed(channel)
@@ -103,7 +103,7 @@ def charge_service(
         cost = _cost(price, asked.quantity)
         description = asked.description or describe_service(price, asked.quantity, asked.device)
         if not cost:
-            # Nothing is posted, so nothing below would refuse a description.
+            # Nothing is posted, so nothing else would refuse a description.
             if not DESCRIPTION_MIN_LENGTH <= len(description) <= DESCRIPTION_MAX_LENGTH:
                 raise InvalidDescription
             ledger.refuse_if_moved(locked[user_id], expected_number)
@@ -131,7 +131,7 @@ def charge_service(
 
 
 def price_of(user: User | int, *, service: str, device: str = "") -> Price:
-    """Returns the price of one unit for this user, or for this device of the user's.
+    """Returns the price of one unit for this user or, if given, for this device.
 
     Raises what `charge_service` raises.
     """
@@ -145,7 +145,7 @@ def price_of(user: User | int, *, service: str, device: str = "") -> Price:
         Subscription.objects.live()
         .filter(user=user_id, device__in={device, ""})
         .select_related("plan")
-        .order_by("-device")  # the device's own before the account's
+        .order_by("-device")  # the device's subscription before the account's
         .first()
     )
     if subscription is None:
@@ -180,7 +180,7 @@ def describe_service(price: Price, quantity: Decimal, device: str) -> str:
 
 
 def explain_cost(price: Price, quantity: Decimal) -> dict[str, Any]:
-    """Returns how the cost came about, for the metadata of the transaction (`PRICING`)."""
+    """Returns how the cost was computed, for the transaction's metadata (`PRICING`)."""
     return {
         "plan": price.plan_id,
         "price": str(price.price),
@@ -192,14 +192,14 @@ def explain_cost(price: Price, quantity: Decimal) -> dict[str, Any]:
 
 
 class _CallersMetadata(Func):
-    """In a query: the metadata of a transaction without what the panel adds."""
+    """An expression: a transaction's metadata without what the panel adds."""
 
     template = f"(%(expressions)s - '{ledger.REQUEST_ID}' - '{PRICING}')"
     output_field = JSONField()
 
 
 def _charged_before(user_id: int, key: str | None, asked: _Request) -> Transaction | None:
-    """Returns the charge that was posted with this key, whatever the price was then.
+    """Returns the charge that was posted with this key, at any price.
 
     Raises IdempotencyConflict if something else was posted with it.
     """

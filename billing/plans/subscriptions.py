@@ -3,10 +3,10 @@
 Common to all functions that write:
 
 - They lock the user's balance, so that nobody else changes the user's money or subscriptions
-  meanwhile; and are one database transaction, or a part of the caller's.
-- Days are UTC days, and arguments: nothing here reads a clock.
-- `actor` and `channel` are as in `billing.ledger`. Refusals are BillingErrors; nothing has changed
-  then.
+  meanwhile. Each is one database transaction, or part of the caller's.
+- Days are UTC days and arguments: nothing here reads a clock.
+- `actor` and `channel` are those of `billing.ledger`. Refusals are BillingErrors; they change
+  nothing.
 """
 
 from collections.abc import Sequence
@@ -44,12 +44,12 @@ from billing.plans.posting import (
 from billing.plans.schedule import end_of
 from users.models import User
 
-# Devices report late, but not for ever.
+# How many days late a device may report.
 ACTIVE_DAYS_BACK: Final = 31
 
 
 class Changed(NamedTuple):
-    """A subscription after an operation, and what was posted for it, in order."""
+    """A subscription after an operation, and its posted transactions, in order."""
 
     subscription: Subscription
     posted: Sequence[Transaction]
@@ -70,10 +70,10 @@ def start(
     device: str = "",
     wait_for_money: bool = False,
 ) -> Changed:
-    """Subscribes `user`, or one device of the user's, to `plan` from `day` on, and charges it.
+    """Subscribes `user`, or one of the user's devices, to `plan` from `day` on, and charges it.
 
-    Raises InsufficientFunds if the first charge cannot be paid, and UserDeactivated; with
-    `wait_for_money` the subscription is suspended instead, until it can be paid and the user is
+    Raises InsufficientFunds if the first charge cannot be paid, and UserDeactivated. With
+    `wait_for_money`, the subscription is suspended instead until it can be paid and the user is
     active. Raises PlanRetired and SubscriptionExists.
     """
     _charge_due_of(user.pk, day)
@@ -112,16 +112,16 @@ def change_plan(
 ) -> Changed:
     """Puts a subscription on another plan from `day` on.
 
-    What the runs up to `day` charge is charged first, under the old plan, whether or not they have
-    come. With `pay_back`, what was paid for `day` and later is returned. With `charge_now` the new
-    plan is charged from `day` on, and a suspended subscription resumes. Otherwise it is charged
-    from the day after what has been paid ahead or, with `pay_back`, from its next regular day after
-    `day`. (By active day, every day is regular, and charged when it is over.) Where nothing was
-    paid ahead and nothing is to be paid back, it is charged from `day` on all the same, and waits,
-    suspended, if that cannot be paid.
+    First charges, under the old plan, what the runs up to `day` charge, even if they have not come
+    yet. With `pay_back`, returns what was paid for `day` and later. With `charge_now`, charges the
+    new plan from `day` on, and a suspended subscription resumes. Otherwise the new plan is charged
+    from the day after what was paid ahead or, with `pay_back`, from its next regular day after
+    `day`. (By active day, every day is regular, and charged when it is over.) If nothing was paid
+    ahead and nothing is to be paid back, it is charged from `day` on in any case; the subscription
+    is suspended if that cannot be paid.
 
-    Raises InsufficientFunds if all this together cannot be paid; nothing has changed then. Raises
-    SamePlan, PlanRetired, SubscriptionCancelled and, to charge now, UserDeactivated.
+    Raises InsufficientFunds, and changes nothing, if all this together cannot be paid. Raises
+    SamePlan, PlanRetired, SubscriptionCancelled and, with `charge_now`, UserDeactivated.
     """
     subscription, posted = _charged_up_to(subscription, day, actor=actor, channel=channel)
     plan = _offered(plan)
@@ -131,7 +131,7 @@ def change_plan(
         posted += _pay_back(subscription, day, actor=actor, channel=channel)
     if charge_now and not subscription.user.is_active:
         raise UserDeactivated(user_id=subscription.user_id)
-    subscription.plan = plan  # whose active days are looked for
+    subscription.plan = plan  # before its active days are read
     is_charged = due.put_on_plan(
         subscription,
         plan,
@@ -162,17 +162,17 @@ def cancel(
     channel: Channel,
     pay_back: bool = False,
 ) -> Changed:
-    """Ends a subscription on `day`. What the runs up to then charge is charged first, as far as the
-    money goes, whether or not they have come.
+    """Ends a subscription on `day`.
 
-    With `pay_back`, what was paid for `day` and later is returned. Raises SubscriptionCancelled
-    if it has ended already.
+    First charges what the runs up to `day` charge, even if they have not come yet, as far as there
+    is money. With `pay_back`, returns what was paid for `day` and later. Raises
+    SubscriptionCancelled if it has already ended.
     """
     subscription, posted = _charged_up_to(subscription, day, actor=actor, channel=channel)
     if pay_back:
         posted += _pay_back(subscription, day, actor=actor, channel=channel)
     if subscription.is_by_active_day and subscription.status == ACTIVE:
-        # For this subscription `day` is over now, and is charged like one that is.
+        # For this subscription, `day` is over and is charged like a past day.
         posted += _charge_active_days(subscription, day + DAY, actor=actor, channel=channel)
     due.end(subscription, day)
     store([subscription])
@@ -182,11 +182,11 @@ def cancel(
 @counts_refusals
 @transaction.atomic
 def record_active_day(user: User, *, device: str, day: date, today: date) -> ActiveDay:
-    """Notes that a device was active on `day`; doing so again changes nothing.
+    """Records that a device was active on `day`. Repeating it changes nothing.
 
-    It counts for the device's own subscription or, if it has none, for the account's, and is
-    charged after the day if that is charged by active day. Raises InvalidDay for days to come and
-    for days too long ago.
+    The day counts for the device's own subscription or, if it has none, for the account's. If that
+    is charged by active day, it is charged after the day. Raises InvalidDay for future days and for
+    days more than ACTIVE_DAYS_BACK ago.
     """
     if not today - ACTIVE_DAYS_BACK * DAY <= day <= today:
         raise InvalidDay(day=f"{day}", first=f"{today - ACTIVE_DAYS_BACK * DAY}", last=f"{today}")
@@ -208,7 +208,7 @@ def record_active_day(user: User, *, device: str, day: date, today: date) -> Act
     if subscription is None or active_day.subscription_id != subscription.pk:
         return active_day
     if ActiveDay.objects.filter(subscription=subscription, day=day, is_charged=True).exists():
-        # Of an account, any device makes the day an active one; it is charged once.
+        # Any device makes the day an active one for the account, which is charged once.
         active_day.is_charged = True
         active_day.save(update_fields=["is_charged"])
     elif due.await_charge_of(subscription, day):
@@ -219,12 +219,12 @@ def record_active_day(user: User, *, device: str, day: date, today: date) -> Act
 @counts_refusals
 @transaction.atomic
 def welcome(user: User, *, day: date, actor: User | None, channel: Channel) -> None:
-    """Gives a user who has just registered what the defaults for new users say, once."""
+    """Gives a new user what the defaults for new users say, once."""
     defaults = UserDefaults.objects.select_related("plan").first()
     if defaults is None:
         return
     if defaults.bonus:
-        with suppress(IdempotencyConflict):  # given already, when it was another amount
+        with suppress(IdempotencyConflict):  # already given, with another amount
             ledger.give_bonus(
                 user,
                 amount=defaults.bonus,
@@ -243,20 +243,20 @@ def welcome(user: User, *, day: date, actor: User | None, channel: Channel) -> N
 
 
 def _offered(plan: Plan) -> Plan:
-    """The plan as it is now, held, so that it cannot be retired or changed meanwhile."""
+    """Returns the plan as it is now, locked against changes. Raises PlanRetired."""
     rows = Plan.objects.raw("SELECT * FROM billing_plan WHERE id = %s FOR SHARE", [plan.pk])
     held = next(iter(rows), None)
-    if held is None or not held.is_active:  # one that nobody has may be deleted meanwhile
+    if held is None or not held.is_active:  # an unused plan may have been deleted
         raise PlanRetired(plan=plan.name)
     return held
 
 
 def _charge_due_of(user_id: int, day: date) -> tuple[dict[int, Subscription], list[Transaction]]:
-    """Charges what the runs up to `day` charge, of one user, and locks the user's balance.
+    """Locks a user's balance, and charges what the runs up to `day` charge.
 
-    The system charges it, whoever comes first: operators' actions and runs leave the same rows.
-    Suspended subscriptions are left to runs. Returns the subscriptions that were looked at by their
-    IDs, and what was posted.
+    The system is the actor, so that operators' actions and runs leave the same rows. Suspended
+    subscriptions are left to runs. Returns the subscriptions that were due, by ID, and what was
+    posted.
     """
     real = {pk: balance.real for pk, balance in ledger.lock_balances([user_id]).items()}
     rows = Subscription.objects.select_related("plan").filter(user=user_id, due_on__lte=day)
@@ -270,14 +270,14 @@ def _charge_due_of(user_id: int, day: date) -> tuple[dict[int, Subscription], li
 def _charged_up_to(
     subscription: Subscription, day: date, *, actor: User | None, channel: Channel
 ) -> tuple[Subscription, list[Transaction]]:
-    """The subscription as the runs up to `day` leave it, its user's balance held."""
+    """Locks the balance. Returns the subscription as runs up to `day` leave it, and postings."""
     _, rows = _charge_due_of(subscription.user_id, day)
     posted = [row for row in rows if row.metadata.get("subscription") == subscription.pk]
     subscription = Subscription.objects.select_related("plan", "user").get(pk=subscription.pk)
     if not subscription.is_live:
         raise SubscriptionCancelled(day=f"{subscription.status_since}")
     if subscription.is_by_active_day and subscription.status == ACTIVE:
-        # Days that were reported late enough to be left to the next run.
+        # Days that were reported so late that they are left to the next run.
         posted += _charge_active_days(subscription, day, actor=actor, channel=channel)
     return subscription, posted
 
@@ -289,10 +289,10 @@ def _uncharged(subscription: Subscription, day: date) -> list[Reported]:
 def _charge_active_days(
     subscription: Subscription, through: date, *, actor: User | None, channel: Channel
 ) -> list[Transaction]:
-    """Charges the active days before `through`, with what is there now."""
+    """Charges the active days before `through`, with the present money."""
     user = User.objects.get(pk=subscription.user_id)
     active_days = unpaid_active_days([subscription])
-    # A day that was reported after the run of today is due now, too, and not first tomorrow.
+    # A day reported after today's run is due now, not tomorrow.
     due.wait_for_active_day(subscription, active_days.get(subscription.pk, ()))
     decided = due.decisions(
         [subscription],
@@ -313,7 +313,7 @@ def _charge_or_suspend(
     actor: User | None,
     channel: Channel,
 ) -> list[Transaction]:
-    """Charges a subscription at once or, if that cannot be paid, suspends it."""
+    """Charges a subscription now; suspends it if that cannot be paid."""
     if not is_active:
         due.await_money(subscription, day, USER_DEACTIVATED)
         return []
@@ -334,8 +334,7 @@ def _charge(
 def _pay_back(
     subscription: Subscription, day: date, *, actor: User | None, channel: Channel
 ) -> list[Transaction]:
-    """Returns everything that was paid for `day` and later, each charge by a transaction of its
-    own, which names it."""
+    """Pays back everything that was paid for `day` and later, with one transaction per charge."""
     left = paid_ahead(subscription, day)
     paid = subscription.paid_period
     if paid is not None and paid.last >= day:

@@ -1,4 +1,4 @@
-"""Taking over subscriptions that ran in another system. Pure: no clock, no queries."""
+"""Takes over subscriptions that ran in another system. Pure: no clock, no queries."""
 
 from datetime import date, datetime
 from decimal import Decimal
@@ -11,7 +11,7 @@ from billing.plans.pricing import Cycle
 
 
 class Payment(NamedTuple):
-    """The transaction that paid the present period: its number, and what it took."""
+    """The transaction that paid the present period: its number and the amount paid."""
 
     number: int
     amount: Decimal
@@ -36,11 +36,11 @@ def take_over(
     is_user_active: bool,
     now: datetime,
 ) -> None:
-    """Sets the state in which a subscription goes on here from the day of `now`.
+    """Sets the state in which a subscription continues here, from the day of `now`.
 
-    `subscription` has its plan and `started_on`. What is paid through a day to come is charged from
-    the day after; anything else from today on, by the next run. Days before today are never
-    charged: the other system has charged them, or not. A suspended one is tried by the next run.
+    `subscription` has its plan and `started_on`. If it is paid through today or later, it is
+    charged from the day after that; otherwise from today on, by the next run. Days before today are
+    never charged. The next run retries a suspended subscription.
     """
     day = now.date()
     plan = subscription.plan
@@ -53,7 +53,7 @@ def take_over(
         subscription.paid = payment.amount if payment else ZERO
         subscription.due_on = last + DAY
     elif plan.cycle == Cycle.ACTIVE_DAY:
-        subscription.plan_since = day  # only days that are reported here are charged here
+        subscription.plan_since = day  # only days reported here are charged here
         subscription.due_on = None
     subscription.status = ACTIVE
     if is_suspended or not is_user_active:
