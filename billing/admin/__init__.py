@@ -1,5 +1,6 @@
-"""The panel's pages about money. Django's autodiscovery imports this package alone, so it
-imports all that registers something.
+"""The panel's pages about money.
+
+Django's autodiscovery imports only this package, so it imports every module that registers a page.
 """
 
 from billing.admin import (

@@ -1,9 +1,8 @@
-"""The fields in which people type amounts, prices and quantities, and the questions they ask.
+"""Form fields for amounts, prices and quantities, and their questions about ambiguous input.
 
-A question stands where a mistake would, with a button for each answer. The button sends the form
-again, with everything typed in it, so that it works without scripts: its name is the field's with
-`_meant` after it. The answer takes the place of what was typed, and a hidden field goes along with
-it from then on, so that nothing is asked twice.
+A question is shown in place of an error, with a button for each answer. The button's name is the
+field's name with `_meant`. It submits the whole form, so it works without scripts. The answer
+replaces the typed text; a hidden field remembers that it was answered, so nothing is asked twice.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +25,7 @@ LONGEST_TYPED: Final = 40
 
 
 class Reading(str):
-    """What was typed in the field `name`; `is_meant` if a question about it was answered so."""
+    """The text of field `name`. `is_meant`: it is the answer to a question."""
 
     name: str
     is_meant: bool
@@ -39,7 +38,7 @@ class Reading(str):
 
 
 class AsksMixin(forms.TextInput):
-    """A text field whose value may come from the answer to a question."""
+    """A text widget whose value may be the answer to a question."""
 
     def value_from_datadict(self, data: Mapping[str, Any], files: Any, name: str) -> Any:
         typed = data.get(name)
@@ -59,25 +58,25 @@ class AsksMixin(forms.TextInput):
 
 
 class NumberInput(AsksMixin):
-    """In the look of the panel's own pages."""
+    """The widget on the panel's own pages."""
 
     def __init__(self, attrs: dict[str, Any] | None = None) -> None:
         super().__init__({"inputmode": "decimal", "class": "panel-input money"} | (attrs or {}))
 
 
 class AdminNumberInput(AsksMixin, UnfoldAdminTextInputWidget):
-    """In the look of Unfold's pages."""
+    """The widget on Unfold's pages."""
 
     def __init__(self, attrs: dict[str, Any] | None = None) -> None:
         super().__init__({"inputmode": "decimal", "autocomplete": "off"} | (attrs or {}))
 
 
 class TypedField(forms.CharField):
-    """A number as people type or paste it. Empty is None."""
+    """A field for a number as people type or paste it. Empty is None."""
 
     is_money = True
-    may_be_finer = True  # than the currency's smallest unit, without a question
-    accepted: Decimal | None = None  # what was there before may stay, however fine
+    may_be_finer = True  # more decimals than the currency, without a question
+    accepted: Decimal | None = None  # the present value is accepted with any decimals
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("widget", NumberInput)
@@ -118,12 +117,12 @@ class TypedField(forms.CharField):
             return True
 
     def prepare_value(self, value: Any) -> Any:
-        """As it can be typed in again: without commas."""
+        """Returns the value in a form that can be typed again: without commas."""
         return format_money(value).replace(",", "") if isinstance(value, Decimal) else value
 
 
 class QuantityField(TypedField):
-    """A quantity as people type or paste it: 10, 2.5, 1 234."""
+    """A field for a quantity as people type or paste it: 10, 2.5, 1 234."""
 
     is_money = False
 
@@ -135,7 +134,7 @@ class QuantityField(TypedField):
 
 
 class Question(ValidationError):
-    """A question between two numbers, "Did you mean 1.5 or 1500?", in place of a mistake."""
+    """The question "Did you mean 1.5 or 1500?", raised like a validation error."""
 
     def __init__(self, name: str, readings: tuple[str, str]) -> None:
         self.readings = readings
@@ -161,7 +160,7 @@ def finer(amount: Decimal, name: str) -> ValidationError:
 
 
 def links(answers: Iterable[tuple[str, str]]) -> SafeString:
-    """The question of a filter, whose answers are addresses."""
+    """Returns the question of a filter, whose answers are links."""
     return format_html(
         "Did you mean {}?",
         format_html_join(" or ", '<a class="underline" href="{1}">{0}</a>', answers),
@@ -178,7 +177,7 @@ def _button(name: str, answer: str, label: str) -> SafeString:
 
 
 def _default_button() -> SafeString:
-    """The Enter key presses the first button of a form. It must not answer a question."""
+    """Returns a hidden first button: the Enter key presses it, and so answers no question."""
     return format_html(
         '<button class="hidden-words" type="submit" tabindex="-1" aria-hidden="true">{}</button>',
         "Send without an answer",

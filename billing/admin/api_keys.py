@@ -1,5 +1,6 @@
-"""API keys: what programs show to act for an operator. A key is shown once, by the answer to the
-form that adds it, and is neither kept nor passed on in any other way.
+"""The pages of API keys. A new key is shown once, in the response to the form that adds it.
+
+It is neither stored nor passed on in any other way.
 """
 
 from dataclasses import dataclass
@@ -33,10 +34,10 @@ from users.authority import operators_managed_by, permissions_of
 from users.models import User
 from users.search import Asked, Folded, found_by
 
-# After so long, a second key of the same name is not the first one sent twice.
+# A second key of the same name within this time is probably the same form sent twice.
 JUST_NOW: Final = timedelta(minutes=10)
-# Addresses get into logs and the browser's history, where nobody is to find a key. As browsers and
-# Python both read it.
+# Longer than the start of a key. URLs end up in logs and the browser's history, where no key may be
+# found. The pattern works in browsers and in Python.
 MORE_THAN_A_BEGINNING: Final = (
     rf"{authority.KEY_BEGINS}[A-Za-z0-9_\-]"
     rf"{{{authority.PREFIX_LENGTH - len(authority.KEY_BEGINS) + 1}}}"
@@ -52,7 +53,7 @@ STATES: Final[dict[KeyState, str]] = {
 
 @dataclass(frozen=True)
 class KeyReport:
-    """A key as pages show it."""
+    """A key with what pages show of it."""
 
     key: ApiKey
     state: KeyState
@@ -75,7 +76,7 @@ class KeyFilters(PanelForm):
         label="Name, owner or beginning",
         required=False,
         max_length=200,
-        # The browser sends nothing that breaks the pattern, so that it gets into no address.
+        # The browser does not submit text that breaks the pattern, so no key gets into a URL.
         widget=forms.TextInput(
             {"pattern": f"(?!.*{MORE_THAN_A_BEGINNING}).*", "title": ONLY_BEGINNINGS}
         ),
@@ -89,7 +90,7 @@ class KeyFilters(PanelForm):
     )
 
     def listed(self, now: datetime) -> "QuerySet[ApiKey]":
-        """What the filters leave; nothing if one of them has a mistake, which says so beside it."""
+        """Returns the filtered rows; none if a filter is invalid, which shows its error."""
         if not self.is_valid():
             return ApiKey.objects.none()
         rows = ApiKey.objects.select_related("owner", "created_by")
@@ -115,7 +116,7 @@ class OwnerField(forms.ModelChoiceField):  # type: ignore[type-arg]
 
 
 class ApiKeyForm(PanelForm):
-    """Asks for a key. Nobody makes one for an operator who may do what they may not."""
+    """The form for a key. An owner with more permissions than the operator is refused."""
 
     name = forms.CharField(
         max_length=60,
@@ -188,7 +189,7 @@ class ApiKeyForm(PanelForm):
 
     @property
     def was_sent_twice(self) -> bool:
-        """Whether this is likely the form that made a key already, sent once more."""
+        """Returns whether the same form has probably just made a key."""
         twin = self.twin
         return (
             twin is not None
@@ -218,14 +219,14 @@ class ApiKeyForm(PanelForm):
 
 
 class Right(NamedTuple):
-    """What an operator may do with one kind of thing."""
+    """What an operator may do with one kind of object."""
 
     subject: str
     actions: str
 
 
 def rights_of(key: ApiKey) -> list[Right]:
-    """What the owner may do, as far as the key lets it."""
+    """Returns what the key allows: the owner's permissions, or only those to view."""
     shown = PermissionsField(permissions_of(key.owner)).queryset
     assert shown is not None  # noqa: S101 - for the type checker
     if key.is_read_only:
@@ -241,7 +242,7 @@ def rights_of(key: ApiKey) -> list[Right]:
 
 @admin.register(ApiKey)
 class ApiKeyAdmin(WithHistory):
-    """Keys are added and revoked, and never edited or deleted."""
+    """API keys: they are added and revoked, never edited or deleted."""
 
     history_subject = Subject.API_KEY
 
@@ -292,8 +293,9 @@ class ApiKeyAdmin(WithHistory):
         return TemplateResponse(request, "billing/api_key.html", context)
 
     def _add(self, request: HttpRequest) -> HttpResponseBase:
-        """Asks for a key and, by the answer to the form itself, shows it: so it is in no address,
-        session or message, and no page that can be opened again.
+        """Shows the form, and shows the new key in the response to it.
+
+        So the key is in no URL, session or message, and on no page that can be opened again.
         """
         actor = request.user
         if not self.has_add_permission(request) or not isinstance(actor, User):
@@ -302,7 +304,7 @@ class ApiKeyAdmin(WithHistory):
         if request.method != "POST":
             return self._form(request, ApiKeyForm(actor, now))
         with transaction.atomic():
-            # One after the other: the same form sent twice makes one key.
+            # Locks the operator, so that the same form sent twice makes one key.
             database.held(User.objects.filter(pk=actor.pk), actor.pk)
             form = ApiKeyForm(actor, now, request.POST)
             if not form.is_valid():
@@ -323,8 +325,9 @@ class ApiKeyAdmin(WithHistory):
         return TemplateResponse(request, "billing/api_key_form.html", context)
 
     def revoke_view(self, request: HttpRequest, key_id: str) -> HttpResponseBase:
-        """Asks whether a key is to end, and ends it. Whoever has the right may end any key: what
-        has leaked out does not wait for its owner.
+        """Asks for confirmation, and revokes a key.
+
+        Operators with the permission may revoke any key: a leaked key must not wait for its owner.
         """
         actor = request.user
         if not self.has_change_permission(request) or not isinstance(actor, User):

@@ -37,7 +37,7 @@ AMOUNT_HINT: Final = "Amount to add (positive) or subtract (negative)."
 
 
 class AmountField(TypedField):
-    """An amount as people type or paste it: +10, −25.50, 1 234.5. Empty is zero."""
+    """A field for a signed amount: +10, −25.50, 1 234.5. Empty is zero."""
 
     may_be_finer = False
 
@@ -45,7 +45,7 @@ class AmountField(TypedField):
         super().__init__(
             required=False,
             help_text=AMOUNT_HINT,
-            widget=NumberInput({"inputmode": "text"}),  # phones' numbers have no minus
+            widget=NumberInput({"inputmode": "text"}),  # number keyboards of phones have no minus
             **options,
         )
 
@@ -55,11 +55,11 @@ class AmountField(TypedField):
 
 
 class ChangeBalanceForm(PanelForm):
-    """Changes both balances of `user` in one transaction, on the state that the operator saw.
+    """Changes both balances of `user` in one transaction, in the state that the operator saw.
 
-    `key` names this filled-in form, so that it is posted once however often it is sent;
-    `expected_number` is the number of the last transaction when it was shown. Both are renewed
-    where a further confirmation is to post.
+    `key` identifies this filled-in form, so that it is posted once however often it is sent.
+    `expected_number` is the number of the last transaction when the form was shown. Both are
+    renewed when the operator has to confirm again.
     """
 
     description = forms.CharField(
@@ -82,7 +82,7 @@ class ChangeBalanceForm(PanelForm):
         )
 
     def save(self) -> Transaction | None:
-        """The transaction posted, or None if it was refused, which the form's errors then say."""
+        """Posts. Returns the transaction, or None if it was refused; the errors then say why."""
         posted = None
         with outages_told_in(self):
             posted = self._post()
@@ -127,7 +127,7 @@ class ChangeBalanceForm(PanelForm):
     @staticmethod
     def _field_of(refusal: BillingError) -> str | None:
         if isinstance(refusal, ClockBehind):
-            return None  # of no field
+            return None  # belongs to no field
         if isinstance(refusal, InvalidDescription):
             return "description"
         if isinstance(refusal, InsufficientFunds | BalanceOutOfRange):
@@ -137,7 +137,7 @@ class ChangeBalanceForm(PanelForm):
 
 
 def change_balance(request: HttpRequest, user_id: int, model_admin: ModelAdmin) -> HttpResponseBase:
-    """Shows the form, and posts it. Afterwards: the tab, with the new row marked."""
+    """Shows and posts the form. Then redirects to the tab, which marks the new row."""
     actor = request.user
     if not actor.has_perm("billing.change_balance") or not isinstance(actor, User):
         raise PermissionDenied

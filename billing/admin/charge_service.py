@@ -1,4 +1,4 @@
-"""The Charge service page: what a use of a service costs, who pays it, and then its charge."""
+"""The Charge service page: shows what a use costs and which balance pays, then charges it."""
 
 from decimal import Decimal
 from typing import Any, ClassVar, Final
@@ -38,7 +38,7 @@ DEVICES_SUGGESTED: Final = 1000
 
 
 class ServiceField(forms.ModelChoiceField):  # type: ignore[type-arg]
-    """Any service is understood, so that the refusal of one says why; the list offers fewer."""
+    """A field that accepts every service, so that a refusal can say why; the list offers fewer."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -46,7 +46,7 @@ class ServiceField(forms.ModelChoiceField):  # type: ignore[type-arg]
         )
 
     def offer(self, user: User) -> None:
-        """Those that some plan of the user has a price for."""
+        """Offers the services that a plan of the user has a price for."""
         self.queryset = Service.objects.all()
         live = Subscription.objects.live().filter(user=user)
         offered = Service.objects.filter(
@@ -62,7 +62,7 @@ class ServiceField(forms.ModelChoiceField):  # type: ignore[type-arg]
 
 
 class ChargeServiceForm(ConfirmedForm):
-    """Charges `user` for the use of a service. `key` names one preview: it is posted once."""
+    """Charges `user` for a use of a service. `key` identifies a preview, which is posted once."""
 
     service = ServiceField()
     quantity = QuantityField(help_text="Up to six decimals.")
@@ -140,7 +140,7 @@ class ChargeServiceForm(ConfirmedForm):
 
 
 def charge_service(request: HttpRequest, user_id: int, model_admin: ModelAdmin) -> HttpResponseBase:
-    """Asks for the use, shows what it costs, and posts it. Afterwards: the Transactions tab."""
+    """Shows the form, the preview, and posts. Then redirects to the Transactions tab."""
     actor = request.user
     if not actor.has_perm("billing.change_balance") or not isinstance(actor, User):
         raise PermissionDenied

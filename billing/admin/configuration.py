@@ -1,4 +1,4 @@
-"""What the pages that set prices have in common: services, plans, defaults for new users."""
+"""Common parts of the pages of services, plans and defaults for new users."""
 
 import hashlib
 from decimal import Decimal
@@ -26,7 +26,7 @@ from users.models import User
 
 
 class PriceField(TypedField):
-    """An amount of zero or more, as people type or paste it: 12.55, 1 234.5. Empty is None."""
+    """A field for an amount of zero or more: 12.55, 1 234.5. Empty is None."""
 
     def __init__(self, *, negative: str = "A price cannot be negative.", **options: Any) -> None:
         self.negative = negative
@@ -40,22 +40,21 @@ class PriceField(TypedField):
 
 
 class OwnPriceField(PriceField):
-    """An amount that is charged or given as it stands: finer than money it is asked about."""
+    """A field for an amount that is charged as it is: asks if it has too many decimals."""
 
     may_be_finer = False
 
 
 def shown_money(contents: str) -> str:
-    """A read-only amount as Django shows it, in the panel's own way."""
+    """Returns a read-only amount of Django's in the panel's format."""
     return format_money(Decimal(contents))
 
 
 class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]
-    """Saves what the operator saw: not in place of what somebody else saved meanwhile.
+    """A form that does not overwrite what somebody else saved meanwhile.
 
-    `seen` is a digest of everything that the form showed, and the number of the last event of the
-    history then. If that is not how things are any more, the form says who changed what, and is to
-    be sent once more.
+    `seen` is a digest of everything that the form showed, and the number of the last event then. If
+    either has changed, the form says who changed what, and has to be sent again.
     """
 
     seen = forms.CharField(widget=forms.HiddenInput, required=False, max_length=100)
@@ -71,7 +70,7 @@ class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]
             self.initial["seen"] = f"{digest}-{last.number if last else 0}"
 
     def stored(self) -> Any:
-        """Everything that the page lets be changed, as it is in the database now."""
+        """Returns the present values of everything that the page can change."""
         return sorted(model_to_dict(self.instance, list(self.fields)).items())
 
     def clean(self) -> dict[str, Any]:
@@ -105,7 +104,7 @@ class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class ConfigurationAdmin(WithHistory):
-    """Few rows, which much hangs on: the history says what was changed, and nothing in use goes."""
+    """Pages of important rows: changes are recorded, and rows in use cannot be deleted."""
 
     form = ConfigurationForm
     change_form_template = "billing/configuration.html"
@@ -118,13 +117,13 @@ class ConfigurationAdmin(WithHistory):
     show_facets = ShowFacets.NEVER
 
     def why_kept(self, obj: Any) -> str | None:
-        """Why this cannot be deleted, as a sentence; None if it can."""
+        """Returns a sentence why this cannot be deleted; None if it can."""
         return None
 
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None
     ) -> Any:
-        """The row; while a form is saved, held, so that what was checked stays true."""
+        """Returns the row, locked while a form is saved, so that what was checked stays true."""
         obj = super().get_object(request, object_id, from_field)
         if obj is not None and request.method == "POST" and connection.in_atomic_block:
             rows = self.model._default_manager.filter(pk=obj.pk)
@@ -135,8 +134,8 @@ class ConfigurationAdmin(WithHistory):
         try:
             response: HttpResponse = super().changeform_view(request, *args, **kwargs)
         except IntegrityError:
-            # Two operators took the same name at once, or one of them clicked twice. The one who
-            # came second now gets the form's own message.
+            # Two operators chose the same name at once, or one clicked twice. The second request
+            # now gets the form's own message.
             response = super().changeform_view(request, *args, **kwargs)
         return response
 
@@ -162,7 +161,7 @@ class ConfigurationAdmin(WithHistory):
     ) -> HttpResponse:
         context |= {"show_save_and_continue": False, "show_save_and_add_another": False}
         if not self.has_delete_permission(request):
-            context["notes"] = []  # they are about what this operator cannot do anyway
+            context["notes"] = []  # they concern only operators who may change this
         response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
         return response
 

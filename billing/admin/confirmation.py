@@ -1,9 +1,9 @@
-"""Pages that show what they are going to do, and do just that once it is confirmed.
+"""Pages that show what they will do, and do exactly that when it is confirmed.
 
-The preview is made by doing the thing itself and undoing it, so it cannot say anything else than
-what happens. Confirming does it again, and keeps it only if it came to what the operator saw;
-otherwise (another transaction came in, a price changed, midnight passed) it is undone once more and
-the new preview is shown. Nothing here depends on scripts.
+The preview carries out the operation and rolls it back, so it shows what really happens. Confirming
+carries it out again, and keeps it only if the result is what the operator saw. If not (another
+transaction came in, a price changed, midnight passed), it is rolled back again and the new preview
+is shown. Works without scripts.
 """
 
 import json
@@ -21,7 +21,7 @@ from billing.errors import BillingError
 from billing.models import Transaction
 from users.models import User
 
-# What the preview shows of a transaction, or what makes it another one.
+# The fields of a transaction that the preview shows, or that make it another one.
 SHOWN: Final = (
     "number",
     "type",
@@ -39,7 +39,7 @@ SHOWN: Final = (
 
 @dataclass(frozen=True)
 class Effect:
-    """What an action came to: what it posted, what else there is to know, and all in a sentence."""
+    """The result of an action: the transactions, further facts, and a sentence."""
 
     posted: Sequence[Transaction]
     facts: Sequence[tuple[str, str]]
@@ -51,22 +51,22 @@ class Effect:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for outcomes that look equal to whoever confirms them."""
+        """A text that is equal for results that look the same on the page."""
         rows = [[str(getattr(row, name)) for name in SHOWN] for row in self.posted]
         return sha256(json.dumps([rows, self.facts]).encode()).hexdigest()
 
 
 class ConfirmedForm(PanelForm):
-    """Asks for an action on `user`, which the second step shows and then does.
+    """A form for an action on `user`, which the second step previews and then does.
 
-    `seen` is the fingerprint of the preview that is confirmed.
+    `seen` is the fingerprint of the confirmed preview.
     """
 
     seen = forms.CharField(required=False, widget=forms.HiddenInput, max_length=64)
 
-    # The fields that refusals stand at, by the kind of refusal; others stand above the form.
+    # The fields at which refusals are shown, by kind; others are shown above the form.
     fields_of_refusals: ClassVar[dict[type[BillingError], str]] = {}
-    # Refusals that a confirmation gets which was sent twice: the first one did it.
+    # Refusals that mean that the confirmation was sent twice and the first one succeeded.
     done_before: ClassVar[tuple[type[BillingError], ...]] = ()
 
     def __init__(self, user: User, actor: User, data: Any = None, **options: Any) -> None:
@@ -75,29 +75,29 @@ class ConfirmedForm(PanelForm):
         super().__init__(data, **options)
 
     def perform(self) -> Effect:
-        """Does it. Raises BillingError."""
+        """Carries out the action. Raises BillingError."""
         raise NotImplementedError
 
     def refuse(self, refusal: BillingError) -> None:
         self.add_error(self.fields_of_refusals.get(type(refusal)), str(refusal))
 
     def asked(self) -> Sequence[BoundField]:
-        """The fields to fill in; the second step carries them along unseen."""
+        """The fields to fill in; hidden in the second step."""
         return self.visible_fields()
 
 
 class Stage(NamedTuple):
-    """Where a page is: asking (nothing set), showing the `preview`, or through."""
+    """The stage of a page: asking (nothing set), showing the `preview`, or done."""
 
     preview: Effect | None = None
-    has_moved: bool = False  # what is shown is not what was confirmed
+    has_moved: bool = False  # the shown preview differs from the confirmed one
     done: Effect | None = None
     done_before: BillingError | None = None
     key: str = ""
 
 
 def advance(form: ConfirmedForm) -> Stage:
-    """Previews what was asked for, or does what was confirmed; the form's errors say why not."""
+    """Previews or does what the form asks for. If it is refused, the form's errors say why."""
     if not form.is_bound or "edit" in form.data or not form.is_valid():
         return Stage()
     is_confirmed = "confirm" in form.data

@@ -1,4 +1,4 @@
-"""The standard descriptions that the Change balance page offers."""
+"""The list of standard descriptions, which the Change balance page suggests."""
 
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from users.models import User
 
 
 class PositionForm(forms.ModelForm):  # type: ignore[type-arg]
-    """A row of the list, whose field is told from the others' by its name."""
+    """The form of a row in the list; its label contains the description."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -44,4 +44,4 @@ class StandardDescriptionAdmin(WithHistory):
         return super().get_changelist_form(request, **kwargs | {"form": PositionForm})
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
-        return False  # there is no filter; an address cannot bring a pattern of its own
+        return False  # there are no filters; a URL cannot add a lookup

@@ -1,4 +1,4 @@
-"""The History tab: who did what, and when; the latest first."""
+"""The History tab: who did what and when, latest first."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from users.ids import id_in
 
 
 class WithHistory(PanelAdmin):
-    """A page of Django's admin whose History tab shows events, in place of Django's own entries."""
+    """A Django admin whose History tab shows events instead of Django's log entries."""
 
     history_subject: Subject
 
@@ -50,5 +50,5 @@ class WithHistory(PanelAdmin):
 
 
 def _before(request: HttpRequest) -> Before:
-    """Where the page begins, from its address, which may say anything."""
+    """Returns the place where the page begins, from its URL; ignores invalid values."""
     return Before(id_in(request.GET.get("event", "")), id_in(request.GET.get("transaction", "")))

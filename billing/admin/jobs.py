@@ -1,5 +1,7 @@
-"""Takes the job queue's own pages out of the panel: they are made for Django's plain look, and let
-jobs be cancelled that an operator has no say in. Runs have a page; jobs that fail are in the log.
+"""Removes procrastinate's pages from the panel.
+
+They do not fit its look, and allow cancelling jobs that operators are not responsible for. Runs
+have a page; failed jobs are in the log.
 """
 
 from django.contrib import admin

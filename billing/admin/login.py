@@ -1,4 +1,4 @@
-"""Logging in to the panel, as often as the Panel API lets anybody try."""
+"""Logging in to the panel, with the same limit as the Panel API."""
 
 from typing import Any
 
@@ -15,16 +15,16 @@ from users.networks import client_network
 
 
 class LimitedLoginForm(LoginForm):
-    """Guessing a password is slowed down per login, and is no faster through two doors."""
+    """The login form. Failed attempts count together with those of the Panel API."""
 
-    request: HttpRequest  # a login form always has one
+    request: HttpRequest  # login forms always have one
 
     @sensitive_variables()
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = self.cleaned_data
         login = cleaned.get("username")
         if login is None or not cleaned.get("password"):
-            return cleaned  # what is missing, is said beside it
+            return cleaned  # the missing field shows its error
         now = timezone.now()
         address = client_network(self.request)
         browser = browser_of(self.request, login)

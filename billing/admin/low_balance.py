@@ -1,4 +1,4 @@
-"""Below which balance programs are told of it: by default, and of one user."""
+"""The pages of low-balance thresholds: the default, and that of one user."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ CHANGES_SHOWN = 20
 
 
 class DefaultForm(PanelForm):
-    """The threshold of all users who have none of their own."""
+    """The form for the default threshold."""
 
     when = forms.ChoiceField(
         label="Tell programs", choices=[("never", "Never"), ("amount", "Below an amount")]
@@ -50,7 +50,7 @@ class DefaultForm(PanelForm):
             return cleaned
         amount = cleaned["amount"]
         if cleaned["when"] != "amount":
-            # The amount that was there before need not be emptied by hand.
+            # The old amount need not be cleared by hand.
             if amount is not None and amount != self.initial["amount"]:
                 self.add_error("amount", "For this amount to count, choose “Below an amount”.")
             cleaned["amount"] = None
@@ -62,7 +62,7 @@ class DefaultForm(PanelForm):
 
 
 class OwnForm(DefaultForm):
-    """The threshold of one user."""
+    """The form for the threshold of one user."""
 
     def __init__(self, threshold: Threshold, data: Any = None) -> None:
         super().__init__(threshold, data)
@@ -96,7 +96,7 @@ def _may_change(request: HttpRequest) -> bool:
 
 
 def low_balance(request: HttpRequest, user_id: int, model_admin: ModelAdmin) -> HttpResponseBase:
-    """When programs are told of one user's balance."""
+    """Shows and saves the threshold of one user."""
     actor = request.user
     if not _may_view(request) or not isinstance(actor, User):
         raise PermissionDenied
@@ -123,7 +123,7 @@ def low_balance(request: HttpRequest, user_id: int, model_admin: ModelAdmin) -> 
 
 @admin.register(LowBalanceThreshold)
 class LowBalanceThresholdAdmin(ReadOnlyAdmin):
-    """The default, and who has a threshold of their own."""
+    """The default threshold, and the users with their own."""
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return _may_view(request)
@@ -165,7 +165,7 @@ class LowBalanceThresholdAdmin(ReadOnlyAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponseBase:
-        """Leads to where a threshold is set."""
+        """Redirects to the page where the threshold is set."""
         if not _may_view(request):
             raise PermissionDenied
         row = row_or_404(LowBalanceThreshold.objects.all(), object_id)
@@ -175,7 +175,7 @@ class LowBalanceThresholdAdmin(ReadOnlyAdmin):
 
     @staticmethod
     def _changes() -> list[reports.Deed]:
-        """Who changed the default, and when, the latest first."""
+        """Returns the changes of the default, latest first."""
         row = LowBalanceThreshold.objects.filter(user=None).first()
         if row is None:
             return []

@@ -1,4 +1,4 @@
-"""The sidebar, the tabs of a user's pages and the account menu: what each operator may reach."""
+"""The sidebar, the tabs of a user's pages and the account menu, by the operator's permissions."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from unfold.enums import ActionVariant
 
-# The pages of one user, by the names of their addresses, and the tab that each belongs to.
+# The URL names of a user's pages, and the tab that each belongs to.
 USER_PAGES = {
     "users_user_change": "Profile",
     "users_user_transactions": "Transactions",
@@ -23,7 +23,7 @@ USER_PAGES = {
     "billing_transaction_reverse": "Transactions",
 }
 
-# What is configured, with a tab for who changed what; the name of its first tab.
+# Configuration pages with a History tab, and the names of their first tabs.
 WITH_HISTORY = {
     "billing_plan": "Plan",
     "billing_service": "Service",
@@ -32,7 +32,7 @@ WITH_HISTORY = {
     "billing_webhookendpoint": "Endpoint",
 }
 
-# Group, entry, symbol, name of the address, permissions any of which opens it.
+# Group, entry, icon, URL name, and permissions; one of them is enough.
 ENTRIES = [
     ("", "Start page", "home", "index", ()),
     ("", "Users", "group", "users_user_changelist", ("users.view_user",)),
@@ -131,12 +131,12 @@ ENTRIES = [
 
 
 def subject_id(request: HttpRequest) -> int | None:
-    """The ID of the user whose page this is, as `page_context` notes it on the request."""
+    """Returns the ID of the user whose page this is. `page_context` sets it on the request."""
     return getattr(request, "subject_id", None)
 
 
 def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
-    """The entries that this operator may open, under their headings."""
+    """Returns the entries that the operator may open, by group."""
     groups: dict[str, list[dict[str, Any]]] = {}
     here = reverse("admin:users_user_changelist") if subject_id(request) else request.path
     for heading, title, icon, name, permissions in ENTRIES:
@@ -154,13 +154,13 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
 
 
 def user_tabs(request: HttpRequest) -> list[dict[str, Any]]:
-    """Profile, Transactions, Subscriptions, History: on the pages of one user, nowhere else."""
+    """Returns the tabs of a user's pages: Profile, Transactions, Subscriptions, History."""
     here = request.resolver_match
     if here is None or here.url_name not in USER_PAGES:
         return []
     user_id = subject_id(request) or here.kwargs["object_id"]
     if not re.fullmatch("[0-9]+", str(user_id)):
-        return []  # "+50", which the database would take for 50
+        return []  # such as "+50", which the database would read as 50
     tabs = [
         ("Profile", "users_user_change", "users.view_user"),
         ("Transactions", "users_user_transactions", "billing.view_transaction"),
@@ -177,13 +177,13 @@ def user_tabs(request: HttpRequest) -> list[dict[str, Any]]:
         if request.user.has_perm(permission)
         or (permission == "users.view_user" and request.user.has_perm("users.change_user"))
     ]
-    # Under both names: Unfold looks the tabs up by the kind of page that asks.
+    # Under both names, because Unfold looks tabs up by kind of page.
     models = ["users.user", {"name": "users.user", "detail": True}]
     return [{"models": models, "items": items}]
 
 
 def tabs(request: HttpRequest) -> list[dict[str, Any]]:
-    """A user's tabs or, on a page of what is configured, the page and its history."""
+    """Returns the tabs of a user or of a configuration page."""
     here = request.resolver_match
     model, _, page = here.url_name.rpartition("_") if here and here.url_name else ("", "", "")
     pages = [("change", WITH_HISTORY.get(model, "")), ("history", "History")]
@@ -207,7 +207,7 @@ def tabs(request: HttpRequest) -> list[dict[str, Any]]:
 
 
 def account_links(request: HttpRequest) -> list[dict[str, Any]]:
-    """What the menu under the operator's name offers, besides the theme and logging out."""
+    """Returns the entries of the account menu, in addition to theme and logout."""
     return [
         {"title": "My time zone", "link": reverse("admin:my_time_zone")},
         {"title": "Change password", "link": reverse("admin:password_change")},
@@ -215,7 +215,7 @@ def account_links(request: HttpRequest) -> list[dict[str, Any]]:
 
 
 def header_actions(request: HttpRequest, user_id: int) -> list[dict[str, Any]]:
-    """The buttons on the right of a user's pages, for Unfold's header (`actions_detail`)."""
+    """Returns the buttons at the top right of a user's pages, for Unfold's header."""
     if not request.user.has_perm("billing.change_balance"):
         return []
     return [

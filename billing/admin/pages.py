@@ -1,4 +1,4 @@
-"""What the panel's own pages have in common."""
+"""Common parts of the panel's own pages."""
 
 import secrets
 from collections.abc import Iterable, Iterator
@@ -28,12 +28,12 @@ from users.models import User
 def page_context(
     request: HttpRequest, model_admin: ModelAdmin, *, title: str, user: User | None
 ) -> dict[str, Any]:
-    """What the admin's frame needs around a page: sidebar, and where the page belongs.
+    """Returns the context that the admin's frame needs: sidebar and breadcrumbs.
 
-    With a `user`, the page is one of that user's: it gets the user's tabs.
+    With a `user`, the page gets the user's tabs.
     """
     request.current_app = model_admin.admin_site.name
-    # For the sidebar and the tabs, which are given nothing but the request.
+    # For the sidebar and the tabs, which get only the request.
     request.subject_id = user.pk if user else None  # type: ignore[attr-defined]
     frame: dict[str, Any] = model_admin.admin_site.each_context(request)
     return frame | {
@@ -46,22 +46,22 @@ def page_context(
 
 
 def midnight(day: date) -> datetime:
-    """When a day begins for the operator."""
+    """Returns when a day begins in the operator's time zone."""
     return timezone.make_aware(datetime.combine(day, time.min))
 
 
 def utc_today() -> date:
-    """The day that subscriptions go by, wherever the operator is."""
+    """Returns today's date in UTC, which subscriptions use."""
     return timezone.now().astimezone(UTC).date()
 
 
 def confirmation_key() -> str:
-    """Names one filled-in form: however often it is sent, it is posted once."""
+    """Returns a key for one filled-in form, so that it is posted once however often it is sent."""
     return secrets.token_hex(16)
 
 
 def customer_or_404(user_id: int) -> User:
-    """Returns the customer of a page: an operator's own account has none of these pages."""
+    """Returns the customer of a page, or raises Http404, also for an operator's own account."""
     try:
         return operations.customers.find_customer(user_id)
     except UnknownUser:
@@ -69,7 +69,7 @@ def customer_or_404(user_id: int) -> User:
 
 
 def row_or_404[Row: Model](rows: QuerySet[Row], object_id: object) -> Row:
-    """The row with an ID from an address, which may be anything."""
+    """Returns the row with an ID from a URL, or raises Http404."""
     row_id = id_in(str(object_id))
     if row_id is None:
         raise Http404
@@ -77,8 +77,9 @@ def row_or_404[Row: Model](rows: QuerySet[Row], object_id: object) -> Row:
 
 
 def one_number_of_decimals(rows: Iterable[Model], *paths: str) -> None:
-    """Tells each row of a list how its columns of amounts are shown, as `decimals` by the path of
-    the amount, so that they line up.
+    """Sets `decimals` on each row of a list: the decimals of each column of amounts, by its path.
+
+    So the amounts of a column line up.
     """
     rows = list(rows)
     readers = {path: attrgetter(path) for path in paths}
@@ -89,8 +90,9 @@ def one_number_of_decimals(rows: Iterable[Model], *paths: str) -> None:
 
 @contextmanager
 def outages_told_in(form: "PanelForm") -> Iterator[None]:
-    """Around what posts a form. Where the database can still be read, the form says what is wrong,
-    and stands as it was typed. Anything else becomes a page of its own (config/outages.py).
+    """Shows outages during posting in the form, as it was typed, if the database can be read.
+
+    Other outages become a page of their own (config/outages.py).
     """
     try:
         yield
@@ -107,7 +109,7 @@ def outages_told_in(form: "PanelForm") -> Iterator[None]:
 def page_of_form(
     request: HttpRequest, template: str, context: dict[str, Any], form: "PanelForm"
 ) -> TemplateResponse:
-    """The page that shows a form again, or for the first time."""
+    """Returns the page with a form, the first time or again with errors."""
     response = TemplateResponse(request, template, context)
     if form.outage is not None:
         response.status_code = 503
@@ -116,7 +118,7 @@ def page_of_form(
 
 
 class ReadOnlyAdmin(PanelAdmin):
-    """Pages about what nobody edits. Nothing of Django's own change pages is left."""
+    """An admin for rows that nobody edits, without Django's own change pages."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -134,12 +136,12 @@ class ReadOnlyAdmin(PanelAdmin):
 
 
 class PanelForm(forms.Form):
-    """A form in the panel's look, whose fields say what is wrong with them beside them."""
+    """A form in the panel's look, with errors beside the fields."""
 
     required_css_class = "required"
     error_css_class = "invalid"
-    outage: Outage | None = None  # why it could not be posted, where that is the database's
-    use_required_attribute = False  # the panel's own message is clearer than the browser's
+    outage: Outage | None = None  # the outage of the database that prevented posting
+    use_required_attribute = False  # the panel's message is clearer than the browser's
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

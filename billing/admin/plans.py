@@ -1,4 +1,4 @@
-"""Plans with their prices, and what new users get."""
+"""The pages of plans with their prices, and of the defaults for new users."""
 
 from collections.abc import Iterator
 from decimal import Decimal
@@ -31,7 +31,7 @@ LIVE = ~Q(subscriptions__status=Subscription.Status.CANCELLED)
 
 
 class ServiceRow(NamedTuple):
-    """A service on a plan's page: what it costs there, and the field to change that."""
+    """A service on a plan's page: its price and the field to change it."""
 
     service: Service
     price: Decimal | None
@@ -39,9 +39,9 @@ class ServiceRow(NamedTuple):
 
 
 class PlanForm(ConfigurationForm):
-    """A plan and its prices: one field for each service, empty where the plan does not offer it.
+    """A plan and its prices: one field per service, empty if the plan does not offer it.
 
-    A retired service has one only where it has a price.
+    A retired service has a field only if it has a price.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -72,7 +72,7 @@ class PlanForm(ConfigurationForm):
         return super().stored(), prices
 
     def entered_prices(self) -> dict[int, Decimal | None]:
-        """What was entered for each service, by its ID."""
+        """The entered prices by ID of the service."""
         return {service.pk: self.cleaned_data[self._field_of(service)] for service in self.services}
 
     @staticmethod
@@ -132,7 +132,7 @@ class PlanAdmin(ConfigurationAdmin):
         obj = kwargs.get("obj")
         context["currency_name"] = settings.BILLING_CURRENCY
         if obj is not None:
-            # A form that was refused has left in `obj` what was entered.
+            # A refused form leaves the entered values in `obj`.
             saved = Plan.objects.get(pk=obj.pk) if request.method == "POST" else obj
             context["saved"] = saved
             context["live_count"] = Subscription.objects.live().filter(plan=obj).count()
@@ -217,7 +217,7 @@ class UserDefaultsForm(ConfigurationForm):
 
 @admin.register(UserDefaults)
 class UserDefaultsAdmin(ConfigurationAdmin):
-    """One page: the row, which the first saving creates."""
+    """A single page for the single row, which is created when it is first saved."""
 
     history_subject = Subject.USER_DEFAULTS
 
@@ -252,14 +252,14 @@ class UserDefaultsAdmin(ConfigurationAdmin):
                 required=False,
             )
         if db_field.name == "plan":
-            # The plan that is chosen is shown also when it has been retired since.
+            # The chosen plan is offered even if it is retired.
             kwargs["limit_choices_to"] = Q(is_active=True) | Q(
                 pk__in=UserDefaults.objects.filter(plan__isnull=False).values("plan")
             )
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
         if db_field.name == "plan":
             field.empty_label = "No plan"
-            field.widget = field.widget.widget  # without the menu of plans' own pages
+            field.widget = field.widget.widget  # without links to the pages of plans
         return field
 
     def response_change(self, request: HttpRequest, obj: UserDefaults) -> HttpResponse:

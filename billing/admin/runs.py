@@ -1,4 +1,4 @@
-"""What the charging runs did, and what failed."""
+"""The pages of charging runs: what they did, and what failed."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,7 +18,7 @@ from billing.models import ChargingRun, TransactionType
 
 
 class RunReport:
-    """A run as pages show it at the moment `now`."""
+    """A run with what pages show of it at `now`."""
 
     def __init__(self, run: ChargingRun, now: datetime) -> None:
         self.run = run
@@ -31,7 +31,7 @@ class RunReport:
 
     @property
     def transactions(self) -> str:
-        """The address of the list of what was charged on the days of this run."""
+        """The URL of the list of charges on the days of this run."""
         query = {
             "from_day": timezone.localtime(self.run.started_at).date(),
             "to_day": timezone.localtime(self.until).date(),
@@ -63,7 +63,7 @@ class ChargingRunAdmin(ReadOnlyAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponseBase:
-        """The page of one run: its figures, and who could not be charged and why."""
+        """Shows one run: its figures, and who could not be charged and why."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         run = row_or_404(reports.charging_runs(), object_id)

@@ -1,4 +1,4 @@
-"""The services that can be charged per use."""
+"""The pages of services that are charged per use."""
 
 from typing import Any, Final
 
@@ -47,7 +47,7 @@ class ServiceAdmin(ConfigurationAdmin):
     ) -> HttpResponse:
         obj = kwargs.get("obj")
         if obj and self._why_priced(obj):
-            # Whether it was ever charged is looked up only when somebody wants to delete it.
+            # Whether it was ever charged is checked only for deleting.
             context |= {
                 "show_delete": False,
                 "notes": [

@@ -1,4 +1,4 @@
-"""The pages of operators and groups, with what belongs to `billing`: their history."""
+"""The pages of operators and groups, with their History tab."""
 
 from collections.abc import Sequence
 from typing import Any, Final, cast
@@ -18,7 +18,7 @@ PASSWORD: Final = "password"  # noqa: S105 - the name of a field
 
 
 class RecordedByPage(WithHistory):
-    """Operators and groups are saved by Django's own forms; what these did is recorded after."""
+    """Records changes of operators and groups, which Django's own forms save."""
 
     def construct_change_message(
         self,
@@ -27,7 +27,7 @@ class RecordedByPage(WithHistory):
         formsets: Any,
         add: bool = False,  # noqa: FBT001, FBT002 - Django's signature
     ) -> list[str]:
-        """Returns the labels of the fields that are new."""
+        """Returns the labels of the changed fields."""
         return [_label(form, name) for name in form.changed_data]
 
     def log_addition(self, request: HttpRequest, obj: Any, message: list[str]) -> None:
@@ -45,7 +45,7 @@ class RecordedByPage(WithHistory):
 
 
 def _label(form: Any, name: str) -> str:
-    if name == PASSWORD:  # of the page for it, whose fields are called otherwise
+    if name == PASSWORD:  # the password page has other field names
         return PASSWORD
     return str(form.fields[name].label or name.replace("_", " ")).lower()
 

@@ -1,4 +1,4 @@
-"""The start page: the figures of today, and ways to the lists behind them."""
+"""The start page: today's figures, with links to the lists behind them."""
 
 import json
 from datetime import UTC, date, datetime, timedelta
@@ -15,13 +15,13 @@ from billing.money import ZERO
 from users.models import User
 
 DAYS: Final = 30
-# What is over hardly changes: only a transaction that was still being written at midnight can be
-# added to a day before today. Today's figures are always read anew.
+# Past days hardly change: only a transaction that was being written at midnight can be added to
+# them. Today's figures are never cached.
 PAST_DAYS_CACHE_SECONDS: Final = 600
 
 
 def start_page_context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """Adds what the operator may see; Unfold calls it for the admin's index."""
+    """Adds what the operator may see. Unfold calls it for the admin's index."""
     context["title"] = "Start page"
     if request.user.has_perm("users.view_user") and request.user.has_perm("billing.view_balance"):
         context["holdings"] = reports.holdings()
@@ -40,7 +40,7 @@ def start_page_context(request: HttpRequest, context: dict[str, Any]) -> dict[st
 
 
 def _shared_mailboxes() -> list[str]:
-    """Mailboxes that several customers have from before that was refused."""
+    """Returns mailboxes that several customers share, from before that was refused."""
     customers = User.objects.twins().filter(is_staff=False)
     mailboxes = customers.values_list("email_identity", flat=True)
     return list(dict.fromkeys(mailboxes))

@@ -1,4 +1,4 @@
-"""The subscriptions of all users, read only: what is done to one is done on its user's page."""
+"""The list of all users' subscriptions. Changes are made on the page of the user."""
 
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ class SubscriptionFilters(PanelForm):
         self.fields["q"].widget.attrs |= {"placeholder": "Name, e-mail, ID or device"}
 
     def listed(self) -> QuerySet[Subscription]:
-        """What the filters leave; nothing if one of them has a mistake, which says so beside it."""
+        """Returns the filtered rows; none if a filter is invalid, which shows its error."""
         if not self.is_valid():
             return Subscription.objects.none()
         chosen = self.cleaned_data
@@ -90,7 +90,7 @@ class SubscriptionAdmin(ReadOnlyAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponseBase:
-        """Leads to the user's own page of subscriptions."""
+        """Redirects to the subscriptions of the user."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         subscription = row_or_404(Subscription.objects.all(), object_id)

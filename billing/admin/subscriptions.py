@@ -1,4 +1,4 @@
-"""The Subscriptions tab of a user, and its pages: to add one, to change its plan, to cancel it."""
+"""The Subscriptions tab of a user, and the pages to add, change and cancel a subscription."""
 
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -48,7 +48,7 @@ from users.models import User
 
 PER_PAGE: Final = 50
 CANCELLED_SHOWN: Final = 20
-# So many are seen at a glance, without a filter.
+# The tab has filters from this number of subscriptions on.
 FILTERED_FROM: Final = 10
 
 STATUS: Final = Subscription.Status
@@ -59,7 +59,7 @@ REASON: Final = Subscription.SuspensionReason
 
 
 def plan_in_words(plan: Plan) -> str:
-    """What a plan is, in a line: "Business · Monthly · 12.55 per month, proportional"."""
+    """Returns a plan in one line: "Business · Monthly · 12.55 per month, proportional"."""
     cycle = Cycle(plan.cycle)
     is_proportional = plan.proportional_charge and cycle in (Cycle.MONTHLY, Cycle.ANNUAL)
     return (
@@ -103,7 +103,7 @@ def _device_in_words(device: str) -> str:
 
 
 class SubscriptionFilters(PanelForm):
-    """The filters of the tab, from its address."""
+    """The filters of the tab, from its URL."""
 
     device = forms.CharField(required=False, max_length=100)
     status = forms.ChoiceField(
@@ -112,14 +112,14 @@ class SubscriptionFilters(PanelForm):
     )
 
     def chosen(self) -> dict[str, str]:
-        """The filters without mistakes in them."""
+        """The valid filters."""
         self.is_valid()
         return {name: value for name, value in self.cleaned_data.items() if value}
 
 
 @dataclass(frozen=True)
 class ShownSubscription:
-    """A subscription as the tab shows it: with what is charged next or, if suspended, missing."""
+    """A subscription as the tab shows it: with its next charge or, if suspended, the gap."""
 
     subscription: Subscription
     next_day: date | None
@@ -140,7 +140,7 @@ def _line(subscription: Subscription, today: date, real: Decimal) -> ShownSubscr
 def user_subscriptions(
     request: HttpRequest, user_id: int, model_admin: ModelAdmin
 ) -> HttpResponseBase:
-    """The tab: live subscriptions, the user's own plan first, then the last cancelled ones."""
+    """Shows the tab: live subscriptions, the user's own plan first, then the last cancelled."""
     if not request.user.has_perm("billing.view_subscription"):
         raise PermissionDenied
     user = customer_or_404(user_id)
@@ -155,7 +155,7 @@ def user_subscriptions(
     chosen = form.chosen()
     of_device = Q(device__icontains=chosen["device"]) if "device" in chosen else Q()
     listed = live.filter(of_device, **({"status": chosen["status"]} if "status" in chosen else {}))
-    if form.errors:  # a mistake has no answer
+    if form.errors:  # an invalid filter finds nothing
         mine, listed = mine.none(), listed.none()
     paginator = Paginator(listed.select_related("plan").order_by("device"), PER_PAGE)
     changed = _changed(request, mine)
@@ -187,7 +187,7 @@ def user_subscriptions(
 
 
 def _changed(request: HttpRequest, mine: QuerySet[Subscription]) -> Subscription | None:
-    """The subscription that something was just done to."""
+    """Returns the subscription that was just changed."""
     key = id_in(request.GET.get("changed", ""))
     return None if key is None else mine.filter(pk=key).first()
 
@@ -202,7 +202,7 @@ def _page_of(changed: Subscription | None, listed: QuerySet[Subscription]) -> in
 
 
 class PlanField(forms.ModelChoiceField):  # type: ignore[type-arg]
-    """A plan that can be subscribed to, with its cycle and price."""
+    """A field for an active plan, shown with cycle and price."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
@@ -217,7 +217,7 @@ class PlanField(forms.ModelChoiceField):  # type: ignore[type-arg]
 
 
 class SubscriptionForm(ConfirmedForm):
-    """An action on a user's subscriptions, on the day that it is in UTC."""
+    """A form for an action on a user's subscriptions, today in UTC."""
 
     fields_of_refusals: ClassVar[dict[type[BillingError], str]] = {
         PlanRetired: "plan",
@@ -247,7 +247,7 @@ class SubscriptionForm(ConfirmedForm):
 
 
 class AddForm(SubscriptionForm):
-    """Subscribes a user, or a device of the user's, from today on."""
+    """The form to subscribe a user, or a device, from today on."""
 
     plan = PlanField()
     device = forms.CharField(
@@ -277,7 +277,7 @@ class AddForm(SubscriptionForm):
 
     @property
     def offers_waiting(self) -> bool:
-        """Only where there is not enough money: otherwise nothing has to wait."""
+        """Returns whether to offer waiting: only if there is not enough money."""
         return self.lacks_money or self["wait_for_money"].value() is True
 
     def asked(self) -> Sequence[BoundField]:
@@ -311,7 +311,7 @@ class AddForm(SubscriptionForm):
 
 
 class ExistingForm(SubscriptionForm):
-    """An action on a subscription that there is."""
+    """A form for an action on an existing subscription."""
 
     def __init__(
         self, user: User, actor: User, subscription: Subscription, data: Any = None
@@ -320,17 +320,17 @@ class ExistingForm(SubscriptionForm):
         self.subscription = self.before = subscription
 
     def _note_before(self, subscription: Subscription) -> None:
-        """Takes note of the subscription as it is once nobody else can do anything to it."""
+        """Remembers the subscription as it is when it is locked."""
         self.before = copy(subscription)
 
     @property
     def remainder(self) -> Decimal:
-        """What is left of what was paid, as far as can be told without doing it."""
+        """The unused rest of what was paid, for the form; the preview computes it exactly."""
         ahead = forecast.paid_ahead(self.before, self.today)
         return sum((each.rest.amount for each in ahead), ZERO)
 
     def _not_paid_back(self, change: SubscriptionChange) -> list[tuple[str, str]]:
-        """What a user loses who has paid for today and later, and does not get it back."""
+        """Returns what the user loses if payments for today and later are not paid back."""
         new = {row.number for row in change.posted if row.channel == Channel.PANEL}
         return [
             (
@@ -343,7 +343,7 @@ class ExistingForm(SubscriptionForm):
 
 
 class ChangePlanForm(ExistingForm):
-    """Puts a subscription on another plan from today on."""
+    """The form to change a plan from today on."""
 
     plan = PlanField(label="New plan")
     pay_back = forms.BooleanField(
@@ -370,7 +370,7 @@ class ChangePlanForm(ExistingForm):
         super().__init__(user, actor, subscription, data)
         plans = self.fields["plan"]
         assert isinstance(plans, PlanField)  # noqa: S101 - it is declared so above
-        # The present plan is not offered; sent again after it was changed, it is told apart.
+        # The present plan is valid but not offered, so that a form sent twice can be recognised.
         plans.queryset = Plan.objects.filter(Q(is_active=True) | Q(pk=subscription.plan_id))
         offered = plans.queryset.exclude(pk=subscription.plan_id)
         plans.widget.choices = [
@@ -405,7 +405,7 @@ class ChangePlanForm(ExistingForm):
         return self._outcome(change, facts)
 
     def _uncharged_days(self, subscription: Subscription) -> list[tuple[str, str]]:
-        """The days, from today on, for which neither the old nor the new plan is paid."""
+        """Returns the days from today on for which neither plan is charged."""
         paid = subscription.charged_through
         first = max(self.today, paid + due.DAY) if paid else self.today
         last = subscription.plan_since - due.DAY
@@ -415,7 +415,7 @@ class ChangePlanForm(ExistingForm):
 
 
 class CancelForm(ExistingForm):
-    """Ends a subscription today."""
+    """The form to cancel a subscription today."""
 
     pay_back = forms.BooleanField(
         label="Pay back the remainder",
@@ -451,7 +451,7 @@ class CancelForm(ExistingForm):
 
 @dataclass(frozen=True)
 class Words:
-    """What a page is called, and what its last button says."""
+    """The title of a page, and the label of its last button."""
 
     title: str
     icon: str
@@ -505,7 +505,7 @@ def _page_of_existing(  # noqa: PLR0917 - what the two pages differ by comes las
             request, form, SubscriptionCancelled(day=f"{subscription.status_since}")
         )
     if isinstance(form, CancelForm) and not form.is_bound and not form.remainder:
-        # There is nothing to ask: the page begins with the preview.
+        # There is nothing to fill in: the page begins with the preview.
         form = CancelForm(user, actor, subscription, {"pay_back": ""})
     return _page(request, model_admin, form, words)
 
@@ -513,7 +513,7 @@ def _page_of_existing(  # noqa: PLR0917 - what the two pages differ by comes las
 def _page(
     request: HttpRequest, model_admin: ModelAdmin, form: SubscriptionForm, words: Words
 ) -> HttpResponseBase:
-    """Asks, shows what will be posted, and does it. Afterwards: the tab, with a sentence."""
+    """Shows the form, the preview, and does it. Then redirects to the tab with a message."""
     step = advance(form)
     if step.done is not None:
         messages.success(request, step.done.sentence)
@@ -540,7 +540,7 @@ def _page(
 def _done_before(
     request: HttpRequest, form: SubscriptionForm, refusal: BillingError
 ) -> HttpResponseBase:
-    """Leads to the tab where somebody, mostly the first of two clicks, did it already."""
+    """Redirects to the tab if it was already done, usually by the first of two clicks."""
     messages.warning(request, f"Nothing more was done. {refusal}")
     if isinstance(refusal, SubscriptionExists):
         form.subscription = Subscription(pk=refusal.data["subscription"])
@@ -555,7 +555,7 @@ def _to_tab(request: HttpRequest, form: SubscriptionForm) -> HttpResponseRedirec
 
 
 def _tab(request: HttpRequest, user: User) -> str:
-    """The tab or, for who may not see it, the page of the user, or the start page."""
+    """Returns the URL of the tab or, without permission for it, of the user or the start page."""
     for permission, name in (
         ("billing.view_subscription", "users_user_subscriptions"),
         ("users.view_user", "users_user_change"),

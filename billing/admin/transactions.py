@@ -1,4 +1,4 @@
-"""The transactions of one user (the Transactions tab) and of all, and one transaction's page."""
+"""Lists of transactions, of one user (the Transactions tab) or of all, and a transaction's page."""
 
 import json
 from collections.abc import Iterator
@@ -67,10 +67,10 @@ SEARCH_MAX_SECONDS: Final = 15
 
 
 class DayInput(forms.DateInput):
-    """A day to type, and a button for the browser's own calendar, which scripts bring to life.
+    """A text widget for a day, with a button that opens the browser's calendar by script.
 
-    A browser's own field for days shows them in the order of the browser's language, whatever the
-    page's: 11/28/2026 to some. This one is text, 2026-11-28 to everybody.
+    A browser's own date field uses the order of the browser's language, such as 11/28/2026. This
+    one shows 2026-11-28 to everybody.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -88,7 +88,7 @@ class DayInput(forms.DateInput):
 
 
 class DayField(forms.DateField):
-    """A day on which there can have been transactions."""
+    """A field for a day that can have transactions."""
 
     default_validators = [
         MinValueValidator(date(1970, 1, 1), "This day is too long ago."),
@@ -106,7 +106,7 @@ class DayField(forms.DateField):
 
 
 class TransactionFilters(PanelForm):
-    """The filters of a list, from its address. Days are the operator's, and inclusive."""
+    """The filters of a list, from its URL. Days are in the operator's time zone, and inclusive."""
 
     from_day = DayField(label="From")
     to_day = DayField(label="To")
@@ -130,7 +130,7 @@ class TransactionFilters(PanelForm):
         services = dict(Service.objects.values_list("code", "name"))
         known = dict(sorted((SUBTYPE_LABELS | services).items(), key=lambda item: item[1]))
         chosen = str(data.get("subtype", ""))
-        if chosen and chosen not in known:  # a gift's, or a deleted service's
+        if chosen and chosen not in known:  # of a gift, or of a deleted service
             known[chosen] = subtype_label(chosen)
         widget = cast(forms.Select, self.fields["subtype"].widget)
         widget.choices = [("", "All subtypes"), *known.items()]
@@ -144,7 +144,7 @@ class TransactionFilters(PanelForm):
         return cleaned
 
     def listing(self, user_id: int | None) -> reports.Listing | None:
-        """What the filters leave; None if one of them has a mistake, which says so beside it."""
+        """Returns the filtered listing; None if a filter is invalid, which shows its error."""
         if not self.is_valid():
             return None
         chosen = self.cleaned_data
@@ -163,7 +163,7 @@ class TransactionFilters(PanelForm):
 
 
 class Preset(NamedTuple):
-    """A period that one click chooses."""
+    """A period that can be chosen with one click."""
 
     label: str
     from_day: date
@@ -192,7 +192,7 @@ def presets(form: TransactionFilters) -> list[Preset]:
 
 
 def list_page(request: HttpRequest, model_admin: ModelAdmin, user: User | None) -> HttpResponseBase:
-    """The list of one user's transactions, or of all users'."""
+    """Returns the page of one user's transactions, or of all users'."""
     form = TransactionFilters(request.GET)
     listing = form.listing(user.pk if user else None)
     if listing is not None:
@@ -214,7 +214,7 @@ def list_page(request: HttpRequest, model_admin: ModelAdmin, user: User | None) 
 
 
 def _listed(request: HttpRequest, user: User | None, listing: reports.Listing) -> dict[str, Any]:
-    """A page of the list, and its figures. Both or neither: there are none without an answer."""
+    """Returns a page of the list and its figures; neither if a search takes too long."""
     context: dict[str, Any] = {"is_filtered": listing.is_filtered}
     try:
         with reports.time_limit(SEARCH_MAX_SECONDS):
@@ -229,7 +229,7 @@ def _listed(request: HttpRequest, user: User | None, listing: reports.Listing) -
 
 
 def _of_one_user(request: HttpRequest, user: User, listing: reports.Listing) -> dict[str, Any]:
-    """Balances, totals and chart, and the transaction that was just posted, if one was."""
+    """Returns balances, totals, chart, and the transaction that was just posted, if any."""
     points = reports.balance_points(listing)
     posted = None
     if number := _number(request.GET.get("posted", "")):
@@ -256,13 +256,13 @@ def _of_one_user(request: HttpRequest, user: User, listing: reports.Listing) -> 
 
 
 def _is_suspended(user: User) -> bool:
-    """Whether a refill is likely to be followed by a charge."""
+    """Returns whether a subscription is suspended, so that a refill may lead to a charge."""
     suspended = Subscription.objects.filter(user=user, status=Subscription.Status.SUSPENDED)
     return user.is_active and suspended.exists()
 
 
 def _number(text: str) -> int | None:
-    """A number of a transaction as somebody may type it; None if it is none."""
+    """Returns a typed transaction number; None if the text is not one."""
     digits = text.strip().lstrip("#").replace(",", "").replace("\u00a0", "")
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 18 else None
 
@@ -277,7 +277,7 @@ def cursor_of(request: HttpRequest) -> reports.Cursor:
 
 
 def _go_to(request: HttpRequest, listing: reports.Listing, wanted: str) -> HttpResponseRedirect:
-    """Leads to the page that begins with a number, or with the last transaction of a day."""
+    """Redirects to the page that begins with a number, or with the last transaction of a day."""
     query = request.GET.copy()
     for name in ("goto", "before", "after", "at", "missed", "posted", "again"):
         query.pop(name, None)
@@ -298,7 +298,7 @@ def _export(request: HttpRequest, listing: reports.Listing, user: User | None) -
         zone = timezone.get_current_timezone()
 
         def lines() -> Iterator[str]:
-            # The response is sent after the middleware has gone: its time zone goes along.
+            # The response is streamed after the middleware has reset the time zone.
             with timezone.override(zone):
                 yield from csv_lines(listing)
 
@@ -306,7 +306,7 @@ def _export(request: HttpRequest, listing: reports.Listing, user: User | None) -
             lines(), content_type="text/csv; charset=utf-8"
         )
         response["Content-Disposition"] = f'attachment; filename="{name}.csv"'
-        response["Content-Encoding"] = "identity"  # compressing would hold lines back
+        response["Content-Encoding"] = "identity"  # compression would delay lines
         return response
     workbook = TemporaryFile()  # noqa: SIM115 - the response closes it
     try:
@@ -325,7 +325,7 @@ def _export(request: HttpRequest, listing: reports.Listing, user: User | None) -
 def user_transactions(
     request: HttpRequest, user_id: int, model_admin: ModelAdmin
 ) -> HttpResponseBase:
-    """The Transactions tab."""
+    """Shows the Transactions tab."""
     if not request.user.has_perm("billing.view_transaction"):
         raise PermissionDenied
     return list_page(request, model_admin, customer_or_404(user_id))
@@ -335,10 +335,10 @@ def user_transactions(
 
 
 class ReversalForm(PanelForm):
-    """Asks why a transaction is taken back, and takes it back.
+    """The form to reverse a transaction, with a description.
 
-    `paid_back` is what the page showed to have been paid back of it, by numbers. If that is not how
-    things are any more, what is paid back now counts as unseen.
+    `paid_back` has the numbers of the paybacks that the page showed. If there are others now, the
+    operator has not seen them, and the reversal is refused.
     """
 
     description = forms.CharField(
@@ -357,7 +357,7 @@ class ReversalForm(PanelForm):
         super().__init__(data, initial={"key": confirmation_key()})
 
     def save(self) -> Transaction:
-        """Raises BillingError as `ledger.reverse` does."""
+        """Reverses. Raises BillingError like `ledger.reverse`."""
         shown = self.cleaned_data["paid_back"].split()
         return operations.money.reverse(
             self.reversed_one.user_id,
@@ -370,7 +370,7 @@ class ReversalForm(PanelForm):
         )
 
     def show(self, paid_back: list[Transaction]) -> None:
-        """What the page shows with the form goes along with it, also where it is shown again."""
+        """Stores in the form which paybacks the page shows, also when it is shown again."""
         shown = numbers_of(paid_back)
         self.initial["paid_back"] = shown
         if self.is_bound:
@@ -384,7 +384,7 @@ def numbers_of(transactions: list[Transaction]) -> str:
 
 @admin.register(Transaction)
 class TransactionAdmin(PanelAdmin):
-    """All users' transactions, read only. Nothing of Django's own change pages is left."""
+    """The list of all transactions, and their pages, read only."""
 
     def get_urls(self) -> list[URLPattern]:
         return [
@@ -419,7 +419,7 @@ class TransactionAdmin(PanelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponseBase:
-        """The page of one transaction: everything its row says."""
+        """Shows one transaction: everything that its row contains."""
         row = self._row(request, object_id)
         siblings = Transaction.objects.filter(user=row.user_id)
         reports.tie_reversals([row])
@@ -443,7 +443,7 @@ class TransactionAdmin(PanelAdmin):
         raise Http404("A transaction never changes: it has no history.")
 
     def reverse_view(self, request: HttpRequest, transaction_id: int) -> HttpResponseBase:
-        """Asks for a description, and takes a transaction back."""
+        """Shows the form, and reverses a transaction."""
         row = self._row(request, transaction_id)
         actor = request.user
         if not actor.has_perm("billing.change_balance") or not isinstance(actor, User):
@@ -482,15 +482,17 @@ class TransactionAdmin(PanelAdmin):
 
 
 def _why_not(row: Transaction) -> BillingError:
-    """Why a transaction cannot be reversed, whatever is typed."""
+    """Returns why a transaction cannot be reversed at all."""
     if row.type == TransactionType.REVERSAL:
         return NotReversible(number=row.number)
     return AlreadyReversed(number=row.number, reversed_by=row.reversed_by[0].number)
 
 
 def _explanation(row: Transaction) -> list[tuple[str, str]]:
-    """How a charge came about, as its metadata say. Integrators write metadata too: whatever is
-    not as the panel writes it is left to the raw view.
+    """Returns how a charge was computed, from its metadata.
+
+    Integrators write metadata, too: what does not look like the panel's own is left to the raw
+    view.
     """
     pricing = row.metadata.get(services.PRICING)
     if row.type == TransactionType.SERVICE and isinstance(pricing, dict):
@@ -514,7 +516,7 @@ def _explanation(row: Transaction) -> list[tuple[str, str]]:
 
 
 def _request_id(row: Transaction) -> str:
-    """The ID of the API's request that brought it, if one did."""
+    """Returns the ID of the API request that posted it, if any."""
     request_id = row.metadata.get(ledger.REQUEST_ID)
     return request_id if isinstance(request_id, str) else ""
 
@@ -526,7 +528,7 @@ def _plan_of(data: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def to_posted(posted: Transaction) -> HttpResponseRedirect:
-    """Leads to the tab, which shows what was posted and marks its row."""
+    """Redirects to the tab, which shows what was posted and marks its row."""
     address = reverse("admin:users_user_transactions", args=[posted.user_id])
     query = {"posted": posted.number} | ({"again": 1} if posted.replayed else {})
     return HttpResponseRedirect(f"{address}?{urlencode(query)}")

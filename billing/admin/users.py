@@ -1,4 +1,4 @@
-"""The customers' pages with their money: the list, the profile, and what hangs on a user's page."""
+"""The pages of customers: the list, the profile, and the further pages of a user."""
 
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
@@ -44,7 +44,7 @@ DAY_AND_TIME = "Y-m-d H:i"
 
 
 class AmountBound(TypedField):
-    """One end of a range of amounts; empty is no bound."""
+    """A field for one end of a range of amounts; empty: no bound."""
 
     def __init__(self, label: str) -> None:
         attrs = {"placeholder": label, "aria-label": label}
@@ -52,14 +52,14 @@ class AmountBound(TypedField):
 
 
 class AmountRangeFilter(admin.ListFilter):
-    """From one amount to another, both included. A mistake is told, and what was typed stays.
+    """A filter from one amount to another, both included. Errors are shown beside what was typed.
 
-    Where an end could be two numbers, the page asks which one, and lists nobody until then.
+    If an end is ambiguous, the page asks which number is meant, and lists nobody until then.
     """
 
     template = "billing/amount_range_filter.html"
     field: str
-    parameter_name: str  # Unfold asks every filter for one
+    parameter_name: str  # Unfold requires one
 
     def __init__(
         self, request: HttpRequest, params: dict[str, list[str]], model: Any, model_admin: Any
@@ -84,9 +84,9 @@ class AmountRangeFilter(admin.ListFilter):
 
     @staticmethod
     def _question(request: HttpRequest, name: str, problem: Question) -> SafeString:
-        """Its answers are addresses, with everything else that was filtered by."""
+        """Returns the question; its answers are links that keep the other filters."""
         query = request.GET.copy()
-        query.pop("p", None)  # the number of the page
+        query.pop("p", None)  # the page number
         answers = []
         for reading in problem.readings:
             query[name] = in_full(reading)
@@ -146,7 +146,7 @@ class BonusRangeFilter(AmountRangeFilter):
 MONEY = ("real_balance", "bonus_balance", "last_transaction", RealRangeFilter, BonusRangeFilter)
 
 
-# What hangs on a user's page: address, view, and the end of its name.
+# Further pages of a user: path, view, and the end of the URL name.
 PAGES: Final = (
     ("transactions", user_transactions, "transactions"),
     ("subscriptions", user_subscriptions, "subscriptions"),
@@ -212,7 +212,7 @@ class BillingUserAdmin(WithHistory, UserAdmin):
         return wrapped
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:  # noqa: FBT001 - Django's signature
-        """In one database transaction with all that belongs to it, which is the admin's own."""
+        """Saves the user by operations, within the admin's database transaction."""
         if change:
             entered = {name: form.cleaned_data[name] for name in form.changed_data}
             operations.customers.edit(
@@ -236,7 +236,7 @@ class BillingUserAdmin(WithHistory, UserAdmin):
         try:
             return super().changeform_view(request, *args, **kwargs)
         except EmailTaken:
-            # Two operators took the same address at once; the second gets the form's own message.
+            # Two operators chose the same address at once; the second gets the form's own message.
             return super().changeform_view(request, *args, **kwargs)
 
     def response_add(

@@ -1,4 +1,4 @@
-"""The deliveries of webhooks: what was sent to whom, how that went, and sending it again."""
+"""The pages of webhook deliveries: what was sent where, with which result, and sending again."""
 
 import json
 from typing import Any, Final
@@ -24,7 +24,7 @@ ATTEMPTS_SHOWN: Final = 100
 
 
 def deliveries() -> QuerySet[WebhookDelivery]:
-    """Those of endpoints that are still there."""
+    """Returns the deliveries of existing endpoints."""
     return WebhookDelivery.objects.filter(endpoint_id__in=WebhookEndpoint.objects.values("pk"))
 
 
@@ -41,7 +41,7 @@ class DeliveryFilters(PanelForm):
         self.fields["user"].widget.attrs |= {"placeholder": "ID or e-mail"}
 
     def listed(self) -> QuerySet[WebhookDelivery]:
-        """What the filters leave; nothing if one of them has a mistake, which says so beside it."""
+        """Returns the filtered rows; none if a filter is invalid, which shows its error."""
         if not self.is_valid():
             return WebhookDelivery.objects.none()
         chosen = self.cleaned_data
@@ -56,7 +56,7 @@ class DeliveryFilters(PanelForm):
             if (user_id := id_in(text.removeprefix("#"))) is not None:
                 rows = rows.filter(user_id=user_id)
             else:
-                # Looked up first: with a subquery the planner may go through all deliveries.
+                # Looked up first: with a subquery, the planner may read all deliveries.
                 found = User.objects.with_email(text).values_list("pk", flat=True)
                 rows = rows.filter(user_id__in=list(found))
         return rows
@@ -65,7 +65,7 @@ class DeliveryFilters(PanelForm):
 @admin.register(WebhookDelivery)
 class WebhookDeliveryAdmin(ReadOnlyAdmin):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Whether the operator may have something sent again; nothing else can be changed."""
+        """Returns whether the operator may send deliveries again. Nothing else can be changed."""
         return request.user.has_perm("billing.change_webhookdelivery")
 
     def get_urls(self) -> list[URLPattern]:
@@ -111,7 +111,7 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponseBase:
-        """The page of one delivery: what is sent, and every attempt."""
+        """Shows one delivery: the message and all attempts."""
         delivery = self._delivery(request, object_id)
         event = delivery.event
         of_subscription = event.type.startswith("subscription.")
@@ -142,7 +142,7 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin):
         return HttpResponseRedirect(address)
 
     def send_given_up_again_view(self, request: HttpRequest) -> HttpResponseBase:
-        """Sends again all that was given up for one endpoint, which was out of reach for long."""
+        """Sends again all deliveries that were given up for one endpoint."""
         actor = request.user
         if not self.has_change_permission(request) or not isinstance(actor, User):
             raise PermissionDenied
@@ -158,7 +158,7 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin):
 
     @staticmethod
     def _shows_given_up(form: DeliveryFilters) -> bool:
-        """Whether the list is that of what was given up for one endpoint, and nothing else."""
+        """Returns whether the list shows exactly what was given up for one endpoint."""
         chosen = {name: value for name, value in form.cleaned_data.items() if value}
         return set(chosen) == {"endpoint", "status"} and chosen["status"] == Status.FAILED
 

@@ -1,4 +1,4 @@
-"""The endpoints of webhooks: where events go, how that goes, and the secrets that sign them."""
+"""The pages of webhook endpoints: addresses, state, and secrets."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,7 +33,7 @@ FIGURES_MAX_SECONDS: Final = 2
 
 @dataclass(frozen=True)
 class EndpointReport:
-    """An endpoint as pages show it. Counts end at COUNTED_MAX; None could not be told in time."""
+    """An endpoint with what pages show of it. Counts end at COUNTED_MAX; None: took too long."""
 
     endpoint: WebhookEndpoint
     waiting: int | None
@@ -71,7 +71,7 @@ def report(endpoint: WebhookEndpoint) -> EndpointReport:
         with reports.time_limit(FIGURES_MAX_SECONDS):
             waiting = deliveries.filter(status=Status.PENDING)[: COUNTED_MAX + 1].count()
             given_up = deliveries.filter(status=Status.FAILED)[: COUNTED_MAX + 1].count()
-            # The latest that was sent: those sent again aside, the one with the highest ID.
+            # The last delivered one: the highest ID, unless an older one was sent again.
             delivered = deliveries.filter(status=Status.DELIVERED).order_by("-id")
             last = delivered.values_list("finished_at", flat=True).first()
     except reports.TooSlow:
@@ -86,7 +86,7 @@ def events_in_words(codes: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Counted:
-    """How many there are, as far as pages count."""
+    """A count up to a limit."""
 
     count: int
 
@@ -124,7 +124,7 @@ class WebhookEndpointForm(ConfigurationForm):
         return url
 
     def clean_events(self) -> list[str]:
-        """In the order in which they are offered: another order is no change."""
+        """Returns the events in the offered order, so that another order is no change."""
         return [code for code in EventType.values if code in self.cleaned_data["events"]]
 
 
@@ -171,7 +171,7 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
     ) -> HttpResponse:
         obj = kwargs.get("obj")
         if obj is not None:
-            # A form that was refused has left in `obj` what was entered.
+            # A refused form leaves the entered values in `obj`.
             context["report"] = report(WebhookEndpoint.objects.get(pk=obj.pk))
             context["now"] = timezone.now()
         return super().render_change_form(request, context, *args, **kwargs)
@@ -184,7 +184,7 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
     def response_add(
         self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
     ) -> HttpResponse:
-        """Leads to the secret, which the receiver needs next."""
+        """Redirects to the secret, which the receiver needs next."""
         if not self.has_change_permission(request, obj):
             response: HttpResponse = super().response_add(request, obj, post_url_continue)
             return response
@@ -196,7 +196,7 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
         return HttpResponseRedirect(self._address(obj, "secret"))
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        """Deliveries go with their endpoint, by and by; the database knows no bond between them."""
+        """Also lists the deliveries, which are deleted later, in the background."""
         shown, counts, lacking, protected = super().get_deleted_objects(objs, request)
         for endpoint in objs:
             shown.append("The record of what was sent to it, with all attempts")
@@ -206,7 +206,7 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
         return shown, counts, lacking, protected
 
     def test_view(self, request: HttpRequest, endpoint_id: str) -> HttpResponseBase:
-        """Sends a message that tells of nothing, and shows what came of it."""
+        """Sends a test message, and shows the result."""
         endpoint = self._endpoint(request, endpoint_id)
         if request.method != "POST":
             return HttpResponseRedirect(self._address(endpoint, "change"))
@@ -221,8 +221,9 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
         return TemplateResponse(request, "billing/webhook_test.html", context)
 
     def secret_view(self, request: HttpRequest, endpoint_id: str) -> HttpResponseBase:
-        """The secret, shown by an answer to a POST alone, so that it is in nobody's history of
-        pages; and a new one in its place.
+        """Shows the secret, or makes a new one.
+
+        Only the response to a POST shows it, so that no browser history leads to it.
         """
         endpoint = self._endpoint(request, endpoint_id)
         wanted = request.POST.get("do", "") if request.method == "POST" else ""
@@ -244,7 +245,7 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
         return TemplateResponse(request, "billing/webhook_secret.html", context)
 
     def _endpoint(self, request: HttpRequest, endpoint_id: str) -> WebhookEndpoint:
-        """For what takes the right to change it."""
+        """Returns the endpoint. Raises PermissionDenied without the right to change it."""
         if not self.has_change_permission(request) or not isinstance(request.user, User):
             raise PermissionDenied
         return row_or_404(WebhookEndpoint.objects.all(), endpoint_id)

@@ -1,7 +1,7 @@
-"""What is kept of secrets: their SHA-256.
+"""Hashes of secrets: SHA-256.
 
-Keys and sessions are long and random, so nobody finds one by trying, and a slow hash, as passwords
-need, would protect nothing.
+Keys and sessions are long and random, so they cannot be guessed. A slow hash, as passwords need it,
+would add no protection.
 """
 
 import hashlib

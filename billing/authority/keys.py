@@ -1,4 +1,4 @@
-"""API keys: made, looked up, revoked. A key itself is not kept, only its hash."""
+"""Makes, finds and revokes API keys. Only the hash of a key is stored."""
 
 import secrets
 from datetime import datetime, timedelta
@@ -10,9 +10,9 @@ from billing.authority.hashes import hash_of
 from billing.models import ApiKey
 from users.models import User
 
-KEY_BEGINS: Final = "bill_"  # so that scanners for leaked secrets can know one
+KEY_BEGINS: Final = "bill_"  # recognisable for scanners of leaked secrets
 PREFIX_LENGTH: Final = len(KEY_BEGINS) + 6
-# Noting each use would write once per request.
+# Recording each use would be a write per request.
 LAST_USE_IS_NOTED_EVERY: Final = timedelta(minutes=1)
 
 KeyState = Literal["working", "expired", "revoked", "owner inactive"]
@@ -27,7 +27,7 @@ def issue_key(
     expires_at: datetime | None = None,
     requests_per_minute: int | None = None,
 ) -> tuple[ApiKey, str]:
-    """Makes a key; the text beside it is the key itself, which nobody can find out later."""
+    """Makes a key. Returns it with the secret, which nobody can find out later."""
     secret = KEY_BEGINS + secrets.token_urlsafe(32)
     key = ApiKey.objects.create(
         name=name,
@@ -42,7 +42,7 @@ def issue_key(
     return key, secret
 
 
-# Each call looks a key up: what it does not need costs as much as the lookup itself.
+# Each call reads a key; unneeded columns cost as much as the lookup itself.
 _ASKED_OF_A_KEY: Final = (
     *("name", "prefix", "is_read_only", "requests_per_minute", "last_used_at"),
     *("expires_at", "revoked_at"),
@@ -51,7 +51,7 @@ _ASKED_OF_A_KEY: Final = (
 
 
 def working_keys(now: datetime) -> QuerySet[ApiKey]:
-    """The keys that are neither expired nor revoked, of active operators."""
+    """Returns the keys of active operators that are neither expired nor revoked."""
     return ApiKey.objects.filter(
         Q(expires_at=None) | Q(expires_at__gt=now),
         revoked_at=None,
@@ -61,14 +61,14 @@ def working_keys(now: datetime) -> QuerySet[ApiKey]:
 
 
 def find_key(secret: str, now: datetime) -> ApiKey | None:
-    """The working key that `secret` is, with what a call asks of it and of its owner."""
+    """Returns the working key with this secret, with the columns that a call needs, or None."""
     found = ApiKey.objects.select_related("owner").only(*_ASKED_OF_A_KEY)
     key = next(iter(found.filter(hashed=hash_of(secret))), None)
     return key if key is not None and state_of(key, now) == "working" else None
 
 
 def state_of(key: ApiKey, now: datetime) -> KeyState:
-    """Why a key does not work, or that it does. `working_keys` asks the database the same."""
+    """Returns the state of a key. `working_keys` is the same condition for the database."""
     if key.revoked_at is not None:
         return "revoked"
     if key.expires_at is not None and key.expires_at <= now:
@@ -84,6 +84,6 @@ def note_use(key: ApiKey, now: datetime) -> None:
 
 
 def revoke_key(key: ApiKey, *, by: User, now: datetime) -> None:
-    """Ends a key for ever, from the next request on."""
+    """Revokes a key, from the next request on."""
     ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now, revoked_by=by)
     key.refresh_from_db()

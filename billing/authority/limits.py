@@ -1,4 +1,4 @@
-"""How often something may be done in a minute, counted by the database for all processes."""
+"""Limits per minute, counted in the database for all processes."""
 
 import math
 from datetime import datetime, timedelta
@@ -18,14 +18,14 @@ _SPEND: Final = """
 
 
 def spend(bearer: str, *, per_minute: int, now: datetime) -> timedelta | None:
-    """Spends one of `per_minute` requests. None: it may go on; else after so long it may again.
+    """Uses one of `per_minute` requests. Returns None if it is allowed, otherwise the time to wait.
 
-    Any number at once up to a minute's worth, then one with each share of a minute that passes.
-    All processes of all machines share the count. 0 is no limit.
+    A full minute's worth may come at once, then one with each share of a minute. All processes of
+    all machines share the count. 0 means no limit.
     """
     if not per_minute:
         return None
-    # In whole microseconds, as the database counts; a minute's worth is then just so many of them.
+    # In whole microseconds, the resolution of the database.
     share = max(timedelta(minutes=1) // per_minute, timedelta.resolution)
     burst = share * per_minute
     with connection.cursor() as cursor:
@@ -36,20 +36,20 @@ def spend(bearer: str, *, per_minute: int, now: datetime) -> timedelta | None:
         if cursor.rowcount:
             return None
     spent_until = ApiAllowance.objects.values_list("spent_until", flat=True).filter(pk=bearer)
-    # None: forgiven meanwhile.
+    # None: given back meanwhile.
     return max((spent_until.first() or now) + share - burst - now, timedelta(0))
 
 
 def whole_seconds(wait: timedelta) -> int:
-    """What `spend` answered, for people and for `Retry-After`: enough, and at least one."""
+    """Returns a wait of `spend` in whole seconds, rounded up, at least one."""
     return max(1, math.ceil(wait.total_seconds()))
 
 
 def forgive(bearer: str) -> None:
-    """Gives back what was spent: of a login, say, that in the end succeeds."""
+    """Gives back all that was used, for example after a successful login."""
     ApiAllowance.objects.filter(pk=bearer).delete()
 
 
 def forget_allowances(now: datetime) -> None:
-    """Removes what is spent no more."""
+    """Deletes allowances that are full again."""
     ApiAllowance.objects.filter(spent_until__lte=now).delete()

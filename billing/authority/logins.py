@@ -1,4 +1,4 @@
-"""How often a login may fail, at all doors together."""
+"""How often logging in may fail, in the panel and the Panel API together."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -8,11 +8,11 @@ from billing.authority.limits import forgive, spend
 from billing.models import ApiAllowance
 from users.models import User
 
-# Of failed ones, at all doors together: of a login from one address, or in a browser that is known
-# to it. One that succeeds begins the count anew.
+# Failed attempts for a login from one address, or in a browser known for it. A success resets the
+# count.
 LOGINS_PER_MINUTE: Final = 10
-# Of a login from all addresses together, against guessing from many. It cannot keep anybody out who
-# has logged in before from the same address, or in the same browser.
+# Failed attempts for a login from all addresses, against guessing from many. It does not lock out
+# people who have logged in before from the same address or in the same browser.
 LOGINS_PER_MINUTE_FROM_ANYWHERE: Final = 60
 ADDRESS_IS_KNOWN_FOR: Final = timedelta(days=30)
 
@@ -20,10 +20,10 @@ ADDRESS_IS_KNOWN_FOR: Final = timedelta(days=30)
 def spend_login(
     login: str, *, address: str, browser: str | None = None, now: datetime
 ) -> timedelta | None:
-    """Spends one attempt to log in, before the password is looked at. Returns what `spend` does.
+    """Uses one attempt to log in, before the password is checked. Returns the result of `spend`.
 
-    `address` is where it comes from. `browser` is what a browser that has logged in with this login
-    before is known by.
+    `address` is the client's IP address. `browser` identifies a browser that has logged in with
+    this login before.
     """
     whose = _whose(login)
     wait = spend(_bearer(whose, address, browser), per_minute=LOGINS_PER_MINUTE, now=now)
@@ -33,7 +33,7 @@ def spend_login(
 
 
 def accept_login(login: str, *, address: str, browser: str | None = None, now: datetime) -> None:
-    """Begins the count anew, and knows the address from now on: in the end, the login succeeded."""
+    """Resets the counts after a successful login, and remembers the address."""
     whose = _whose(login)
     forgive(_bearer(whose, address, browser))
     ApiAllowance.objects.update_or_create(
@@ -48,8 +48,9 @@ def _is_known(whose: str, address: str, now: datetime) -> bool:
 
 
 def _whose(login: str) -> str:
-    """Whose failed logins are counted: the user's, whichever way of writing the login finds it. The
-    database may take "İ" for "i", which would be a new count for each such letter.
+    """Returns the key of the count: the user's ID if the login finds a user.
+
+    The database may match "İ" with "i", so counting by spelling would give each one a new count.
     """
     user_id = User.objects.with_email(login).values_list("pk", flat=True).first()
     return login.casefold() if user_id is None else f"{user_id}"
@@ -58,7 +59,7 @@ def _whose(login: str) -> str:
 def _bearer(
     whose: str, address: str = "", browser: str | None = None, *, is_known: bool = False
 ) -> str:
-    """The count of a login from an address, in a browser wherever it is, or from anywhere."""
+    """Returns the name of the count: by address, by known browser, or for all addresses."""
     place = f"browser {browser}" if browser else f"address {address}"
     kind = "known" if is_known else "login"
     return f"{kind}:{hash_of(f'{place} {whose}')}"

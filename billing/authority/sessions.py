@@ -1,4 +1,4 @@
-"""Sessions of the Panel API: opened by a login, and ended after 24 hours or by a logout."""
+"""Sessions of the Panel API. A login opens one; it ends after 24 hours or by a logout."""
 
 import secrets
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ SESSION_LASTS: Final = timedelta(hours=24)
 
 
 def open_session(operator: User, now: datetime) -> str:
-    """Begins a session of 24 hours; answers its hash, 32 hexadecimal digits."""
+    """Opens a session of 24 hours. Returns its hash, 32 hexadecimal digits."""
     session_hash = secrets.token_hex(16)
     ApiSession.objects.filter(expires_at__lte=now).delete()
     ApiSession.objects.create(
@@ -25,7 +25,7 @@ def open_session(operator: User, now: datetime) -> str:
 
 
 def find_session(session_hash: str, now: datetime) -> ApiSession | None:
-    """The session of this hash, unless it has ended or its operator is no active one any more."""
+    """Returns the session with this hash; None if it has ended or its operator is inactive."""
     return (
         ApiSession.objects.filter(
             hashed=hash_of(session_hash),

@@ -1,7 +1,7 @@
-"""Events: the record of every operation that its transaction does not tell in full.
+"""Events: the record of operations that are not told by one transaction.
 
-`record` is called by `billing.operations` alone, within the database transaction of what it
-records. An event holds data; the sentence that pages show is made of it (`sentence`).
+Only `billing.operations` calls `record`, in the same database transaction as the operation. An
+event stores data; pages show a sentence made from it (`sentence`).
 """
 
 import json
@@ -21,7 +21,7 @@ _NOTE: Final = "SELECT (noted).* FROM billing_note_events(%s, %s, %s, %s) AS not
 
 
 class Note(NamedTuple):
-    """What is to be recorded: `action` is one of `billing.events.sentences.SENTENCES`."""
+    """An event to record. `action` is one of `billing.events.sentences.SENTENCES`."""
 
     subject: Subject
     subject_id: int
@@ -38,7 +38,7 @@ def record(
     channel: EventChannel | str,
     **data: Any,
 ) -> Event:
-    """Writes one event. `data` is what JSON can hold."""
+    """Writes one event. `data` must be JSON-serialisable."""
     [event] = record_all([Note(subject, subject_id, action, data)], actor=actor, channel=channel)
     return event
 

@@ -1,6 +1,6 @@
-"""What an event says on a page: a sentence made of its action and its data.
+"""Sentences of events, made from their actions and data.
 
-Data is never worded, so that sentences can be corrected and translated for what has happened, too.
+Events contain no sentences, so that wordings can be corrected and translated for old events, too.
 """
 
 from collections.abc import Callable, Mapping
@@ -121,7 +121,7 @@ def _default_threshold_changed(data: Data) -> str:
 
 # --- What is configured -------------------------------------------------------------------------
 
-# Where a field is not called as its model calls it.
+# Labels that differ from the model's.
 FIELD_LABELS: Final[Mapping[tuple[str, str], str]] = {
     (Subject.USER_DEFAULTS, "bonus"): "Bonus on registration",
     (Subject.PLAN, "cycle"): "Billing cycle",
@@ -161,7 +161,7 @@ def _label(subject: str, change: Data) -> str:
 
 
 def _value(subject: str, change: Data, when: str) -> str:
-    """A value as people read it."""
+    """Returns a value as text for people."""
     name, value = change["field"], change[when]
     field = None if name == "service_price" else MODELS[subject]._meta.get_field(name)
     choices = dict(getattr(field, "flatchoices", ()))
@@ -228,7 +228,7 @@ def _given_up_sent_again(data: Data) -> str:
 
 
 def _noted(data: Data) -> str:
-    """As it was worded then."""
+    """Returns the original sentence of an entry in Django's log."""
     entry = LogEntry(
         action_flag=data["flag"], change_message=data["message"], object_repr=data["name"]
     )
@@ -246,7 +246,7 @@ def _says(words: str) -> Callable[[Data], str]:
     return lambda data: words
 
 
-# These depend on what the event is about, too.
+# Sentences that also depend on the subject.
 OF_SUBJECTS: Final[Mapping[str, Callable[[Data, str], str]]] = {
     "configured": _configured,
     "reconfigured": _reconfigured,

@@ -1,14 +1,12 @@
-"""Transactions, and other tables, as files for spreadsheets: CSV as a stream, XLSX in constant
-memory.
+"""Writes transactions and other tables as files: CSV as a stream, XLSX in constant memory.
 
-Times are written by the clock of the time zone that the heading names, in CSV as
-2026-11-28T15:36:09: with a space instead, LibreOffice takes them for a text unless told otherwise.
-Excel reads this form where it imports a CSV file ("From Text/CSV"); XLSX leaves no doubt.
+Times are in the time zone that the heading names. In CSV they look like 2026-11-28T15:36:09; with a
+space instead of T, LibreOffice imports them as text. Excel reads this form when it imports a CSV
+file ("From Text/CSV"). In XLSX they are real times.
 
-CSV has no types: a spreadsheet guesses them. Of the texts in a file for people, those that it would
-take for something else begin with an apostrophe: formulas ("=1+1"), and what it would turn into a
-number or a day and so change, such as 00123, a phone number of 15 digits, 3-4 or MAR-12. In a
-file for programs only formulas do.
+CSV has no types, so a spreadsheet guesses them. In files for people, texts that it would change
+begin with an apostrophe: formulas ("=1+1"), and what it would turn into a number or a date, such as
+00123, a phone number of 15 digits, 3-4 or MAR-12. In files for programs only formulas do.
 """
 
 import csv
@@ -32,13 +30,12 @@ COLUMNS: Final = (
     "amount", "old_balance", "new_balance", "bonus_amount", "old_bonus", "new_bonus",
     "operator", "channel", "reverses", "reversed_by", "label",
 )  # fmt: skip
-XLSX_MAX_ROWS: Final = 1_048_575  # of a sheet, after the heading
-EXACT_DIGITS: Final = 15  # of a spreadsheet's number
+XLSX_MAX_ROWS: Final = 1_048_575  # rows of a sheet below the heading
+EXACT_DIGITS: Final = 15  # digits that a spreadsheet's number holds
 
-# What a spreadsheet leaves as it is although it takes it for a number; from twelve digits on Excel
-# shows 1.23457E+11.
+# Numbers that a spreadsheet shows unchanged; from twelve digits on, Excel shows 1.23457E+11.
 HARMLESS: Final = re.compile(r"0|[1-9]\d{0,10}", re.ASCII)
-# What it takes for a number, a time or a day, and changes: 00123, 12E5, 3-4, 1/2, 10:30, MAR-12.
+# What it takes for a number, time or date and changes: 00123, 12E5, 3-4, 1/2, 10:30, MAR-12.
 MONTH: Final = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
 CHANGED: Final = re.compile(
     r"\s*([\d.,:/' -]*\d[\d.,:/' -]*(e[+-]?\d+)?%?"
@@ -50,19 +47,19 @@ Cell = str | int | Decimal | datetime | None
 
 
 class TooManyRows(Exception):
-    """A spreadsheet cannot hold that many rows; CSV can."""
+    """Too many rows for a spreadsheet; CSV has no limit."""
 
 
 def csv_lines(listing: Listing) -> Iterator[str]:
-    """The file line by line, oldest transaction first. Starts at once, however long it is."""
+    """Yields the file line by line, oldest transaction first. Starts at once for any length."""
     rows = map(_cells, oldest_first(listing))
     lines = csv_table(headings(), rows, for_people=True)
-    yield "\ufeff" + next(lines)  # the mark tells spreadsheets that it is UTF-8
+    yield "\ufeff" + next(lines)  # the byte order mark tells spreadsheets that it is UTF-8
     yield from lines
 
 
 def headings() -> list[str]:
-    """The columns of transactions. The one of their times names the time zone."""
+    """Returns the columns of transactions. The one with times names the time zone."""
     zone = timezone.get_current_timezone_name()
     return [f"{name} ({zone})" if name == DATE else name for name in COLUMNS]
 
@@ -70,7 +67,7 @@ def headings() -> list[str]:
 def csv_table(
     columns: Sequence[str], rows: Iterable[Iterable[Cell]], *, for_people: bool = False
 ) -> Iterator[str]:
-    """The file line by line, as rows come. Without a mark, which programs would read as a name."""
+    """Yields the file line by line, without a byte order mark, which would confuse programs."""
     writer = csv.writer(_Echo())
     yield writer.writerow(columns)
     for row in rows:
@@ -112,7 +109,7 @@ def write_xlsx_table(
             _write_row(sheet, place, cells, money=money, date=date)
             amounts = (cell for cell in cells if isinstance(cell, Decimal))
             decimals = max(decimals, decimals_for(*amounts))
-        # Written at the end of the book: what its finest amount asks for, so that all line up.
+        # Set at the end, when the decimals of all amounts are known, so that they line up.
         money.set_num_format("#,##0" + ("." + "0" * decimals if decimals else ""))
 
 
@@ -128,12 +125,12 @@ def _cells(row: Transaction) -> Iterable[Cell]:
 
 
 def _csv_cell(cell: Cell, *, for_people: bool) -> str:
-    if isinstance(cell, datetime):  # by the clock that the heading names
+    if isinstance(cell, datetime):  # in the time zone that the heading names
         return cell.replace(tzinfo=None).isoformat(timespec="seconds")
     if isinstance(cell, bool):
         return "true" if cell else "false"
     if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + cell  # a spreadsheet would take the text for a formula
+        return "'" + cell  # a spreadsheet would read the text as a formula
     if for_people and isinstance(cell, str) and CHANGED.fullmatch(cell):
         return cell if HARMLESS.fullmatch(cell) else "'" + cell
     return "" if cell is None else str(cell)
@@ -144,9 +141,9 @@ def _write_row(sheet: Any, place: int, cells: Iterable[Cell], *, money: Any, dat
         if isinstance(cell, Decimal):
             if Decimal(repr(float(cell))) == cell:
                 sheet.write_number(place, column, cell, money)
-            else:  # a spreadsheet's number cannot hold it to the last digit; a text can
+            else:  # as text: a spreadsheet's number has too few digits
                 sheet.write_string(place, column, str(cell))
-        elif isinstance(cell, datetime):  # spreadsheets know no time zones: the operator's clock
+        elif isinstance(cell, datetime):  # spreadsheets have no time zones
             sheet.write_datetime(place, column, cell.replace(tzinfo=None), date)
         elif type(cell) is int and abs(cell) >= 10**EXACT_DIGITS:
             sheet.write_string(place, column, str(cell))
@@ -155,7 +152,7 @@ def _write_row(sheet: Any, place: int, cells: Iterable[Cell], *, money: Any, dat
 
 
 class _Echo:
-    """A file that returns what is written to it."""
+    """A file whose write() returns the text."""
 
     def write(self, line: str) -> str:
         return line

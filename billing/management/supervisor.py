@@ -1,8 +1,8 @@
-"""Keeps a few programs running, and ends them all when it is told to end.
+"""Keeps a few programs running, and ends all of them on a signal.
 
-Each is a process in a session of its own: Ctrl-C in a terminal reaches the supervisor alone, which
-passes the end on. A program that ends by itself is started again, after a pause that grows from a
-second to a minute where that keeps happening.
+Each program is in a session of its own, so Ctrl-C in a terminal reaches only the supervisor, which
+ends the programs. A program that ends by itself is restarted, after a pause that grows from a
+second to a minute if it keeps ending.
 """
 
 import logging
@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Final
 
 ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-ENDS_SECONDS: Final = 10  # what a request or a job does until it may be left takes less
+ENDS_SECONDS: Final = 10  # enough for a request, or for a job to reach a commit
 LOOKS_SECONDS: Final = 1.0
 HURRIES_SECONDS: Final = 0.2
 PAUSE_MIN_SECONDS: Final = 1.0
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 
 
 class CannotStart(Exception):
-    """A program says by its exit status that starting it again would change nothing."""
+    """A program's exit status says that restarting it would not help."""
 
 
 class Child:
-    """One of the programs."""
+    """One program, and its present process."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Child:
         return self.process is not None and self.process.poll() is None
 
     def keep_running(self, now: float) -> None:
-        """Starts the program unless it runs or has to wait; `now` is on the monotonic clock."""
+        """Starts the program unless it runs or has to wait. `now` is monotonic time."""
         if self.is_running:
             if now > self.may_start_at + PAUSE_MAX_SECONDS:
                 self.pause = PAUSE_MIN_SECONDS
@@ -76,7 +76,7 @@ class Child:
         self.pause = min(self.pause * 2, PAUSE_MAX_SECONDS)
 
     def _note_end(self) -> None:
-        """Says once how the program ended; raises CannotStart if that was for good."""
+        """Reports how the program ended. Raises CannotStart if restarting would not help."""
         if self.process is None or not self.is_missed:
             return
         self.is_missed = False
@@ -88,22 +88,24 @@ class Child:
 
     def send(self, number: signal.Signals) -> None:
         if self.process is not None:
-            self.process.send_signal(number)  # not to one that has ended, nor to its successor
+            self.process.send_signal(
+                number
+            )  # not sent to a process that has ended, nor to its PID's new owner
 
 
 class Supervisor:
-    """Runs the programs until SIGINT, SIGTERM or SIGHUP comes. For the main thread."""
+    """Runs programs until SIGINT, SIGTERM or SIGHUP. To be used in the main thread."""
 
     def __init__(self, *children: Child) -> None:
         self.children = children
-        # A handler only puts a signal here: nothing is interrupted in the middle, however many
-        # come, and a child that was just started is never lost sight of.
+        # Handlers only put signals here, so nothing is interrupted halfway, and no child that was
+        # just started is forgotten.
         self.signals: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def run(self) -> None:
-        """Returns when it was told to end and all programs have; signals are kept back from then.
+        """Runs until a signal came and all programs have ended. Signals are blocked after that.
 
-        Raises CannotStart, after the others have ended, if a program says that it cannot.
+        Raises CannotStart, after the others have ended, if a program cannot start.
         """
         for each in (*ENDINGS, signal.SIGCHLD):
             signal.signal(each, self._note_signal)
@@ -127,14 +129,14 @@ class Supervisor:
             return None
 
     def _end(self, *, hurried: bool) -> None:
-        """Tells all programs to end, and kills those that do not; on Ctrl-C they hurry."""
+        """Tells all programs to end, and kills those that do not. `hurried`: after Ctrl-C."""
         for child in self.children:
             child.send(signal.SIGTERM)
         end = time.monotonic() + ENDS_SECONDS
         while any(child.is_running for child in self.children) and time.monotonic() < end:
             hurried |= self._next_signal(HURRIES_SECONDS) == signal.SIGINT
             if hurried:
-                # Never the first signal: it would make a Python that only just starts complain.
+                # Not as the first signal: a Python that is just starting would print a traceback.
                 for child in self.children:
                     child.send(signal.SIGINT)
         for child in self.children:

@@ -1,17 +1,17 @@
-"""Everything that can be done, one function each. Panel, APIs, commands and jobs call these.
+"""Operations: one function for each thing that can be done. All channels call these.
 
-An operation finds what it is about, locks it, does it, and leaves its record: the transaction that
-it posts or, where that does not tell all, an event (`billing.events`). All of it is one database
-transaction. Channels ask an operation and show what it returns; they find no customer, take no lock
-and write no event by themselves.
+An operation finds its subject, locks it, acts, and leaves its record: the transaction that it posts
+or, if that does not tell everything, an event (`billing.events`). All of this is one database
+transaction. Channels call operations and show what they return. They do not look for customers,
+take locks or write events themselves.
 
 Common to all of them:
 
-- `actor` is the operator who asks, None the system itself; `channel` is the way it came in.
-- With `dry_run=True` everything is done and undone again: the result is what would come of it now.
-- `if_unchanged` is called with what was found, once it is locked and before anything is done. A
-  channel that has shown it to somebody raises there if it is not the same any more.
-- Refusals are BillingErrors (`billing/errors.py`). Nothing has changed then.
+- `actor` is the operator who asks; None is the system. `channel` is the way the request came in.
+- With `dry_run=True`, everything is done and rolled back: the result is what would happen now.
+- `if_unchanged` is called with the locked subject before anything is done. A channel raises there
+  if the subject is no longer as it was shown to somebody.
+- Refusals are BillingErrors (`billing/errors.py`) and change nothing.
 """
 
 from billing.operations import (

@@ -1,4 +1,4 @@
-"""What all operations have in common."""
+"""Helpers of all operations."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -14,19 +14,19 @@ from users.models import User
 
 
 def whole(*, dry_run: bool) -> AbstractContextManager[Any]:
-    """One database transaction; a dry run is undone at its end."""
+    """Returns a context for one database transaction; a dry run is rolled back at its end."""
     return ledger.dry_run() if dry_run else transaction.atomic()
 
 
 def one_posting(*, dry_run: bool) -> AbstractContextManager[Any]:
-    """As `whole`, around one call of the ledger: that is one database transaction by itself."""
+    """Returns the same for one call of the ledger, which is a database transaction by itself."""
     return ledger.dry_run() if dry_run else nullcontext()
 
 
 def figures(subscription: Subscription, posted: Iterable[Transaction]) -> dict[str, Any]:
-    """Returns what an event keeps of a subscription, and of what was posted for it.
+    """Returns the data of an event about a subscription and its posted transactions.
 
-    What was charged first for others of the user's subscriptions is left out.
+    Leaves out charges of the user's other subscriptions.
     """
     mine = [row for row in posted if row.metadata.get("subscription") == subscription.pk]
     return {
@@ -42,7 +42,7 @@ def figures(subscription: Subscription, posted: Iterable[Transaction]) -> dict[s
 
 
 def named(plan: Plan) -> dict[str, Any]:
-    """A plan by its ID, and by the name that it has now: it may get another."""
+    """Returns a plan's ID and present name, which may change later."""
     return {"id": plan.pk, "name": plan.name}
 
 
@@ -54,7 +54,7 @@ def record_subscription(
     actor: User | None,
     channel: Channel,
 ) -> Event:
-    """Records what was done to a subscription, in the history of its user."""
+    """Records an operation on a subscription in the history of its user."""
     subscription, posted = changed
     data = figures(subscription, posted)
     if old_plan is not None:

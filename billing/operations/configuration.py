@@ -1,4 +1,4 @@
-"""What prices and words are set up with: services, plans, defaults for new users, descriptions."""
+"""Saving and deleting services, plans, defaults for new users, and standard descriptions."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -21,7 +21,7 @@ from billing.models import (
 from billing.operations._common import named, whole
 from users.models import User
 
-# What an event keeps of each; a webhook's secret is not among it.
+# The fields that events store; not the secret of a webhook.
 KEPT: Final[Mapping[type[Model], tuple[str, ...]]] = {
     Service: ("name", "code", "unit", "is_active"),
     Plan: ("name", "cycle", "price", "proportional_charge", "is_active"),
@@ -29,21 +29,21 @@ KEPT: Final[Mapping[type[Model], tuple[str, ...]]] = {
     StandardDescription: ("text", "position"),
     WebhookEndpoint: ("name", "url", "events", "is_active"),
 }
-# By the ID of a service, its price in a plan; None: the plan does not offer it.
+# Prices of a plan by ID of the service; None: the plan does not offer it.
 Prices = Mapping[int, Decimal | None]
 
 
 def save(
     row: Model, *, prices: Prices | None = None, actor: User | None, channel: Channel
 ) -> Event | None:
-    """Saves a service, plan, … as it is in memory. With `prices`, also those of a plan's services.
+    """Saves a service, plan, … and, with `prices`, the prices of a plan's services.
 
-    Returns the event; None if nothing is new. The caller has locked what it read and showed.
+    Returns the event; None if nothing changed. The caller has locked what it read and showed.
     """
     kind = type(row)
     with whole(dry_run=False):
         before = None if row._state.adding else kind._default_manager.filter(pk=row.pk).first()
-        if kind is UserDefaults:  # the one row, which the first saving makes
+        if kind is UserDefaults:  # the single row, created when it is first saved
             before = UserDefaults.objects.filter(pk=row.pk).first() or UserDefaults(pk=row.pk)
         old = {} if before is None else _values(before)
         old_prices = _prices(row)
@@ -65,7 +65,7 @@ def save(
 
 
 def delete(row: Model, *, actor: User | None, channel: Channel) -> Event:
-    """Deletes what was never used: the database refuses anything else."""
+    """Deletes a row that was never used; the database refuses others."""
     with whole(dry_run=False):
         row_id, name = row.pk, str(row)
         row.delete()
@@ -75,7 +75,7 @@ def delete(row: Model, *, actor: User | None, channel: Channel) -> Event:
 
 
 def subject_of(row: Model) -> Subject:
-    """Returns what an event about this row is about."""
+    """Returns the subject of events about this row."""
     return Subject(str(row._meta.model_name))
 
 
@@ -84,7 +84,7 @@ def _values(row: Model) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    """A value of a field as JSON: an amount as a text, a plan by ID and name."""
+    """Returns a field's value as JSON: an amount as text, a plan as ID and name."""
     if isinstance(value, Decimal):
         return f"{value:.4f}"
     if isinstance(value, Plan):
@@ -93,7 +93,7 @@ def _value(value: Any) -> Any:
 
 
 def _prices(row: Model) -> dict[int, tuple[str, str]]:
-    """Of a plan: by the ID of each service, its name and price."""
+    """Returns the services of a plan by ID, with name and price; {} for other rows."""
     if not isinstance(row, Plan) or row.pk is None:
         return {}
     prices = ServicePrice.objects.filter(plan=row).select_related("service")

@@ -1,4 +1,4 @@
-"""Customers: finding, adding, editing, activating and deactivating them."""
+"""Finding, adding, editing, activating and deactivating customers."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from billing.plans import subscriptions
 from users import database
 from users.models import ONE_MAILBOX, User, constraint_of
 
-# Their values may be kept in an event. Those of the other fields are about a person, and events are
-# never changed: of these, the event says which ones are new.
+# Events store the values of these fields. The other fields are personal data, which has to be
+# erasable, and events are not: of these, an event stores only the names.
 VALUES_ARE_KEPT: Final = frozenset({"is_active", "legal_type", "time_zone"})
 LABELS: Final[Mapping[str, str]] = {"email": "e-mail", "is_active": "active", "tin": "TIN"}
 
 
 @dataclass(frozen=True)
 class NewCustomer:
-    """A customer who was just added, what the defaults for new users gave, and the event."""
+    """A customer who was just added, and the event."""
 
     user: User
     event: Event
@@ -45,9 +45,9 @@ def find_customer(user_id: int) -> User:
 
 
 def customer_id(user_id: int) -> int:
-    """Returns `user_id` if it is a customer's. Raises UnknownUser as `find_customer` does.
+    """Returns `user_id` if it is a customer's. Raises UnknownUser.
 
-    It reads nothing of the customer, and so is faster.
+    Faster than `find_customer`, because it reads no columns.
     """
     if not User.objects.customers().filter(pk=user_id).exists():
         raise UnknownUser(user_id=user_id)
@@ -55,7 +55,7 @@ def customer_id(user_id: int) -> int:
 
 
 def known(user_ids: Collection[int]) -> set[int]:
-    """Returns those of these IDs that are a customer's."""
+    """Returns those of these IDs that belong to customers."""
     rows = User.objects.customers().filter(pk__in=user_ids)
     return set(rows.values_list("pk", flat=True))
 
@@ -70,10 +70,10 @@ def create(
     channel: Channel,
     dry_run: bool = False,
 ) -> NewCustomer:
-    """Saves a new customer, who gets what the defaults for new users give.
+    """Saves a new customer, who gets what the defaults for new users say.
 
-    With `plan`, the customer is subscribed to it in place of the plan of the defaults, and waits
-    for money. A caller that has validated the fields by rules of its own says so.
+    With `plan`, the customer is subscribed to it instead of the default plan, suspended until there
+    is money. `is_validated`: the caller has validated the fields by its own rules.
 
     Raises ValidationError and EmailTaken.
     """
@@ -85,12 +85,12 @@ def create(
             user.is_active = True
         save(user, is_validated=is_validated)
         if plan is not None:
-            # Before the welcome, which then finds a plan and leaves out the one for new users.
+            # Before `welcome`, which then leaves out the default plan.
             subscriptions.start(
                 user, plan, day=day, wait_for_money=True, actor=actor, channel=channel
             )
         if user.is_active != is_active:
-            # Only now: a plan can be given to active users alone, and waits from here on.
+            # Only now, because only active users can be subscribed.
             user.is_active = is_active
             user.save(update_fields=["is_active"])
         subscriptions.welcome(user, day=day, actor=actor, channel=channel)
@@ -101,7 +101,7 @@ def create(
 
 
 def _given_to(user: User) -> dict[str, Any]:
-    """What a customer who was just added has got."""
+    """Returns what a new customer got: bonus, subscriptions and transactions."""
     posted = list(Transaction.objects.filter(user=user).order_by("number"))
     bonus = sum((row.bonus_amount for row in posted), ZERO)
     rows = Subscription.objects.filter(user=user).select_related("plan").order_by("pk")
@@ -124,13 +124,13 @@ def edit(
     channel: Channel,
     dry_run: bool = False,
 ) -> User:
-    """Changes fields of a customer: to what `change` returns for the customer, who is locked then.
+    """Changes fields of a customer to what `change` returns for the locked customer.
 
-    `plan` returns the plan that the account as a whole is to be on; None: that stays as it is. Who
-    is active is put on it first, who is not, last: only an active user can be put on a plan.
+    `plan` returns the plan for the account as a whole; None: no change. The plan is set before the
+    fields if the user is active, otherwise after them, because only active users can be subscribed.
 
-    Raises UnknownUser, ValidationError, EmailTaken, and what subscribing and changing a plan raise.
-    Where nothing is new, nothing is recorded.
+    Raises UnknownUser, ValidationError, EmailTaken, and the errors of subscribing and changing a
+    plan. Records nothing if nothing changed.
     """
     with whole(dry_run=dry_run):
         user = lock(user_id)
@@ -159,7 +159,7 @@ def own_subscription(user: User) -> Subscription | None:
 def _put_on_plan(
     user: User, plan: Plan, *, day: date, actor: User | None, channel: Channel
 ) -> None:
-    """Puts the account as a whole on a plan. What was paid stays paid, and counts first."""
+    """Puts the account as a whole on a plan. What was paid ahead is used up first."""
     present = own_subscription(user)
     if present is None:
         changed = subscriptions.start(
@@ -189,7 +189,7 @@ def lock(user_id: int) -> User:
 
 
 def save(user: User, changed: Sequence[str] | None = None, *, is_validated: bool = False) -> None:
-    """Saves a new user, or the fields of one that have `changed`.
+    """Saves a new user, or the `changed` fields of an existing one.
 
     Raises ValidationError, and EmailTaken if somebody else has the mailbox.
     """
@@ -201,14 +201,14 @@ def save(user: User, changed: Sequence[str] | None = None, *, is_validated: bool
         try:
             user.full_clean(exclude=["password"])
         except ValidationError:
-            if user.shares_mailbox():  # since just now
+            if user.shares_mailbox():  # taken just now
                 raise EmailTaken from None
             raise
     try:
         with transaction.atomic():
             user.save(update_fields=changed)
     except IntegrityError as problem:
-        # Of two at once, the second finds the address taken only by now.
+        # Of two requests at once, the second fails only here.
         if constraint_of(problem) not in ONE_MAILBOX:
             raise
         raise EmailTaken from None
@@ -223,9 +223,9 @@ def set_active(
     channel: Channel,
     dry_run: bool = False,
 ) -> int:
-    """Activates or deactivates these users, customers or operators as `subject` says.
+    """Activates or deactivates users: customers or operators, by `subject`.
 
-    Returns how many that changed. A trigger wakes the subscriptions of those who are activated.
+    Returns how many changed. A trigger resumes the subscriptions of activated users.
     """
     with whole(dry_run=dry_run):
         rows = User.objects.select_for_update(of=("self",)).filter(
@@ -250,7 +250,7 @@ def record_changes(
     actor: User | None,
     channel: Channel,
 ) -> Event | None:
-    """Records which of these fields have another value than `before`."""
+    """Records which of the fields in `before` have another value now."""
     changed = [name for name, value in before.items() if getattr(user, name) != value]
     if not changed:
         return None

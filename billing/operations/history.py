@@ -1,11 +1,11 @@
 """Importing the history of another system: customers, plans, subscriptions and what was paid.
 
-`import_history` takes a folder of CSV files (docs/import.md). Everything is checked before anything
-is written. Then customers are written some at a time, each with the whole of its history, so that
-an import that was interrupted goes on where it stopped when it is started again.
+`import_history` takes a folder of CSV files (docs/import.md). It checks everything before it writes
+anything. Then it writes customers in groups, each with its whole history, so that an interrupted
+import continues where it stopped when it is started again.
 
-`add_customers`, `add_transactions` and `add_subscriptions` write what is made already; the demo
-data use them too. All of this needs the rights of the tables' owner.
+`add_customers`, `add_transactions` and `add_subscriptions` write prepared rows; the demo data use
+them, too. All of this needs the rights of the tables' owner.
 """
 
 import json
@@ -47,18 +47,18 @@ from billing.plans.takeover import Payment, paid_period, take_over
 from users.models import ONE_MAILBOX, User, constraint_of
 
 IMPORTED: Final = "imported"  # the action of the event that each imported customer gets
-PROBLEMS_MAX: Final = 1_000  # more are counted only
+PROBLEMS_MAX: Final = 1_000  # further ones are only counted
 ROWS_AT_ONCE: Final = 2_000
 RUNNING: Final = 0x696D706F7274  # the advisory lock of an import
 
 
 class ImportRefused(Exception):
-    """Nothing, or no more, is imported; the message says why and what to do."""
+    """The import did not start, or stopped. The message says why and what to do."""
 
 
 @dataclass
 class Imported:
-    """What was imported, or with a dry run would be.
+    """What was imported or, in a dry run, would be.
 
     `kept` counts users who were imported earlier, `skipped` those with problems. Of the
     transactions, `differences` explain a gap in a history, and `as_payments` had a type that the
@@ -108,14 +108,14 @@ def add_customers(users: Sequence[User]) -> None:
 
 
 def add_transactions(transactions: Iterable[PastTransaction], *, expected: int) -> int:
-    """Writes the histories of customers who have none: see `billing.ledger.history`."""
+    """Writes the transactions of customers who have none: see `billing.ledger.history`."""
     return load_history(transactions, expected=expected)
 
 
 def add_subscriptions(
     subscriptions: Sequence[Subscription], active_days: Sequence[ActiveDay] = ()
 ) -> None:
-    """Saves subscriptions in the state that they have, and days on which devices were active."""
+    """Saves subscriptions as they are, and days on which devices were active."""
     Subscription.objects.bulk_create(subscriptions, batch_size=ROWS_AT_ONCE)
     ActiveDay.objects.bulk_create(active_days, batch_size=ROWS_AT_ONCE)
 
@@ -198,7 +198,7 @@ def _refuse_to_tell_programs() -> None:
 
 @dataclass
 class _Customer:
-    """A user of the folder, and how it is to be imported."""
+    """A user of the folder, prepared for the import."""
 
     history: History
     user: User
@@ -217,8 +217,8 @@ class _Import:
         self.actor = actor
         self.fill_gaps = fill_gaps
         self.unreadable = Counter(each.user_id for each in staged.problems if each.user_id)
-        self.plans: dict[str, Plan] = {}  # by their IDs there; saved only when it is written
-        self.addresses: dict[str, str] = {}  # mailboxes, and whose they are there
+        self.plans: dict[str, Plan] = {}  # by their IDs there; saved in `write`
+        self.addresses: dict[str, str] = {}  # mailboxes, and their users' IDs there
 
     # --- Checking ---------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ class _Import:
             yield from _invalid(_service(price.service, price.name, price.unit), price.place)
 
     def _customers(self, histories: Sequence[History]) -> Iterator[_Customer]:
-        """Finds or makes the users of these histories, and looks at all that belongs to them."""
+        """Finds or makes the users of these histories, and checks all that belongs to them."""
         mailboxes = _mailboxes([history.user.email for history in histories])
         known = {
             user.email_identity: user
@@ -487,9 +487,9 @@ class _Import:
     def _payment(
         self, customer: _Customer, past: PastSubscription, subscription: Subscription
     ) -> Payment | None:
-        """Returns the charge that paid the present period, with the period in its metadata.
+        """Finds the charge that paid the present period, and adds the period to its metadata.
 
-        So what was paid ahead there is paid back here when the plan is changed or cancelled.
+        So what was paid ahead there can be paid back here.
         """
         if past.paid_through is None or past.paid_through < self.now.date():
             return None

@@ -1,4 +1,4 @@
-"""API keys: adding and revoking them."""
+"""Adding and revoking API keys."""
 
 from datetime import datetime
 
@@ -20,7 +20,7 @@ def add(
     actor: User,
     channel: EventChannel,
 ) -> tuple[ApiKey, str]:
-    """Makes a key. Returns it, and its secret, which nobody can find out later."""
+    """Makes a key. Returns it and its secret, which nobody can find out later."""
     with whole(dry_run=False):
         key, secret = authority.issue_key(
             name=name,
@@ -33,7 +33,7 @@ def add(
         entered = {
             "name": key.name,
             "prefix": key.prefix,
-            "owner": owner.pk,  # who that is, a page looks up: names are not kept in events
+            "owner": owner.pk,  # only the ID: events do not store names
             "is_read_only": is_read_only,
             "expires_at": None if expires_at is None else expires_at.isoformat(),
             "requests_per_minute": requests_per_minute,
@@ -50,7 +50,7 @@ def add(
 
 
 def revoke(key_id: int, *, actor: User, channel: EventChannel, now: datetime) -> bool:
-    """Ends a key from the next request on. Returns whether it was still working."""
+    """Revokes a key from the next request on. Returns False if it was already revoked."""
     with whole(dry_run=False):
         rows = ApiKey.objects.filter(pk=key_id)
         key = database.held(rows, key_id, no_key=False)

@@ -1,4 +1,4 @@
-"""What is done to balances by hand or by programs. Each transaction is its own record."""
+"""Balance changes, service charges and reversals. Their transactions are their records."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
@@ -83,13 +83,13 @@ def reverse(
 ) -> Transaction:
     """See `billing.ledger.reverse`. Raises UnknownUser also for an operator's account.
 
-    `seen_paid_back` are the numbers of the transactions that paid something back, as the caller has
-    seen them: if these are still all of them, it is reversed although something was paid back.
+    `seen_paid_back` has the numbers of the paybacks that the caller has seen. If these are still
+    all of them, the transaction is reversed although something was paid back.
     """
     customer_id(user_id)
     with whole(dry_run=dry_run):
         if seen_paid_back is not None:
-            ledger.lock_balances([user_id])  # until it is posted, nobody pays back
+            ledger.lock_balances([user_id])  # so that nobody pays back before it is posted
             paid_back = [row.number for row in ledger.paid_back_of_number(user_id, number)]
             although_paid_back = list(seen_paid_back) == paid_back
         return ledger.reverse(

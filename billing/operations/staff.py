@@ -1,4 +1,4 @@
-"""Operators and groups, whose pages save them: what was done is recorded here."""
+"""Records changes of operators and groups, which Django's own pages save."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,14 @@ def record_added(row: User | Group, *, actor: User | None, channel: Channel) -> 
 def record_changed(
     row: User | Group, fields: Sequence[str], *, actor: User | None, channel: Channel
 ) -> Event:
-    """Records which fields of an operator or a group are new, by their labels."""
+    """Records which fields of an operator or a group changed, by their labels."""
     return events.record(
         _subject_of(row), row.pk, "changed", actor=actor, channel=channel, fields=list(fields)
     )
 
 
 def record_deleted(row: User | Group, *, actor: User | None, channel: Channel) -> Event:
-    """Records that a group was deleted. Operators never are."""
+    """Records that a group was deleted. Operators are never deleted."""
     return events.record(
         _subject_of(row), row.pk, "deleted", actor=actor, channel=channel, name=str(row)
     )

@@ -1,4 +1,4 @@
-"""Starting, changing and cancelling subscriptions, and noting active days."""
+"""Starting, changing and cancelling subscriptions, and recording active days."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from users.models import User
 
 @dataclass(frozen=True)
 class SubscriptionChange:
-    """What an operation came to: the subscription, what was posted, in order, and the event."""
+    """The result: the subscription, the posted transactions in order, and the event."""
 
     subscription: Subscription
     posted: Sequence[Transaction]
@@ -111,9 +111,9 @@ def cancel(
 
 
 def record_active_day(user_id: int, *, device: str, day: date, today: date) -> ActiveDay:
-    """Notes that a device was active on a day: see `billing.plans.subscriptions`.
+    """Records that a device was active on a day: see `billing.plans.subscriptions`.
 
-    Its record is the day itself, so it leaves no event. Raises UnknownUser and InvalidDay.
+    The day is its own record, so there is no event. Raises UnknownUser and InvalidDay.
     """
     return subscriptions.record_active_day(
         find_customer(user_id), device=device, day=day, today=today
@@ -121,7 +121,7 @@ def record_active_day(user_id: int, *, device: str, day: date, today: date) -> A
 
 
 def find_plan(plan_id: int) -> Plan:
-    """Raises UnknownPlan."""
+    """Returns a plan. Raises UnknownPlan."""
     plan = Plan.objects.filter(pk=plan_id).first()
     if plan is None:
         raise UnknownPlan(plan_id=plan_id)

@@ -1,4 +1,4 @@
-"""Below which real balance programs are told: by default, and of one user."""
+"""Setting the real balance below which programs are told: the default, and one user's."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from users.models import User
 def set_default(
     amount: Amount | None, *, actor: User | None, channel: Channel, dry_run: bool = False
 ) -> Change:
-    """Sets what counts for all users without a threshold of their own; None: never."""
+    """Sets the threshold for all users without their own; None: programs are never told."""
     with whole(dry_run=dry_run):
         change = thresholds.set_default(amount)
         if change.before != change.after:
@@ -40,7 +40,7 @@ def set_own(
     if_unchanged: Callable[[], None] | None = None,
     dry_run: bool = False,
 ) -> Change:
-    """Sets a customer's own threshold; None: never. Raises UnknownUser and InvalidAmount."""
+    """Sets a customer's own threshold; None: never told. Raises UnknownUser, InvalidAmount."""
     with whole(dry_run=dry_run):
         _lock(user_id, if_unchanged)
         return _recorded(user_id, thresholds.set_own(user_id, amount), actor, channel)

@@ -1,4 +1,4 @@
-"""The endpoints of webhooks: setting them up, their secrets, and sending again."""
+"""Saving webhook endpoints, their secrets, and sending again."""
 
 from billing import events, webhooks
 from billing.models import Channel, Event, Subject, WebhookDelivery, WebhookEndpoint
@@ -8,9 +8,9 @@ from users.models import User
 
 
 def save(endpoint: WebhookEndpoint, *, actor: User | None, channel: Channel) -> Event | None:
-    """Saves an endpoint; a new one gets a secret. Returns the event; None if nothing is new.
+    """Saves an endpoint; a new one gets a secret. Returns the event; None if nothing changed.
 
-    A new address, or one that is active again, begins anew with whatever waits.
+    An endpoint with a new address, or one that was switched, starts over with what waits.
     """
     with whole(dry_run=False):
         before = WebhookEndpoint.objects.filter(pk=endpoint.pk).first()
@@ -25,7 +25,7 @@ def save(endpoint: WebhookEndpoint, *, actor: User | None, channel: Channel) -> 
 
 
 def renew_secret(endpoint_id: int, *, actor: User | None, channel: Channel) -> WebhookEndpoint:
-    """Gives an endpoint a new secret, and sends what waits with it."""
+    """Gives an endpoint a new secret, which signs what waits."""
     with whole(dry_run=False):
         endpoint = WebhookEndpoint.objects.select_for_update().get(pk=endpoint_id)
         endpoint.secret = webhooks.new_secret()
@@ -60,7 +60,7 @@ def send_again(delivery: WebhookDelivery, *, actor: User | None, channel: Channe
 
 
 def send_given_up_again(endpoint: WebhookEndpoint, *, actor: User | None, channel: Channel) -> int:
-    """Sends again whatever was given up for an endpoint. Returns how many deliveries."""
+    """Sends again what was given up for an endpoint. Returns the number of deliveries."""
     with whole(dry_run=False):
         count = webhooks.send_given_up_again(endpoint)
         if count:

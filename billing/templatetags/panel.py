@@ -1,4 +1,4 @@
-"""How the panel's templates write money and transactions."""
+"""Template tags: how pages show money, times and transactions."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -32,9 +32,10 @@ BADGES = {
 
 @register.simple_tag
 def decimals_in(rows: Iterable[Any], names: str = "") -> int:
-    """With how many decimals a column is shown, so that its amounts line up.
+    """Returns the decimals with which the amounts of a column line up.
 
-    It holds what these names lead to from each row ("run.total"), or else the amounts themselves.
+    The amounts are found in each row by these names ("run.total"); without names, the rows are the
+    amounts.
     """
     paths = [name.split(".") for name in names.split()]
     amounts = [_led_to(row, path) for row in rows for path in paths] if paths else rows
@@ -49,13 +50,13 @@ def _led_to(row: Any, path: list[str]) -> Any:
 
 @register.filter
 def money(amount: Decimal, decimals: int | None = None) -> str:
-    """1,234.50; in a column with the decimals of the column."""
+    """Returns 1,234.50; in a column, with the decimals of the column."""
     return format_money(amount, decimals=decimals)
 
 
 @register.filter
 def change(amount: Decimal, decimals: int | None = None) -> SafeString:
-    """An amount that was added or taken: with its sign, and coloured besides."""
+    """Returns an added or taken amount, with sign and colour."""
     kind = "refill" if amount > 0 else "charge" if amount else "zero"
     shown = format_money(amount, signed=True, decimals=decimals)
     return format_html('<span class="money {}">{}</span>', kind, shown)
@@ -68,13 +69,13 @@ def opposite(amount: Decimal) -> Decimal:
 
 @register.filter
 def taken(amount: Decimal, decimals: int | None = None) -> SafeString:
-    """The sum of charges, a positive figure, as what it does to a balance."""
+    """Returns a sum of charges, a positive figure, as a negative change."""
     return change(-amount, decimals)
 
 
 @register.filter
 def duration(time: timedelta) -> str:
-    """3.4 s, 12 min 5 s, 1 h 2 min"""
+    """Returns a duration: 3.4 s, 12 min 5 s, 1 h 2 min."""
     seconds = max(0.0, time.total_seconds())
     if seconds < 60:
         return f"{seconds:.1f} s"
@@ -84,19 +85,19 @@ def duration(time: timedelta) -> str:
 
 @register.simple_tag
 def currency() -> str:
-    """The name of the installation's currency."""
+    """Returns the code of the installation's currency."""
     return currencies.own()
 
 
 @register.simple_tag
 def currency_decimals() -> int:
-    """How many decimals that currency has."""
+    """Returns the decimals of that currency."""
     return currencies.own_decimals()
 
 
 @register.filter
 def type_badge(row: Transaction) -> SafeString:
-    """What a transaction is called: a label with a symbol of its own."""
+    """Returns the label of a transaction, with its icon."""
     kind = row.label
     return format_html(
         '<span class="panel-badge {}"><span class="material-symbols-outlined" aria-hidden="true">'
@@ -109,9 +110,7 @@ def type_badge(row: Transaction) -> SafeString:
 
 @register.simple_tag(takes_context=True)
 def page_heading(context: dict[str, Any]) -> str:
-    """What the page is, for its h1: the page's title; where Django's own title names no object,
-    the object.
-    """
+    """Returns the page's h1: its title or, if Django's title names no object, the object."""
     title, row = str(context.get("title") or ""), context.get("original") or context.get("object")
     if listed := context.get("cl"):
         return capfirst(str(listed.opts.verbose_name_plural))
@@ -122,14 +121,14 @@ def page_heading(context: dict[str, Any]) -> str:
         if title == _("Delete"):
             return f"{title} {row}"
         if isinstance(row, User):
-            # The title knows people by their login; here there is room for the name.
+            # Titles name people by login; the h1 has room for the name.
             return title.replace(row.email, str(row), 1)
     return title
 
 
 @register.simple_tag(takes_context=True)
 def with_query(context: dict[str, Any], **changes: object) -> str:
-    """The page's own query string with some parameters changed; None removes one."""
+    """Returns the page's query string with changed parameters; None removes one."""
     query = context["request"].GET.copy()
     for name, value in changes.items():
         query.pop(name, None)
@@ -140,5 +139,5 @@ def with_query(context: dict[str, Any], **changes: object) -> str:
 
 @register.simple_tag
 def time_zone() -> str:
-    """The name of the zone in which times are shown: Europe/Berlin."""
+    """Returns the time zone in which times are shown: Europe/Berlin."""
     return str(timezone.get_current_timezone())

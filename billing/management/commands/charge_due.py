@@ -1,4 +1,4 @@
-"""`manage.py charge_due`: one charging run, here and now, whether or not there are workers."""
+"""`manage.py charge_due`: does a charging run in this process, without workers."""
 
 import logging
 import sys
@@ -25,8 +25,8 @@ from billing.plans.charging import Done, Figures
 
 log = logging.getLogger(__name__)
 
-INTERRUPTED: Final = 130  # by Ctrl-C, as shells count it
-FIRST_YEAR: Final = 2000  # anything outside is a slip
+INTERRUPTED: Final = 130  # the exit status of shells for Ctrl-C
+FIRST_YEAR: Final = 2000  # years outside are typing errors
 LAST_YEAR: Final = 2199
 
 
@@ -103,10 +103,10 @@ class Command(BaseCommand):
             yield from charging.charge_batch(batch)
 
     def resume_after_refills(self, at: datetime) -> Iterator[Figures]:
-        """Does what refills have queued since: where there are no workers, nobody else would.
+        """Does the jobs that refills have queued; without workers nobody else would.
 
-        A job goes before its user's balance is locked: the other way round, a refill could wait
-        for this and this for the refill. If this is killed in between, the next day's run resumes.
+        Deletes a job before it locks the balance: in the other order, this and a refill could wait
+        for each other. If this is killed in between, the next day's run resumes.
         """
         waiting = ProcrastinateJob.objects.filter(task_name="billing.tasks.resume", status="todo")
         for job_id, arguments in list(waiting.order_by("id").values_list("id", "args")):
@@ -143,7 +143,7 @@ def _in_utc(at: datetime) -> str:
 
 
 def _ahead(at: datetime, now: datetime) -> str:
-    """How far a time lies in the future, in words; nothing for one that does not."""
+    """Returns in words how far a time is in the future; "" if it is not."""
     if at <= now:
         return ""
     days = (at.astimezone(UTC).date() - now.astimezone(UTC).date()).days
@@ -155,7 +155,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _time(text: str) -> datetime:
-    """A time, or a day, which begins at midnight."""
+    """Parses a time, or a day, which means its midnight."""
     try:
         moment = parse_datetime(text)
         if moment is None and (day := parse_date(text)):

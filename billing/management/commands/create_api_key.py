@@ -1,4 +1,4 @@
-"""`manage.py create_api_key`: makes a key of the Billing API, and prints it: this once."""
+"""`manage.py create_api_key`: makes a key of the Billing API, and prints it once."""
 
 from argparse import ArgumentParser, ArgumentTypeError
 from datetime import timedelta

@@ -1,7 +1,7 @@
-"""`manage.py grant_roles ROLE …`: what the roles of panel and workers may do in the database.
+"""`manage.py grant_roles ROLE …`: sets the rights of the roles of panel and workers.
 
-For an installation where one role owns the tables and migrates, and panel and workers log in as
-another. The owner runs it after each `migrate`; it can be repeated at any time.
+For installations where one role owns the tables and migrates, and panel and workers use another.
+The owner runs it after each `migrate`; it can be repeated at any time.
 """
 
 from collections.abc import Iterator
@@ -15,12 +15,11 @@ from psycopg import sql
 from billing.sql import guards
 from billing.sql.guards import HISTORY
 
-# Read by everybody here, and written by the functions that run with the owner's rights. What is
-# owed hangs on the moments, too.
+# Read by the roles, written by functions with the owner's rights. Charges depend on moments, too.
 LEDGER: Final = (*guards.LEDGER, "billing_activation", "billing_planterms")
-# The owner's business.
+# Only read: the owner writes these.
 STRUCTURE: Final = ("django_migrations", "procrastinate_version")
-# The other functions are of triggers and guards, or called by these.
+# All other functions belong to triggers and guards, or are called by these.
 FUNCTIONS: Final = (
     "billing_post",
     "billing_hold",
@@ -28,7 +27,7 @@ FUNCTIONS: Final = (
     "billing_digest",
     "billing_note_events",
     "billing_wake_webhooks",
-    "billing_clock",  # the default of columns
+    "billing_clock",  # for defaults of columns
 )
 ALL: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
 EVERYTHING: Final = (*ALL, "TRUNCATE", "REFERENCES", "TRIGGER")
@@ -73,7 +72,7 @@ class Command(BaseCommand):
             )
 
     def _refuse_mighty(self, cursor: CursorWrapper, role: str) -> None:
-        """No grant takes anything from a superuser, or from one that can become the owner."""
+        """Refuses superusers and roles that can become the owner: grants do not limit them."""
         cursor.execute(
             "SELECT rolsuper OR rolcreaterole, pg_has_role(oid, (SELECT relowner FROM pg_class "
             "WHERE oid = 'billing_transaction'::regclass), 'MEMBER') "
@@ -95,7 +94,7 @@ class Command(BaseCommand):
             )
 
     def _check(self, cursor: CursorWrapper, role: str) -> None:
-        """What came from elsewhere, PUBLIC or another role, and would undo all this."""
+        """Raises CommandError if the role has more rights through PUBLIC or another role."""
         cursor.execute(
             """
             SELECT c.oid::regclass::text, privilege FROM pg_class c,
@@ -122,7 +121,7 @@ class Command(BaseCommand):
 def _grant(
     cursor: CursorWrapper, role: str, privileges: tuple[str, ...], objects: list[str]
 ) -> list[str]:
-    """Grants exactly these privileges on the objects, which are all of one kind; and says so."""
+    """Grants exactly these privileges on objects of one kind. Returns lines that say so."""
     kind, names = objects[0].split(" ", 1)[0], [each.split(" ", 1)[1] for each in objects]
     written, to = sql.SQL(f"{kind} {', '.join(names)}"), sql.Identifier(role)
     cursor.execute(sql.SQL("REVOKE ALL ON {} FROM {}").format(written, to))
@@ -134,7 +133,7 @@ def _grant(
 
 
 def _grants(cursor: CursorWrapper) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """Privileges, and the objects they are for; each object is named once."""
+    """Yields privileges with their objects; each object occurs once."""
     yield ("USAGE",), ["SCHEMA public"]
     tables, sequences = _relations(cursor, "r"), _relations(cursor, "S")
     special = (*LEDGER, *HISTORY, *STRUCTURE)
@@ -144,7 +143,7 @@ def _grants(cursor: CursorWrapper) -> Iterator[tuple[tuple[str, ...], list[str]]
     own = {f"{name}_id_seq" for name in LEDGER + STRUCTURE}
     yield (), [f"SEQUENCE {name}" for name in sequences if name in own]
     yield ("USAGE",), [f"SEQUENCE {name}" for name in sequences if name not in own]
-    # Also what a backup without privileges has brought back open to everybody.
+    # Also what a restored backup without privileges has opened to everybody.
     cursor.execute(
         "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace "
         "AND starts_with(proname, 'billing_') ORDER BY 1"
@@ -162,7 +161,7 @@ def _grants(cursor: CursorWrapper) -> Iterator[tuple[tuple[str, ...], list[str]]
 
 
 def _relations(cursor: CursorWrapper, kind: str) -> list[str]:
-    """Names of tables (r) or sequences (S), as SQL writes them."""
+    """Returns the quoted names of tables (r) or sequences (S)."""
     cursor.execute(
         "SELECT quote_ident(relname) FROM pg_class "
         "WHERE relnamespace = 'public'::regnamespace AND relkind = %s ORDER BY 1",

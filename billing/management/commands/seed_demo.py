@@ -1,4 +1,4 @@
-"""`manage.py seed_demo`: a made-up company's customers and history, into an empty installation."""
+"""`manage.py seed_demo`: loads demo data into an empty installation."""
 
 from argparse import ArgumentParser, ArgumentTypeError
 from time import monotonic

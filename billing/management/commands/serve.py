@@ -1,6 +1,6 @@
-"""`manage.py serve`: the panel on this machine, from an empty data directory if need be.
+"""`manage.py serve`: runs the panel on this machine, and sets it up if necessary.
 
-This is what `make run` runs. Production runs gunicorn itself; see docs/deployment.md.
+`make run` runs this. In production gunicorn runs by itself; see docs/deployment.md.
 """
 
 import errno
@@ -26,9 +26,9 @@ from users.models import User
 HOST: Final = "127.0.0.1"
 BACKLOG: Final = 512
 DEMO_LOGIN: Final = "operator@example.com"
-GUNICORN_APP_LOAD_ERROR: Final = 4  # config/wsgi.py has then said why
+GUNICORN_APP_LOAD_ERROR: Final = 4  # config/wsgi.py has logged why
 FIRST_HANDED_OVER: Final = 3
-PREPARING: Final = 0x62696C6C  # the advisory lock of whoever prepares the database
+PREPARING: Final = 0x62696C6C  # the advisory lock for preparing the database
 
 
 class Command(BaseCommand):
@@ -52,32 +52,34 @@ class Command(BaseCommand):
             return
         except CannotStart:
             sys.exit(1)
-        except (CommandError, DatabaseError):  # what an interrupted step makes of it
+        except (CommandError, DatabaseError):  # an interrupted step raises these
             if not self.ending:
                 raise
 
     def end(self, signal_number: int, frame: FrameType | None) -> None:
-        """Ends the command, whatever it does, in a way that lets the embedded database stop."""
+        """Ends the command in a way that lets the embedded database stop."""
         self.ending = True
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # what is ending is left to end
-        raise KeyboardInterrupt  # the one exception for which the driver cancels its query
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, ENDINGS
+        )  # further signals do not interrupt the end
+        raise KeyboardInterrupt  # for this exception the driver cancels its query
 
     def serve(self, *, demo: bool) -> None:
         listener = self.listen(settings.PORT)
         self.prepare_database(demo=demo)
         self.greet()
         if self.ending:
-            return  # the interrupt came where Python can only ignore it
-        connections.close_all()  # a connection belongs to one process; workers open their own
-        gc.freeze()  # what was loaded does not have to be swept when this ends
+            return  # Python could only ignore the interrupt
+        connections.close_all()  # each process needs its own connections
+        gc.freeze()  # saves time at the end of the process
         with listener:
             Supervisor(_web(listener), _jobs()).run()
 
     def listen(self, port: int) -> socket.socket:
-        """Takes the port before anything else is done, so that of two starts one fails at once.
+        """Binds the port before anything else, so that a second start fails at once.
 
-        A supervisor that keeps the port itself hands it over, as systemd does: while the panel is
-        restarted, requests then wait, and none is refused.
+        A supervisor like systemd can hand over the socket: then requests wait during a restart, and
+        none is refused.
         """
         if handed_over := _handed_over():
             return handed_over
@@ -97,7 +99,7 @@ class Command(BaseCommand):
 
     def prepare_database(self, *, demo: bool) -> None:
         with connection.cursor() as cursor:
-            # Several servers may start on one database. The lock goes with the connection.
+            # Several servers may start on one database. The lock ends with the connection.
             cursor.execute("SELECT pg_advisory_lock(%s)", [PREPARING])
         executor = MigrationExecutor(connection)
         if executor.migration_plan(executor.loader.graph.leaf_nodes()):
@@ -125,18 +127,19 @@ class Command(BaseCommand):
 
 
 def _web(listener: socket.socket) -> Child:
-    """gunicorn, as in production but for what is set here; it goes on with this socket."""
+    """Returns gunicorn, as in production except for what is set here, with this socket."""
     return Child(
         "The web server",
         [
             *(sys.executable, "-m", "gunicorn", "config.wsgi"),
-            *("--config", str(settings.BASE_DIR / "gunicorn.conf.py")),  # finds the panel, too
+            # It also adds the panel to sys.path.
+            *("--config", str(settings.BASE_DIR / "gunicorn.conf.py")),
             *("--bind", f"fd://{listener.fileno()}"),
             *("--workers", "2", "--preload", "--graceful-timeout", "5", "--log-level", "error"),
         ],
         environment={
-            "ENVIRONMENT": settings.ENVIRONMENT,  # config/wsgi.py takes no mention for production
-            "SERVE_PID": str(os.getpid()),  # it ends with this process
+            "ENVIRONMENT": settings.ENVIRONMENT,  # unset would be production in config/wsgi.py
+            "SERVE_PID": str(os.getpid()),  # gunicorn ends with this process
         },
         pass_fds=[listener.fileno()],
         cannot_start_status=GUNICORN_APP_LOAD_ERROR,
@@ -150,7 +153,7 @@ def _jobs() -> Child:
 
 
 def _handed_over() -> socket.socket | None:
-    """The socket that a supervisor keeps and hands over, as systemd does."""
+    """Returns the socket that a supervisor like systemd hands over, if any."""
     handed_to, number = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "0")
     if handed_to != str(os.getpid()) or number == "0":
         return None

@@ -1,4 +1,4 @@
-"""manage.py verify_ledger: proves from the rows alone that the ledger keeps its guarantees."""
+"""`manage.py verify_ledger`: proves from the rows alone that the ledger keeps its guarantees."""
 
 import sys
 from argparse import ArgumentParser
@@ -31,11 +31,10 @@ class Command(BaseCommand):
         parser.add_argument("--user", type=int, metavar="ID", help="check this user's rows alone")
 
     def handle(self, *, user: int | None, **options: Any) -> None:
-        # The rows are what everybody wants to know about, so they come first; the guards say
-        # whether it will stay like this.
+        # The rows first, since they matter most; the guards say whether it will stay like this.
         try:
             rows_are_right = self._check_rows(user)
-        except DatabaseError as problem:  # somebody made other tables of them
+        except DatabaseError as problem:  # somebody changed the tables
             reason = str(problem).strip().splitlines()[0]
             self.stderr.write(self.style.ERROR(f"The rows could not be checked: {reason}"))
             rows_are_right = False

@@ -1,16 +1,16 @@
-"""`manage.py worker`: does the background jobs: the charging run, and what follows a refill.
+"""`manage.py worker`: does background jobs, such as the charging run, and what follows a refill.
 
-It works until it is told to end (Ctrl-C, SIGTERM, SIGHUP). Jobs then end at their next commit, and
-another worker takes them up there. What goes wrong meanwhile, a database that is restarted first
-of all, ends no worker: it starts over, in its own process, ever more patiently.
+It works until a signal ends it (Ctrl-C, SIGTERM, SIGHUP). Jobs then end at their next commit, and
+another worker continues them there. Errors, such as a restart of the database, do not end a worker:
+it starts over in the same process, after longer and longer pauses.
 
-With --once it does what there is to do, and ends: for cron, where no worker stays. Whatever has its
-times (billing/tasks.py) is then due, for nobody may have been there at them.
+With --once it does all waiting jobs and ends, for cron. Periodic tasks (billing/tasks.py) are
+queued at once, because their scheduled time may have passed while no worker ran.
 
-A worker that stays says in the log that it is ready, what it does, and that it ends, whatever
-LOG_LEVEL is: silence would look the same as a worker that hangs. Housekeeping goes on all the time
-and is not said; /readyz tells of its heartbeat. What cron starts is quiet, or cron would mail it;
-so is a worker of `manage.py serve`, on somebody's terminal.
+A permanent worker logs when it is ready, what it does, and when it ends, at any LOG_LEVEL, because
+silence would look like a worker that hangs. Housekeeping runs all the time and is not logged;
+/readyz shows its heartbeat. A worker started by cron is quiet, because cron would mail its output;
+so is a worker of `manage.py serve`, which runs on a terminal.
 """
 
 import asyncio
@@ -39,15 +39,15 @@ from users.database import WORKER, limit_waits
 ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RETRY_MIN_SECONDS: Final = 1.0
 RETRY_MAX_SECONDS: Final = 30.0
-# A worker that worked for so long did work: what ended it is a new trouble.
+# An error after this time is a new one, so pauses start from the beginning.
 SETTLED_SECONDS: Final = 60.0
 PARENT_CHECK_SECONDS: Final = 1.0
-CONNECTIONS_MAX: Final = 4  # for its own queries; each running job has another one
+CONNECTIONS_MAX: Final = 4  # for its own queries; each running job has one more
 CONNECTION_TIMEOUT_SECONDS: Final = 5.0
-# Or it would end while a job goes on that queues others.
+# Otherwise it could end while a job still queues others.
 ONE_AFTER_THE_OTHER: Final[dict[str, Any]] = {"wait": False, "concurrency": 1}
-SERVER_ENDS: Final = "57P"  # how the states begin with which a server says that it ends or starts
-HOUSEKEEPING: Final = "schedule"  # the queue of what goes on all the time
+SERVER_ENDS: Final = "57P"  # SQLSTATEs of a server that is ending or starting
+HOUSEKEEPING: Final = "schedule"  # the queue of regular housekeeping
 
 log = logging.getLogger(__name__)
 diary = logging.getLogger(f"{__name__}.diary")
@@ -62,7 +62,7 @@ class Command(BaseCommand):
     parent: int | None = None
 
     def add_arguments(self, parser: CommandParser) -> None:
-        # Of `manage.py serve`, which a worker beside it does not outlive, however it ends.
+        # The PID of `manage.py serve`: its worker ends with it.
         parser.add_argument("--parent", type=int, help=SUPPRESS)
         parser.add_argument(
             "--once",
@@ -89,7 +89,7 @@ class Command(BaseCommand):
             return
         self.ending = True
         if self.end_work is None:
-            raise KeyboardInterrupt  # the one exception for which the driver cancels its query
+            raise KeyboardInterrupt  # for this exception the driver cancels its query
         self.end_work()
 
     def work_until_told_to_end(self) -> None:
@@ -97,7 +97,7 @@ class Command(BaseCommand):
         while True:
             started = time.monotonic()
             try:
-                connection.ensure_connection()  # starts the embedded database
+                connection.ensure_connection()  # this starts the embedded database
                 connections.close_all()
                 asyncio.run(self.work())
                 if self.once:
@@ -166,7 +166,7 @@ class Command(BaseCommand):
 
 
 async def _set_session(own: AsyncConnection[Any]) -> None:
-    """The pool's connections are not Django's; they rely on the same settings."""
+    """Applies Django's session settings to a connection of the pool."""
     await own.execute(connection.session_sql)  # type: ignore[attr-defined]
     await own.commit()
 
@@ -174,7 +174,7 @@ async def _set_session(own: AsyncConnection[Any]) -> None:
 async def _say_what_is_done(
     do: Callable[[], Awaitable[Any]], context: JobContext, worker: Worker
 ) -> Any:
-    """Around each job. That one failed, and why, is said elsewhere, with its traceback."""
+    """Logs each job. procrastinate logs failures, with the traceback."""
     job = context.job
     if job.queue == HOUSEKEEPING:
         return await do()
@@ -196,22 +196,22 @@ async def _queue_what_has_its_times() -> None:
 
 
 def _is_no_trouble_with_the_connection(record: logging.LogRecord) -> bool:
-    """That is said in one sentence, when the worker starts over."""
+    """Filters errors of the connection: one sentence reports them when the worker starts over."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, OperationalError | InterfaceError) and _is_lost_connection(error):
-        record.exc_info = None  # which job it ended is told, but not how
+        record.exc_info = None  # logs which job ended, without the traceback
         return True
     from_pool = record.name == "psycopg.pool" and record.levelno < logging.ERROR
     return not (from_pool or isinstance(error, exceptions.ConnectorException))
 
 
 def _is_lost_connection(error: Exception) -> bool:
-    """Whether the driver found the server gone, or the server said that it goes."""
+    """Returns whether the connection was lost, or the server announced its end."""
     state = getattr(error.__cause__, "sqlstate", None)
     return state is None or state.startswith(SERVER_ENDS)
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What a lost connection leaves behind in tasks that nobody waits for is no news either."""
+    """Handles errors of tasks that nobody awaits; ignores those of a lost connection."""
     if not isinstance(context.get("exception"), exceptions.ConnectorException):
         loop.default_exception_handler(context)
