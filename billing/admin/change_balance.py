@@ -18,7 +18,7 @@ from billing.admin.pages import (
     page_context,
     page_of_form,
 )
-from billing.admin.transactions import to_posted
+from billing.admin.transaction_page import to_posted
 from billing.descriptions import DESCRIPTION_MAX_LENGTH, LENGTHS
 from billing.errors import (
     BalanceMoved,

@@ -13,7 +13,7 @@ from billing import ledger, operations
 from billing.admin.amounts import QuantityField
 from billing.admin.confirmation import ConfirmedForm, Effect, advance
 from billing.admin.pages import customer_or_404, page_context, page_of_form
-from billing.admin.transactions import to_posted
+from billing.admin.transaction_page import to_posted
 from billing.descriptions import DESCRIPTION_MAX_LENGTH
 from billing.errors import (
     BillingError,

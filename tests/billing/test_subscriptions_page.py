@@ -32,7 +32,7 @@ def today(monkeypatch: pytest.MonkeyPatch) -> date:
 
 
 def set_today(monkeypatch: pytest.MonkeyPatch, day: date) -> None:
-    for module in ("subscriptions", "users"):
+    for module in ("subscriptions", "subscription_forms", "users"):
         monkeypatch.setattr(f"billing.admin.{module}.utc_today", lambda: day)
 
 

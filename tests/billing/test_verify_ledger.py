@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from billing import ledger
 from billing.ledger import verification
-from billing.ledger.verification import BALANCE_RULES, TRANSACTION_RULES
+from billing.ledger.rules import BALANCE_RULES, TRANSACTION_RULES
 from billing.models import Transaction
 from tests.billing.histories import BY_PANEL, execute, tamper, user_with_history
 from tests.factories import UserFactory

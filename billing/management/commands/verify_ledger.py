@@ -9,14 +9,14 @@ from django.db import DatabaseError
 from tqdm import tqdm
 
 from billing.ledger import verification
-from billing.ledger.verification import (
+from billing.ledger.rules import (
     BALANCE_RULES,
     CLOCK,
     EVENT_RULES,
     RULES_APART,
     TRANSACTION_RULES,
-    Problem,
 )
+from billing.ledger.verification import Problem
 from billing.sql import guards
 
 

@@ -1,0 +1,246 @@
+"""A transaction's page, its reversal, and the list of all users' transactions in the admin."""
+
+import json
+from datetime import date
+from typing import Any, cast
+from urllib.parse import urlencode
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseRedirect,
+    QueryDict,
+)
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+
+from billing import ledger, operations, reports
+from billing.admin.pages import (
+    PanelForm,
+    confirmation_key,
+    outages_told_in,
+    page_context,
+    page_of_form,
+    row_or_404,
+)
+from billing.admin.transactions import list_page
+from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH
+from billing.errors import AlreadyReversed, BillingError, InvalidDescription, NotReversible
+from billing.models import (
+    Channel,
+    Plan,
+    StandardDescription,
+    Transaction,
+    TransactionType,
+)
+from billing.money import NotMoney, format_money, to_money
+from billing.plans import services
+from billing.plans.pricing import format_period, format_quantity, to_quantity
+from users.admin.base import PanelAdmin
+from users.ids import id_in
+from users.models import User
+
+
+class ReversalForm(PanelForm):
+    """The form to reverse a transaction, with a description.
+
+    `paid_back` has the numbers of the paybacks that the page showed. If there are others now, the
+    operator has not seen them, and the reversal is refused.
+    """
+
+    description = forms.CharField(
+        label="Transaction description",
+        min_length=DESCRIPTION_MIN_LENGTH,
+        max_length=DESCRIPTION_MAX_LENGTH,
+        error_messages={"min_length": InvalidDescription.sentence},
+        widget=forms.TextInput({"list": "standard-descriptions"}),
+    )
+    key = forms.CharField(widget=forms.HiddenInput, max_length=64)
+    paid_back = forms.CharField(widget=forms.HiddenInput, required=False)
+
+    def __init__(self, reversed_one: Transaction, actor: User, data: QueryDict | None) -> None:
+        self.reversed_one = reversed_one
+        self.actor = actor
+        super().__init__(data, initial={"key": confirmation_key()})
+
+    def save(self) -> Transaction:
+        """Reverses. Raises BillingError like `ledger.reverse`."""
+        shown = self.cleaned_data["paid_back"].split()
+        return operations.money.reverse(
+            self.reversed_one.user_id,
+            number=self.reversed_one.number,
+            description=self.cleaned_data["description"],
+            seen_paid_back=[int(each) for each in shown if id_in(each) is not None],
+            idempotency_key=f"panel:{self.cleaned_data['key']}",
+            actor=self.actor,
+            channel=Channel.PANEL,
+        )
+
+    def show(self, paid_back: list[Transaction]) -> None:
+        """Stores in the form which paybacks the page shows, also when it is shown again."""
+        shown = numbers_of(paid_back)
+        self.initial["paid_back"] = shown
+        if self.is_bound:
+            self.data = cast(QueryDict, self.data).copy()
+            self.data["paid_back"] = shown
+
+
+def numbers_of(transactions: list[Transaction]) -> str:
+    return " ".join(str(each.number) for each in transactions)
+
+
+@admin.register(Transaction)
+class TransactionAdmin(PanelAdmin):
+    """The list of all transactions, and their pages, read only."""
+
+    def get_urls(self) -> list[URLPattern]:
+        return [
+            path(
+                "<int:transaction_id>/reverse/",
+                self.admin_site.admin_view(self.reverse_view),
+                name="billing_transaction_reverse",
+            ),
+            *super().get_urls(),
+        ]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponseBase:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return list_page(request, self, None)
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponseBase:
+        """Shows one transaction: everything that its row contains."""
+        row = self._row(request, object_id)
+        siblings = Transaction.objects.filter(user=row.user_id)
+        reports.tie_reversals([row])
+        context = page_context(request, self, title=f"Transaction {row.number}", user=row.user) | {
+            "transaction": row,
+            "previous": siblings.filter(number=row.number - 1).first(),
+            "next": siblings.filter(number=row.number + 1).first(),
+            "digest": bytes(row.digest).hex(),
+            "explanation": _explanation(row),
+            "request_id": _request_id(row),
+            "metadata": json.dumps(row.metadata, indent=2, ensure_ascii=False, sort_keys=True),
+            "can_reverse": request.user.has_perm("billing.change_balance")
+            and not row.reversed_by
+            and row.type != TransactionType.REVERSAL,
+        }
+        return TemplateResponse(request, "billing/transaction.html", context)
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        raise Http404("A transaction never changes: it has no history.")
+
+    def reverse_view(self, request: HttpRequest, transaction_id: int) -> HttpResponseBase:
+        """Shows the form, and reverses a transaction."""
+        row = self._row(request, transaction_id)
+        actor = request.user
+        if not actor.has_perm("billing.change_balance") or not isinstance(actor, User):
+            raise PermissionDenied
+        form = ReversalForm(row, actor, request.POST or None)
+        refusal = None
+        if form.is_valid():
+            try:
+                with outages_told_in(form):
+                    return to_posted(form.save())
+            except BillingError as problem:
+                refusal = problem
+        reports.tie_reversals([row])
+        is_reversible = not row.reversed_by and row.type != TransactionType.REVERSAL
+        if not is_reversible and refusal is None:
+            refusal = _why_not(row)
+        paid_back = ledger.paid_back_of(row)
+        form.show(paid_back)
+        context = page_context(
+            request, self, title=f"Reverse transaction {row.number}", user=row.user
+        ) | {
+            "form": form,
+            "transaction": row,
+            "refusal": refusal,
+            "can_reverse": is_reversible,
+            "paid_back": paid_back,
+            "balance": ledger.balance(row.user_id),
+            "standard_descriptions": StandardDescription.objects.values_list("text", flat=True),
+        }
+        return page_of_form(request, "billing/reverse.html", context, form)
+
+    def _row(self, request: HttpRequest, transaction_id: object) -> Transaction:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return row_or_404(Transaction.objects.select_related("user", "actor"), transaction_id)
+
+
+def _why_not(row: Transaction) -> BillingError:
+    """Returns why a transaction cannot be reversed at all."""
+    if row.type == TransactionType.REVERSAL:
+        return NotReversible(number=row.number)
+    return AlreadyReversed(number=row.number, reversed_by=row.reversed_by[0].number)
+
+
+def _explanation(row: Transaction) -> list[tuple[str, str]]:
+    """Returns how a charge was computed, from its metadata.
+
+    Integrators write metadata, too: what does not look like the panel's own is left to the raw
+    view.
+    """
+    pricing = row.metadata.get(services.PRICING)
+    if row.type == TransactionType.SERVICE and isinstance(pricing, dict):
+        try:
+            quantity, price = to_quantity(pricing["quantity"]), to_money(pricing["price"])
+        except (KeyError, NotMoney):
+            return []
+        cost = f"{format_quantity(quantity)} × {format_money(price)}"
+        return [("Quantity × unit price", cost), *_plan_of(pricing)]
+    if row.type == TransactionType.SUBSCRIPTION:
+        try:
+            first, last = (
+                date.fromisoformat(str(row.metadata[name])) for name in ("from", "through")
+            )
+        except (KeyError, ValueError):
+            return []
+        days = (last - first).days + 1
+        period = f"{format_period(first, last)} ({days} {'day' if days == 1 else 'days'}, UTC)"
+        return [("Period", period), *_plan_of(row.metadata)]
+    return []
+
+
+def _request_id(row: Transaction) -> str:
+    """Returns the ID of the API request that posted it, if any."""
+    request_id = row.metadata.get(ledger.REQUEST_ID)
+    return request_id if isinstance(request_id, str) else ""
+
+
+def _plan_of(data: dict[str, Any]) -> list[tuple[str, str]]:
+    key = data.get("plan")
+    plan = Plan.objects.filter(pk=key).first() if type(key) is int else None
+    return [("Plan", plan.name)] if plan else []
+
+
+def to_posted(posted: Transaction) -> HttpResponseRedirect:
+    """Redirects to the tab, which shows what was posted and marks its row."""
+    address = reverse("admin:users_user_transactions", args=[posted.user_id])
+    query = {"posted": posted.number} | ({"again": 1} if posted.replayed else {})
+    return HttpResponseRedirect(f"{address}?{urlencode(query)}")

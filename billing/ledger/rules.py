@@ -1,0 +1,238 @@
+"""The rules that `manage.py verify_ledger` checks, in SQL over rows, without functions of ours.
+
+`verification` applies them to each balance, transaction and event. Values are converted to text by
+their types' own output functions, because anybody can create a cast.
+"""
+
+from typing import Final, NamedTuple
+
+from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH
+from billing.money import MAX_MONEY
+
+COLUMNS: Final = (
+    *("id", "user_id", "number", "type", "subtype", "description", "device"),
+    *("amount", "old_balance", "new_balance", "bonus_amount", "old_bonus", "new_bonus"),
+    *("refilled", "bonus_refilled", "created_at", "actor_id", "channel", "idempotency_key"),
+    *("reverses", "metadata", "digest"),
+)
+AMOUNTS: Final = COLUMNS[7:15]
+
+
+def _texts(writer: str, *columns: str) -> str:
+    """Returns SQL that converts columns to text by their type's output function, without a cast."""
+    return ", ".join(f"textin({writer}({column}))" for column in columns)
+
+
+# The canonical form of docs/ledger.md, for a row `v` beside the user's previous row.
+DIGEST: Final = f"""sha256(convert_to(textin(json_out(json_build_array(
+    encode(coalesce(before_digest, ''), 'hex'),
+    {_texts("int8out", "id", "user_id", "number")},
+    type, subtype, description, device,
+    {_texts("numeric_out", *AMOUNTS)},
+    to_char(created_at AT TIME ZONE INTERVAL '0', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+    {_texts("int8out", "actor_id")}, channel, idempotency_key, {_texts("int8out", "reverses")},
+    {_texts("jsonb_out", "metadata")}
+))), 'UTF8'))"""
+
+
+class Rule(NamedTuple):
+    """A condition on each row, and the guarantee (docs/ledger.md) that it checks.
+
+    `holds` is SQL over the row and its user's previous row (`before_…`); NULL fails.
+    """
+
+    guarantee: str
+    says: str
+    holds: str = "true"  # for rules that are checked separately
+
+
+# The first rule that a row breaks is reported. The digest is last: it covers the whole row, so it
+# says least about what is wrong.
+TRANSACTION_RULES: Final = (
+    Rule(
+        "G1",
+        "its user has a balance",
+        # Checked once per user.
+        "before_number IS NOT NULL OR "
+        "(SELECT true FROM public.billing_balance b WHERE b.user_id = v.user_id LIMIT 1)",
+    ),
+    Rule(
+        "G2",
+        "numbers run 1, 2, 3, … without gaps",
+        "number = coalesce(before_number, 0) + 1",
+    ),
+    Rule(
+        "G2",
+        "the old balances are the new balances of the transaction before it",
+        "old_balance = coalesce(before_balance, 0) AND old_bonus = coalesce(before_bonus, 0)",
+    ),
+    Rule(
+        "G2",
+        "old balance and amount add up to the new balance, for both balances",
+        "old_balance + amount = new_balance AND old_bonus + bonus_amount = new_bonus",
+    ),
+    Rule(
+        "G2",
+        "all refills so far are those before it and its own, for both balances",
+        "refilled = coalesce(before_refilled, 0) + greatest(amount, 0) AND "
+        "bonus_refilled = coalesce(before_bonus_refilled, 0) + greatest(bonus_amount, 0)",
+    ),
+    Rule(
+        "G2",
+        "it is not earlier than the transaction before it",
+        "created_at >= coalesce(before_at, created_at)",
+    ),
+    Rule(
+        "G2",
+        "it is not from before this century",
+        "created_at >= '2000-01-01Z'",
+    ),
+    Rule(
+        "G4",
+        "no balance is negative, out of range or not a number",
+        f"new_balance BETWEEN 0 AND {MAX_MONEY} AND new_bonus BETWEEN 0 AND {MAX_MONEY}",
+    ),
+    Rule(
+        "G4",
+        "it changes something",
+        "(amount, bonus_amount) <> (0, 0)",
+    ),
+    Rule(
+        "G4",
+        "its amounts and balances have four decimals",
+        " AND ".join(f"scale({each}) = 4" for each in AMOUNTS),
+    ),
+    Rule(
+        "G4",
+        "its texts have their lengths, and none that has to be there is missing",
+        f"char_length(btrim(description)) >= {DESCRIPTION_MIN_LENGTH} "
+        f"AND char_length(description) <= {DESCRIPTION_MAX_LENGTH} "
+        "AND char_length(device) <= 100 AND char_length(subtype) <= 32 "
+        "AND coalesce(char_length(idempotency_key), 0) <= 100 AND metadata IS NOT NULL",
+    ),
+    Rule(
+        "G8",
+        "its type, subtype and channel are codes that there are",
+        "type IN ('payment', 'bonus_charge', 'main_charge', 'tariff_charge', 'reversal') "
+        "AND channel IN ('panel', 'api', 'charging', 'import') "
+        "AND subtype ~ '^[a-z][a-z0-9_]*$'",
+    ),
+    Rule(
+        "G5",
+        "what is paid with falls on the balances by the debit order",
+        """CASE type
+            WHEN 'bonus_charge' THEN amount = 0 AND bonus_amount > 0
+            WHEN 'main_charge' THEN bonus_amount = 0 AND (amount > 0) = (subtype = 'remainder')
+            WHEN 'tariff_charge' THEN amount <= 0 AND bonus_amount <= 0
+                AND (amount = 0 OR new_bonus = 0)
+            ELSE true
+        END""",
+    ),
+    Rule(
+        "G2",
+        "a reversal, and nothing else, takes back one earlier transaction, whole and only once",
+        # Scalar subqueries run for reversals only, and always use an index.
+        """CASE type WHEN 'reversal' THEN reverses < number AND (
+            SELECT o.type <> 'reversal' AND o.type = v.subtype
+                AND (o.amount, o.bonus_amount) = (-v.amount, -v.bonus_amount)
+            FROM public.billing_transaction o
+            WHERE o.user_id = v.user_id AND o.number = v.reverses LIMIT 1
+        ) AND (
+            SELECT count(*) FROM public.billing_transaction o
+            WHERE o.user_id = v.user_id AND o.reverses = v.reverses
+        ) = 1
+        ELSE reverses IS NULL END""",
+    ),
+    Rule(
+        "G9",
+        "its digest is that of its fields and the digest before it",
+        f"digest = {DIGEST}",
+    ),
+)
+
+# These need more than a row and the one before it, so they are checked separately.
+ONE_KEY: Final = Rule("G6", "no other transaction of the user has its idempotency key")
+ACTOR: Final = Rule("G8", "its actor is somebody who exists")
+ONE_ID: Final = Rule("G2", "no other transaction has its ID")
+SOMEBODYS: Final = Rule("G1", "it says whose it is")
+RULES_APART: Final = (ONE_KEY, ACTOR, ONE_ID, SOMEBODYS)
+
+# For the events of a subject, like `TRANSACTION_RULES` for the transactions of a user.
+EVENT_DIGEST: Final = f"""sha256(convert_to(textin(json_out(json_build_array(
+    encode(coalesce(before_digest, ''), 'hex'),
+    {_texts("int8out", "id")}, subject, {_texts("int8out", "subject_id", "number")}, action,
+    {_texts("int8out", "actor_id")}, channel, request_id,
+    to_char(created_at AT TIME ZONE INTERVAL '0', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+    {_texts("jsonb_out", "data")}
+))), 'UTF8'))"""
+EVENT_RULES: Final = (
+    Rule(
+        "G2",
+        "numbers of a subject's events run 1, 2, 3, … without gaps",
+        "number = coalesce(before_number, 0) + 1",
+    ),
+    Rule(
+        "G2",
+        "it is not earlier than the event before it",
+        "created_at >= coalesce(before_at, created_at)",
+    ),
+    Rule(
+        "G8",
+        "its actor is somebody who exists",
+        "actor_id IS NULL OR "
+        "(SELECT true FROM public.users_user u WHERE u.id = v.actor_id LIMIT 1)",
+    ),
+    Rule(
+        "G9",
+        "its digest is that of its fields and the digest before it",
+        f"digest = {EVENT_DIGEST}",
+    ),
+)
+
+# Checked last: rows written before the clock went back are correct themselves.
+CLOCK: Final = Rule(
+    "G2",
+    "the database's clock is at most a day behind it",
+    "created_at <= clock_timestamp() + interval '1 day'",
+)
+
+BALANCE_RULES: Final = (
+    Rule(
+        "G1",
+        "every user has a balance",
+        "b.user_id IS NOT NULL",
+    ),
+    Rule(
+        "G1",
+        "every balance has its user",
+        "u.id IS NOT NULL",
+    ),
+    Rule(
+        "G1",
+        "no user has two",
+        "b.place = 1",
+    ),
+    Rule(
+        "G1",
+        "both balances are what the last transaction left; before the first, zero",
+        "b.real = coalesce(t.new_balance, 0) AND b.bonus = coalesce(t.new_bonus, 0)",
+    ),
+    Rule(
+        "G1",
+        "number, time and refills so far are those of the last transaction",
+        """(b.last_number, b.last_at, b.refilled, b.bonus_refilled) IS NOT DISTINCT FROM
+        (coalesce(t.number, 0), t.created_at,
+         coalesce(t.refilled, 0), coalesce(t.bonus_refilled, 0))""",
+    ),
+    Rule(
+        "G9",
+        "the last digest is that of the last transaction",
+        "b.last_digest = coalesce(t.digest, '')",
+    ),
+    Rule(
+        "G4",
+        "its amounts have four decimals",
+        "scale(b.real) = 4 AND scale(b.bonus) = 4 "
+        "AND scale(b.refilled) = 4 AND scale(b.bonus_refilled) = 4",
+    ),
+)
