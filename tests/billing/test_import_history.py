@@ -813,7 +813,7 @@ def test_without_transactions_a_user_can_be_subscribed_and_charged_as_any_other(
 def test_a_check_finds_any_number_of_problems_and_keeps_the_first(
     db: None, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "PROBLEMS_MAX", 3)
+    monkeypatch.setattr("billing.operations._history_checks.PROBLEMS_MAX", 3)
     found = run(files(users=["id,login", *(f"{n},nobody{n}" for n in range(5))]))
     assert (len(found.problems), found.problem_count) == (3, 5)
 
