@@ -161,7 +161,7 @@ class PlanAdmin(ConfigurationAdmin):
             )
 
     def why_kept(self, obj: Plan) -> str | None:
-        retire = "It can be retired instead: clear “Active”; whoever has it keeps it."
+        retire = "It can be retired instead: clear “Active”. Users who have it keep it."
         if obj.subscriptions.exists():
             return f"“{obj}” cannot be deleted: it has been subscribed to. {retire}"
         if UserDefaults.objects.filter(plan=obj).exists():

@@ -9,7 +9,7 @@ Common to all functions that post:
   came in. Both are named every time.
 - `idempotency_key`: the same key with the same content returns the first transaction, marked
   `replayed`, and changes nothing; with other content it raises IdempotencyConflict. Actor and
-  channel are not part of the content: whoever repeats a call gets its transaction.
+  channel are not part of the content: a repeated call by somebody else gets the transaction, too.
 - `expected_number`: the number of the user's last transaction that the caller knows of. If there
   is a later one, BalanceMoved is raised.
 - What is posted for a request (`for_request`) keeps the request's ID in its metadata.

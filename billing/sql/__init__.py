@@ -1,11 +1,10 @@
-"""The current text of every database function and trigger of ours, a file each, and what differs
-from it in a database.
+"""The current text of every database function and trigger, one file each.
 
-Migrations install from snapshots of these files (`billing/migrations/sql/`), so that each says for
-ever what it did. To change a function: change its file here, and add a migration with a copy. A
-test holds that a migrated database has exactly what is here. The texts are in the form in which
-PostgreSQL tells them back (`pg_get_functiondef`, `pg_get_triggerdef`), so that comparing them takes
-no parser; the comment on top is not part of them.
+Also finds how a database differs from them. Migrations install snapshots of these files
+(`billing/migrations/sql/`), which never change. To change a function, change its file here and add
+a migration with a copy. A test checks that a migrated database has exactly these texts. They have
+the form that PostgreSQL returns (`pg_get_functiondef`, `pg_get_triggerdef`), so that comparing
+needs no parser. The comment at the top is not part of them.
 
 What each is for, and what breaks without it: docs/ledger.md.
 """
@@ -17,17 +16,17 @@ from typing import Final, NamedTuple
 from django.db import connection
 
 FOLDER: Final = Path(__file__).parent
-PREFIX: Final = "billing_"  # of each function of ours
+PREFIX: Final = "billing_"  # of our functions' names
 
-# Every function of that name, wherever it is: one in pg_catalog would be called in place of ours.
+# In all schemas: one in pg_catalog would be called instead of ours.
 _FUNCTIONS: Final = r"""
     SELECT p.proname, pg_get_functiondef(p.oid), NULL
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
     WHERE starts_with(p.proname, %(prefix)s) AND p.prokind = 'f' AND n.nspname !~ '^pg_temp'
     ORDER BY 1, 2
 """
-# Each that calls a function of ours, and each other one on a table of ours that such a one guards.
-# (Of the others' tables, users_user has triggers that are the business of `users`.)
+# Triggers that call our functions, and all others on our tables that have one of these. (Triggers
+# of users_user that belong to `users` are not included.)
 _TRIGGERS: Final = """
     SELECT t.tgname, pg_get_triggerdef(t.oid), t.tgenabled::text
     FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid JOIN pg_class c ON c.oid = t.tgrelid
@@ -38,11 +37,14 @@ _TRIGGERS: Final = """
         )
     ) ORDER BY 1, 2
 """
-ARMED: Final = ("O", "A")  # pg_trigger.tgenabled: fires, unless the session is a replica; always
+ARMED: Final = (
+    "O",
+    "A",
+)  # pg_trigger.tgenabled: fires unless the session is a replica; fires always
 
 
 class Installed(NamedTuple):
-    """A function or trigger of a database."""
+    """A function or trigger in a database."""
 
     name: str
     text: str
@@ -50,12 +52,12 @@ class Installed(NamedTuple):
 
 
 def functions() -> dict[str, str]:
-    """The current text of each function, by its name."""
+    """Returns the current text of each function, by name."""
     return dict(_read("functions"))
 
 
 def triggers() -> dict[str, str]:
-    """The current text of each trigger, by its name in the database."""
+    """Returns the current text of each trigger, by its name in the database."""
     return {text.split(" TRIGGER ", 1)[1].split(" ", 1)[0]: text for _, text in _read("triggers")}
 
 
@@ -67,7 +69,7 @@ def _read(folder: str) -> tuple[tuple[str, str], ...]:
 
 
 def _bare(text: str) -> str:
-    """Without the comment on top, the semicolon, and line breaks that mean nothing."""
+    """Returns a text without its comment at the top, semicolon and insignificant line breaks."""
     lines = text.split("\n")
     while lines[0].startswith("--"):
         del lines[0]
@@ -85,7 +87,7 @@ def installed_triggers() -> list[Installed]:
 
 def _installed(query: str) -> list[Installed]:
     with connection.cursor() as cursor:
-        # Names are told with their schema where the search path does not lead to it.
+        # Names are qualified with schemas that are not in the search path.
         cursor.execute("SELECT current_setting('search_path')")
         [usual] = cursor.fetchone()
         cursor.execute("SELECT set_config('search_path', 'pg_catalog, pg_temp', false)")
@@ -101,7 +103,7 @@ def _installed(query: str) -> list[Installed]:
 
 
 def differences() -> list[str]:
-    """What of the database's functions and triggers is not as here; a sentence for each."""
+    """Returns a sentence for each function and trigger that differs from its file."""
     return [
         *_differences("function", functions(), installed_functions()),
         *_differences("trigger", triggers(), installed_triggers()),

@@ -1,9 +1,9 @@
-"""What keeps the ledger's promises inside a database, and what of it is missing, disarmed or not as
-here. Reads the catalogs only; nothing is asked of the functions and triggers themselves.
+"""Finds guards of the ledger that are missing, disarmed or changed in a database.
 
-`tables.txt` has the columns, constraints and unique indexes of the ledger's tables; `built_in.txt`
-has the functions of PostgreSQL that the proof itself rests on, each with the name of its code.
-Tests hold both: against a migrated database, and against what the proof's SQL calls.
+Reads only the catalogs, and does not call the functions and triggers themselves. `tables.txt` has
+the columns, constraints and unique indexes of the ledger's tables. `built_in.txt` has PostgreSQL's
+own functions that the proof relies on, with the names of their code. Tests compare both: with a
+migrated database, and with what the proof's SQL calls.
 """
 # ruff: noqa: S608 - all SQL here is put together from the constants below
 
@@ -16,9 +16,9 @@ from django.db.backends.utils import CursorWrapper
 
 from billing import sql
 
-# Read by everybody here, and written by the functions that run with the owner's rights.
+# Only functions with the owner's rights write these tables.
 LEDGER: Final = ("billing_transaction", "billing_balance", "billing_event")
-# Added to, and never changed or removed: what operators did.
+# Append-only: what operators did.
 HISTORY: Final = ("django_admin_log",)
 
 _TABLES: Final = ", ".join(f"'{name}'" for name in LEDGER)
@@ -27,16 +27,16 @@ _OURS: Final = f"n.nspname = 'public' AND c.relname IN ({_TABLES})"
 
 @contextmanager
 def unbelieving() -> Iterator[CursorWrapper]:
-    """A cursor that reads only, and for which nothing outside `pg_catalog` stands in for anything.
+    """Yields a read-only cursor that looks names up in `pg_catalog` only.
 
-    It ends with a rollback, which brings back what was set before.
+    Ends with a rollback, which restores the settings.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
             "SET LOCAL search_path = pg_catalog, pg_temp;"
             "SET LOCAL transaction_read_only = on;"
-            "SET LOCAL row_security = off;"  # a policy is an error then, and hides nothing
-            "SET LOCAL jit = off;"  # would compile each query anew
+            "SET LOCAL row_security = off;"  # a policy then raises an error instead of hiding rows
+            "SET LOCAL jit = off;"  # would compile each query
             "SET LOCAL quote_all_identifiers = off; SET LOCAL bytea_output = hex"
         )
         yield cursor
@@ -44,7 +44,7 @@ def unbelieving() -> Iterator[CursorWrapper]:
 
 
 class Part(NamedTuple):
-    """A column, constraint or index of a table; what it says is in `text`."""
+    """A column, constraint or index of a table; `text` is its definition."""
 
     kind: str
     table: str
@@ -59,8 +59,8 @@ class Part(NamedTuple):
         return f"{self.table} {self.kind} {self.name}: {self.text}"
 
 
-# NOT NULL is said of the column: only since PostgreSQL 18 is it a constraint of its own. So is what
-# it can be since then: there, and not yet checked for all rows.
+# NOT NULL belongs to the column's text: only PostgreSQL 18 has a constraint for it, which may also
+# be not yet validated.
 PARTS: Final = f"""
     SELECT 'column', c.relname, a.attname, concat(
         format_type(a.atttypid, a.atttypmod),
@@ -100,9 +100,9 @@ PARTS: Final = f"""
     ORDER BY 1, 2, 3
 """
 
-# Each answers sentences.
+# Each query returns sentences.
 SENTENCES: Final = (
-    # What a table is, and what else can stand between it and whoever writes to it.
+    # What a table is, and what else can come between it and a writer.
     f"""
     SELECT concat('The table ', name, ' is missing.') FROM unnest(ARRAY[{_TABLES}]) name
     WHERE NOT EXISTS (
@@ -129,7 +129,7 @@ SENTENCES: Final = (
     JOIN pg_class c ON c.oid = x.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE {_OURS} AND t.tgisinternal AND t.tgenabled NOT IN ('O', 'A')
     """,
-    # What switches triggers off, or reacts to commands.
+    # What disables triggers, or reacts to commands.
     """
     SELECT concat('Triggers and foreign keys do not fire: session_replication_role is ',
         current_setting('session_replication_role'), '.')
@@ -148,7 +148,7 @@ SENTENCES: Final = (
             AND d.classid = 'pg_event_trigger'::regclass
     )
     """,
-    # Who may write what, and stand in for whom. Where a role is NULL, everybody.
+    # Who may write what, and act as whom. A NULL role means everybody.
     f"""
     WITH owner AS (
         SELECT c.relowner AS oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -200,7 +200,7 @@ SENTENCES: Final = (
     """,
 )
 
-# What is in pg_catalog, where the proof looks names up, and did not come with PostgreSQL.
+# Objects in pg_catalog, where the proof looks names up, that did not come with PostgreSQL.
 BUILT_IN: Final = """
     SELECT textin(regprocedureout(p.oid::regprocedure)), p.prosrc,
         p.oid < 16384::oid AND p.prolang = 12::oid AND coalesce(a.aggtransfn < 16384::oid, true)
@@ -220,13 +220,13 @@ OPERATORS: Final = """
 
 
 def parts(cursor: CursorWrapper) -> list[Part]:
-    """Of the ledger's tables, as they are in the database."""
+    """Returns the parts of the ledger's tables in the database."""
     cursor.execute(PARTS)
     return [Part(*row) for row in cursor.fetchall()]
 
 
 def declared_parts() -> list[Part]:
-    """Of the ledger's tables, as they should be."""
+    """Returns the parts of the ledger's tables as they should be."""
     found = []
     for line in (sql.FOLDER / "tables.txt").read_text().splitlines():
         if line and not line.startswith("#"):
@@ -237,13 +237,13 @@ def declared_parts() -> list[Part]:
 
 
 def built_in() -> dict[str, str]:
-    """The functions of PostgreSQL that the proof rests on, each with its code's name."""
+    """Returns PostgreSQL's functions that the proof relies on, with the names of their code."""
     lines = (sql.FOLDER / "built_in.txt").read_text().splitlines()
     return dict(line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
 
 
 def problems() -> list[str]:
-    """A sentence for each guard that is missing, disarmed or not as it should be."""
+    """Returns a sentence for each guard that is missing, disarmed or changed."""
     with unbelieving() as cursor:
         found = [*_other_built_in(cursor), *sql.differences(), *_other_parts(parts(cursor))]
         for query in SENTENCES:
