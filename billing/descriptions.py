@@ -1,4 +1,7 @@
-"""How long the description of a transaction may be. The database has the same limits."""
+"""How long the description of a transaction may be.
+
+`billing_post` and the constraints of transactions have the same limits.
+"""
 
 from typing import Final
 

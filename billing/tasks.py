@@ -36,6 +36,7 @@ from billing import answers, authority, webhooks
 from billing import heartbeat as heartbeats
 from billing.models import ChargingBatch, ChargingRun
 from billing.plans import charging
+from billing.plans.schedule import RUN_TIME
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def retry_seconds(attempts: int) -> int:
 # --- The charging run ---------------------------------------------------------------------------
 
 
-@app.periodic(cron="5 0 * * *", queueing_lock="run_schedule")  # UTC, whatever the time zone
+@app.periodic(cron=f"{RUN_TIME:%M %H} * * *", queueing_lock="run_schedule")  # always in UTC
 @app.task(name="billing.tasks.run_schedule", queue="schedule", priority=HOUSEKEEPING)
 def run_schedule(timestamp: int) -> None:
     _keep_schedule()
