@@ -20,7 +20,7 @@ from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH
 from billing.imports.records import PastOperation, PastUser, Problem
 from billing.ledger.history import PastTransaction, as_jsonb, units_of
 from billing.models import TransactionType
-from billing.money import DECIMALS, format_money
+from billing.money import DECIMALS, MAX_MONEY, format_money
 from users.texts import has_unseen, readable
 
 TAKEN_OVER: Final = "Balance taken over from the previous system"
@@ -207,6 +207,9 @@ class _Builder:
                 operation,
             )
             return
+        if max(self.account.real + real, self.account.bonus + bonus) > units_of(MAX_MONEY):
+            self._refuse("After it a balance would be too large.", operation)
+            return
         kind, subtype, reverses = self._kind_of(operation, real, bonus)
         kept = {name: getattr(operation, name) for name in ("id", "reverses")}
         if kind != operation.type:
@@ -340,10 +343,23 @@ def _description(text: str, name: str) -> str:
 def paying_for(
     transactions: Sequence[PastTransaction], device: str, since: datetime
 ) -> Iterator[int]:
-    """Yields the numbers of the subscription charges of a device since a moment, latest first."""
+    """Yields the numbers of the subscription charges of a device since a moment, latest first.
+
+    Leaves out charges that were given back: by the same amount, or in part.
+    """
+    given_back: list[int] = []
     for place in range(len(transactions) - 1, -1, -1):
         each = transactions[place]
         if each.at < since:
             return
-        if each.type == TransactionType.SUBSCRIPTION and each.device == device and each.amount < 0:
+        if each.device != device:
+            continue
+        is_of_subscription = each.type == TransactionType.SUBSCRIPTION
+        if each.amount > 0:
+            if is_of_subscription:
+                return  # a remainder: nothing before it is paid ahead any more
+            given_back.append(each.amount)
+        elif is_of_subscription and -each.amount in given_back:
+            given_back.remove(-each.amount)
+        elif is_of_subscription:
             yield place + 1

@@ -6,6 +6,7 @@ zone is of the zone that the reader is given. docs/import.md lists the columns.
 """
 
 import csv
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, tzinfo
@@ -112,7 +113,7 @@ class Folder:
                     try:
                         yield read(line)
                     except Unreadable as problem:
-                        whose = line.cells.get("id" if table is USERS else "user_id")
+                        whose = line.cells.get("id" if table is USERS else "user_id") or None
                         self.problems.append(Problem(str(problem), line.place, whose))
 
     def _files(self, table: Table) -> Iterator[str]:
@@ -296,17 +297,19 @@ def _operation(line: _Line) -> PastOperation:
     at = line.moment("at")
     if at is None:
         raise Unreadable("There is no at.")
-    amount, bonus_amount = line.amount("amount"), line.amount("bonus_amount")
+    amount = line.amount("amount") or NOTHING
+    bonus_amount = line.amount("bonus_amount") or NOTHING
+    new_balance, new_bonus = line.amount("new_balance"), line.amount("new_bonus")
     return PastOperation(
         user_id=line.text("user_id", is_required=True),
         place=line.place,
         at=at,
-        amount=NOTHING if amount is None else amount,
-        bonus_amount=NOTHING if bonus_amount is None else bonus_amount,
-        old_balance=line.amount("old_balance"),
-        new_balance=line.amount("new_balance"),
-        old_bonus=line.amount("old_bonus"),
-        new_bonus=line.amount("new_bonus"),
+        amount=amount,
+        bonus_amount=bonus_amount,
+        old_balance=_before(line.amount("old_balance"), amount, new_balance),
+        new_balance=new_balance,
+        old_bonus=_before(line.amount("old_bonus"), bonus_amount, new_bonus),
+        new_bonus=new_bonus,
         **{
             name: line.text(name)
             for name in ("id", "description", "type", "subtype", "device", "reverses")
@@ -314,12 +317,23 @@ def _operation(line: _Line) -> PastOperation:
     )
 
 
+def _before(old: Decimal | None, amount: Decimal, new: Decimal | None) -> Decimal | None:
+    """Returns the balance before an operation. Many systems tell only the one after it."""
+    return new - amount if old is None and new is not None else old
+
+
 NOTHING: Final = to_money(0)
 
 
 def write_table(path: Path, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes rows as a file that is read as this table."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    # It has customers' data: for the own account only.
+    with os.fdopen(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+        "w",
+        encoding="utf-8",
+        newline="",
+    ) as file:
         writer = csv.DictWriter(file, table.columns, restval="")
         writer.writeheader()
         writer.writerows(rows)

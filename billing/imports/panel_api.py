@@ -1,7 +1,9 @@
 """Downloads the history of a Panel API, Navixy's or this panel's own, into a folder of CSV files.
 
-A download that was interrupted goes on when it is started again: users whose transactions are in
-the folder, and whose balances are still the same, are not asked for again.
+A download that was interrupted goes on when it is started again on the same day: users whose
+transactions are in the folder, and whose balances are still the same, are not asked for again. A
+complete download is never changed: the operator may have corrected its files. The next one needs
+another folder.
 
 The calls are `account/auth`, `tariff/list`, `user/list`, `tracker/list` and, for each user,
 `user/transaction/list`. Times stay as they come; which time zone they are of is said at the import.
@@ -9,6 +11,7 @@ The calls are `account/auth`, `tariff/list`, `user/list`, `tracker/list` and, fo
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime, timedelta
@@ -41,6 +44,9 @@ LONGEST_SPAN: Final = timedelta(days=366)
 SHORTEST_SPAN: Final = timedelta(minutes=1)
 SINCE: Final = datetime(2005, 1, 1)  # noqa: DTZ001 - in the time zone of the other system
 DONE: Final = "downloaded.jsonl"
+COMPLETE: Final = "download-complete"
+RESUMED_WITHIN: Final = timedelta(hours=12)
+USER_ID: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 TIMEOUT_SECONDS: Final = 60
 ATTEMPTS: Final = 5
@@ -99,26 +105,38 @@ def download(
 
     `call` makes one call in place of HTTP. Raises DownloadFailed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / TRANSACTIONS_OF_USERS).mkdir(exist_ok=True)
+    if (folder / COMPLETE).exists():
+        raise DownloadFailed(
+            f"{folder} has a complete download. To import it, leave out --from-panel-api. To "
+            "download again, name another folder"
+        )
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / TRANSACTIONS_OF_USERS).mkdir(mode=0o700, exist_ok=True)
     if call is None:
         call = Session(url, login, password)
     try:
         plans = list(_all_of(call, "tariff/list"))
         _replace(folder, PLANS, map(_plan, plans))
         _replace(folder, SERVICE_PRICES, (row for plan in plans for row in _prices(plan)))
-        _replace(folder, SUBSCRIPTIONS, _subscriptions(_all_of(call, "tracker/list")))
+        written = [_plan(plan) for plan in plans]
+        cycles = {str(plan["id"]): plan["cycle"] for plan in written}
+        _replace(folder, SUBSCRIPTIONS, _subscriptions(_all_of(call, "tracker/list"), cycles))
         users = list(_all_of(call, "user/list"))
+        for user in users:
+            if not USER_ID.fullmatch(str(user["id"])):  # it becomes the name of a file
+                raise DownloadFailed(f"The ID of a user is no number: {str(user['id'])[:40]!r}.")
         _replace(folder, USERS, map(_user, users))
-        done = _downloaded(folder)
+        done = _downloaded(folder, now)
         for place, user in enumerate(users, start=1):
             state = _state(user)
             if done.get(str(user["id"])) != state:
                 rows = _transactions(call, user, now)
                 _replace(folder, TRANSACTIONS, rows, f"{TRANSACTIONS_OF_USERS}/{user['id']}.csv")
                 with (folder / DONE).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"id": str(user["id"]), "state": state}) + "\n")
+                    noted = {"id": str(user["id"]), "state": state, "at": now.isoformat()}
+                    file.write(json.dumps(noted) + "\n")
             progress(place, len(users))
+        (folder / COMPLETE).touch()
     except Refused as refusal:
         raise DownloadFailed(f"The Panel API refused: {refusal}.") from None
     except (KeyError, TypeError, AttributeError, ValueError, InvalidOperation) as problem:
@@ -127,7 +145,7 @@ def download(
         ) from problem
 
 
-def _downloaded(folder: Path) -> dict[str, list[str]]:
+def _downloaded(folder: Path, now: datetime) -> dict[str, list[str]]:
     """Returns the users whose transactions are in the folder, and their balances of that time."""
     done: dict[str, list[str]] = {}
     path = folder / DONE
@@ -137,7 +155,8 @@ def _downloaded(folder: Path) -> dict[str, list[str]]:
                 noted = json.loads(line)
             except ValueError:
                 continue  # it was interrupted in the middle of this line
-            if (folder / TRANSACTIONS_OF_USERS / f"{noted['id']}.csv").exists():
+            is_recent = now - datetime.fromisoformat(noted["at"]) <= RESUMED_WITHIN
+            if is_recent and (folder / TRANSACTIONS_OF_USERS / f"{noted['id']}.csv").exists():
                 done[noted["id"]] = noted["state"]
     return done
 
@@ -188,7 +207,9 @@ def _user(user: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _subscriptions(trackers: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _subscriptions(
+    trackers: Iterable[Mapping[str, Any]], cycles: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
     """Clones share the subscription of the device that they are a clone of."""
     for tracker in trackers:
         source = tracker.get("source") or {}
@@ -199,7 +220,9 @@ def _subscriptions(trackers: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, 
             "plan_id": source["tariff_id"],
             "device": _device(tracker["id"], tracker.get("label", "")),
             "started_on": str(tracker["creation_date"])[:10],
-            "paid_through": _last_day(source.get("tariff_end_date")),
+            "paid_through": _last_day(
+                source.get("tariff_end_date"), cycles.get(str(source["tariff_id"]), "")
+            ),
             "suspended": _flag(source.get("blocked", False)),
         }
 
@@ -209,12 +232,13 @@ def _device(tracker_id: int | None, label: str = "") -> str:
     return str(tracker_id) if tracker_id and tracker_id > 0 else label
 
 
-def _last_day(end: str | None) -> str:
-    """Returns the last day that is paid. A period that ends on the 1st ends with the day before."""
+def _last_day(end: str | None, cycle: str) -> str:
+    """Returns the last paid day: of months and years that "end" on the 1st, the day before."""
     if not end:
         return ""
     day = date.fromisoformat(end[:10])
-    return f"{day - timedelta(days=1) if day.day == 1 else day}"
+    is_after = day.day == 1 and cycle in {Cycle.MONTHLY, Cycle.ANNUAL}
+    return f"{day - timedelta(days=1) if is_after else day}"
 
 
 def _transactions(call: Call, user: Mapping[str, Any], now: datetime) -> Iterator[dict[str, Any]]:
@@ -224,7 +248,7 @@ def _transactions(call: Call, user: Mapping[str, Any], now: datetime) -> Iterato
     """
     day = timedelta(days=1)
     created = user.get("creation_date")
-    first = datetime.fromisoformat(created) - day if created else SINCE
+    first = datetime.fromisoformat(created).replace(tzinfo=None) - day if created else SINCE
     end = now.replace(tzinfo=None, microsecond=0) + day
     span = LONGEST_SPAN
     while first <= end:
@@ -299,7 +323,7 @@ def _all_of(call: Call, name: str) -> Iterator[Mapping[str, Any]]:
         rows = page["list"]
         yield from rows
         offset += len(rows)
-        if not rows or offset >= page.get("count", 0):
+        if not rows or offset >= page.get("count", offset + 1):
             return
 
 

@@ -65,18 +65,20 @@ def units_of(amount: Decimal) -> int:
     return int(amount.scaleb(DECIMALS))
 
 
-def load_history(transactions: Iterable[PastTransaction], *, expected: int) -> int:
+def load_history(
+    transactions: Iterable[PastTransaction], *, expected: int, is_always_checked: bool = False
+) -> int:
     """Writes transactions in the order given, which must be that of time for each user.
 
-    `expected` is about how many there are; above CHECKED_MAX the whole ledger is locked until the
-    end. All or nothing: one database transaction, or a part of the caller's, who has created or
-    locked the users. Returns the number of transactions.
+    `expected` is about how many there are. Above CHECKED_MAX the whole ledger is locked until the
+    end, unless `is_always_checked`. All or nothing: one database transaction, or a part of the
+    caller's, who has created or locked the users. Returns the number of transactions.
     """
     chains: dict[int, _Chain] = {}
     written = 0
     with transaction.atomic(), connection.cursor() as cursor:
         ids: Iterator[int]
-        if is_checked := expected <= CHECKED_MAX:
+        if is_checked := is_always_checked or expected <= CHECKED_MAX:
             transactions = list(transactions)
             ids = iter(_reserve_ids(cursor, len(transactions)))
         else:

@@ -13,11 +13,12 @@ from django.db import connection
 from billing import ledger
 from billing.errors import BillingError
 from billing.imports.balances import Account, account_of
-from billing.imports.records import PastPlan, PastUser, Problem
+from billing.imports.records import PastPlan, PastSubscription, PastUser, Problem
 from billing.imports.staging import History, Staged
 from billing.models import Balance, Event, Plan, Service, Subject, Subscription
 from billing.models.transactions import SUBTYPE_LABELS
 from billing.money import DECIMALS
+from billing.plans.takeover import ends_with_its_period
 from users.models import User
 
 IMPORTED: Final = "imported"  # the action of the event that each imported customer gets
@@ -85,6 +86,11 @@ class Checks:
         self.unreadable = Counter(each.user_id for each in staged.problems if each.user_id)
         self.plans: dict[str, Plan] = {}  # by their IDs there; saved in `write`
         self.addresses: dict[str, str] = {}  # mailboxes, and their users' IDs there
+        # Users of earlier imports: their IDs here by their IDs there.
+        self.earlier = {
+            event.data["id"]: event.subject_id
+            for event in Event.objects.filter(subject=Subject.USER, action=IMPORTED)
+        }
 
     def check(self, progress: Progress) -> Imported:
         """Returns what would be imported, and every problem."""
@@ -164,8 +170,19 @@ class Checks:
             mailbox = mailboxes[past.email]
             user = known.get(mailbox)
             customer = Customer(history, user or _user(past, self.now), is_new=user is None)
+            earlier = self.earlier.get(past.id)
             if user is not None and user.pk in imported and imported[user.pk] == past.id:
                 customer.is_done = True
+            elif earlier is not None:
+                customer.problems.append(
+                    Problem(
+                        f"User {past.id} was imported before, as user {earlier} here, who has "
+                        f"another address than {past.email}. If this is another system, give its "
+                        "users other IDs.",
+                        past.place,
+                        past.id,
+                    )
+                )
             else:
                 customer.problems += self._wrong_user(
                     customer,
@@ -214,6 +231,24 @@ class Checks:
                 past.id,
             )
 
+    def _wrong_period(self, past: PastSubscription) -> Iterator[Problem]:
+        """Refuses periods whose next charge would be a full one for the rest of a period here."""
+        plan, paid_through = self.plans.get(past.plan_id), past.paid_through
+        if (
+            plan is not None
+            and paid_through is not None
+            and paid_through >= self.now.date()
+            and not plan.proportional_charge
+            and not ends_with_its_period(plan.cycle, paid_through)
+        ):
+            yield Problem(
+                f"It is paid through {paid_through}, but periods of plan {plan.name} end with the "
+                "month or year here, and its next charge would be a full one. Make the plan "
+                "proportional, or change paid_through.",
+                past.place,
+                past.user_id,
+            )
+
     def _wrong_subscriptions(self, customer: Customer) -> Iterator[Problem]:
         devices = set()
         for each in customer.history.subscriptions:
@@ -230,6 +265,7 @@ class Checks:
                 what = f"Device {device}" if device else "The user as a whole"
                 yield Problem(f"{what} has two subscriptions.", each.place, each.user_id)
             devices.add(device)
+            yield from self._wrong_period(each)
             if each.started_on > self.now.date():
                 yield Problem(
                     f"It starts in the future, on {each.started_on}.", each.place, each.user_id

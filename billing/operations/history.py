@@ -9,7 +9,7 @@ them, too. All of this needs the rights of the tables' owner.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
@@ -44,7 +44,8 @@ from billing.operations._history_checks import (
     Progress,
     service_of,
 )
-from billing.plans.takeover import Payment, paid_period, take_over
+from billing.plans.pricing import Cycle
+from billing.plans.takeover import Payment, take_over
 from users.models import ONE_MAILBOX, User, constraint_of
 
 __all__ = [
@@ -57,6 +58,13 @@ __all__ = [
 ]
 
 ROWS_AT_ONCE: Final = 2_000
+# How long before the last paid day the charge for it can have been posted.
+LONGEST_CYCLES: Final[Mapping[str, timedelta]] = {
+    Cycle.MONTHLY: timedelta(days=32),
+    Cycle.ANNUAL: timedelta(days=367),
+    Cycle.EVERY_DAY: timedelta(days=1),
+    Cycle.ACTIVE_DAY: timedelta(days=1),
+}
 RUNNING: Final = 0x696D706F7274  # the advisory lock of an import
 
 
@@ -81,9 +89,11 @@ def add_customers(users: Sequence[User]) -> None:
         raise EmailTaken from None
 
 
-def add_transactions(transactions: Iterable[PastTransaction], *, expected: int) -> int:
+def add_transactions(
+    transactions: Iterable[PastTransaction], *, expected: int, is_always_checked: bool = False
+) -> int:
     """Writes the transactions of customers who have none: see `billing.ledger.history`."""
-    return load_history(transactions, expected=expected)
+    return load_history(transactions, expected=expected, is_always_checked=is_always_checked)
 
 
 def add_subscriptions(
@@ -243,7 +253,8 @@ class _Import(Checks):
             subscriptions += self._take_over(customer)
             transactions += account.transactions
             self.count(done, customer)
-        add_transactions(transactions, expected=len(transactions))
+        # The panel is at work: no table is locked, however long one user's history is.
+        add_transactions(transactions, expected=len(transactions), is_always_checked=True)
         add_subscriptions(subscriptions)
         events.record_all(
             [
@@ -294,21 +305,21 @@ class _Import(Checks):
         if past.paid_through is None or past.paid_through < self.now.date():
             return None
         plan = subscription.plan
-        first, last = paid_period(plan.cycle, past.started_on, past.paid_through)
-        since = datetime.combine(first, time.min, UTC) - timedelta(days=1)
+        since = datetime.combine(past.paid_through, time.min, UTC) - LONGEST_CYCLES[plan.cycle]
         rows = customer.account.transactions
         number = next(paying_for(rows, subscription.device, since), None)
         if number is None:
             return None
         row = rows[number - 1]
+        first = min(max(row.at.date(), past.started_on), past.paid_through)
         metadata = json.loads(row.metadata) | {
             "subscription": subscription.pk,
             "plan": plan.pk,
             "from": f"{first}",
-            "through": f"{last}",
+            "through": f"{past.paid_through}",
         }
         rows[number - 1] = row._replace(metadata=as_jsonb(metadata))
-        return Payment(number, -Decimal(row.amount).scaleb(-DECIMALS))
+        return Payment(number, -Decimal(row.amount).scaleb(-DECIMALS), first)
 
 
 def _next_subscription_id() -> int:

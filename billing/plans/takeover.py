@@ -7,14 +7,15 @@ from typing import NamedTuple
 from billing.models import Subscription
 from billing.money import ZERO
 from billing.plans.due import ACTIVE, DAY, NO_MONEY, SUSPENDED, USER_DEACTIVATED
-from billing.plans.pricing import Cycle
+from billing.plans.pricing import Cycle, month_end
 
 
 class Payment(NamedTuple):
-    """The transaction that paid the present period: its number and the amount paid."""
+    """The transaction that paid the present period: number, amount, and first paid day."""
 
     number: int
     amount: Decimal
+    first: date
 
 
 def paid_period(plan_cycle: str, started_on: date, paid_through: date) -> tuple[date, date]:
@@ -25,6 +26,13 @@ def paid_period(plan_cycle: str, started_on: date, paid_through: date) -> tuple[
     elif plan_cycle == Cycle.ANNUAL:
         first = paid_through.replace(month=1, day=1)
     return min(max(first, started_on), paid_through), paid_through
+
+
+def ends_with_its_period(plan_cycle: str, day: date) -> bool:
+    """Returns whether a paid period that ends on `day` ends as periods of this cycle do here."""
+    if plan_cycle == Cycle.MONTHLY:
+        return day == month_end(day)
+    return plan_cycle != Cycle.ANNUAL or (day.month, day.day) == (12, 31)
 
 
 def take_over(
@@ -48,7 +56,8 @@ def take_over(
     subscription.due_on = day
     if paid_through is not None and paid_through >= day and plan.cycle != Cycle.ACTIVE_DAY:
         first, last = paid_period(plan.cycle, subscription.started_on, paid_through)
-        subscription.charged_from, subscription.charged_through = first, last
+        subscription.charged_from = payment.first if payment else first
+        subscription.charged_through = last
         subscription.charge_number = payment.number if payment else None
         subscription.paid = payment.amount if payment else ZERO
         subscription.due_on = last + DAY

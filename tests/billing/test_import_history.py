@@ -907,3 +907,104 @@ def test_somebody_who_posts_in_the_last_moment_stops_the_import(
     assert isinstance(outcome.error, ImportRefused)
     assert "Start the import again" in str(outcome.error)
     assert not Transaction.objects.exists()
+
+
+# --- What other systems do differently ----------------------------------------------------------
+
+
+def test_the_balance_after_an_operation_is_enough(db: None, files: Files) -> None:
+    users = ["id,login", "7,ada@example.com"]
+    heading = "user_id,at,amount,new_balance"
+    folder = files(users=users, transactions=[heading, "7,2025-01-05,-10,30"])
+    run(folder)
+    assert [row[3] for row in rows_of("ada@example.com")] == [40, -10]
+
+
+def test_a_gap_shows_in_the_balances_after_operations(db: None, files: Files) -> None:
+    folder = files(
+        users=["id,login", "7,ada@example.com"],
+        transactions=[
+            "user_id,at,amount,new_balance", "7,2025-01-05,10,10", "7,2025-01-06,-3,5"
+        ],
+    )  # fmt: skip
+    assert "The real balance is 8.00 before this operation" in problems(run(folder))[0]
+
+
+def test_a_balance_beyond_all_bounds_is_a_problem(db: None, files: Files) -> None:
+    folder = files(
+        users=["id,login", "7,ada@example.com"],
+        transactions=["user_id,at,amount", *["7,2025-01-05,600000000000000"] * 2],
+    )
+    assert "would be too large" in problems(run(folder))[0]
+
+
+def test_who_changed_address_since_is_not_imported_twice(db: None, files: Files) -> None:
+    run(files(users=USERS, transactions=TRANSACTIONS))
+    User.objects.filter(email="ada@example.com").update(email="countess@example.com")
+    found = run(files(users=USERS, transactions=TRANSACTIONS))
+    assert "User 7 was imported before, as user " in problems(found)[0]
+    assert User.objects.count() == 2
+
+
+def test_an_operation_of_nobody_stops_everything(db: None, files: Files) -> None:
+    folder = files(users=USERS, transactions=[*TRANSACTIONS, ",9,2025-01-08,5,,x,,,"])
+    found = run(folder, skip_users=True)
+    assert (found.is_written, found.stops) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("given_back", "number"),
+    [
+        ("7,3,{day}T00:05:00Z,31,,Taken back,reversal,,8601", None),
+        ("7,3,{day}T00:05:00Z,5,,Rest of the month,main_charge,remainder,8601", None),
+        ("7,3,{day}T00:05:00Z,31,,Another payment,payment,,8602", 2),
+    ],
+)
+def test_what_was_given_back_there_is_not_paid_back_here(
+    db: None, files: Files, given_back: str, number: int | None
+) -> None:
+    today = timezone.now().date()
+    first, end = today.replace(day=1), month_end(today)
+    found = import_subscription(
+        files,
+        f"7,5,2025-02-03,8601,{end},",
+        f"7,2,{first}T00:05:00Z,-31,,Plan Fleet,main_charge,monthly,8601",
+        given_back.format(day=first),
+    )
+    assert found.charge_number == number
+    assert found.paid == (31 if number else 0)
+
+
+def test_a_period_begins_with_its_charge(db: None, files: Files) -> None:
+    """Plan Fleet is proportional: its next charge is for the rest of a month only."""
+    today = timezone.now().date()
+    charged_on, through = today - timedelta(days=10), today + timedelta(days=5)
+    found = import_subscription(
+        files,
+        f"7,5,2025-02-03,8601,{through},",
+        f"7,2,{charged_on}T00:05:00Z,-31,,Plan Fleet,main_charge,monthly,8601",
+    )
+    assert (found.charged_from, found.charged_through) == (charged_on, through)
+    assert (found.paid, found.due_on) == (31, through + timedelta(days=1))
+
+
+def test_a_period_that_ends_elsewhere_needs_a_proportional_plan(db: None, files: Files) -> None:
+    today = timezone.now().date()
+    through = month_end(today) + timedelta(days=14)
+    folder = files(
+        users=USERS,
+        plans=PLANS,
+        subscriptions=["user_id,plan_id,started_on,paid_through", f"7,7,2025-01-01,{through}"],
+    )
+    assert (
+        f"It is paid through {through}, but periods of plan Classic end"
+        in (problems(run(folder))[0])
+    )
+
+
+def test_one_users_long_history_locks_no_table(
+    committed_db: None, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("billing.ledger.history.CHECKED_MAX", 1)
+    monkeypatch.setattr("billing.ledger.history.GUARD", "no_such_guard")
+    assert run(files(users=USERS, transactions=TRANSACTIONS)).transactions == 3

@@ -214,15 +214,75 @@ def test_a_download_that_was_interrupted_goes_on(tmp_path: Path) -> None:
     assert len(list((tmp_path / "transactions").glob("*.csv"))) == 5
 
 
-def test_who_has_another_balance_since_is_asked_for_again(tmp_path: Path) -> None:
+def test_a_complete_download_is_never_overwritten(tmp_path: Path) -> None:
+    """A balance that came back to its old value would hide what happened in between."""
     system = System()
     fetch(tmp_path, system)
+    (tmp_path / "users.csv").write_text("id,login\n7,corrected@example.com\n")
+    with pytest.raises(DownloadFailed, match="leave out --from-panel-api"):
+        fetch(tmp_path, system)
+    assert "corrected" in (tmp_path / "users.csv").read_text()
+
+
+@pytest.mark.parametrize(("hours", "asked"), [(1, 1), (13, 2)])
+def test_only_a_recent_download_is_gone_on_with(tmp_path: Path, hours: int, asked: int) -> None:
+    system = System()
+    system.users = [system.users[1] | {"id": n, "login": f"u{n}@example.com"} for n in (1, 2)]
+
+    def interrupted(name: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        if parameters.get("user_id") == 2:
+            raise KeyboardInterrupt
+        return system(name, parameters)
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(tmp_path, interrupted)
     before = system.asked_for("user/transaction/list")
-    fetch(tmp_path, system)
-    assert system.asked_for("user/transaction/list") == before
-    system.users[1]["balance"] = 5
-    fetch(tmp_path, system)
-    assert system.asked_for("user/transaction/list") == before + 1
+    fetch(tmp_path, system, NOW + timedelta(hours=hours))
+    assert system.asked_for("user/transaction/list") - before == asked
+
+
+@pytest.mark.parametrize("user_id", ["../../etc/x", "a/b", "", None, "1.5"])
+def test_an_id_that_is_no_number_becomes_no_file(tmp_path: Path, user_id: Any) -> None:
+    system = System()
+    system.users[0]["id"] = user_id
+    with pytest.raises(DownloadFailed, match="is no number"):
+        fetch(tmp_path / "new", system)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_the_files_are_for_the_own_account_only(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    fetch(folder, System())
+    modes = {path.stat().st_mode & 0o077 for path in [folder, *folder.rglob("*.csv")]}
+    assert modes == {0}
+
+
+@pytest.mark.parametrize(
+    ("end", "cycle", "last"),
+    [
+        ("2026-12-01", "monthly", "2026-11-30"),
+        ("2027-01-01", "every_year", "2026-12-31"),
+        ("2026-12-01", "everyday", "2026-12-01"),
+        ("2026-11-30", "monthly", "2026-11-30"),
+        (None, "monthly", ""),
+    ],
+)
+def test_the_last_paid_day(end: str | None, cycle: str, last: str) -> None:
+    assert panel_api._last_day(end, cycle) == last
+
+
+def test_a_list_without_a_count_is_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel_api, "PAGE", 2)
+    system = System()
+    system.users = [{"id": n, "login": f"u{n}@example.com"} for n in range(1, 6)]
+
+    def without_count(name: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"list": system(name, parameters)["list"]}
+
+    fetch(tmp_path, without_count)
+    assert len((tmp_path / "users.csv").read_text().splitlines()) == 6
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from billing import ledger
 from billing.ledger import history
 from billing.ledger.history import PastTransaction, as_jsonb, load_history
 from billing.models import Channel, Plan, Subscription, Transaction, TransactionType
-from billing.plans.takeover import Payment, paid_period, take_over
+from billing.plans.takeover import Payment, ends_with_its_period, paid_period, take_over
 from tests.factories import UserFactory, user_with
 from users.models import User
 
@@ -141,13 +141,27 @@ def test_the_period_that_is_paid(
     assert paid_period(cycle, started_on, paid_through) == (first, paid_through)
 
 
+@pytest.mark.parametrize(
+    ("cycle", "day", "ends"),
+    [
+        ("monthly", date(2026, 2, 28), True),
+        ("monthly", date(2026, 2, 27), False),
+        ("every_year", date(2026, 12, 31), True),
+        ("every_year", date(2026, 6, 30), False),
+        ("everyday", date(2026, 2, 27), True),
+    ],
+)
+def test_whether_a_period_ends_as_periods_do_here(cycle: str, day: date, ends: bool) -> None:
+    assert ends_with_its_period(cycle, day) is ends
+
+
 @pytest.mark.parametrize("is_user_active", [True, False])
 def test_what_was_paid_for_is_kept_while_it_waits(is_user_active: bool) -> None:
     subscription = Subscription(plan=Plan(cycle="every_year"), started_on=date(2025, 5, 1))
     take_over(
         subscription,
         paid_through=date(2026, 12, 31),
-        payment=Payment(3, Decimal(120)),
+        payment=Payment(3, Decimal(120), date(2026, 1, 1)),
         is_suspended=True,
         is_user_active=is_user_active,
         now=datetime(2026, 11, 29, 7, tzinfo=UTC),

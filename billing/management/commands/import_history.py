@@ -180,7 +180,11 @@ class Command(BaseCommand):
             self.stderr.write(str(problem))
         if found.problem_count > SHOWN_PROBLEMS:
             path = folder / PROBLEMS_FILE
-            path.write_text("".join(f"{problem}\n" for problem in found.problems), "utf-8")
+            path.write_text(
+                "".join(f"{problem}\n" for problem in found.problems),
+                encoding="utf-8",
+                errors="backslashreplace",
+            )
             kept = (
                 "all"
                 if found.problem_count == len(found.problems)
