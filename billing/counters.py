@@ -108,7 +108,7 @@ ALL: Final = (
 
 
 def _count(counter: Counter, *labels: str, by: int = 1) -> None:
-    """Increments a counter. Errors are logged: counting must not break what is counted."""
+    """Increments a counter. Ignores errors: counting must not break what is counted."""
     with suppress(Exception):
         counter.labels(*labels).inc(by)
 

@@ -131,7 +131,7 @@ class ClockBehind(BillingError):
 
 
 class BalanceMoved(BillingError):
-    """There are later transactions than the caller knew of (`expected_number`)."""
+    """The user's last transaction is not the one that the caller knew of (`expected_number`)."""
 
     code = "balance_moved"
     further_figures = ("balance", "bonus")

@@ -258,7 +258,7 @@ def _post(
 
 
 def _count(types: Sequence[str], outcomes: Sequence[str], channel: Channel) -> None:
-    """Counts the outcomes of entries of these types, when they are committed."""
+    """Counts the outcomes of entries of these types: transactions when they are committed."""
     counters.posted(
         [each for each, outcome in zip(types, outcomes, strict=True) if outcome == "posted"],
         channel,
@@ -300,7 +300,7 @@ def _refusals(user_ids: Collection[int]) -> Iterator[None]:
         raise refusal_from(diagnostics.message_detail) from None
 
 
-# The star evaluates the row once; columns named one by one would evaluate it once each.
+# With the star, PostgreSQL looks at the row's type once; columns named one by one, once each.
 _CALL: Final = 'SELECT "position", outcome, refusal, (posted).* FROM billing_post(%s, %s, %s, %s)'
 _CALL_FOR_NUMBERS: Final = (
     'SELECT (posted).number, outcome FROM billing_post(%s, %s, %s, %s) ORDER BY "position"'

@@ -35,7 +35,7 @@ class Activation(models.Model):
 
 
 class PlanTerms(models.Model):
-    """The price of a plan from a moment until its next row. The last row is the present price.
+    """The terms of a plan from a moment until its next row. The last row has the present ones.
 
     A plan that nobody ever subscribed to can be deleted; these rows stay.
     """

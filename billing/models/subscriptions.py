@@ -159,7 +159,7 @@ class Subscription(models.Model):
 
     @property
     def made_at(self) -> datetime | None:
-        """When it was added; None if the object was not read from the database."""
+        """When it was added; None if this object does not know it."""
         return self.created_at if isinstance(self.created_at, datetime) else None
 
     @property

@@ -67,7 +67,7 @@ class WebhookEndpoint(models.Model):
 
 
 class WebhookEvent(models.Model):
-    """Something that happened to one user's money. Written only if an endpoint wants it."""
+    """Something that happened to a user's money or subscription, if an endpoint wants it."""
 
     type = models.CharField(max_length=32, choices=EventType)
     user = models.ForeignKey(

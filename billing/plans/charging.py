@@ -50,6 +50,7 @@ USERS_PER_BATCH: Final = 5_000
 # program that hangs, which would stop the users after this one.
 WAIT_MAX_SECONDS: Final = 10
 
+# How long the job that resumes one user waits: briefly, because it is tried again.
 RESUME_WAIT_MAX_SECONDS: Final = 1
 # For all locked balances together: the worker is needed for other users.
 WAIT_FOR_ALL_MAX_SECONDS: Final = 60

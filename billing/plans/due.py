@@ -80,8 +80,8 @@ def decide(
     `active_days` holds the days not charged yet, in order, by subscription ID. If a subscription
     was added after `through`, the present state decides.
 
-    Yields None before a subscription changes its status a second time, so that a caller that stores
-    every status can store the first one.
+    Yields None before a subscription is decided about again whose new status is not stored yet, so
+    that a caller that stores every status can store that one.
     """
     return CatchUp(
         subscriptions,
