@@ -108,7 +108,7 @@ def download(
     if (folder / COMPLETE).exists():
         raise DownloadFailed(
             f"{folder} has a complete download. To import it, leave out --from-panel-api. To "
-            "download again, name another folder"
+            "download again, name another folder."
         )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / TRANSACTIONS_OF_USERS).mkdir(mode=0o700, exist_ok=True)
