@@ -1,4 +1,4 @@
-"""Demo data is believable, and in order: as far as the ledger can tell, it was lived."""
+"""The demo data look real, and the ledger and the charging rules accept all of them."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from billing import ledger
 from billing.ledger import history
 from billing.ledger.history import PastTransaction, as_jsonb
 from billing.management.demo import catalogue, company, people, story
+from billing.management.demo.accounts import Account, Staff
 from billing.management.demo.contracts import Contracts
 from billing.models import (
     ActiveDay,
@@ -28,6 +29,7 @@ from billing.models import (
     StandardDescription,
     Subscription,
     Transaction,
+    TransactionType,
     UserDefaults,
 )
 from billing.plans import charging, services
@@ -40,7 +42,7 @@ pytestmark = pytest.mark.as_owner
 
 NOW = datetime(2026, 11, 22, 15, 30, tzinfo=UTC)
 TODAY = NOW.date()
-STAFF = story.Staff(clerks=(1, 2), gateway=3, platform=4)
+STAFF = Staff(clerks=(1, 2), gateway=3, platform=4)
 
 
 def found(**sizes: int) -> None:
@@ -60,7 +62,7 @@ def told(
     for place, plan in enumerate(offered.plans.values(), start=1):
         plan.pk = place
     accounts = [
-        story.Account(place, user.created_at)
+        Account(place, user.created_at)
         for place, user in enumerate(people.customers(rng, 24, until), start=10)
     ]
     return list(
@@ -517,7 +519,7 @@ def test_a_user_with_transactions_cannot_be_given_another_history(db: None) -> N
         user, amount=5, description="Money to start with", actor=None, channel=Channel.IMPORT
     )
     operation = PastTransaction(
-        user.pk, NOW, story.TransactionType.PAYMENT, "import", "Balance taken over", amount=100
+        user.pk, NOW, TransactionType.PAYMENT, "import", "Balance taken over", amount=100
     )
     with pytest.raises(DatabaseError, match="transaction_numbers_are_unique_per_user"):
         history.load_history([operation], expected=1)

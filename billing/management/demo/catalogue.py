@@ -1,4 +1,4 @@
-"""What the made-up company sells: its services, its plans, and what each costs."""
+"""The services and plans of the made-up company, with their prices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class Catalogue:
 
     @cached_property
     def prices(self) -> dict[tuple[int, str], Price]:
-        """What a unit costs, by the ID of the plan and the code of the service."""
+        """Prices of a unit by plan ID and service code."""
         return {
             (each.plan.pk, each.service.code): Price(
                 each.service.name, each.service.unit, each.plan.pk, each.plan.name, each.price
@@ -61,7 +61,7 @@ class Catalogue:
 
 
 def draw_up() -> Catalogue:
-    """The catalogue, not saved."""
+    """Makes the catalogue without saving it."""
     plans = {
         name: Plan(
             name=name,
@@ -84,7 +84,7 @@ def draw_up() -> Catalogue:
 
 
 def publish(catalogue: Catalogue) -> None:
-    """Saves the catalogue, and what it gives to new customers."""
+    """Saves the catalogue and the defaults for new customers."""
     Service.objects.bulk_create(catalogue.services)
     Plan.objects.bulk_create(catalogue.plans.values())
     ServicePrice.objects.bulk_create(catalogue.service_prices)

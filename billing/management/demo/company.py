@@ -1,4 +1,4 @@
-"""The whole of the demo data, as one database transaction: people, history, and today."""
+"""Loads the demo data in one database transaction: people, history and today."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -17,8 +17,9 @@ from tqdm import tqdm
 from billing import ledger
 from billing.ledger.history import PastTransaction
 from billing.management.demo import catalogue, people
+from billing.management.demo.accounts import Account, Staff
 from billing.management.demo.contracts import Contracts
-from billing.management.demo.story import Account, Staff, tell
+from billing.management.demo.story import tell
 from billing.models import Channel, StandardDescription, TransactionType
 from billing.money import DECIMALS
 from billing.operations import history
@@ -43,19 +44,19 @@ STANDARD_DESCRIPTIONS: Final = (
 
 
 class UsersExist(Exception):
-    """Demo data is for an empty installation."""
+    """The installation has users. Demo data is only for an empty one."""
 
 
 def found(*, users: int, transactions: int, seed: int, now: datetime) -> None:
-    """Loads the demo data, whole or, if anything stops it, not at all.
+    """Loads the demo data: all of it or, if anything stops it, nothing.
 
-    The history is imported as that of another system is; the last operations, of this moment, are
-    posted. A charging run that follows has nothing to do today, as if all had really happened.
+    The history is imported like that of another system; the last operations, which happen now,
+    are posted. A charging run afterwards has nothing left to do today.
     """
     rng = Random(seed)  # noqa: S311 - nothing secret is made with it
     with transaction.atomic():
         with connection.cursor() as cursor:
-            # A second start waits here, then sees the users of the first.
+            # A second seed_demo waits here, then sees the users of the first.
             cursor.execute("LOCK TABLE users_user IN SHARE ROW EXCLUSIVE MODE")
         if User.objects.exists():
             raise UsersExist
@@ -97,7 +98,7 @@ def _next_subscription() -> int:
 
 
 def _go_on_after(contracts: Contracts) -> None:
-    """The story has numbered the subscriptions, as charges name them."""
+    """Sets the sequence behind the story's subscriptions, whose IDs its charges name."""
     if contracts.subscriptions:
         with connection.cursor() as cursor:
             last = contracts.subscriptions[-1].pk
@@ -126,7 +127,7 @@ def _hire(now: datetime) -> Staff:
 
 
 def _sign_up(rng: Random, count: int, now: datetime) -> list[Account]:
-    """Makes the customers."""
+    """Saves the customers and returns their accounts."""
     users = list(people.customers(rng, count, now))
     left: dict[int, datetime] = {}
     for place, user in enumerate(users[8:], start=8):
@@ -147,7 +148,7 @@ def _sign_up(rng: Random, count: int, now: datetime) -> list[Account]:
 
 
 def _shown(operations: Iterable[PastTransaction], count: int) -> Iterator[PastTransaction]:
-    """With a progress bar, on a terminal, if it takes longer than a moment."""
+    """Shows a progress bar on a terminal once it takes longer than two seconds."""
     yield from tqdm(
         operations, total=count, desc="History", unit=" rows", unit_scale=True,
         delay=2, disable=None, mininterval=0.5,
@@ -155,7 +156,7 @@ def _shown(operations: Iterable[PastTransaction], count: int) -> Iterator[PastTr
 
 
 def _post(operations: Iterable[PastTransaction]) -> None:
-    """What happens now is posted like everything that will happen from now on."""
+    """Posts operations through the ledger."""
     for (actor_id, channel), group in groupby(operations, key=attrgetter("actor_id", "channel")):
         actor = None if actor_id is None else User.objects.get(pk=actor_id)
         entries = [_entry(operation) for operation in group]
@@ -193,7 +194,7 @@ def _entry(operation: PastTransaction) -> ledger.Entry:
 
 
 def _tidy() -> None:
-    """Statistics for the planner, and the visibility that index-only scans want."""
+    """Collects planner statistics and sets the visibility map for index-only scans."""
     if connection.in_atomic_block:  # a caller's, or a test's: VACUUM is not possible there
         return
     with connection.cursor() as cursor:

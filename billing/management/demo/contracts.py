@@ -1,4 +1,4 @@
-"""Who subscribed to what, and how far it is paid: the story's subscriptions.
+"""The subscriptions of the story and the periods that are paid.
 
 They are kept in memory, and changed only by the pure functions of `billing.plans.due`, which the
 panel and the charging run go through as well. So each is, at any moment of the story, as it would
@@ -46,7 +46,7 @@ from billing.plans.posting import remainder_entry
 from billing.plans.pricing import Charge, Cycle, remainder
 
 if TYPE_CHECKING:
-    from billing.management.demo.story import Account
+    from billing.management.demo.accounts import Account
 
 BATCH: Final = 2_000
 
@@ -73,7 +73,7 @@ class Night:
 
 
 class Contracts:
-    """The subscriptions of all accounts. The first one gets `first_id`."""
+    """The subscriptions of all accounts. The first one gets the ID `first_id`."""
 
     def __init__(self, first_id: int = 1) -> None:
         self.subscriptions: list[Subscription] = []
@@ -93,7 +93,7 @@ class Contracts:
     # --- What happens to one subscription ---------------------------------------------------
 
     def start(self, account: "Account", plan: Plan, device: str, day: date) -> list[Decision]:
-        """A new one, which can be paid."""
+        """Starts a subscription that the account can pay; returns its first charges."""
         subscription = Subscription(
             pk=next(self._ids),
             user_id=account.user_id,
@@ -119,7 +119,7 @@ class Contracts:
         *,
         at_once: bool = True,
     ) -> tuple[list[Entry], list[Decision]]:
-        """What is paid back, and what is then charged; unless `at_once`, neither."""
+        """Returns what is paid back and what is then charged; both empty unless `at_once`."""
         paid_back = _pay_back(subscription, day) if at_once else []
         self._count(subscription, -1)
         put_on_plan(subscription, plan, day, charge_now=at_once)
@@ -131,7 +131,7 @@ class Contracts:
     def cancel(
         self, account: "Account", subscription: Subscription, day: date, *, pay_back: bool
     ) -> tuple[list[Decision], list[Entry]]:
-        """What is still charged, and what is paid back."""
+        """Returns what is still charged and what is paid back."""
         steps: list[Decision] = []
         if subscription.is_by_active_day and subscription.status != SUSPENDED:
             # Today is over for it, and is charged like a day that is.
@@ -156,7 +156,7 @@ class Contracts:
             self._note(account, [subscription])
 
     def active_day_charged(self, step: Decision) -> None:
-        """To be called with each charge, as it is posted."""
+        """Notes an active-day charge; called with each charge as it is posted."""
         if step.charge is not None and step.subscription.is_by_active_day:
             day = self._not_charged[step.subscription.pk].pop(step.charge.first)
             day.is_charged = True
@@ -177,7 +177,7 @@ class Contracts:
         }
 
     def due(self) -> list[tuple["Account", list[Subscription]]]:
-        """Today's accounts, in the order of their IDs, and what is due of each."""
+        """Returns today's accounts in the order of their IDs, each with its due subscriptions."""
         accounts = sorted(self._calendar.pop(self._today, ()), key=attrgetter("user_id"))
         return [(account, due) for account in accounts if (due := _due(account, self._today))]
 
@@ -199,18 +199,18 @@ class Contracts:
         return steps
 
     def put_off(self, account: "Account", due: Sequence[Subscription]) -> None:
-        """Leaves to the next night what could not be charged in this one."""
+        """Moves charges that failed tonight to the next night."""
         self._calendar[self._today + DAY][account] = None
         self._late += len(due)
         self._owed = None
 
     def charges_to_come(self, cycle: str) -> int:
-        """At most so many ordinary charges has a subscription from tomorrow on."""
+        """Returns the most regular charges that a subscription can have from tomorrow on."""
         return self._to_come[cycle]
 
     @property
     def owed(self) -> int:
-        """At most so many charges are still to come, if nobody subscribes any more."""
+        """Returns the most charges that can still come if no subscription starts any more."""
         if self._owed is None:
             self._owed = self._late + sum(
                 number * self._to_come[cycle] for cycle, number in self._priced.items()
@@ -224,7 +224,7 @@ class Contracts:
             self._priced[subscription.plan.cycle] += change
 
     def _note(self, account: "Account", changed: Sequence[Subscription]) -> None:
-        """Keeps the calendar, and what is still to come, up to date."""
+        """Updates the calendar and the number of charges to come."""
         for subscription in changed:
             if subscription.due_on is not None:
                 self._calendar[subscription.due_on][account] = None
@@ -237,7 +237,7 @@ class Contracts:
     # --- Afterwards -------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Writes everything as it has become."""
+        """Saves the subscriptions, active days and charging runs."""
         history.add_subscriptions(self.subscriptions, self.active_days)
         ChargingRun.objects.bulk_create([night.run for night in self.nights], batch_size=BATCH)
         ChargingBatch.objects.bulk_create(
@@ -264,7 +264,7 @@ def _due(account: "Account", day: date) -> list[Subscription]:
 
 
 def _pay_back(subscription: Subscription, day: date) -> list[Entry]:
-    """The rest of what was paid for. (Nobody reverses a subscription's charge in the story.)"""
+    """Returns what was paid for today and later. (The story reverses no subscription charges.)"""
     paid = subscription.paid_period
     if paid is None or paid.last < day:
         return []

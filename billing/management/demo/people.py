@@ -18,7 +18,7 @@ JOINED_WITHIN: Final = timedelta(days=730)
 
 
 class Country(NamedTuple):
-    """How people are called and addressed there. In patterns, each # stands for a digit."""
+    """Names and addresses of one country. In patterns, each # stands for a digit."""
 
     name: str
     first_names: Sequence[str]
@@ -196,7 +196,7 @@ COMMENTS: Final = (
 
 
 class Job(NamedTuple):
-    """An operator, and the group that says what the operator may do."""
+    """An operator and the group with the operator's permissions."""
 
     email: str
     first_name: str
@@ -217,7 +217,7 @@ JOBS: Final = (
 
 
 def customers(rng: Random, count: int, now: datetime) -> Iterator[User]:
-    """So many customers, not saved, from the first who joined to the last.
+    """Yields `count` customers, not saved, in the order in which they joined.
 
     The first few are there from the start, and stay.
     """
@@ -271,6 +271,6 @@ def _digits(rng: Random, pattern: str) -> str:
 
 
 def _ascii(name: str) -> str:
-    """The name as it goes into an e-mail address."""
+    """Returns the name as part of an e-mail address."""
     plain = unicodedata.normalize("NFKD", name.replace("ł", "l").replace("Ł", "L"))
     return re.sub(r"[^a-z]+", "-", plain.encode("ascii", "ignore").decode().lower())
