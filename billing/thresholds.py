@@ -35,7 +35,7 @@ class Change(NamedTuple):
     after: Threshold
 
 
-def by_default() -> Threshold:
+def default_threshold() -> Threshold:
     row = LowBalanceThreshold.objects.filter(user=None).first()
     return Threshold(row.amount if row else None, is_own=False)
 
@@ -43,7 +43,7 @@ def by_default() -> Threshold:
 def of(user_id: int) -> Threshold:
     """Returns the threshold that counts for a user."""
     row = LowBalanceThreshold.objects.filter(user=user_id).first()
-    return Threshold(row.amount, is_own=True) if row else by_default()
+    return Threshold(row.amount, is_own=True) if row else default_threshold()
 
 
 @transaction.atomic
@@ -52,9 +52,9 @@ def set_default(amount: Amount | None) -> Change:
     checked = None if amount is None else _checked(amount)
     row, _ = LowBalanceThreshold.objects.get_or_create(user=None)
     LowBalanceThreshold.objects.select_for_update().get(pk=row.pk)  # one change after the other
-    before = by_default()
+    before = default_threshold()
     LowBalanceThreshold.objects.filter(pk=row.pk).update(amount=checked)
-    return Change(before, by_default())
+    return Change(before, default_threshold())
 
 
 @transaction.atomic

@@ -78,7 +78,7 @@ def shown(number: str) -> str:
     return number.replace("-", "−")
 
 
-def in_full(number: str) -> str:
+def unambiguous(number: str) -> str:
     """Returns a plain number in an unambiguous form: not with three decimals."""
     return f"{number}0" if len(number.rpartition(".")[2]) == 3 and "." in number else number
 

@@ -12,7 +12,7 @@ from django.core.validators import validate_email as has_usual_form
 from django.db.models import Func, TextField, Value
 from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
 
-from users.texts import CANNOT_BE_SEEN, has_unseen
+from users.texts import CANNOT_BE_SEEN, has_invisible
 
 # Installations in closed networks have addresses like "ada@panel.local"; nobody checks whether mail
 # arrives there.
@@ -38,7 +38,7 @@ def composed(email: str) -> str:
 
 def validate_address(email: str) -> None:
     """Raises ValidationError for a malformed address. Does not check that mail can reach it."""
-    if has_unseen(email):
+    if has_invisible(email):
         raise ValidationError(CANNOT_BE_SEEN)
     email = composed(email)
     has_usual_form(email)

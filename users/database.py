@@ -259,11 +259,11 @@ _turns = Turns()
 
 
 @contextmanager
-def turn(keys: Iterable[Hashable]) -> Iterator[None]:
+def hold_turn(keys: Iterable[Hashable]) -> Iterator[None]:
     """Holds the turn for the rows in `keys` while the caller waits in the database for their locks.
 
     A caller that has locked one of these rows already must not wait here for it: the thread whose
-    turn it is waits for that lock. `held` therefore first tries without a turn.
+    turn it is waits for that lock. `lock_row` therefore first tries without a turn.
     """
     if _Process.limits is None or not _Process.limits.takes_turns:
         yield
@@ -276,7 +276,7 @@ def takes_turns() -> bool:
     return _Process.limits is not None and _Process.limits.takes_turns
 
 
-def held[Row: Model](
+def lock_row[Row: Model](
     rows: QuerySet[Row], key: object, *, no_key: bool = True, of: Literal["self"] | None = None
 ) -> Row | None:
     """Locks the one row of `rows` until the database transaction ends, and returns it.
@@ -289,5 +289,5 @@ def held[Row: Model](
         free = rows.select_for_update(skip_locked=True, **options).first()
         if free is not None:
             return free
-    with turn([(rows.model._meta.label, key)]):
+    with hold_turn([(rows.model._meta.label, key)]):
         return rows.select_for_update(**options).first()

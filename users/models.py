@@ -14,7 +14,7 @@ from django.db.models.functions import Lower
 from django.utils import timezone
 
 from users.addresses import Mailbox, composed, validate_address
-from users.texts import CANNOT_BE_SEEN, has_unseen
+from users.texts import CANNOT_BE_SEEN, has_invisible
 
 ADDRESS_IS_TAKEN: Final = "Another user has this e-mail address already."
 # The constraints by which the database refuses an address that another user has.
@@ -76,7 +76,7 @@ class UserManager(BaseUserManager["User"]):
             .filter(is_spelled_so | ~Exists(others))
         )
 
-    def twins(self) -> "models.QuerySet[User]":
+    def sharing_mailbox(self) -> "models.QuerySet[User]":
         """Returns the users who share a mailbox, ordered by mailbox.
 
         They had the same mailbox before this was forbidden; no new ones can be added.
@@ -305,7 +305,7 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     def _has_unseen(self, name: str) -> bool:
         value = getattr(self, name)
-        return isinstance(value, str) and has_unseen(value, lines=name == "comment")
+        return isinstance(value, str) and has_invisible(value, lines=name == "comment")
 
     def clean(self) -> None:
         super().clean()

@@ -95,7 +95,7 @@ def _frequencies() -> Mapping[str, float]:
 # --- Queries ------------------------------------------------------------------------------------
 
 
-class Asked(NamedTuple):
+class QueryWord(NamedTuple):
     """A word of a query: as it was typed, and folded, which can make several words of it."""
 
     typed: str
@@ -106,7 +106,7 @@ class Asked(NamedTuple):
         return bool(self.folded) and all(map(NUMBER.fullmatch, self.folded))
 
 
-def asked(text: str) -> list[Asked]:
+def query_words(text: str) -> list[QueryWord]:
     """Splits a query into words; only its first LONGEST_SEARCH characters count."""
     typed = normalize("NFC", text[:LONGEST_SEARCH].replace("\0", "")).split()
     if not typed:
@@ -114,7 +114,7 @@ def asked(text: str) -> list[Asked]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT users_fold(each) FROM unnest(%s::text[]) AS each", [typed])
         return [
-            Asked(word, folded.split())
+            QueryWord(word, folded.split())
             for word, (folded,) in zip(typed, cursor.fetchall(), strict=True)
         ]
 
@@ -128,13 +128,13 @@ def search(users: QuerySet[User], text: str) -> QuerySet[User]:
     return users.filter(found_by(text))
 
 
-def found_by(text: str, user: str = "", beside: Callable[[Asked], Q] | None = None) -> Q:
+def found_by(text: str, user: str = "", beside: Callable[[QueryWord], Q] | None = None) -> Q:
     """Returns the condition of `search` for rows that refer to a user.
 
     `user` is the lookup path from a row to its user, like "owner"; "" if the rows are users.
     `beside` returns a further condition under which a row matches a word.
     """
-    words = asked(text)
+    words = query_words(text)
     if words and not any(word.folded for word in words):
         return Q(pk__in=[])  # nothing is left after folding, for example of apostrophes alone
     people = _People(f"{user}__" if user else "")
@@ -155,12 +155,12 @@ def found_by(text: str, user: str = "", beside: Callable[[Asked], Q] | None = No
     return condition
 
 
-def _together(words: Sequence[Asked]) -> Iterator[list[Asked]]:
+def _together(words: Sequence[QueryWord]) -> Iterator[list[QueryWord]]:
     """Yields each word in a list of its own, and neighbouring words of a number in one list.
 
     Words that are empty after folding are left out.
     """
-    number: list[Asked] = []
+    number: list[QueryWord] = []
     for word in words:
         if word.is_of_a_number:
             number.append(word)
@@ -185,7 +185,7 @@ class _People:
     def with_part(self, folded: str) -> Q:
         return Q(**{f"{self.way}search_text__{self.lookup}": folded})
 
-    def with_word(self, word: Asked) -> Q:
+    def with_word(self, word: QueryWord) -> Q:
         found = reduce(and_, map(self.with_part, word.folded), Q())
         if (user_id := id_in(word.typed.strip("#,;"))) is not None:
             found |= Q(**{f"{self.way}pk": user_id})
@@ -200,7 +200,7 @@ def in_texts(rows: QuerySet[Any], text: str, *names: str) -> QuerySet[Any]:
     No index is used, so this is for small tables.
     """
     rows = rows.alias(**{f"folded_{name}": Folded(name) for name in names})
-    for word in asked(text):
+    for word in query_words(text):
         ways = [
             reduce(and_, (Q(**{f"folded_{name}__contains": each}) for each in word.folded))
             for name in names

@@ -30,7 +30,7 @@ _BLANK_BRAILLE: Final = "\u2800"
 _FIRST_LETTER_THAT_JOINS: Final = "\u0590"
 
 
-def has_unseen(text: str, *, lines: bool = False) -> bool:
+def has_invisible(text: str, *, lines: bool = False) -> bool:
     """True if a text contains an invisible character, or consists of blank characters alone.
 
     With `lines`, line breaks and tabs are allowed. Joiners between letters that need them count as
@@ -40,7 +40,7 @@ def has_unseen(text: str, *, lines: bool = False) -> bool:
     if text.isascii() and text.isprintable():
         return False  # the usual case, made fast
     for place, character in enumerate(text):
-        if not _is_unseen(character) or (lines and character in "\n\r\t"):
+        if not _is_invisible(character) or (lines and character in "\n\r\t"):
             continue
         before, after = text[place - 1 : place], text[place + 1 : place + 2]
         if character in _JOINERS and (_is_joined(before, after) or _is_emoji(before, after)):
@@ -52,12 +52,12 @@ def has_unseen(text: str, *, lines: bool = False) -> bool:
     return bool(text.strip(" \n\r\t")) and all(map(_is_blank, text))
 
 
-def _is_unseen(character: str) -> bool:
+def _is_invisible(character: str) -> bool:
     return bool(_IGNORABLE.match(character)) or category(character) in _INVISIBLE
 
 
 def _is_blank(character: str) -> bool:
-    return character.isspace() or character == _BLANK_BRAILLE or _is_unseen(character)
+    return character.isspace() or character == _BLANK_BRAILLE or _is_invisible(character)
 
 
 def _is_joined(before: str, after: str) -> bool:
@@ -70,7 +70,7 @@ def _is_joined(before: str, after: str) -> bool:
 
 
 def _is_of_a_word(character: str) -> bool:
-    return not _is_unseen(character) and category(character)[0] in "LM"
+    return not _is_invisible(character) and category(character)[0] in "LM"
 
 
 def _is_emoji(before: str, after: str) -> bool:
@@ -85,13 +85,13 @@ def _takes_a_style(before: str) -> bool:
 
 
 def readable(text: str) -> str:
-    """Returns the text with a space for each invisible character, if `has_unseen` refuses it."""
-    if not has_unseen(text):
+    """Returns the text with a space for each invisible character, if `has_invisible` refuses it."""
+    if not has_invisible(text):
         return text
-    return "".join(" " if _is_unseen(each) else each for each in text)
+    return "".join(" " if _is_invisible(each) else each for each in text)
 
 
-def unstorable(text: str) -> str | None:
+def storage_problem(text: str) -> str | None:
     """Returns why the database cannot store a text, as a predicate without a subject, or None."""
     if "\0" in text:
         return "contains a null character"

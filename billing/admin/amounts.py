@@ -19,7 +19,7 @@ from billing import currencies
 from billing.errors import InvalidAmount, InvalidQuantity
 from billing.money import NotMoney, format_money, to_money
 from billing.plans.pricing import to_quantity
-from billing.typed import Ambiguous, NotRead, finer_than_money, in_full, read_number, shown
+from billing.typed import Ambiguous, NotRead, finer_than_money, read_number, shown, unambiguous
 
 LONGEST_TYPED: Final = 40
 
@@ -138,7 +138,7 @@ class Question(ValidationError):
 
     def __init__(self, name: str, readings: tuple[str, str]) -> None:
         self.readings = readings
-        first, second = (_button(name, in_full(each), shown(each)) for each in readings)
+        first, second = (_button(name, unambiguous(each), shown(each)) for each in readings)
         html = format_html("{}Did you mean {} or {}?", _default_button(), first, second)
         super().__init__(html, code="ambiguous")
 
@@ -154,7 +154,7 @@ def finer(amount: Decimal, name: str) -> ValidationError:
         shown(exact),
         currencies.own(),
         has,
-        _button(name, in_full(exact), f"Take {shown(exact)}"),
+        _button(name, unambiguous(exact), f"Take {shown(exact)}"),
     )
     return ValidationError(html, code="finer")
 

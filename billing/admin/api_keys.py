@@ -32,7 +32,7 @@ from users.admin.base import titled
 from users.admin.groups import PermissionsField
 from users.authority import operators_managed_by, permissions_of
 from users.models import User
-from users.search import Asked, Folded, found_by
+from users.search import Folded, QueryWord, found_by
 
 # A second key of the same name within this time is probably the same form sent twice.
 JUST_NOW: Final = timedelta(minutes=10)
@@ -103,7 +103,7 @@ class KeyFilters(PanelForm):
         return rows.filter(found_by(self.cleaned_data.get("q", ""), "owner", _of_the_key))
 
 
-def _of_the_key(word: Asked) -> Q:
+def _of_the_key(word: QueryWord) -> Q:
     of_the_key = Q(prefix=word.typed)
     if word.folded:
         of_the_key |= Q(*(Q(folded_name__contains=each) for each in word.folded))
@@ -305,7 +305,7 @@ class ApiKeyAdmin(WithHistory):
             return self._form(request, ApiKeyForm(actor, now))
         with transaction.atomic():
             # Locks the operator, so that the same form sent twice makes one key.
-            database.held(User.objects.filter(pk=actor.pk), actor.pk)
+            database.lock_row(User.objects.filter(pk=actor.pk), actor.pk)
             form = ApiKeyForm(actor, now, request.POST)
             if not form.is_valid():
                 return self._form(request, form)

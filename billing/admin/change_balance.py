@@ -14,11 +14,11 @@ from billing.admin.pages import (
     PanelForm,
     confirmation_key,
     customer_or_404,
-    outages_told_in,
+    outages_shown_in,
     page_context,
     page_of_form,
 )
-from billing.admin.transaction_page import to_posted
+from billing.admin.transaction_page import redirect_to_posted
 from billing.descriptions import DESCRIPTION_MAX_LENGTH, LENGTHS
 from billing.errors import (
     BalanceMoved,
@@ -84,7 +84,7 @@ class ChangeBalanceForm(PanelForm):
     def save(self) -> Transaction | None:
         """Posts. Returns the transaction, or None if it was refused; the errors then say why."""
         posted = None
-        with outages_told_in(self):
+        with outages_shown_in(self):
             posted = self._post()
         return None if self.outage else posted
 
@@ -144,7 +144,7 @@ def change_balance(request: HttpRequest, user_id: int, model_admin: ModelAdmin) 
     user = customer_or_404(user_id)
     form = ChangeBalanceForm(user, actor, request.POST if request.method == "POST" else None)
     if form.is_valid() and (posted := form.save()):
-        return to_posted(posted)
+        return redirect_to_posted(posted)
     context = page_context(request, model_admin, title="Change balance", user=user) | {
         "form": form,
         "balance": form.seen,

@@ -13,7 +13,7 @@ from billing import ledger, operations
 from billing.admin.amounts import QuantityField
 from billing.admin.confirmation import ConfirmedForm, Effect, advance
 from billing.admin.pages import customer_or_404, page_context, page_of_form
-from billing.admin.transaction_page import to_posted
+from billing.admin.transaction_page import redirect_to_posted
 from billing.descriptions import DESCRIPTION_MAX_LENGTH
 from billing.errors import (
     BillingError,
@@ -148,7 +148,7 @@ def charge_service(request: HttpRequest, user_id: int, model_admin: ModelAdmin) 
     form = ChargeServiceForm(user, actor, request.POST if request.method == "POST" else None)
     step = advance(form)
     if step.done is not None:
-        return to_posted(step.done.posted[0])
+        return redirect_to_posted(step.done.posted[0])
     devices = Subscription.objects.live().filter(user=user).order_by("device")
     context = page_context(request, model_admin, title="Charge service", user=user) | {
         "form": form,

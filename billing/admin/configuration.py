@@ -127,7 +127,7 @@ class ConfigurationAdmin(WithHistory):
         obj = super().get_object(request, object_id, from_field)
         if obj is not None and request.method == "POST" and connection.in_atomic_block:
             rows = self.model._default_manager.filter(pk=obj.pk)
-            return database.held(rows, obj.pk, no_key=False)
+            return database.lock_row(rows, obj.pk, no_key=False)
         return obj
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:

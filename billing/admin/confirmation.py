@@ -16,7 +16,7 @@ from django import forms
 from django.db import transaction
 from django.forms.boundfield import BoundField
 
-from billing.admin.pages import PanelForm, confirmation_key, outages_told_in
+from billing.admin.pages import PanelForm, confirmation_key, outages_shown_in
 from billing.errors import BillingError
 from billing.models import Transaction
 from users.models import User
@@ -103,7 +103,7 @@ def advance(form: ConfirmedForm) -> Stage:
     is_confirmed = "confirm" in form.data
     outcome: Effect | None = None
     try:
-        with outages_told_in(form), transaction.atomic():
+        with outages_shown_in(form), transaction.atomic():
             outcome = form.perform()
             if is_confirmed and outcome.fingerprint == form.cleaned_data["seen"]:
                 return Stage(done=outcome)

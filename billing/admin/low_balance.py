@@ -69,7 +69,7 @@ class OwnForm(DefaultForm):
         if not threshold.is_own:
             self.initial["amount"] = None
         self.fields["when"].choices = [  # type: ignore[attr-defined]
-            ("default", f"By default: {thresholds.by_default()}"),
+            ("default", f"By default: {thresholds.default_threshold()}"),
             ("amount", "Below an amount of the user's own"),
             ("never", "Never"),
         ]
@@ -134,7 +134,7 @@ class LowBalanceThresholdAdmin(ReadOnlyAdmin):
         actor = request.user
         if not _may_view(request) or not isinstance(actor, User):
             raise PermissionDenied
-        threshold = thresholds.by_default()
+        threshold = thresholds.default_threshold()
         form = DefaultForm(threshold, request.POST if request.method == "POST" else None)
         if request.method == "POST":
             if not _may_change(request):
@@ -174,10 +174,10 @@ class LowBalanceThresholdAdmin(ReadOnlyAdmin):
         return HttpResponseRedirect(reverse("admin:users_user_low_balance", args=[row.user_id]))
 
     @staticmethod
-    def _changes() -> list[reports.Deed]:
+    def _changes() -> list[reports.HistoryEntry]:
         """Returns the changes of the default, latest first."""
         row = LowBalanceThreshold.objects.filter(user=None).first()
         if row is None:
             return []
         found = events.of_subject(Subject.LOW_BALANCE, row.pk)[:CHANGES_SHOWN]
-        return [reports.Deed.of_event(event) for event in found]
+        return [reports.HistoryEntry.of_event(event) for event in found]

@@ -89,7 +89,7 @@ def one_number_of_decimals(rows: Iterable[Model], *paths: str) -> None:
 
 
 @contextmanager
-def outages_told_in(form: "PanelForm") -> Iterator[None]:
+def outages_shown_in(form: "PanelForm") -> Iterator[None]:
     """Shows outages during posting in the form, as it was typed, if the database can be read.
 
     Other outages become a page of their own (config/outages.py).

@@ -23,7 +23,9 @@ class RunReport:
     def __init__(self, run: ChargingRun, now: datetime) -> None:
         self.run = run
         self.state = reports.state_of(run, now)
-        self.until = run.finished_at or (now if self.state == "running" else reports.heard_of(run))
+        self.until = run.finished_at or (
+            now if self.state == "running" else reports.last_progress_at(run)
+        )
 
     @property
     def took(self) -> timedelta:

@@ -31,7 +31,7 @@ def start_page_context(request: HttpRequest, context: dict[str, Any]) -> dict[st
         context |= _turnovers() | {"latest": reports.latest(10)}
     if request.user.has_perm("billing.view_webhookendpoint"):
         context["failing_endpoints"] = webhooks.failing(timezone.now())
-        context["unsent_since"] = webhooks.unsent_since(timezone.now())
+        context["stalled_since"] = webhooks.stalled_since(timezone.now())
     if request.user.has_perm("billing.view_webhookdelivery"):
         context["given_up"] = counted(webhooks.given_up_lately(timezone.now()))
     if request.user.has_perm("billing.view_chargingrun"):
@@ -41,7 +41,7 @@ def start_page_context(request: HttpRequest, context: dict[str, Any]) -> dict[st
 
 def _shared_mailboxes() -> list[str]:
     """Returns mailboxes that several customers share, from before that was refused."""
-    customers = User.objects.twins().filter(is_staff=False)
+    customers = User.objects.sharing_mailbox().filter(is_staff=False)
     mailboxes = customers.values_list("email_identity", flat=True)
     return list(dict.fromkeys(mailboxes))
 

@@ -23,7 +23,7 @@ from billing import ledger, operations, reports
 from billing.admin.pages import (
     PanelForm,
     confirmation_key,
-    outages_told_in,
+    outages_shown_in,
     page_context,
     page_of_form,
     row_or_404,
@@ -164,8 +164,8 @@ class TransactionAdmin(PanelAdmin):
         refusal = None
         if form.is_valid():
             try:
-                with outages_told_in(form):
-                    return to_posted(form.save())
+                with outages_shown_in(form):
+                    return redirect_to_posted(form.save())
             except BillingError as problem:
                 refusal = problem
         reports.tie_reversals([row])
@@ -239,7 +239,7 @@ def _plan_of(data: dict[str, Any]) -> list[tuple[str, str]]:
     return [("Plan", plan.name)] if plan else []
 
 
-def to_posted(posted: Transaction) -> HttpResponseRedirect:
+def redirect_to_posted(posted: Transaction) -> HttpResponseRedirect:
     """Redirects to the tab, which shows what was posted and marks its row."""
     address = reverse("admin:users_user_transactions", args=[posted.user_id])
     query = {"posted": posted.number} | ({"again": 1} if posted.replayed else {})

@@ -35,7 +35,7 @@ from billing.admin.transactions import user_transactions
 from billing.errors import EmailTaken
 from billing.models import Channel, Subject, Subscription
 from billing.money import format_money
-from billing.typed import in_full, shown
+from billing.typed import shown, unambiguous
 from users.admin.customers import UserAdmin
 from users.admin.people import StatusFilter
 from users.models import User
@@ -89,7 +89,7 @@ class AmountRangeFilter(admin.ListFilter):
         query.pop("p", None)  # the page number
         answers = []
         for reading in problem.readings:
-            query[name] = in_full(reading)
+            query[name] = unambiguous(reading)
             answers.append((shown(reading), f"?{query.urlencode()}"))
         return links(answers)
 

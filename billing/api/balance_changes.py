@@ -83,7 +83,7 @@ def change_balance(
     "place, from 1, of one that was refused. With `skip_refused`, what can be posted is posted.",
 )
 def change_balances(request: HttpRequest, batch: BatchIn, response: HttpResponse) -> dict[str, Any]:
-    known = operations.customers.known({entry.user_id for entry in batch.entries})
+    known = operations.customers.existing_customer_ids({entry.user_id for entry in batch.entries})
     refused: dict[int, BillingError] = {}
     entries: list[tuple[int, ledger.Entry]] = []
     for place, entry in enumerate(batch.entries, start=1):

@@ -24,7 +24,7 @@ from billing.descriptions import DESCRIPTION_MAX_LENGTH, LENGTHS
 from billing.models import Channel, Subscription, TransactionType
 from billing.plans.pricing import Cycle
 from users.ids import MAX_ID
-from users.texts import unstorable
+from users.texts import storage_problem
 
 AMOUNT_PATTERN = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)$"
 # Pydantic would also accept seconds since 1970, days as times, and times as days.
@@ -33,7 +33,7 @@ MOMENT_PATTERN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[
 
 
 def _storable(text: str) -> str:
-    if problem := unstorable(text):
+    if problem := storage_problem(text):
         raise ValueError(f"It {problem}.")
     return text
 

@@ -1,7 +1,7 @@
 """Calls that read the ledger: transactions of one user or all users, and balances at any time.
 
 Pages use indexes; no page counts or skips rows. A list that is sorted oldest first can be followed:
-its cursor continues after everything that was seen (`reports.Stretch`).
+its cursor continues after everything that was seen (`reports.Slice`).
 """
 
 from collections.abc import Iterator
@@ -107,7 +107,7 @@ def list_transactions_of_user(
     if filters.cursor is not None:
         [beyond] = cursors.from_text(of, filters.cursor, 1)
     with _time_limit(listing):
-        stretch = reports.stretch_of_user(
+        stretch = reports.slice_of_user(
             listing, beyond=beyond, newest_first=filters.newest_first, limit=filters.limit
         )
     end = None if stretch.end is None else cursors.to_text(of, stretch.end)
@@ -127,7 +127,7 @@ def list_transactions(request: HttpRequest, filters: Query[TransactionFilters]) 
     of = f"transactions, {filters.order} first"
     beyond = None if filters.cursor is None else _place(of, filters.cursor)
     with _time_limit(listing):
-        stretch = reports.stretch_of_all(
+        stretch = reports.slice_of_all(
             listing, beyond=beyond, newest_first=filters.newest_first, limit=filters.limit
         )
     return _page(stretch, filters, None if stretch.end is None else _cursor(of, stretch.end))
@@ -219,7 +219,7 @@ def _time_limit(listing: reports.Listing) -> Iterator[None]:
 
 
 def _page(
-    stretch: reports.Stretch[Any], filters: TransactionFilters, end: str | None
+    stretch: reports.Slice[Any], filters: TransactionFilters, end: str | None
 ) -> dict[str, Any]:
     goes_on = stretch.has_more or not filters.newest_first
     return {

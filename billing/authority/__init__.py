@@ -16,7 +16,7 @@ from billing.authority.keys import (
     state_of,
     working_keys,
 )
-from billing.authority.limits import forget_allowances, forgive, spend, whole_seconds
+from billing.authority.limits import forget_allowances, return_allowance, spend, whole_seconds
 from billing.authority.logins import (
     ADDRESS_IS_KNOWN_FOR,
     LOGINS_PER_MINUTE,
@@ -40,11 +40,11 @@ __all__ = [
     "find_key",
     "find_session",
     "forget_allowances",
-    "forgive",
     "hash_of",
     "issue_key",
     "note_use",
     "open_session",
+    "return_allowance",
     "revoke_key",
     "spend",
     "spend_login",

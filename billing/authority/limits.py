@@ -45,7 +45,7 @@ def whole_seconds(wait: timedelta) -> int:
     return max(1, math.ceil(wait.total_seconds()))
 
 
-def forgive(bearer: str) -> None:
+def return_allowance(bearer: str) -> None:
     """Gives back all that was used, for example after a successful login."""
     ApiAllowance.objects.filter(pk=bearer).delete()
 

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from billing.authority.hashes import hash_of
-from billing.authority.limits import forgive, spend
+from billing.authority.limits import return_allowance, spend
 from billing.models import ApiAllowance
 from users.models import User
 
@@ -35,7 +35,7 @@ def spend_login(
 def accept_login(login: str, *, address: str, browser: str | None = None, now: datetime) -> None:
     """Resets the counts after a successful login, and remembers the address."""
     whose = _whose(login)
-    forgive(_bearer(whose, address, browser))
+    return_allowance(_bearer(whose, address, browser))
     ApiAllowance.objects.update_or_create(
         bearer=_bearer(whose, address, is_known=True),
         defaults={"spent_until": now + ADDRESS_IS_KNOWN_FOR},

@@ -21,7 +21,7 @@ from billing.imports.records import PastOperation, PastUser, Problem
 from billing.ledger.history import PastTransaction, as_jsonb, units_of
 from billing.models import TransactionType
 from billing.money import DECIMALS, MAX_MONEY, format_money
-from users.texts import has_unseen, readable
+from users.texts import has_invisible, readable
 
 TAKEN_OVER: Final = "Balance taken over from the previous system"
 DIFFERENCE: Final = "Difference in the history of the previous system"
@@ -181,7 +181,7 @@ class _Builder:
             self._refuse(f"{operation.at:%Y-%m-%d %H:%M:%S %Z} is in the future.", operation)
         elif len(operation.device) > DEVICE_MAX:
             self._refuse(f"The device has more than {DEVICE_MAX} characters.", operation)
-        elif has_unseen(operation.device):
+        elif has_invisible(operation.device):
             self._refuse("The device contains characters that cannot be seen.", operation)
         elif operation.id and len(KEY.format(operation.id)) > KEY_MAX:
             self._refuse("Its ID is too long.", operation)

@@ -25,7 +25,7 @@ from billing.imports.records import (
 )
 from billing.money import NotMoney, to_money
 from billing.plans.pricing import Cycle
-from users.texts import unstorable
+from users.texts import storage_problem
 
 CELL_MAX: Final = 100_000  # characters
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)  # the ledger takes nothing older
@@ -176,7 +176,7 @@ class _Line:
         value = self.cells.get(name, "")
         if is_required and not value:
             raise Unreadable(f"There is no {name}.")
-        if problem := unstorable(value):
+        if problem := storage_problem(value):
             raise Unreadable(f"{name} {problem}.")
         return value
 

@@ -56,7 +56,7 @@ def lock_balances(users: Iterable[int], *, skip_locked: bool = False) -> dict[in
     # A balance that is free, or already locked by the caller, needs no waiting for a turn.
     if free := _lock(possible, skip_locked=True):
         return free
-    with database.turn(possible):
+    with database.hold_turn(possible):
         return _lock(possible, skip_locked=False)
 
 

@@ -18,7 +18,7 @@ from billing.errors import InvalidAmount, InvalidEntry
 from billing.models import TransactionType
 from billing.money import ZERO, Amount, NotMoney, to_money
 from users.models import User
-from users.texts import has_unseen, readable, unstorable
+from users.texts import has_invisible, readable, storage_problem
 
 # The ID of the request, in a transaction's metadata. Not part of the content that is compared when
 # an idempotency key is repeated.
@@ -240,9 +240,9 @@ def checked_text(name: str, value: object, max_length: int, *, is_stored: bool =
         raise InvalidEntry(field=name, reason="it must be a text")
     if value.isascii() and value.isprintable() and len(value) <= max_length:
         return value  # the usual case: none of the following checks can fail
-    if problem := unstorable(value):
+    if problem := storage_problem(value):
         raise InvalidEntry(field=name, reason=f"it {problem}")
-    if has_unseen(value) and not is_stored:
+    if has_invisible(value) and not is_stored:
         raise InvalidEntry(field=name, reason="it contains characters that cannot be seen")
     if len(value) > max_length:
         raise InvalidEntry(field=name, reason=f"it has more than {max_length} characters")

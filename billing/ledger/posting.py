@@ -291,7 +291,7 @@ def _refusals(user_ids: Collection[int]) -> Iterator[None]:
         else:
             # Batches wait for batches: it is unknown which of its users a batch waits for.
             waits_for = user_ids if len(user_ids) == 1 else {("batch", each) for each in user_ids}
-            with database.turn(waits_for), database.committing():
+            with database.hold_turn(waits_for), database.committing():
                 yield
     except DatabaseError as problem:
         diagnostics = getattr(problem.__cause__, "diag", None)

@@ -151,11 +151,11 @@ TRANSACTION_RULES: Final = (
 )
 
 # These need more than a row and the one before it, so they are checked separately.
-ONE_KEY: Final = Rule("G6", "no other transaction of the user has its idempotency key")
+UNIQUE_KEY: Final = Rule("G6", "no other transaction of the user has its idempotency key")
 ACTOR: Final = Rule("G8", "its actor is somebody who exists")
-ONE_ID: Final = Rule("G2", "no other transaction has its ID")
-SOMEBODYS: Final = Rule("G1", "it says whose it is")
-RULES_APART: Final = (ONE_KEY, ACTOR, ONE_ID, SOMEBODYS)
+UNIQUE_ID: Final = Rule("G2", "no other transaction has its ID")
+HAS_USER: Final = Rule("G1", "it says whose it is")
+SEPARATE_RULES: Final = (UNIQUE_KEY, ACTOR, UNIQUE_ID, HAS_USER)
 
 # For the events of a subject, like `TRANSACTION_RULES` for the transactions of a user.
 EVENT_DIGEST: Final = f"""sha256(convert_to(textin(json_out(json_build_array(

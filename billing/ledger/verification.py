@@ -6,9 +6,9 @@ shows progress. Each stretch is one snapshot, so the panel may keep working.
 
 The check trusts nothing that somebody could have put into the database. Its SQL uses only what
 comes with PostgreSQL; names are looked up in `pg_catalog`, tables in `public`
-(`billing.sql.guards.unbelieving`). Values are converted to text by the types' own output functions,
-because anybody can create a cast. `billing.sql.guards` checks that PostgreSQL's own functions are
-the original ones.
+(`billing.sql.guards.untrusting_cursor`). Values are converted to text by the types' own output
+functions, because anybody can create a cast. `billing.sql.guards` checks that PostgreSQL's own
+functions are the original ones.
 """
 # ruff: noqa: S608 - all SQL here is put together from the constants below and whole numbers
 
@@ -24,13 +24,13 @@ from billing.ledger.rules import (
     CLOCK,
     COLUMNS,
     EVENT_RULES,
-    ONE_ID,
-    ONE_KEY,
-    SOMEBODYS,
+    HAS_USER,
     TRANSACTION_RULES,
+    UNIQUE_ID,
+    UNIQUE_KEY,
     Rule,
 )
-from billing.sql.guards import unbelieving
+from billing.sql.guards import untrusting_cursor
 
 ROWS_PER_STRETCH: Final = 200_000
 
@@ -93,7 +93,7 @@ def stretches(rows_per_stretch: int = ROWS_PER_STRETCH) -> list[Stretch]:
     Uses the numbers in the balances. A wrong balance makes a stretch longer or shorter, but leaves
     nothing out.
     """
-    with unbelieving() as cursor:
+    with untrusting_cursor() as cursor:
         cursor.execute(
             f"""
             SELECT max(user_id), sum(greatest(last_number, 0)) FROM (
@@ -111,7 +111,7 @@ def stretches(rows_per_stretch: int = ROWS_PER_STRETCH) -> list[Stretch]:
 
 def stretch_of(user_id: int) -> Stretch | None:
     """Returns the stretch of a single user; None if the user does not exist."""
-    with unbelieving() as cursor:
+    with untrusting_cursor() as cursor:
         cursor.execute(
             "SELECT coalesce(max(b.last_number), 0) FROM public.users_user u "
             "LEFT JOIN public.billing_balance b ON b.user_id = u.id "
@@ -127,13 +127,13 @@ def check(parts: list[Stretch]) -> Iterator[Checked]:
     Stops after the first problem.
     """
     for stretch in parts:
-        with unbelieving() as cursor:
+        with untrusting_cursor() as cursor:
             checked = _check(cursor, stretch)
         yield checked
         if checked.problem:
             return
     all_of_them = Stretch(parts[0].after, parts[-1].up_to, 0)
-    with unbelieving() as cursor:
+    with untrusting_cursor() as cursor:
         for ask in (_nobodys, _same_id, _broken_event, _clock_behind):
             if problem := ask(cursor, all_of_them):
                 yield Checked(0, 0, problem)
@@ -147,7 +147,7 @@ def _nobodys(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
     for table, number in (("billing_transaction", "number"), ("billing_balance", "NULL")):
         cursor.execute(f"SELECT {number} FROM public.{table} WHERE user_id IS NULL LIMIT 1")
         if found := cursor.fetchone():
-            return Problem(SOMEBODYS, None, found[0], {})
+            return Problem(HAS_USER, None, found[0], {})
     return None
 
 
@@ -164,7 +164,7 @@ def _same_id(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
     if (found := cursor.fetchone()) is None:
         return None
     is_it = f"id = {found[0]}::bigint" if found[0] is not None else "id IS NULL"
-    return _problem_at(cursor, ONE_ID, f"{is_it} AND {stretch.covers('user_id')}")
+    return _problem_at(cursor, UNIQUE_ID, f"{is_it} AND {stretch.covers('user_id')}")
 
 
 def _broken_event(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
@@ -301,7 +301,7 @@ def _key_used_twice(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
         return None
     user_id, number = found
     return _problem_at(
-        cursor, ONE_KEY, f"user_id = {user_id}::bigint AND number = {number}::bigint"
+        cursor, UNIQUE_KEY, f"user_id = {user_id}::bigint AND number = {number}::bigint"
     )
 
 

@@ -1,6 +1,6 @@
-from billing.models.access import ApiAllowance, ApiKey, ApiSession
 from billing.models.answers import KeptAnswer
 from billing.models.balances import Balance
+from billing.models.credentials import ApiAllowance, ApiKey, ApiSession
 from billing.models.descriptions import StandardDescription
 from billing.models.events import Event, EventChannel, Subject
 from billing.models.groups import GroupDefault

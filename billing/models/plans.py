@@ -10,14 +10,14 @@ from django.db.models import Q
 
 from billing.models.balances import money_field
 from billing.plans.pricing import PRICE_IS_PER, Cycle, Terms
-from users.texts import CANNOT_BE_SEEN, has_unseen
+from users.texts import CANNOT_BE_SEEN, has_invisible
 
 NOT_NEGATIVE = MinValueValidator(Decimal(0), "A price cannot be negative.")
 
 
 def validate_readable(name: str) -> None:
     """Refuses invisible characters: names become part of descriptions, beside figures."""
-    if has_unseen(name):
+    if has_invisible(name):
         raise ValidationError(CANNOT_BE_SEEN)
 
 

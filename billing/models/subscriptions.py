@@ -158,7 +158,7 @@ class Subscription(models.Model):
         return self.SuspensionReason(reason).label if reason else ""
 
     @property
-    def made_at(self) -> datetime | None:
+    def added_at(self) -> datetime | None:
         """When it was added; None if this object does not know it."""
         return self.created_at if isinstance(self.created_at, datetime) else None
 

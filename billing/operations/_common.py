@@ -13,7 +13,7 @@ from billing.plans.subscriptions import Changed
 from users.models import User
 
 
-def whole(*, dry_run: bool) -> AbstractContextManager[Any]:
+def one_transaction(*, dry_run: bool) -> AbstractContextManager[Any]:
     """Returns a context for one database transaction; a dry run is rolled back at its end."""
     return ledger.dry_run() if dry_run else transaction.atomic()
 
@@ -23,7 +23,7 @@ def one_posting(*, dry_run: bool) -> AbstractContextManager[Any]:
     return ledger.dry_run() if dry_run else nullcontext()
 
 
-def figures(subscription: Subscription, posted: Iterable[Transaction]) -> dict[str, Any]:
+def subscription_data(subscription: Subscription, posted: Iterable[Transaction]) -> dict[str, Any]:
     """Returns the data of an event about a subscription and its posted transactions.
 
     Leaves out charges of the user's other subscriptions.
@@ -32,7 +32,7 @@ def figures(subscription: Subscription, posted: Iterable[Transaction]) -> dict[s
     return {
         "subscription": subscription.pk,
         "device": subscription.device,
-        "plan": named(subscription.plan),
+        "plan": plan_data(subscription.plan),
         "status": subscription.status,
         "suspension_reason": subscription.suspension_reason,
         "charged": str(-sum((row.amount for row in mine if row.amount < 0), ZERO)),
@@ -41,7 +41,7 @@ def figures(subscription: Subscription, posted: Iterable[Transaction]) -> dict[s
     }
 
 
-def named(plan: Plan) -> dict[str, Any]:
+def plan_data(plan: Plan) -> dict[str, Any]:
     """Returns a plan's ID and present name, which may change later."""
     return {"id": plan.pk, "name": plan.name}
 
@@ -56,9 +56,9 @@ def record_subscription(
 ) -> Event:
     """Records an operation on a subscription in the history of its user."""
     subscription, posted = changed
-    data = figures(subscription, posted)
+    data = subscription_data(subscription, posted)
     if old_plan is not None:
-        data["old_plan"] = named(old_plan)
+        data["old_plan"] = plan_data(old_plan)
     return events.record(
         Subject.USER, subscription.user_id, action, actor=actor, channel=channel, **data
     )

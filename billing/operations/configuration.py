@@ -18,7 +18,7 @@ from billing.models import (
     UserDefaults,
     WebhookEndpoint,
 )
-from billing.operations._common import named, whole
+from billing.operations._common import one_transaction, plan_data
 from users.models import User
 
 # The fields that events store; not the secret of a webhook.
@@ -41,7 +41,7 @@ def save(
     Returns the event; None if nothing changed. The caller has locked what it read and showed.
     """
     kind = type(row)
-    with whole(dry_run=False):
+    with one_transaction(dry_run=False):
         before = None if row._state.adding else kind._default_manager.filter(pk=row.pk).first()
         if kind is UserDefaults:  # the single row, created when it is first saved
             before = UserDefaults.objects.filter(pk=row.pk).first() or UserDefaults(pk=row.pk)
@@ -66,7 +66,7 @@ def save(
 
 def delete(row: Model, *, actor: User | None, channel: Channel) -> Event:
     """Deletes a row that was never used; the database refuses others."""
-    with whole(dry_run=False):
+    with one_transaction(dry_run=False):
         row_id, name = row.pk, str(row)
         row.delete()
         return events.record(
@@ -88,7 +88,7 @@ def _value(value: Any) -> Any:
     if isinstance(value, Decimal):
         return f"{value:.4f}"
     if isinstance(value, Plan):
-        return named(value)
+        return plan_data(value)
     return list(value) if isinstance(value, list) else value
 
 

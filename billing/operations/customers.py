@@ -13,7 +13,7 @@ from billing.errors import EmailTaken, UnknownUser
 from billing.events import Note
 from billing.models import Channel, Event, Plan, Subject, Subscription, Transaction
 from billing.money import ZERO
-from billing.operations._common import figures, record_subscription, whole
+from billing.operations._common import one_transaction, record_subscription, subscription_data
 from billing.plans import subscriptions
 from users import database
 from users.models import ONE_MAILBOX, User, constraint_of
@@ -54,7 +54,7 @@ def customer_id(user_id: int) -> int:
     return user_id
 
 
-def known(user_ids: Collection[int]) -> set[int]:
+def existing_customer_ids(user_ids: Collection[int]) -> set[int]:
     """Returns those of these IDs that belong to customers."""
     rows = User.objects.customers().filter(pk__in=user_ids)
     return set(rows.values_list("pk", flat=True))
@@ -80,7 +80,7 @@ def create(
     is_active = user.is_active
     user.is_staff = False
     user.set_unusable_password()  # customers log in elsewhere
-    with whole(dry_run=dry_run):
+    with one_transaction(dry_run=dry_run):
         if plan is not None:
             user.is_active = True
         save(user, is_validated=is_validated)
@@ -107,7 +107,7 @@ def _given_to(user: User) -> dict[str, Any]:
     rows = Subscription.objects.filter(user=user).select_related("plan").order_by("pk")
     return {
         "bonus": str(bonus) if bonus else None,
-        "subscriptions": [figures(row, posted) for row in rows],
+        "subscriptions": [subscription_data(row, posted) for row in rows],
         "transactions": [row.number for row in posted],
     }
 
@@ -132,7 +132,7 @@ def edit(
     Raises UnknownUser, ValidationError, EmailTaken, and the errors of subscribing and changing a
     plan. Records nothing if nothing changed.
     """
-    with whole(dry_run=dry_run):
+    with one_transaction(dry_run=dry_run):
         user = lock(user_id)
         if if_unchanged is not None:
             if_unchanged(user)
@@ -183,7 +183,7 @@ def _put_on_plan(
 def lock(user_id: int) -> User:
     """Returns a customer, locked within the caller's database transaction. Raises UnknownUser."""
     find_customer(user_id)
-    user = database.held(User.objects.filter(pk=user_id), user_id)
+    user = database.lock_row(User.objects.filter(pk=user_id), user_id)
     assert user is not None  # noqa: S101 - users are not deleted
     return user
 
@@ -227,7 +227,7 @@ def set_active(
 
     Returns how many changed. A trigger resumes the subscriptions of activated users.
     """
-    with whole(dry_run=dry_run):
+    with one_transaction(dry_run=dry_run):
         rows = User.objects.select_for_update(of=("self",)).filter(
             pk__in=list(user_ids), is_active=not is_active, is_staff=subject == Subject.OPERATOR
         )

@@ -5,7 +5,7 @@ from datetime import datetime
 from billing import authority, events
 from billing.events import Note
 from billing.models import ApiKey, EventChannel, Subject
-from billing.operations._common import whole
+from billing.operations._common import one_transaction
 from users import database
 from users.models import User
 
@@ -21,7 +21,7 @@ def add(
     channel: EventChannel,
 ) -> tuple[ApiKey, str]:
     """Makes a key. Returns it and its secret, which nobody can find out later."""
-    with whole(dry_run=False):
+    with one_transaction(dry_run=False):
         key, secret = authority.issue_key(
             name=name,
             owner=owner,
@@ -51,9 +51,9 @@ def add(
 
 def revoke(key_id: int, *, actor: User, channel: EventChannel, now: datetime) -> bool:
     """Revokes a key from the next request on. Returns False if it was already revoked."""
-    with whole(dry_run=False):
+    with one_transaction(dry_run=False):
         rows = ApiKey.objects.filter(pk=key_id)
-        key = database.held(rows, key_id, no_key=False)
+        key = database.lock_row(rows, key_id, no_key=False)
         if key is None or key.revoked_at is not None:
             return False
         authority.revoke_key(key, by=actor, now=now)

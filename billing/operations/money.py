@@ -7,7 +7,7 @@ from billing import ledger
 from billing.ledger import Entry, Options, Posted
 from billing.models import Channel, Transaction
 from billing.money import ZERO, Amount
-from billing.operations._common import one_posting, whole
+from billing.operations._common import one_posting, one_transaction
 from billing.operations.customers import customer_id
 from billing.plans import services
 from users.models import User
@@ -87,7 +87,7 @@ def reverse(
     all of them, the transaction is reversed although something was paid back.
     """
     customer_id(user_id)
-    with whole(dry_run=dry_run):
+    with one_transaction(dry_run=dry_run):
         if seen_paid_back is not None:
             ledger.lock_balances([user_id])  # so that nobody pays back before it is posted
             paid_back = [row.number for row in ledger.paid_back_of_number(user_id, number)]

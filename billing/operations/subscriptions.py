@@ -7,7 +7,7 @@ from datetime import date
 from billing import events, ledger
 from billing.errors import UnknownPlan, UnknownSubscription
 from billing.models import ActiveDay, Channel, Event, Plan, Subscription, Transaction
-from billing.operations._common import record_subscription, whole
+from billing.operations._common import one_transaction, record_subscription
 from billing.operations.customers import customer_id, find_customer
 from billing.plans import subscriptions
 from users.models import User
@@ -41,7 +41,7 @@ def start(
 
     Raises UnknownUser, UnknownPlan, and what `billing.plans.subscriptions.start` raises.
     """
-    with whole(dry_run=dry_run):
+    with one_transaction(dry_run=dry_run):
         user = find_customer(user_id)
         changed = subscriptions.start(
             user,
@@ -73,7 +73,7 @@ def change_plan(
     Raises UnknownUser, UnknownSubscription, UnknownPlan, and what
     `billing.plans.subscriptions.change_plan` raises.
     """
-    with whole(dry_run=dry_run):
+    with one_transaction(dry_run=dry_run):
         before = _lock(user_id, subscription_id, if_unchanged)
         changed = subscriptions.change_plan(
             before,
@@ -102,7 +102,7 @@ def cancel(
 
     Raises UnknownUser, UnknownSubscription, and what `billing.plans.subscriptions.cancel` raises.
     """
-    with whole(dry_run=dry_run):
+    with one_transaction(dry_run=dry_run):
         before = _lock(user_id, subscription_id, if_unchanged)
         changed = subscriptions.cancel(
             before, day=day, pay_back=pay_back, actor=actor, channel=channel

@@ -6,7 +6,7 @@ from typing import Any
 from billing import events, ledger, thresholds
 from billing.models import Channel, LowBalanceThreshold, Subject
 from billing.money import Amount
-from billing.operations._common import whole
+from billing.operations._common import one_transaction
 from billing.operations.customers import customer_id
 from billing.thresholds import Change, Threshold
 from users.models import User
@@ -16,7 +16,7 @@ def set_default(
     amount: Amount | None, *, actor: User | None, channel: Channel, dry_run: bool = False
 ) -> Change:
     """Sets the threshold for all users without their own; None: programs are never told."""
-    with whole(dry_run=dry_run):
+    with one_transaction(dry_run=dry_run):
         change = thresholds.set_default(amount)
         if change.before != change.after:
             row = LowBalanceThreshold.objects.get(user=None)
@@ -41,7 +41,7 @@ def set_own(
     dry_run: bool = False,
 ) -> Change:
     """Sets a customer's own threshold; None: never told. Raises UnknownUser, InvalidAmount."""
-    with whole(dry_run=dry_run):
+    with one_transaction(dry_run=dry_run):
         _lock(user_id, if_unchanged)
         return _recorded(user_id, thresholds.set_own(user_id, amount), actor, channel)
 
@@ -55,7 +55,7 @@ def unset_own(
     dry_run: bool = False,
 ) -> Change:
     """Puts a customer back on the default. Raises UnknownUser."""
-    with whole(dry_run=dry_run):
+    with one_transaction(dry_run=dry_run):
         _lock(user_id, if_unchanged)
         return _recorded(user_id, thresholds.unset_own(user_id), actor, channel)
 

@@ -105,7 +105,7 @@ class _Course:
     ) -> None:
         self.subscription = subscription
         self.days = list(days)
-        made = subscription.made_at
+        made = subscription.added_at
         self.is_added_later = made is not None and made > until
         self.account = past.known if self.is_added_later else past.recorded
         self.made = None if self.is_added_later else made

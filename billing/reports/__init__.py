@@ -2,12 +2,12 @@
 
 from billing.reports.following import (
     LONGEST_TRANSACTION,
-    Stretch,
+    Slice,
     complete_until,
-    stretch_of_all,
-    stretch_of_user,
+    slice_of_all,
+    slice_of_user,
 )
-from billing.reports.history import Before, Deed, HistoryPage, history_of
+from billing.reports.history import Before, HistoryEntry, HistoryPage, history_of
 from billing.reports.listing import Listing, TooSlow, time_limit
 from billing.reports.pages import (
     PAGE_SIZE,
@@ -25,7 +25,7 @@ from billing.reports.runs import (
     RUN_MAY_TAKE,
     SILENCE,
     charging_runs,
-    heard_of,
+    last_progress_at,
     latest_run,
     overdue,
     runs_of_day,
@@ -52,12 +52,12 @@ __all__ = [
     "BothTurnovers",
     "Cursor",
     "Day",
-    "Deed",
+    "HistoryEntry",
     "HistoryPage",
     "Listing",
     "Page",
     "Place",
-    "Stretch",
+    "Slice",
     "SubscriptionListing",
     "TooSlow",
     "Turnover",
@@ -65,9 +65,9 @@ __all__ = [
     "charging_runs",
     "complete_until",
     "cursor_at",
-    "heard_of",
     "history_of",
     "holdings",
+    "last_progress_at",
     "latest",
     "latest_run",
     "oldest_first",
@@ -75,9 +75,9 @@ __all__ = [
     "page",
     "page_by_id",
     "runs_of_day",
+    "slice_of_all",
+    "slice_of_user",
     "state_of",
-    "stretch_of_all",
-    "stretch_of_user",
     "subscriptions_with",
     "tie_reversals",
     "time_limit",

@@ -13,7 +13,7 @@ from billing.reports.pages import Place, by_date
 
 
 @dataclass(frozen=True)
-class Stretch[Key: (int, Place)]:
+class Slice[Key: (int, Place)]:
     """Some rows of a list in its order, and whether there are more beyond them now.
 
     `end` is where to continue. Newest first, it is the place of the last row. Oldest first, no
@@ -26,9 +26,9 @@ class Stretch[Key: (int, Place)]:
     end: Key | None
 
 
-def stretch_of_user(
+def slice_of_user(
     listing: Listing, *, beyond: int | None, newest_first: bool, limit: int
-) -> Stretch[int]:
+) -> Slice[int]:
     """Returns up to `limit` transactions of one user beyond a number.
 
     Number n + 1 is posted only after number n is committed: a reader of one sees all before it.
@@ -42,12 +42,12 @@ def stretch_of_user(
     end = shown[-1].number if shown else beyond
     if not newest_first and not has_more:
         end = max(beyond or 0, numbers.stop - 1)
-    return Stretch(shown, has_more, end)
+    return Slice(shown, has_more, end)
 
 
-def stretch_of_all(
+def slice_of_all(
     listing: Listing, *, beyond: Place | None, newest_first: bool, limit: int
-) -> Stretch[Place]:
+) -> Slice[Place]:
     """Returns up to `limit` transactions of all users beyond a place.
 
     Oldest first, it ends where rows may still be missing (`complete_until`).
@@ -67,7 +67,7 @@ def stretch_of_all(
     end = Place(shown[-1].created_at, shown[-1].pk) if shown else beyond
     if until is not None and not has_more:
         end = max(Place(until, 0), beyond) if beyond else Place(until, 0)
-    return Stretch(shown, has_more, end)
+    return Slice(shown, has_more, end)
 
 
 # Database transactions whose beginning is unknown are assumed to have begun this long ago.

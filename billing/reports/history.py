@@ -11,11 +11,11 @@ from billing.models import Event, Subject, Transaction
 from billing.reports.pages import tie_reversals
 from users.models import User
 
-DEEDS_PER_PAGE: Final = 50
+ENTRIES_PER_PAGE: Final = 50
 
 
 @dataclass(frozen=True)
-class Deed:
+class HistoryEntry:
     """One entry of a history: an event or a transaction."""
 
     at: datetime
@@ -25,11 +25,11 @@ class Deed:
     transaction: Transaction | None = None
 
     @classmethod
-    def of_event(cls, event: Event) -> "Deed":
+    def of_event(cls, event: Event) -> "HistoryEntry":
         return cls(event.created_at, event.actor, event.get_channel_display(), event=event)
 
     @classmethod
-    def of_transaction(cls, row: Transaction) -> "Deed":
+    def of_transaction(cls, row: Transaction) -> "HistoryEntry":
         return cls(row.created_at, row.actor, row.get_channel_display(), transaction=row)
 
     @property
@@ -50,7 +50,7 @@ class Before:
 class HistoryPage:
     """Some entries, and where the next page begins. None: nothing is older."""
 
-    deeds: Sequence[Deed]
+    deeds: Sequence[HistoryEntry]
     older: Before | None
 
 
@@ -64,21 +64,21 @@ def history_of(
     of_subject = events.of_subject(subject, subject_id)
     if before.event is not None:
         of_subject = of_subject.filter(number__lt=before.event)
-    deeds = [Deed.of_event(event) for event in of_subject[: DEEDS_PER_PAGE + 1]]
+    deeds = [HistoryEntry.of_event(event) for event in of_subject[: ENTRIES_PER_PAGE + 1]]
     if with_money and subject == Subject.USER:
         rows = Transaction.objects.filter(user=subject_id).select_related("actor")
         if before.transaction is not None:
             rows = rows.filter(number__lt=before.transaction)
-        found = list(rows.order_by("-number")[: DEEDS_PER_PAGE + 1])
-        deeds += [Deed.of_transaction(row) for row in found]
+        found = list(rows.order_by("-number")[: ENTRIES_PER_PAGE + 1])
+        deeds += [HistoryEntry.of_transaction(row) for row in found]
     # Stable: at the same moment events come first, and each kind stays in order of its numbers.
     deeds.sort(key=attrgetter("at"), reverse=True)
-    shown, has_older = deeds[:DEEDS_PER_PAGE], len(deeds) > DEEDS_PER_PAGE
+    shown, has_older = deeds[:ENTRIES_PER_PAGE], len(deeds) > ENTRIES_PER_PAGE
     tie_reversals([each.transaction for each in shown if each.transaction is not None])
     return HistoryPage(shown, _end(shown, before) if has_older else None)
 
 
-def _end(shown: Sequence[Deed], before: Before) -> Before:
+def _end(shown: Sequence[HistoryEntry], before: Before) -> Before:
     seen_events = [each.event.number for each in shown if each.event is not None]
     seen_rows = [each.transaction.number for each in shown if each.transaction is not None]
     return Before(

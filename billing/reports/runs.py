@@ -34,10 +34,10 @@ def state_of(run: ChargingRun, now: datetime) -> RunState:
     """Returns the state of a run of `charging_runs` at `now`."""
     if run.finished_at is not None:
         return "finished"
-    return "running" if now - heard_of(run) <= SILENCE else "interrupted"
+    return "running" if now - last_progress_at(run) <= SILENCE else "interrupted"
 
 
-def heard_of(run: ChargingRun) -> datetime:
+def last_progress_at(run: ChargingRun) -> datetime:
     """Returns when a run of `charging_runs` last finished something."""
     last_batch_at: datetime | None = run.last_batch_at  # type: ignore[attr-defined]
     return last_batch_at or run.started_at

@@ -26,7 +26,7 @@ _OURS: Final = f"n.nspname = 'public' AND c.relname IN ({_TABLES})"
 
 
 @contextmanager
-def unbelieving() -> Iterator[CursorWrapper]:
+def untrusting_cursor() -> Iterator[CursorWrapper]:
     """Yields a read-only cursor that looks names up in `pg_catalog` only.
 
     Ends with a rollback, which restores the settings.
@@ -244,7 +244,7 @@ def built_in() -> dict[str, str]:
 
 def problems() -> list[str]:
     """Returns a sentence for each guard that is missing, disarmed or changed."""
-    with unbelieving() as cursor:
+    with untrusting_cursor() as cursor:
         found = [*_other_built_in(cursor), *sql.differences(), *_other_parts(parts(cursor))]
         for query in SENTENCES:
             cursor.execute(query)

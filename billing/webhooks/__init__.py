@@ -10,9 +10,9 @@ pauses (`results`), finds what operators should know (`watching`) and deletes wh
 from billing.webhooks.cleanup import delete_old
 from billing.webhooks.deliveries import (
     endpoints_to_wake,
+    forget_failures,
     send_again,
     send_given_up_again,
-    start_anew,
     wake,
 )
 from billing.webhooks.messages import body_of, new_secret, sign
@@ -22,7 +22,7 @@ from billing.webhooks.watching import (
     failing,
     given_up_lately,
     oldest_waiting,
-    unsent_since,
+    stalled_since,
     waiting,
 )
 
@@ -33,6 +33,7 @@ __all__ = [
     "delete_old",
     "endpoints_to_wake",
     "failing",
+    "forget_failures",
     "given_up_lately",
     "new_secret",
     "oldest_waiting",
@@ -41,8 +42,7 @@ __all__ = [
     "send_given_up_again",
     "send_test",
     "sign",
-    "start_anew",
-    "unsent_since",
+    "stalled_since",
     "waiting",
     "wake",
 ]

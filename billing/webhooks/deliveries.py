@@ -134,7 +134,7 @@ def begin_again(deliveries: "QuerySet[WebhookDelivery]") -> None:
 # --- What operators do --------------------------------------------------------------------------
 
 
-def start_anew(endpoint: WebhookEndpoint) -> None:
+def forget_failures(endpoint: WebhookEndpoint) -> None:
     """Forgets the endpoint's failures, after it got another address or secret, or was switched."""
     with transaction.atomic():
         same = WebhookEndpoint.objects.filter(pk=endpoint.pk)

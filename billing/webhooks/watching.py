@@ -49,7 +49,7 @@ def oldest_waiting() -> datetime | None:
     return oldest
 
 
-def unsent_since(now: datetime) -> datetime | None:
+def stalled_since(now: datetime) -> datetime | None:
     """Returns since when deliveries that could be sent have waited while nothing was sent.
 
     None while something is being sent: the others just wait for their turn.

@@ -210,7 +210,7 @@ def test_a_history_has_events_and_transactions_by_their_times(db: None) -> None:
 def test_a_page_of_a_history_says_where_the_next_one_begins(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports.history, "DEEDS_PER_PAGE", 2)
+    monkeypatch.setattr(reports.history, "ENTRIES_PER_PAGE", 2)
     for n in range(3):
         record(9, n=n)
     first = reports.history_of(Subject.PLAN, 9, reports.Before())

@@ -42,7 +42,7 @@ class Follower:
         """The IDs of all that has come in since."""
         new: list[int] = []
         while True:
-            stretch = reports.stretch_of_all(
+            stretch = reports.slice_of_all(
                 self.listing, beyond=self.place, newest_first=False, limit=LIMIT
             )
             new += [row.pk for row in stretch.rows]
@@ -280,7 +280,7 @@ def test_a_follower_of_one_user_misses_nothing_while_many_post(connections: Conn
     seen: list[int] = []
 
     def read(beyond: int) -> int:
-        stretch = reports.stretch_of_user(
+        stretch = reports.slice_of_user(
             Listing(user_id=user.pk), beyond=beyond, newest_first=False, limit=LIMIT
         )
         seen.extend(row.number for row in stretch.rows)
@@ -314,12 +314,12 @@ def test_a_stretch_of_a_user_ends_where_nothing_more_was(db: None) -> None:
     for _ in range(3):
         refill(user)
     listing = Listing(user_id=user.pk, type="reversal")
-    stretch = reports.stretch_of_user(listing, beyond=None, newest_first=False, limit=LIMIT)
+    stretch = reports.slice_of_user(listing, beyond=None, newest_first=False, limit=LIMIT)
     assert (stretch.rows, stretch.has_more, stretch.end) == ([], False, 4)
     listing = Listing(user_id=user.pk)
-    stretch = reports.stretch_of_user(listing, beyond=9, newest_first=False, limit=LIMIT)
+    stretch = reports.slice_of_user(listing, beyond=9, newest_first=False, limit=LIMIT)
     assert (stretch.rows, stretch.has_more, stretch.end) == ([], False, 9)
-    stretch = reports.stretch_of_user(listing, beyond=1, newest_first=False, limit=2)
+    stretch = reports.slice_of_user(listing, beyond=1, newest_first=False, limit=2)
     assert ([row.number for row in stretch.rows], stretch.has_more, stretch.end) == (
         [2, 3],
         True,

@@ -78,7 +78,7 @@ def test_nobody_sees_a_history_who_may_not_see_the_page(db: None) -> None:
 def test_each_page_goes_on_where_the_one_before_it_ended(
     panel: Client, administrator: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports.history, "DEEDS_PER_PAGE", 2)
+    monkeypatch.setattr(reports.history, "ENTRIES_PER_PAGE", 2)
     user = user_with(real=50)
     by_hand = {"actor": administrator, "channel": Channel.PANEL}
     for amount in (1, 2):

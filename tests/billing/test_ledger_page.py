@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from billing import sql
-from billing.ledger.rules import BALANCE_RULES, ONE_KEY, TRANSACTION_RULES
+from billing.ledger.rules import BALANCE_RULES, TRANSACTION_RULES, UNIQUE_KEY
 from billing.models import Balance, Transaction, TransactionType
 from tests.billing.histories import execute
 
@@ -52,7 +52,7 @@ def test_the_constraints_are_described() -> None:
 
 
 def test_the_guarantees_that_are_verified_are_named() -> None:
-    checked = {rule.guarantee for rule in (*TRANSACTION_RULES, *BALANCE_RULES, ONE_KEY)}
+    checked = {rule.guarantee for rule in (*TRANSACTION_RULES, *BALANCE_RULES, UNIQUE_KEY)}
     said = re.search(r"rules in `billing/ledger/rules.py` list: (.*?),? the sums", PAGE)
     assert said is not None
     assert set(re.findall(r"G\d+", said[1])) == checked

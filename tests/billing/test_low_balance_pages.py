@@ -8,7 +8,7 @@ from django.test import Client
 from billing import ledger, operations
 from billing.errors import InvalidAmount
 from billing.models import Channel, EventType, LowBalanceThreshold, WebhookEndpoint, WebhookEvent
-from billing.thresholds import by_default, set_default
+from billing.thresholds import default_threshold, set_default
 from tests.factories import OperatorFactory, UserFactory, user_with
 from tests.operators import client_of, operator_with
 from tests.recorded import all_sentences
@@ -61,7 +61,7 @@ def test_setting_the_default_says_what_is_another_now(db: None) -> None:
     for amount in ("5", "5.00"):  # the second one changes nothing
         operations.thresholds.set_default(amount, actor=None, channel=Channel.API)
     assert history() == ["By default, programs are told below 5.00 (before: never)."]
-    assert set_default(None).after == by_default()
+    assert set_default(None).after == default_threshold()
 
 
 def test_a_user_has_a_threshold_of_their_own_or_none(panel: Client) -> None:

@@ -28,8 +28,8 @@ from billing.models import (
     WebhookEndpoint,
     WebhookEvent,
 )
-from billing.models.access import ApiAllowance, ApiSession
 from billing.models.answers import KeptAnswer
+from billing.models.credentials import ApiAllowance, ApiSession
 from billing.models.moments import Activation, PlanTerms
 from billing.models.plans import validate_readable
 from billing.models.runs import Heartbeat

@@ -90,7 +90,7 @@ def test_nothing_is_done_to_an_operator_s_own_account_or_to_nobody(operation: An
 
 def test_of_ids_those_of_customers_are_known() -> None:
     user, operator = UserFactory(), OperatorFactory()
-    assert operations.customers.known({user.pk, operator.pk, NOBODY}) == {user.pk}
+    assert operations.customers.existing_customer_ids({user.pk, operator.pk, NOBODY}) == {user.pk}
 
 
 # --- Customers ----------------------------------------------------------------------------------

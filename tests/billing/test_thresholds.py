@@ -41,21 +41,21 @@ def test_a_user_without_a_threshold_never_gets_another_users(users: list[User]) 
     assert thresholds.of(users[2].pk) == (None, False)
     thresholds.set_own(users[2].pk, 7)
     assert [thresholds.of(user.pk) for user in users] == [(5, True), (None, True), (7, True)]
-    assert thresholds.by_default() == (None, False)
+    assert thresholds.default_threshold() == (None, False)
 
 
 def test_the_default_is_nobodys_own(users: list[User]) -> None:
     assert thresholds.set_default(10) == ((None, False), (10, False))
     assert thresholds.set_default(20) == ((10, False), (20, False))
-    assert thresholds.by_default() == (20, False)
+    assert thresholds.default_threshold() == (20, False)
     assert LowBalanceThreshold.objects.filter(user=None).count() == 1
 
 
 def test_a_threshold_is_said_in_words(users: list[User]) -> None:
     said = [
-        thresholds.by_default().in_words,
+        thresholds.default_threshold().in_words,
         thresholds.set_default(10).after.in_words,
-        str(thresholds.by_default()),
+        str(thresholds.default_threshold()),
         thresholds.set_own(users[2].pk, 7).after.in_words,
         thresholds.set_own(users[2].pk, None).after.in_words,
     ]
@@ -74,7 +74,7 @@ def test_setting_and_unsetting_ones_own_touches_nobody_elses(users: list[User]) 
     assert amounts(users) == [5, None, 7]
     assert thresholds.unset_own(users[0].pk) == ((5, True), (10, False))
     assert amounts(users) == [10, None, 7]
-    assert thresholds.by_default() == (10, False)
+    assert thresholds.default_threshold() == (10, False)
 
 
 def test_what_sets_the_same_again_says_nothing(users: list[User]) -> None:
@@ -149,9 +149,9 @@ def test_who_sets_the_default_waits_for_who_sets_it_and_for_nobody_else(
         thresholds.set_default(20)
 
     assert refusal_while_held(connections, lambda: held(None), set_default)
-    assert thresholds.by_default() == (10, False)
+    assert thresholds.default_threshold() == (10, False)
     assert not refusal_while_held(connections, lambda: held(user.pk), set_default)
-    assert thresholds.by_default() == (20, False)
+    assert thresholds.default_threshold() == (20, False)
 
 
 def test_many_who_set_the_default_at_once_each_say_truly_what_was_before(
@@ -165,5 +165,5 @@ def test_many_who_set_the_default_at_once_each_say_truly_what_was_before(
     # Each found what another left: one begins with 100, and the last one's is what stays.
     befores = sorted(change.before.amount for change in changes)
     afters = sorted([*(change.after.amount for change in changes), Decimal(100)])
-    afters.remove(thresholds.by_default().amount)
+    afters.remove(thresholds.default_threshold().amount)
     assert befores == afters

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from billing.currencies import UnknownCurrency, decimals_of, is_currency
 from billing.money import MAX_MONEY, NotMoney, decimals_for, format_money, to_money
 from billing.plans.pricing import to_quantity
-from billing.typed import Ambiguous, NotRead, in_full, read_number
+from billing.typed import Ambiguous, NotRead, read_number, unambiguous
 
 
 def amount(text: str) -> Decimal:
@@ -93,7 +93,9 @@ def test_one_separator_and_three_digits_are_asked_about(
     assert question.value.readings == (first, second)
     assert str(question.value) == f"Did you mean {first} or {second}?".replace("-", "−")
     for reading in question.value.readings:
-        assert amount(in_full(reading)) == Decimal(reading), "an answer is not asked about again"
+        assert amount(unambiguous(reading)) == Decimal(reading), (
+            "an answer is not asked about again"
+        )
 
 
 @pytest.mark.parametrize("typed", ["1,500", "1.500"])

@@ -41,7 +41,7 @@ def test_the_files_tables_are_those_of_the_models() -> None:
             assert (table, field.column) in declared
         for constraint in model._meta.constraints:
             assert (table, constraint.name) in declared
-    with guards.unbelieving() as cursor:
+    with guards.untrusting_cursor() as cursor:
         assert {*guards.parts(cursor)} == {*guards.declared_parts()}
 
 
@@ -49,7 +49,7 @@ def test_it_reads_only_and_leaves_the_session_as_it_was(victim: User) -> None:
     before = execute("SELECT name, setting FROM pg_settings ORDER BY 1")
     verify()
     assert execute("SELECT name, setting FROM pg_settings ORDER BY 1") == before
-    with guards.unbelieving() as cursor:
+    with guards.untrusting_cursor() as cursor:
         cursor.execute("SHOW transaction_read_only")
         assert cursor.fetchone() == ("on",)
     Transaction.objects.count()  # by its own name

@@ -623,7 +623,7 @@ def test_what_waited_for_an_endpoint_that_was_switched_off_for_days_is_not_given
     endpoint.refresh_from_db()
     assert endpoint.failing_since == NOON
     clock.pass_(days=4)  # it is not active
-    webhooks.start_anew(endpoint)
+    webhooks.forget_failures(endpoint)
     for _ in range(5):
         send(endpoint, clock)
         assert set(states(endpoint)) == {"pending"}
@@ -674,7 +674,7 @@ def test_an_attempt_under_way_while_an_endpoint_starts_anew_brings_nothing_back(
     keep_attempts = results._keep_attempts
 
     def start_anew_and_keep(results: Any) -> None:
-        webhooks.start_anew(WebhookEndpoint.objects.get(pk=endpoint.pk))
+        webhooks.forget_failures(WebhookEndpoint.objects.get(pk=endpoint.pk))
         keep_attempts(results)
 
     post(user_with())
@@ -703,7 +703,7 @@ def test_a_late_failure_of_another_address_says_nothing_of_the_new_one(
             same = WebhookEndpoint.objects.get(pk=endpoint.pk)
             same.url, same.is_active = receiver.url + "&new", False  # so that the job ends
             same.save()
-            webhooks.start_anew(same)
+            webhooks.forget_failures(same)
             is_moved.set()
         return False
 

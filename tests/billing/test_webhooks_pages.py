@@ -602,7 +602,7 @@ def test_the_start_page_warns_if_nobody_sends_webhooks(  # noqa: PLR0917 - named
     fields = of | {"paused_until": ago(of.get("paused_until"))}
     WebhookEndpoint.objects.update(**fields)
     answer = panel.get("/admin/")
-    assert answer.context["unsent_since"] == ago(since)
+    assert answer.context["stalled_since"] == ago(since)
     assert ("Webhooks are not being sent." in answer.text) == (since is not None)
 
 

@@ -222,7 +222,7 @@ def test_any_part_of_what_was_written_is_found(text: str, first: int, last: int)
     with transaction.atomic():
         [user] = User.objects.bulk_create([User(email="part@example.org", last_name=text)])
         is_found = search.search(User.objects.filter(pk=user.pk), part).exists()
-        says_something = any(each.folded for each in search.asked(part)) or not part.strip()
+        says_something = any(each.folded for each in search.query_words(part)) or not part.strip()
         transaction.set_rollback(True)
     assert is_found == says_something
 

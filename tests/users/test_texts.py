@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from users.texts import has_unseen, readable
+from users.texts import has_invisible, readable
 
 IGNORABLE = [0x00AD, 0x034F, 0x061C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180E, 0x200B]
 IGNORABLE += [0x2060, 0x2064, 0x206F, 0x3164, 0xFE00, 0xFE0F, 0xFEFF, 0xFFA0, 0xFFF0]
@@ -17,12 +17,12 @@ IGNORABLE += [0x1BCA0, 0x1D173, 0xE0001, 0xE0020, 0xE0100, 0xE01EF, 0xE0FFF]
 @pytest.mark.parametrize("code", IGNORABLE, ids=hex)
 @pytest.mark.parametrize("text", ["{}", "Ada{}", "{}Ada", "A{}da", "Ёл{}кин"])
 def test_what_is_ignored_when_shown_is_unseen(code: int, text: str) -> None:
-    assert has_unseen(text.format(chr(code)))
+    assert has_invisible(text.format(chr(code)))
 
 
 def test_every_control_and_formatting_character_is_unseen() -> None:
     unseen = [c for c in map(chr, range(sys.maxunicode + 1)) if category(c) in ("Cc", "Cf")]
-    assert [c for c in unseen if not has_unseen(f"a{c}b")] == []
+    assert [c for c in unseen if not has_invisible(f"a{c}b")] == []
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_every_control_and_formatting_character_is_unseen() -> None:
     ],
 )
 def test_names_of_all_languages_can_be_written(name: str) -> None:
-    assert not has_unseen(name)
+    assert not has_invisible(name)
 
 
 @pytest.mark.parametrize(
@@ -62,17 +62,17 @@ def test_names_of_all_languages_can_be_written(name: str) -> None:
     ],
 )
 def test_a_joiner_joins_letters_that_need_it_and_a_name_is_more_than_blank(name: str) -> None:
-    assert has_unseen(name)
+    assert has_invisible(name)
 
 
 def test_only_a_text_of_several_lines_has_several() -> None:
-    assert has_unseen("One\nTwo")
-    assert not has_unseen("One\r\n\tTwo", lines=True)
-    assert has_unseen("One\n\u200bTwo", lines=True)
+    assert has_invisible("One\nTwo")
+    assert not has_invisible("One\r\n\tTwo", lines=True)
+    assert has_invisible("One\n\u200bTwo", lines=True)
 
 
 @given(st.text())
 def test_what_is_made_readable_can_be_seen_or_is_blank(text: str) -> None:
     text = text.replace("\ud800", "")
     made = readable(text)
-    assert not has_unseen(made) or not made.strip(" \u2800").strip()
+    assert not has_invisible(made) or not made.strip(" \u2800").strip()

@@ -79,7 +79,7 @@ class PeopleAdmin(PanelAdmin):
         """Returns the person, locked while a form is saved, so that nobody else changes them."""
         person = super().get_object(request, object_id, from_field)
         if person is not None and request.method == "POST" and connection.in_atomic_block:
-            return database.held(self.model._default_manager.filter(pk=person.pk), person.pk)
+            return database.lock_row(self.model._default_manager.filter(pk=person.pk), person.pk)
         return person
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:

@@ -21,7 +21,7 @@ from django.http.multipartparser import MultiPartParserError
 from billing.api.panel.errors import WRONG_FORMAT, Invalid, Refused
 from billing.money import ZERO
 from users.ids import MAX_ID
-from users.texts import unstorable
+from users.texts import storage_problem
 
 MAX_ROWS: Final = 2**31 - 1
 MAX_FIELDS: Final = 1_000
@@ -58,7 +58,7 @@ class Parameters:
         value, _ = self._get(name)
         if not isinstance(value, str):
             raise self.wrong(name, "Should be a text")
-        if problem := unstorable(value):
+        if problem := storage_problem(value):
             raise self.wrong(name, problem.capitalize())
         if not shortest <= len(value) <= longest:
             length = f"{shortest} to {longest}" if shortest else f"at most {longest}"

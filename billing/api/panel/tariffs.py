@@ -11,7 +11,7 @@ from billing.api.panel.errors import NOT_FOUND, Refused
 from billing.api.panel.parameters import MAX_ROWS
 from billing.models import Plan
 from billing.plans.pricing import Cycle
-from users.search import Folded, asked
+from users.search import Folded, query_words
 
 DEVICE_TYPE: Final = "tracker"
 DEVICE_TYPES: Final = ("tracker", "camera", "socket")
@@ -76,7 +76,7 @@ def _filtered(plans: QuerySet[Plan], text: str) -> QuerySet[Plan]:
         output_field=CharField(),
     )
     plans = plans.alias(searched=Folded(words))
-    for word in asked(text):
+    for word in query_words(text):
         for folded in word.folded:
             plans = plans.filter(searched__contains=folded)
     return plans

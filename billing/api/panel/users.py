@@ -24,7 +24,7 @@ from billing.models import Channel, Plan, Subscription, UserDefaults
 from users.addresses import validate_address
 from users.models import User, validate_time_zone
 from users.search import LONGEST_SEARCH, search
-from users.texts import has_unseen
+from users.texts import has_invisible
 
 SEARCH_SECONDS: Final = 10
 LONGEST_COMMENT: Final = 255
@@ -47,7 +47,7 @@ EXPORTED: Final = ("id", "login", "first_name", "middle_name", "last_name", "pho
 
 # --- What a user is, field by field -------------------------------------------------------------
 
-NAME_CHARACTERS: Final = frozenset(" -'\".,:/\u200c\u200d")  # has_unseen checks the joiners
+NAME_CHARACTERS: Final = frozenset(" -'\".,:/\u200c\u200d")  # has_invisible checks the joiners
 
 
 UNSEEN: Final = "Contains characters that cannot be seen"
@@ -69,7 +69,7 @@ def not_an_okpo_code(value: str) -> str | None:
 
 
 def not_printable(value: str) -> str | None:
-    return UNSEEN if has_unseen(value) else None
+    return UNSEEN if has_invisible(value) else None
 
 
 def not_an_email(value: str) -> str | None:
@@ -431,7 +431,7 @@ def _profile(form: Parameters, present: User | None) -> dict[str, str]:
                     raise form.wrong(name, "Should not be blank")
                 if len(value) > field.longest:
                     raise form.wrong(name, f"Should have at most {field.longest} characters")
-                if problem := UNSEEN if has_unseen(value) else field.wrong(value):
+                if problem := UNSEEN if has_invisible(value) else field.wrong(value):
                     raise form.wrong(name, problem)
                 fields[field.attribute] = value
     return fields
@@ -453,7 +453,7 @@ def _comment(parameters: Parameters, present: User | None) -> dict[str, str]:
     is_kept = present is not None and comment == present.comment
     if len(comment) > LONGEST_COMMENT and not is_kept:
         raise parameters.wrong("comment", f"Should have at most {LONGEST_COMMENT} characters")
-    if not is_kept and has_unseen(comment, lines=True):
+    if not is_kept and has_invisible(comment, lines=True):
         raise parameters.wrong("comment", UNSEEN)
     return {"comment": comment}
 

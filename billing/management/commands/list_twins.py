@@ -13,7 +13,7 @@ class Command(BaseCommand):
     )
 
     def handle(self, **options: Any) -> None:
-        for user in User.objects.twins():
+        for user in User.objects.sharing_mailbox():
             state = "" if user.is_active else ", deactivated"
             kind = "operator" if user.is_staff else "user"
             self.stdout.write(

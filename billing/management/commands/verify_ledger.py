@@ -13,7 +13,7 @@ from billing.ledger.rules import (
     BALANCE_RULES,
     CLOCK,
     EVENT_RULES,
-    RULES_APART,
+    SEPARATE_RULES,
     TRANSACTION_RULES,
 )
 from billing.ledger.verification import Problem
@@ -92,7 +92,7 @@ class Command(BaseCommand):
     def _write_rules(self) -> None:
         for of, rules in (
             ("balance", BALANCE_RULES),
-            ("transaction", TRANSACTION_RULES + RULES_APART),
+            ("transaction", TRANSACTION_RULES + SEPARATE_RULES),
             ("event", EVENT_RULES),
         ):
             self.stdout.write(f"Checked of each {of}:")

@@ -302,9 +302,9 @@ def test_a_clock_that_goes_back_a_little_locks_nobody_out(db: None) -> None:
     assert spend(NOW - SECOND, 60) is None
 
 
-def test_what_was_forgiven_can_be_spent_again(db: None) -> None:
+def test_a_returned_allowance_can_be_spent_again(db: None) -> None:
     assert spend(NOW, 1) is None
-    authority.forgive("key:1")
+    authority.return_allowance("key:1")
     assert spend(NOW, 1) is None
 
 

@@ -256,7 +256,7 @@ def test_a_search_that_takes_too_long_is_given_up(
             cursor.execute("SELECT pg_sleep(20)")
 
     monkeypatch.setattr("billing.api.transactions.SEARCH_SECONDS", 1)
-    for name in ("stretch_of_user", "stretch_of_all"):
+    for name in ("slice_of_user", "slice_of_all"):
         monkeypatch.setattr(reports, name, sleep)
     assert_problem(program.get(f"{path}?type=payment"), 503, "too_slow")
 
