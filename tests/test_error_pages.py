@@ -30,7 +30,7 @@ def test_a_form_out_of_date_says_that_nothing_was_done(db: None) -> None:
     client.force_login(AdministratorFactory())
     response = client.post("/admin/users/user/1/change-balance/", {"amount": "1"})
     assert response.status_code == 403
-    assert "The form was out of date, and nothing was done" in response.content.decode()
+    assert "The form was out of date. Nothing was done" in response.content.decode()
 
 
 def test_an_error_says_what_to_look_at(

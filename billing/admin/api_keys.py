@@ -140,7 +140,7 @@ class ApiKeyForm(PanelForm):
             ("90", "In 90 days"),
             ("365", "In a year"),
             ("day", "At the end of the day named beside"),
-            ("revoked", "Never: works until it is revoked"),
+            ("revoked", "Never: it works until it is revoked"),
         ],
         initial="365",
     )
@@ -162,7 +162,7 @@ class ApiKeyForm(PanelForm):
         self.fields["last_day"].help_text = "Only to expire on a day of your choice."
         usual = settings.API_REQUESTS_PER_MINUTE
         self.fields["requests_per_minute"].help_text = (
-            f"Empty: as the installation is set, {f'{usual:,}' if usual else 'without limit'}. "
+            f"Empty: the installation's default, {f'{usual:,}' if usual else 'without limit'}. "
             "0: no limit."
         )
 

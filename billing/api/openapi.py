@@ -38,7 +38,7 @@ DESCRIPTIONS: Final = {
     422: "The request is understood, and is not valid; nothing was changed.",
     429: "The key has spent its requests.",
     500: "Something went wrong here.",
-    503: "Not just now: the database does not answer, or somebody holds what this would change; "
+    503: "Not at the moment: the database does not answer, or somebody holds what this would change; "
     "try again after `Retry-After`. Or a search takes too long.",
 }
 

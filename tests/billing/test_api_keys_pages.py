@@ -328,7 +328,7 @@ def test_a_page_says_what_the_key_may_do(panel: Client) -> None:
     assert rights == [("Balance", "change, view"), ("Transaction", "view")]
     looking = panel.get(page_of(key_of(owner, is_read_only=True))).context["rights"]
     assert looking == [("Balance", "view"), ("Transaction", "view")]
-    assert "Nothing: its owner has no rights" in panel.get(page_of(key_of(OperatorFactory()))).text
+    assert "Nothing: its owner has no permissions" in panel.get(page_of(key_of(OperatorFactory()))).text
 
 
 @pytest.mark.django_db

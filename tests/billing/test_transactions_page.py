@@ -185,7 +185,7 @@ def test_a_search_that_takes_too_long_is_given_up_with_a_sentence(
     monkeypatch.setattr("billing.reports.page", sleep)
     for address in (tab(user), everybody()):
         page = panel.get(address + "?q=needle").content.decode()
-        assert "This search took too long and was given up." in page
+        assert "This search took too long and was stopped." in page
         assert 'value="needle"' in page
 
 
