@@ -47,8 +47,7 @@ REGISTRY: Final = CollectorRegistry()
 
 REQUESTS: Final = Counter(
     "billing_http_requests",
-    "Requests that were answered, by the route that answered them. "
-    "Health checks and scrapes are not counted.",
+    "Requests by route. Health checks and scrapes are not counted.",
     ["route", "method", "status"],
     registry=REGISTRY,
 )
@@ -56,14 +55,14 @@ REQUESTS: Final = Counter(
 # ledgers take seconds, and the database ends what takes minutes.
 REQUEST_SECONDS: Final = Histogram(
     "billing_http_request_duration_seconds",
-    "How long requests took until the answer began, in seconds.",
+    "Seconds until the response began.",
     ["route", "method"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
     registry=REGISTRY,
 )
 API_PROBLEMS: Final = Counter(
     "billing_api_problems",
-    "Calls of the Billing API that were answered with a problem, by its code.",
+    "Billing API calls that returned a problem, by its code.",
     ["face", "code"],
     registry=REGISTRY,
 )
@@ -75,7 +74,7 @@ POSTINGS: Final = Counter(
 )
 REPLAYS: Final = Counter(
     "billing_replays",
-    "Operations that posted nothing because their idempotency key had posted before.",
+    "Operations whose idempotency key had been posted before, so that nothing was posted.",
     ["channel"],
     registry=REGISTRY,
 )

@@ -87,7 +87,7 @@ class UnknownSubscription(BillingError):
 
 class EmailTaken(BillingError):
     code = "email_taken"
-    sentence = "Another user has this e-mail address already."
+    sentence = "Another user has this e-mail address."
 
 
 class UnknownTransaction(BillingError):
@@ -125,8 +125,8 @@ class ClockBehind(BillingError):
 
     code = "clock_behind"
     sentence = (
-        "The database's clock is wrong: it says {clock}, and the user's last transaction was "
-        "posted at {last_at}. Nothing was posted. Set the clock right, and try again."
+        "The database's clock is wrong: it says {clock}, but the user's last transaction was "
+        "posted at {last_at}. Nothing was posted. Correct the clock and try again."
     )
 
 
@@ -158,14 +158,14 @@ class AnswerForgotten(IdempotencyConflict):
     """The key was used for this call so long ago that the answer is deleted."""
 
     sentence = (
-        "This idempotency key was used for the same call on {day}; what it answered is not kept "
-        "any more. Nothing was done now."
+        "This idempotency key was used for the same call on {day}; its response is no longer "
+        "stored. Nothing was done now."
     )
 
 
 class AlreadyReversed(BillingError):
     code = "already_reversed"
-    sentence = "Transaction number {number} was reversed already, by number {reversed_by}."
+    sentence = "Transaction number {number} was already reversed by number {reversed_by}."
 
 
 class AlreadyPaidBack(BillingError):
@@ -173,8 +173,8 @@ class AlreadyPaidBack(BillingError):
 
     code = "already_paid_back"
     sentence = (
-        "{amount} of transaction number {number} was paid back already, by number {paid_back_by}; "
-        "reversed, that would be given twice."
+        "{amount} of transaction number {number} was already paid back by number "
+        "{paid_back_by}; a reversal would pay it twice."
     )
 
     def describe(self) -> str:
@@ -197,7 +197,7 @@ class InvalidQuantity(BillingError):
         "not_a_number": "This is not a quantity: {value}.",
         "too_many_decimals": "A quantity has at most six decimals: {value}.",
         "out_of_range": "This quantity is too large: {value}.",
-        "wrong_sign": "A quantity is more than zero: {value}.",
+        "wrong_sign": "A quantity must be more than zero: {value}.",
     }
 
     def describe(self) -> str:
@@ -234,12 +234,12 @@ class ServiceRetired(BillingError):
 
 class PlanRetired(BillingError):
     code = "plan_retired"
-    sentence = "The plan {plan} is retired: nobody can subscribe to it any more."
+    sentence = "The plan {plan} is retired and takes no new subscriptions."
 
 
 class SamePlan(BillingError):
     code = "same_plan"
-    sentence = "This is the plan already: {plan}."
+    sentence = "The subscription is already on this plan: {plan}."
 
 
 class UserDeactivated(BillingError):
@@ -254,8 +254,8 @@ class SubscriptionExists(BillingError):
     code = "subscription_exists"
     further_figures = ("subscription",)
     sentences: ClassVar[Mapping[str, str]] = {
-        "device": "Device {device} has a subscription already, to the plan {plan}.",
-        "user": "The user has a subscription already, to the plan {plan}.",
+        "device": "Device {device} already has a subscription, to the plan {plan}.",
+        "user": "The user already has a subscription, to the plan {plan}.",
     }
 
     def describe(self) -> str:

@@ -48,7 +48,7 @@ def of(user_id: int) -> Threshold:
 
 @transaction.atomic
 def set_default(amount: Amount | None) -> Change:
-    """None: never. Raises InvalidAmount for what is no amount, or is negative."""
+    """None: never. Raises InvalidAmount for a value that is not an amount, or is negative."""
     checked = None if amount is None else _checked(amount)
     row, _ = LowBalanceThreshold.objects.get_or_create(user=None)
     LowBalanceThreshold.objects.select_for_update().get(pk=row.pk)  # one change after the other
@@ -59,7 +59,7 @@ def set_default(amount: Amount | None) -> Change:
 
 @transaction.atomic
 def set_own(user_id: int, amount: Amount | None) -> Change:
-    """None: never. Raises InvalidAmount for what is no amount, or is negative."""
+    """None: never. Raises InvalidAmount for a value that is not an amount, or is negative."""
     checked = None if amount is None else _checked(amount)
     ledger.lock_balances([user_id])
     before = of(user_id)

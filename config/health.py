@@ -108,7 +108,7 @@ def readiness(request: HttpRequest) -> HttpResponse:
 def _checks() -> Iterator[Check]:
     outage = _database_outage()
     if outage is None:
-        yield Check("database", "The database answers, and can be written.")
+        yield Check("database", "The database answers and can be written.")
     else:
         yield Check(
             "database",
@@ -131,7 +131,7 @@ def _checks() -> Iterator[Check]:
 
 
 def _not_known(name: str) -> Check:
-    return Check(name, "This is not known: the database did not tell.", "not_known")
+    return Check(name, "Not known: the database did not answer.", "not_known")
 
 
 def _migrations() -> Check:
@@ -171,7 +171,7 @@ def _worker() -> Check:
         return Check(
             "worker",
             f"No worker has done a job for {seconds // 60} minutes: nothing is charged and no "
-            "webhook is sent. See to it that one is running: manage.py worker.",
+            "webhook is sent. Make sure that one is running: manage.py worker.",
             "worker_silent",
             figures=figures,
         )
@@ -183,10 +183,10 @@ def _run() -> Check:
     if late is None:
         return Check("run", "No charging run is overdue.")
     became = {
-        None: "has not begun: subscriptions are not being charged. See to it that a worker is "
-        "running: manage.py worker.",
+        None: "has not started: subscriptions are not being charged. Make sure that a "
+        "worker is running: manage.py worker.",
         "running": "is still going on.",
-        "interrupted": "was interrupted. See to it that a worker is running: manage.py worker.",
+        "interrupted": "was interrupted. Make sure that a worker is running: manage.py worker.",
     }
     sentence = f"The charging run of {late.since:%Y-%m-%d %H:%M} UTC {became[late.state]}"
     return Check("run", sentence, "run_overdue", figures=(("since", late.since.isoformat()),))

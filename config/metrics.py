@@ -99,57 +99,58 @@ class Family(NamedTuple):
 
 
 FAMILIES: Final[Mapping[str, Family]] = {
-    "billing_database_up": Family("gauge", "Whether the database answered this scrape: 1 or 0."),
+    "billing_database_up": Family("gauge", "1 if the database answered this scrape, else 0."),
     "billing_question_failed": Family(
         "gauge",
-        "Whether a part of the figures could not be read from the database in time: 1 or 0. These "
+        "1 if some figures could not be read from the database in time, else 0. These "
         "figures are missing then.",
         ("question",),
     ),
     "billing_database_lock_waits": Family(
-        "gauge", "Sessions of the database that wait for a lock now."
+        "gauge", "Database sessions that are waiting for a lock."
     ),
     "billing_database_lock_wait_max_seconds": Family(
         "gauge", "The longest time that a session has been waiting for a lock; 0 if none waits."
     ),
     "billing_charging_due_subscriptions": Family(
         "gauge",
-        "Subscriptions that a charging run has to look at now: the backlog. Counted up to "
+        "The backlog: subscriptions that a charging run has to look at now. Counted up to "
         f"{COUNTED_AT_MOST}, at most once a minute by each process.",
     ),
     "billing_charging_open_batches": Family(
-        "gauge", "Parts of charging runs that have begun and are not finished."
+        "gauge", "Unfinished parts of charging runs that have started."
     ),
     "billing_charging_overdue_seconds": Family(
         "gauge",
-        "For how long the latest daily charging run should have been finished; 0 if all is well.",
+        "Seconds by which the latest daily charging run is overdue; 0 if it is not.",
     ),
     "billing_charging_last_run_start_timestamp_seconds": Family(
-        "gauge", "When the last finished charging run started, in seconds since 1970."
+        "gauge", "The start of the last finished charging run, in seconds since 1970."
     ),
     "billing_charging_last_run_duration_seconds": Family(
-        "gauge", "How long the last finished charging run took."
+        "gauge", "The duration of the last finished charging run."
     ),
     "billing_charging_last_run_results": Family(
         "gauge",
-        "What the last finished charging run did: charges posted; subscriptions suspended, "
-        "resumed, and skipped because they still cannot be paid; users whom it failed to charge.",
+        "Outcomes of the last finished charging run: charges posted; subscriptions "
+        "suspended, resumed, or skipped because they still cannot be paid; users who "
+        "could not be charged.",
         ("result",),
     ),
-    "billing_charging_charges": Family("counter", "Charges that all charging runs have posted."),
+    "billing_charging_charges": Family("counter", "Charges posted by all charging runs."),
     "billing_charging_failures": Family(
-        "counter", "Users whom charging runs have failed to charge."
+        "counter", "Users who could not be charged, in all charging runs."
     ),
     "billing_webhook_waiting_deliveries": Family(
         "gauge",
-        "Webhooks that are still to be delivered, to active endpoints. Counted up to "
+        "Webhooks to active endpoints that are not yet delivered. Counted up to "
         f"{COUNTED_AT_MOST}.",
     ),
     "billing_webhook_oldest_waiting_seconds": Family(
-        "gauge", "How old the oldest event is that is still to be delivered; 0 if there is none."
+        "gauge", "The age of the oldest event that is not yet delivered; 0 if there is none."
     ),
     "billing_webhook_failing_endpoints": Family(
-        "gauge", "Active endpoints that nothing has got through to for five minutes."
+        "gauge", "Active endpoints to which nothing could be delivered for five minutes."
     ),
     "billing_webhook_given_up_deliveries": Family(
         "gauge",
@@ -161,15 +162,15 @@ FAMILIES: Final[Mapping[str, Family]] = {
         ("queue", "status"),
     ),
     "billing_job_oldest_waiting_seconds": Family(
-        "gauge", "How long the oldest background job has waited that could be done; 0 if none."
+        "gauge", "The waiting time of the oldest background job that could run; 0 if there is none."
     ),
     "billing_workers": Family(
         "gauge",
-        f"Workers that were heard of in the last {WORKER_IS_THERE_SECONDS} seconds. One that cron "
-        "starts is there while it works.",
+        f"Workers seen in the last {WORKER_IS_THERE_SECONDS} seconds. "
+        "A worker started by cron is counted while it works.",
     ),
     "billing_worker_heartbeat_age_seconds": Family(
-        "gauge", "How long ago a worker last did a job. Missing if none ever has."
+        "gauge", "The time since a worker last did a job. Missing if none ever has."
     ),
 }
 

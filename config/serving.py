@@ -249,7 +249,7 @@ def _has_ended(pid: int) -> bool:
 
 def _give_up(arbiter: Any, started: set[int]) -> None:
     """Kills the new workers; the old ones go on."""
-    arbiter.log.error("The new version does not start; the old one goes on serving.")
+    arbiter.log.error("The new version does not start; the old one keeps serving.")
     for pid in started:
         worker = arbiter.WORKERS.pop(pid)
         with suppress(ProcessLookupError):

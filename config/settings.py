@@ -300,7 +300,7 @@ FORMAT_MODULE_PATH = "config.formats"  # 2026-11-28, on all pages
 USE_TZ = True
 TIME_ZONE = env.str("TIME_ZONE", default="") or "UTC"
 if TIME_ZONE not in available_timezones():
-    raise ImproperlyConfigured(f"TIME_ZONE is “{TIME_ZONE}”, which is no known time zone.")
+    raise ImproperlyConfigured(f"TIME_ZONE is “{TIME_ZONE}”, which is not a known time zone.")
 
 # The ISO 4217 code of the one currency: decides how amounts are written, and their decimals.
 BILLING_CURRENCY = env.str("BILLING_CURRENCY", default="") or "USD"

@@ -43,14 +43,12 @@ class Outage:
 
 
 BUSY: Final = Outage(
-    "busy", "Somebody else is changing the same thing, and that takes unusually long.", 2
+    "busy", "Somebody else is changing the same thing, and it is taking unusually long.", 2
 )
 UNAVAILABLE: Final = Outage("database_unavailable", "The database does not answer.", 5)
-READ_ONLY: Final = Outage(
-    "database_read_only", "The database can only be read now; nothing can be written.", 30
-)
+READ_ONLY: Final = Outage("database_read_only", "The database can only be read at the moment.", 30)
 FULL: Final = Outage(
-    "database_full", "The database's disk is full; nothing can be written until there is room.", 30
+    "database_full", "The database's disk is full; nothing can be written until there is space.", 30
 )
 OUTAGES: Final = (BUSY, UNAVAILABLE, READ_ONLY, FULL)
 

@@ -124,8 +124,8 @@ class PersonForm(UniqueEmailMixin, forms.ModelForm):  # type: ignore[type-arg]
         for name in self.changed_by_both:
             self.add_error(
                 name,
-                f"Nothing was saved: since you opened the page, this was changed to "
-                f"{self._in_words(name)}. Save once more to put what you entered in its place.",
+                f"Nothing was saved: somebody has changed this, since you opened the page, to "
+                f"{self._in_words(name)}. Save again to replace it with your entry.",
             )
         return cleaned
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 from users.addresses import Mailbox, composed, validate_address
 from users.texts import CANNOT_BE_SEEN, has_invisible
 
-ADDRESS_IS_TAKEN: Final = "Another user has this e-mail address already."
+ADDRESS_IS_TAKEN: Final = "Another user has this e-mail address."
 # The constraints by which the database refuses an address that another user has.
 ONE_MAILBOX: Final = (
     "user_email_is_one_mailbox",
@@ -31,7 +31,7 @@ def time_zones() -> frozenset[str]:
 
 def validate_time_zone(name: str) -> None:
     if name not in time_zones():
-        raise ValidationError(f"“{name}” is no known time zone; an example is Europe/Berlin.")
+        raise ValidationError(f"“{name}” is not a known time zone; an example is Europe/Berlin.")
 
 
 def constraint_of(problem: IntegrityError) -> str:
@@ -102,7 +102,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         LEGAL_ENTITY = "legal_entity", "Legal entity"
         SOLE_TRADER = "sole_trader", "Sole trader"
 
-    email = models.EmailField("e-mail", help_text="The login. Unique, however it is spelled.")
+    email = models.EmailField("e-mail", help_text="The login. It must be unique in all spellings.")
     # The database sets both: see users/migrations/sql.
     email_identity = models.GeneratedField(
         expression=Func(F("email"), function="users_email_identity"),
@@ -144,7 +144,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         blank=True,
         default="",
         db_default="",
-        help_text="Of the classifier of enterprises and organizations.",
+        help_text="The code in the classifier of enterprises and organizations.",
     )
 
     country = models.CharField(max_length=100, blank=True)
@@ -168,15 +168,17 @@ class User(AbstractBaseUser, PermissionsMixin):
         validators=[validate_time_zone],
         help_text="For example Europe/Berlin. Empty: the installation's time zone.",
     )
-    comment = models.TextField(blank=True, help_text="For operators; the user does not see it.")
+    comment = models.TextField(blank=True, help_text="Shown to operators only.")
 
     is_active = models.BooleanField(
         "active",
         default=True,
-        help_text="Clear this instead of deleting: money history is kept for ever.",
+        help_text="Clear this instead of deleting the user: money history is kept permanently.",
     )
     is_staff = models.BooleanField(
-        "operator", default=False, help_text="Works in this panel, as far as permissions go."
+        "operator",
+        default=False,
+        help_text="An operator of this panel, within the operator's permissions.",
     )
     created_at = models.DateTimeField("created", default=timezone.now, editable=False)
 

@@ -42,7 +42,7 @@ def _end_or_note(request: HttpRequest, now: datetime) -> None:
         minutes=settings.SESSION_IDLE_MINUTES
     ):
         minutes = _count(settings.SESSION_IDLE_MINUTES, "minute")
-        reason = f"You were logged out because you did nothing here for {minutes}."
+        reason = f"You were logged out because you were inactive for {minutes}."
     else:
         if BEGUN not in session:
             session[BEGUN] = begun.timestamp()

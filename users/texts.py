@@ -9,7 +9,7 @@ import re
 from typing import Final
 from unicodedata import category
 
-CANNOT_BE_SEEN: Final = "This contains characters that cannot be seen."
+CANNOT_BE_SEEN: Final = "This contains invisible characters."
 
 # Unicode's property Default_Ignorable_Code_Point, which Python does not know. Python classifies
 # some of these as letters or marks, like the Hangul fillers.

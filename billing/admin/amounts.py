@@ -149,7 +149,7 @@ def finer(amount: Decimal, name: str) -> ValidationError:
     plain = format_money(amount).replace(",", "").replace("−", "-")
     exact = plain.rstrip("0")
     html = format_html(
-        "{}{} is finer than money is paid in: {} has {}. {}",
+        "{}{} has more decimals than the currency: {} has {}. {}",
         _default_button(),
         shown(exact),
         currencies.own(),

@@ -73,7 +73,7 @@ class KeyFilters(PanelForm):
         choices=[("", "All"), ("working", "Working"), ("other", "Not working")],
     )
     q = forms.CharField(
-        label="Name, owner or beginning",
+        label="Name, owner or first characters",
         required=False,
         max_length=200,
         # The browser does not submit text that breaks the pattern, so no key gets into a URL.
@@ -121,17 +121,20 @@ class ApiKeyForm(PanelForm):
     name = forms.CharField(
         max_length=60,
         validators=[validate_readable],
-        help_text="What uses it, like Payment gateway. Not the name of another working key.",
+        help_text="The program that uses it, like Payment gateway. No two working keys share a "
+        "name.",
     )
     owner = OwnerField(
         queryset=User.objects.none(),
         empty_label=None,
         help_text="The key acts in this operator's name and may do what the operator may, now and "
-        "later. To choose from are those with no right beyond yours.",
-        error_messages={"invalid_choice": "Choose an active operator with no right beyond yours."},
+        "later. You can choose operators who have no permission that you lack.",
+        error_messages={
+            "invalid_choice": "Choose an active operator who has no permission that you lack."
+        },
     )
     is_read_only = forms.BooleanField(
-        label="Read only", required=False, help_text="May look, and change nothing."
+        label="Read only", required=False, help_text="May read, but change nothing."
     )
     lasts = forms.ChoiceField(
         label="Expires",
@@ -139,7 +142,7 @@ class ApiKeyForm(PanelForm):
             ("30", "In 30 days"),
             ("90", "In 90 days"),
             ("365", "In a year"),
-            ("day", "At the end of the day named beside"),
+            ("day", "At the end of this day"),
             ("revoked", "Never: it works until it is revoked"),
         ],
         initial="365",
@@ -159,7 +162,7 @@ class ApiKeyForm(PanelForm):
         super().__init__(data, initial={"owner": actor.pk})
         owners = operators_managed_by(actor).filter(is_active=True)
         self.fields["owner"].queryset = owners.order_by("email")  # type: ignore[attr-defined]
-        self.fields["last_day"].help_text = "Only to expire on a day of your choice."
+        self.fields["last_day"].help_text = "Used only with “At the end of this day”."
         usual = settings.API_REQUESTS_PER_MINUTE
         self.fields["requests_per_minute"].help_text = (
             f"Empty: the installation's default, {f'{usual:,}' if usual else 'without limit'}. "
@@ -170,7 +173,7 @@ class ApiKeyForm(PanelForm):
         name: str = self.cleaned_data["name"]
         self.twin = authority.working_keys(self.now).filter(name=name).order_by("-pk").first()
         if self.twin:
-            raise forms.ValidationError("A working key has this name already. Choose another.")
+            raise forms.ValidationError("Another working key has this name. Choose another name.")
         return name
 
     def clean(self) -> dict[str, Any]:
@@ -178,13 +181,11 @@ class ApiKeyForm(PanelForm):
         day = cleaned.get("last_day")
         if cleaned.get("lasts") == "day":
             if day is None and "last_day" not in self.errors:
-                self.add_error("last_day", "Say which day is the last.")
+                self.add_error("last_day", "Enter the last day.")
             elif day and day < timezone.localdate(self.now):
-                self.add_error("last_day", "This day is over.")
+                self.add_error("last_day", "This day has passed.")
         elif day:
-            self.add_error(
-                "last_day", "For this day to count, choose “At the end of the day” as well."
-            )
+            self.add_error("last_day", "To use this day, choose “At the end of this day” too.")
         return cleaned
 
     @property
@@ -335,7 +336,7 @@ class ApiKeyAdmin(WithHistory):
         key = self._key(request, key_id)
         address = reverse("admin:billing_apikey_change", args=[key.pk])
         if key.revoked_at is not None:
-            self.message_user(request, "This key was revoked before.", messages.INFO)
+            self.message_user(request, "This key has already been revoked.", messages.INFO)
             return HttpResponseRedirect(address)
         if request.method == "POST":
             operations.keys.revoke(
@@ -343,7 +344,7 @@ class ApiKeyAdmin(WithHistory):
             )
             self.message_user(
                 request,
-                format_html("“{}” is revoked: it works no more.", key.name),
+                format_html("“{}” is revoked. It no longer works.", key.name),
                 messages.SUCCESS,
             )
             return HttpResponseRedirect(address)

@@ -65,7 +65,7 @@ class ChangeBalanceForm(PanelForm):
     description = forms.CharField(
         label="Transaction description",
         max_length=DESCRIPTION_MAX_LENGTH,
-        help_text=f"{LENGTHS}, for the user's history. The list offers the standard ones.",
+        help_text=f"{LENGTHS} for the user's history. The list offers standard descriptions.",
         widget=forms.TextInput({"list": "standard-descriptions"}),
     )
     amount = AmountField(label="Balance changes")
@@ -103,14 +103,14 @@ class ChangeBalanceForm(PanelForm):
         except BalanceMoved as refusal:
             self._ask_again(
                 "Nothing was posted: another transaction came in since you opened this page. "
-                "The balances above are the new ones; confirm once more to post the change on "
-                f"them. (The last transaction is now No. {refusal.data['number']}.)"
+                "The balances above are the new ones; confirm again to post the change. (The "
+                f"last transaction is now No. {refusal.data['number']}.)"
             )
         except IdempotencyConflict as refusal:
             self._ask_again(
                 f"This form was posted already, as transaction No. {refusal.data['number']}, and "
-                "has other content now. Nothing was posted; confirm once more to post it as a "
-                "further transaction."
+                "its content is now different. Nothing was posted; confirm again to post it as "
+                "another transaction."
             )
         except BillingError as refusal:
             self.add_error(self._field_of(refusal), str(refusal))

@@ -69,13 +69,14 @@ class ChargeServiceForm(ConfirmedForm):
     device = forms.CharField(
         required=False,
         max_length=100,
-        help_text="Its own plan sets the price or, without one, the user's own pricing plan.",
+        help_text="The device's own plan sets the price or, without one, the user's own pricing "
+        "plan.",
         widget=forms.TextInput({"list": "devices"}),
     )
     description = forms.CharField(
         required=False,
         max_length=DESCRIPTION_MAX_LENGTH,
-        help_text="Empty: made up from service, quantity, plan and device.",
+        help_text="Empty: written from service, quantity, plan and device.",
     )
     key = forms.CharField(required=False, widget=forms.HiddenInput, max_length=64)
 

@@ -97,9 +97,8 @@ class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]
         )
         told = f" ({told})" if told else ""
         return (
-            f"Nothing was saved: this has changed since you opened the page{told}. "
-            "Below is what you entered. Save once more to put it in place of that, or open the "
-            "page anew."
+            f"Nothing was saved: somebody has changed this since you opened the page{told}. Below "
+            "is what you entered. Save again to replace the other change, or reload the page."
         )
 
 
@@ -176,7 +175,7 @@ class ConfigurationAdmin(WithHistory):
             try:
                 return super().delete_view(request, object_id, extra_context)
             except (ProtectedError, IntegrityError):
-                why = f"“{obj}” cannot be deleted: it came into use just now."
+                why = f"“{obj}” cannot be deleted: it has just come into use."
         self.message_user(request, why, messages.ERROR)
         address = f"admin:{self.opts.app_label}_{self.opts.model_name}_change"
         return HttpResponseRedirect(reverse(address, args=[obj.pk]))

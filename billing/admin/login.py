@@ -32,7 +32,7 @@ class LimitedLoginForm(LoginForm):
         if wait is not None:
             seconds = authority.whole_seconds(wait)
             raise ValidationError(
-                f"Too many logins with this address have failed from here. Try again in {seconds} "
+                f"Too many failed logins with this address from here. Try again in {seconds} "
                 f"{'second' if seconds == 1 else 'seconds'}."
             )
         super().clean()

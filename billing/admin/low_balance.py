@@ -31,7 +31,7 @@ class DefaultForm(PanelForm):
     amount = PriceField(
         required=False,
         negative="A threshold cannot be negative.",
-        help_text="Of the real balance; the bonus balance does not count.",
+        help_text="Compared with the real balance; the bonus balance does not count.",
         widget=NumberInput,
     )
 
@@ -52,10 +52,10 @@ class DefaultForm(PanelForm):
         if cleaned["when"] != "amount":
             # The old amount need not be cleared by hand.
             if amount is not None and amount != self.initial["amount"]:
-                self.add_error("amount", "For this amount to count, choose “Below an amount”.")
+                self.add_error("amount", "To use this amount, choose “Below an amount”.")
             cleaned["amount"] = None
         elif amount is None:
-            self.add_error("amount", "Say below which amount.")
+            self.add_error("amount", "Enter the amount.")
         elif not amount:
             self.add_error("amount", "No balance is below zero. Choose “Never” instead.")
         return cleaned

@@ -132,7 +132,7 @@ class ReadOnlyAdmin(PanelAdmin):
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        raise Http404("Nobody edits these: they have no history.")
+        raise Http404("Nobody edits these, so they have no history.")
 
 
 class PanelForm(forms.Form):

@@ -121,8 +121,8 @@ class PlanAdmin(ConfigurationAdmin):
     ) -> Any:
         if obj and self.get_readonly_fields(request, obj):
             kwargs["help_texts"] = {
-                "cycle": "Stays as it is: what subscribers have paid for, and until when, was "
-                "reckoned by it. For another cycle retire this plan and add one."
+                "cycle": "It cannot be changed, because subscribers have paid for periods of it. "
+                "For another cycle retire this plan and add a new one."
             }
         return super().get_form(request, obj, change, **kwargs)
 
@@ -155,15 +155,15 @@ class PlanAdmin(ConfigurationAdmin):
         if not plan.is_active and UserDefaults.objects.filter(plan=plan).exists():
             self.message_user(
                 request,
-                f"“{plan}” is the default plan of new users. As it is retired now, they get none "
-                "until another is chosen under New users.",
+                f"“{plan}” is the default plan of new users. It is retired now, so they get no plan"
+                " until you choose another under New users.",
                 messages.WARNING,
             )
 
     def why_kept(self, obj: Plan) -> str | None:
-        retire = "It can be retired instead: clear “Active”. Users who have it keep it."
+        retire = "Retire it instead: clear “Active”. Users who have it keep it."
         if obj.subscriptions.exists():
-            return f"“{obj}” cannot be deleted: it has been subscribed to. {retire}"
+            return f"“{obj}” cannot be deleted: it has had subscriptions. {retire}"
         if UserDefaults.objects.filter(plan=obj).exists():
             return (
                 f"“{obj}” cannot be deleted: it is the default plan of new users. "

@@ -37,8 +37,8 @@ class ServiceAdmin(ConfigurationAdmin):
     ) -> Any:
         if obj:
             kwargs["help_texts"] = {
-                "code": "Transactions know the service by its code: it stays. If another is "
-                "needed, retire this service and add one."
+                "code": "Transactions refer to the service by its code, so it cannot be changed. "
+                "If you need another, retire this service and add a new one."
             }
         return super().get_form(request, obj, change, **kwargs)
 
@@ -52,7 +52,7 @@ class ServiceAdmin(ConfigurationAdmin):
                 "show_delete": False,
                 "notes": [
                     "Plans have a price for this service, so it cannot be deleted. "
-                    "Clear “Active” to retire it: nobody can be charged for it then."
+                    "Clear “Active” to retire it: then nobody can be charged for it."
                 ],
             }
         return super().render_change_form(request, context, *args, **kwargs)
@@ -61,12 +61,12 @@ class ServiceAdmin(ConfigurationAdmin):
         if why := self._why_priced(obj):
             return why
         kept = f"“{obj}” cannot be deleted: "
-        instead = " It can be retired instead: clear “Active”."
+        instead = " Retire it instead: clear “Active”."
         try:
             with reports.time_limit(LOOK_MAX_SECONDS):
                 charged = reports.was_charged(obj.code)
         except reports.TooSlow:
-            return f"{kept}whether it was ever charged could not be found out in time.{instead}"
+            return f"{kept}it could not be checked in time whether it was ever charged.{instead}"
         return f"{kept}users have been charged for it.{instead}" if charged else None
 
     @staticmethod
@@ -75,9 +75,7 @@ class ServiceAdmin(ConfigurationAdmin):
         if not count:
             return None
         plans = "a plan has a price" if count == 1 else f"{count} plans have a price"
-        return (
-            f"“{obj}” cannot be deleted: {plans} for it. It can be retired instead: clear “Active”."
-        )
+        return f"“{obj}” cannot be deleted: {plans} for it. Retire it instead: clear “Active”."
 
     @display(description="code", ordering="code")
     def service_code(self, service: Service) -> str:

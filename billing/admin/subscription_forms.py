@@ -83,7 +83,7 @@ class PlanField(forms.ModelChoiceField):  # type: ignore[type-arg]
         super().__init__(
             Plan.objects.none(),
             empty_label="Choose a plan …",
-            error_messages={"invalid_choice": "This plan cannot be chosen any more."},
+            error_messages={"invalid_choice": "This plan can no longer be chosen."},
             **options,
         )
 
@@ -131,10 +131,10 @@ class AddForm(SubscriptionForm):
         help_text="Empty: the user's own pricing plan, for services that name no device.",
     )
     wait_for_money = forms.BooleanField(
-        label="Start suspended, and wait for money",
+        label="Start suspended until there is money",
         required=False,
-        help_text="Nothing is charged now. It resumes by itself, and pays as of that day, soon "
-        "after the balance suffices.",
+        help_text="Nothing is charged now. It resumes automatically soon after there is enough "
+        "money, and is charged from that day on.",
     )
 
     done_before = (SubscriptionExists,)
@@ -225,16 +225,16 @@ class ChangePlanForm(ExistingForm):
         label="Pay back the remainder",
         required=False,
         initial=True,
-        help_text="Of all that was paid for today and later, under whichever plan.",
+        help_text="Everything paid for today and later, under any plan.",
     )
     charge_now = forms.BooleanField(
         label="Charge the new plan now",
         required=False,
         initial=True,
-        help_text="From today on. Otherwise when what has been paid is used up or, if that is "
-        "paid back, on the new plan's next regular day; until then nothing is charged. Where "
-        "nothing was paid ahead and nothing is paid back, the new plan is charged from today on "
-        "in any case.",
+        help_text="From today on. Otherwise the new plan is charged once the paid days are used up "
+        "or, if they are paid back, from its next regular day; nothing is charged until "
+        "then. If no days were paid ahead and nothing is paid back, it is charged from "
+        "today on in any case.",
     )
 
     done_before = (SamePlan, SubscriptionCancelled)
@@ -271,7 +271,7 @@ class ChangePlanForm(ExistingForm):
             ("Device", _device_in_words(subscription.device)),
             ("Present plan", plan_in_words(old)),
             ("New plan", plan_in_words(subscription.plan)),
-            ("Its fee counts from", _day(subscription.plan_since)),
+            ("Its fee applies from", _day(subscription.plan_since)),
             ("Its services", "At its prices from now on"),
             *self._uncharged_days(subscription),
         ]
@@ -295,7 +295,7 @@ class CancelForm(ExistingForm):
     pay_back = forms.BooleanField(
         label="Pay back the remainder",
         required=False,
-        help_text="Of what was paid for today and later.",
+        help_text="Everything paid for today and later.",
     )
 
     done_before = (SubscriptionCancelled,)

@@ -152,7 +152,7 @@ class TransactionAdmin(PanelAdmin):
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        raise Http404("A transaction never changes: it has no history.")
+        raise Http404("A transaction never changes, so it has no history.")
 
     def reverse_view(self, request: HttpRequest, transaction_id: int) -> HttpResponseBase:
         """Shows the form, and reverses a transaction."""

@@ -75,7 +75,7 @@ class AmountRangeFilter(admin.ListFilter):
         if self.form.is_valid():
             first, last = (self.form.cleaned_data[name] for name in (lower, upper))
             if first is not None and last is not None and first > last:
-                self.form.add_error(upper, "This is less than the amount it begins with.")
+                self.form.add_error(upper, "This is less than the first amount.")
         for name, problems in self.form.errors.as_data().items():
             if isinstance(problems[0], Question):
                 self.questions[name] = self._question(request, name, problems[0])
@@ -112,7 +112,7 @@ class AmountRangeFilter(admin.ListFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> QuerySet[User]:
         for name, question in self.questions.items():
             told = format_html(
-                "Filter by {}, “{}”: nobody is listed yet. {}",
+                "Filter by {}, “{}”: no users are listed yet. {}",
                 self.title,
                 self.form.fields[name].label,
                 question,

@@ -107,14 +107,14 @@ class WebhookEndpointForm(ConfigurationForm):
         max_length=500,
         assume_scheme="https",
         widget=UnfoldAdminTextInputWidget({"inputmode": "url", "autocomplete": "off"}),
-        help_text="Events are sent here, by POST. https:// only, but for networks of your own.",
+        help_text="Events are sent here, by POST. https:// only, except for your own networks.",
     )
     events = forms.MultipleChoiceField(
         label="Events",
         choices=EventType.choices,
         widget=UnfoldAdminCheckboxSelectMultipleWidget,
         error_messages={"required": "Choose at least one event."},
-        help_text="What this endpoint is told of, from now on.",
+        help_text="Events of these types are sent to this endpoint from now on.",
     )
 
     def clean_url(self) -> str:
@@ -190,7 +190,7 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
             return response
         self.message_user(
             request,
-            f"“{obj}” was added. What happens from now on is sent to it, signed with its secret.",
+            f"“{obj}” was added. Events from now on are sent to it, signed with its secret.",
             messages.SUCCESS,
         )
         return HttpResponseRedirect(self._address(obj, "secret"))
@@ -199,10 +199,10 @@ class WebhookEndpointAdmin(ConfigurationAdmin):
         """Also lists the deliveries, which are deleted later, in the background."""
         shown, counts, lacking, protected = super().get_deleted_objects(objs, request)
         for endpoint in objs:
-            shown.append("The record of what was sent to it, with all attempts")
+            shown.append("The record of all its deliveries and attempts")
             found = report(endpoint)
             if found.waiting is None or found.waiting:
-                shown.append(f"Events that wait, and will not be sent: {found.waiting_shown}")
+                shown.append(f"Waiting events that will not be sent: {found.waiting_shown}")
         return shown, counts, lacking, protected
 
     def test_view(self, request: HttpRequest, endpoint_id: str) -> HttpResponseBase:

@@ -33,8 +33,9 @@ router = Router(tags=["Active days"])
     auth=RequiresPermission("billing.change_subscription", writes=True),
     response={200: ActiveDayOut, 404: ProblemOut},
     summary="Record an active day of a device",
-    description="Today, or up to 31 days ago. Doing so again changes nothing. It is charged after "
-    "the day if the device's subscription or, without one, the user's own is by active day.",
+    description="For today or up to 31 days ago. Repeating it changes nothing. The day is charged "
+    "after it ends if the device's subscription (or, without one, the user's own) is "
+    "charged by active day.",
 )
 def record_active_day(
     request: HttpRequest, user_id: PathId, active: ActiveDayIn, response: HttpResponse
@@ -46,7 +47,7 @@ def record_active_day(
 
 
 class ActiveDayFilters(Parameters):
-    device: Device = Field(description="Of just this device; empty: of the account as a whole.")
+    device: Device = Field(description="Only this device; empty: the account as a whole.")
     since: Day | None = Field(None, alias="from", description="From this day on, included.")
     until: Day | None = Field(None, alias="to", description="Up to this day, included.")
     limit: Limit = 50

@@ -54,7 +54,7 @@ def posted(response: HttpResponse, transaction: Transaction) -> Status[Any]:
     auth=RequiresPermission("billing.change_balance", writes=True, posting=True),
     response=POSTED,
     summary="Change a user's balances",
-    description="Adds the amounts to both balances, as they are signed, in one transaction.",
+    description="Adds the signed amounts to both balances in one transaction.",
 )
 def change_balance(
     request: HttpRequest,
@@ -78,9 +78,10 @@ def change_balance(
     auth=RequiresPermission("billing.change_balance", writes=True, lasts=True),
     response={200: BatchOut, 402: ProblemOut, 404: ProblemOut, 409: ProblemOut, 422: ProblemOut},
     summary="Change balances of many users",
-    description="Up to 1,000 changes, those of one user in this order, each with an idempotency "
-    "key of its own if it has one. All are posted, or none: the problem's `entry` is then the "
-    "place, from 1, of one that was refused. With `skip_refused`, what can be posted is posted.",
+    description="Up to 1,000 changes. Those of one user are posted in this order. Each can have "
+    "its own idempotency key. All are posted, or none; in that case the problem's "
+    "`entry` is the position, from 1, of an entry that was refused. With "
+    "`skip_refused`, all others are posted.",
 )
 def change_balances(request: HttpRequest, batch: BatchIn, response: HttpResponse) -> dict[str, Any]:
     known = operations.customers.existing_customer_ids({entry.user_id for entry in batch.entries})

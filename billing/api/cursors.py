@@ -30,7 +30,7 @@ def from_text(of: str, text: str, length: int) -> list[int]:
 
 
 def not_one() -> Problem:
-    reason = "This is no cursor that an answer of this list gave."
+    reason = "This is not a cursor from an earlier response of this list."
     return Problem(
         "invalid_request", reasons=reason, errors=[{"field": "cursor", "reason": reason}]
     )

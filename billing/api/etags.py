@@ -22,9 +22,9 @@ ANY: Final = "*"
 READING: Final = ("GET", "HEAD")
 NOT_A_TAG: Final = 'It must be * or ETags in quotes, as in "5f0c".'
 
-CHANGED: Final = "it is another by now than your If-Match names; read it again"
-UNCHANGED: Final = "it is what your If-None-Match names"
-NO_TAG: Final = "what this call does has no ETag that an If-Match could name"
+CHANGED: Final = "it no longer matches your If-Match; read it again"
+UNCHANGED: Final = "it matches your If-None-Match"
+NO_TAG: Final = "this call has no ETag, so it takes no If-Match"
 
 
 class NotModified(Exception):

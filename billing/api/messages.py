@@ -35,7 +35,9 @@ class TransactionPostedOut(_Message):
 
 
 class LowBalanceData(ResponseModel):
-    transaction: TransactionOut = Field(description="That took the balance below the threshold.")
+    transaction: TransactionOut = Field(
+        description="The transaction that took the balance below the threshold."
+    )
     balance: AmountOut
     threshold: AmountOut
 
@@ -89,12 +91,12 @@ MESSAGES: Final[dict[str, type[_Message]]] = {
 }
 
 HEADERS: Final = (
-    ("webhook-id", "The message's ID, the same at every attempt.", {"type": "string"}),
-    ("webhook-timestamp", "Of this attempt, in seconds since 1970.", {"type": "string"}),
+    ("webhook-id", "The message's ID. It is the same at every attempt.", {"type": "string"}),
+    ("webhook-timestamp", "The time of this attempt in seconds since 1970.", {"type": "string"}),
     (
         "webhook-signature",
-        "“v1,” and the HMAC-SHA-256, in base64, of ID, timestamp and body with dots between; there "
-        "may be several, with spaces between. See docs/webhooks.md.",
+        "“v1,” and the HMAC-SHA-256, in base64, of ID, timestamp and body joined by dots. "
+        "There may be several, separated by spaces. See docs/webhooks.md.",
         {"type": "string"},
     ),
 )
@@ -125,7 +127,7 @@ def described() -> dict[str, Any]:
                     },
                 },
                 "responses": {
-                    "2XX": {"description": "Taken: it is not sent again."},
+                    "2XX": {"description": "Accepted: it is not sent again."},
                     "default": {"description": "Refused: it is sent again later."},
                 },
             }

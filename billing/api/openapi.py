@@ -29,17 +29,17 @@ DESCRIPTIONS: Final = {
     401: "No working API key was sent.",
     402: "There is not enough money; nothing was changed.",
     403: "The key may only read, or its owner lacks the permission.",
-    404: "What the address names is not there.",
-    304: "It is what `If-None-Match` names.",
-    409: "It does not fit to what there is now; nothing was changed.",
-    412: "What is there is not what `If-Match` names; nothing was changed.",
+    404: "There is nothing at this address.",
+    304: "It matches `If-None-Match`.",
+    409: "It conflicts with the present state; nothing was changed.",
+    412: "It does not match `If-Match`; nothing was changed.",
     413: "The body is too large.",
     415: "The body is not sent as application/json.",
-    422: "The request is understood, and is not valid; nothing was changed.",
-    429: "The key has spent its requests.",
+    422: "The request is not valid; nothing was changed.",
+    429: "The key has used up its requests.",
     500: "Something went wrong here.",
-    503: "Not at the moment: the database does not answer, or somebody holds what this would change; "
-    "try again after `Retry-After`. Or a search takes too long.",
+    503: "Not at the moment: the database does not answer, or another operation has locked the "
+    "rows; try again after `Retry-After`. Or a search takes too long.",
 }
 
 EXAMPLES: Final[dict[int, Problem | BillingError]] = {
@@ -64,31 +64,31 @@ EXAMPLES: Final[dict[int, Problem | BillingError]] = {
 
 REQUEST_ID: Final = {
     "X-Request-Id": {
-        "description": "Names this request; the transactions that it posted have it too.",
+        "description": "Identifies this request. The transactions that it posted carry it too.",
         "schema": {"type": "string"},
     }
 }
 REPLAYED: Final = {
     "Idempotency-Replayed": {
-        "description": "“true”: this is what an earlier call with the same key did.",
+        "description": "“true”: this is the response to an earlier call with the same key.",
         "schema": {"type": "string", "enum": ["true"]},
     }
 }
 LOCATION: Final = {
     "Location": {
-        "description": "The address of what is new.",
+        "description": "The address of the new resource.",
         "schema": {"type": "string", "format": "uri-reference"},
     }
 }
 RETRY_AFTER: Final = {
     "Retry-After": {
-        "description": "After so many seconds the same can be tried again.",
+        "description": "The number of seconds after which to try again.",
         "schema": {"type": "integer", "minimum": 1},
     }
 }
 ETAG: Final = {
     "ETag": {
-        "description": "Names what is there now; for If-Match and If-None-Match.",
+        "description": "Identifies the present version, for If-Match and If-None-Match.",
         "schema": {"type": "string"},
     }
 }
@@ -106,8 +106,8 @@ KEY: Final = {
     "in": "header",
     "name": IDEMPOTENCY_KEY,
     "required": False,
-    "description": "Names this call, of its owner, at this address. The same key with the same "
-    "content answers what the first call answered, and changes nothing.",
+    "description": "Identifies this call among those of the key's owner at this address. The same "
+    "key with the same content returns the first call's response and changes nothing.",
     "schema": {
         "type": "string",
         "minLength": 1,
@@ -130,22 +130,24 @@ def _precondition(name: str, description: str, **schema: str) -> dict[str, Any]:
 
 IF_MATCH: Final = _precondition(
     "If-Match",
-    "Only if this is still what is there.",
+    "Do it only if this is still the present version.",
     pattern=r'^(\*|"[!#-~]*"(, *"[!#-~]*")*)$',
 )
 # A call that only reads ignores an invalid one: it protects nothing.
-IF_NONE_MATCH: Final = _precondition("If-None-Match", "Only if this is not what is there.")
+IF_NONE_MATCH: Final = _precondition(
+    "If-None-Match", "Do it only if this is not the present version."
+)
 
 TAGS: Final = (
-    ("Users", "Customers and their particulars."),
-    ("Transactions", "What happened to users' money, and what they had at any time."),
-    ("Balance changes", "Adding to balances, and taking from them."),
+    ("Users", "Customers and their details."),
+    ("Transactions", "The operations on users' balances, and the balances at any time."),
+    ("Balance changes", "Refills and charges of balances."),
     ("Service charges", "What is charged per use."),
-    ("Subscriptions", "Which plan a user, or a device, is on."),
+    ("Subscriptions", "The plans of users and devices."),
     ("Active days", "For plans that are charged by active day."),
-    ("Plans and services", "What can be subscribed to, and what services cost."),
-    ("Low balance thresholds", "When webhooks are told of a low balance."),
-    ("Webhooks", "What the panel sends to your programs."),
+    ("Plans and services", "Pricing plans and the prices of services."),
+    ("Low balance thresholds", "The balance below which webhooks are told."),
+    ("Webhooks", "Events that the panel sends to your programs."),
 )
 
 
@@ -181,7 +183,7 @@ class DescribedAPI(NinjaAPI):
             "bearer": {
                 "type": "http",
                 "scheme": "bearer",
-                "description": "An API key. Keys are made in the panel, under API keys.",
+                "description": "An API key. Add keys in the panel under API keys.",
             }
         }
         info = schema["info"]
@@ -199,7 +201,7 @@ def _complete(call: dict[str, Any], needs: RequiresPermission) -> None:
         call["parameters"].append(KEY)
     if needs.tagged:
         call["parameters"].append(IF_MATCH if needs.writes else IF_NONE_MATCH)
-    kind = "Changes something: not for keys that may only read." if needs.writes else ""
+    kind = "Changes data, so read-only keys are refused." if needs.writes else ""
     permission = f"Needs the permission `{needs.permission}`. {kind}".strip()
     call["description"] = "\n\n".join(filter(None, [call.get("description"), permission]))
     statuses = {

@@ -47,7 +47,7 @@ class OfferFilters(Parameters):
     auth=RequiresPermission("billing.view_plan"),
     response=PlanPage,
     summary="List plans",
-    description="With their prices of services. Active plans can be subscribed to.",
+    description="Each plan with its prices of services. Only active plans take new subscriptions.",
 )
 def list_plans(request: HttpRequest, filters: Query[OfferFilters]) -> dict[str, Any]:
     page, cursor = filters.page_of(_plans())

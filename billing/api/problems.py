@@ -29,7 +29,10 @@ OWN: Final[Mapping[str, tuple[int, str]]] = {
     "too_large": (413, "A body has at most {limit} bytes."),
     "unsupported_media_type": (415, "Send the body as application/json."),
     "invalid_request": (422, "The request is not valid: {reasons}"),
-    "too_many_requests": (429, "This key has spent its requests; try again in {seconds} seconds."),
+    "too_many_requests": (
+        429,
+        "This key has used up its requests. Try again in {seconds} seconds.",
+    ),
     "too_slow": (503, "This search takes too long; narrow it, for example to fewer days."),
     "busy": (503, f"{BUSY.sentence} {{outcome}} Try again in {{seconds}} seconds."),
     "database_unavailable": (
@@ -41,7 +44,10 @@ OWN: Final[Mapping[str, tuple[int, str]]] = {
         f"{READ_ONLY.sentence} {{outcome}} Try again in {{seconds}} seconds.",
     ),
     "database_full": (503, f"{FULL.sentence} {{outcome}} Try again in {{seconds}} seconds."),
-    "internal_error": (500, "Something went wrong here. It is in our log, by the request's ID."),
+    "internal_error": (
+        500,
+        "Something went wrong here. The panel's log has the details under the request's ID.",
+    ),
 }
 
 # Statuses of refusals by operations. Others are 422: well-formed, but it cannot be done.
@@ -88,8 +94,8 @@ def outage_problem(outage: Outage) -> Problem:
 
 NOTHING_WRITTEN: Final = "Nothing was changed."
 UNKNOWN: Final = (
-    "Whether anything was changed is not known: send the same again, with the same idempotency "
-    "key, and it is done once."
+    "It is not known whether anything was changed. Send the same again with the same "
+    "idempotency key: it is done only once."
 )
 
 

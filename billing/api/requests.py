@@ -124,7 +124,7 @@ def _broken_off(request: HttpRequest) -> HttpResponseBase | None:
         body = told["wsgi.input"].read(_limit(request) + 1)
     except Exception:  # of the web server: something is wrong between it and the caller
         if request.path_info.startswith("/v2/"):
-            return _wrong_format("the body breaks off", status=400)
+            return _wrong_format("the body is incomplete", status=400)
         return answer(request, Problem("bad_request"))
     told["CONTENT_LENGTH"] = str(len(body))
     request._stream = BytesIO(body)

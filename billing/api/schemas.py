@@ -52,11 +52,11 @@ def _like_a_moment(text: object) -> object:
 
 def _in_utc(moment: datetime) -> datetime:
     if moment.tzinfo is None:
-        raise ValueError("Say the time zone, as in 2026-11-22T18:00:00Z.")
+        raise ValueError("Write the time zone too, as in 2026-11-22T18:00:00Z.")
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise ValueError("In UTC, this is no time of the years 1 to 9999.") from None
+        raise ValueError("In UTC, this is not within the years 1 to 9999.") from None
 
 
 Text = Annotated[str, StringConstraints(strict=True), AfterValidator(_storable)]
@@ -64,7 +64,7 @@ AmountIn = Annotated[
     str,
     StringConstraints(strict=True, max_length=40),
     Field(
-        description="A text, with at most four decimals.",
+        description="A string with at most four decimals.",
         examples=["25.50"],
         json_schema_extra={"pattern": AMOUNT_PATTERN},
     ),
@@ -80,7 +80,7 @@ Moment = Annotated[
     datetime,
     BeforeValidator(_like_a_moment),
     AfterValidator(_in_utc),
-    Field(description="RFC 3339, with its time zone.", examples=["2026-11-22T18:00:00Z"]),
+    Field(description="RFC 3339, with a time zone.", examples=["2026-11-22T18:00:00Z"]),
 ]
 Day = Annotated[
     date,
@@ -108,19 +108,19 @@ IdempotencyKey = Annotated[
     Field(
         min_length=1,
         max_length=100,
-        description="Names this operation, for this user. The same key with the same content "
-        "answers the first transaction and changes nothing.",
+        description="Identifies this operation among those of the user. The same key with the same "
+        "content returns the first transaction and changes nothing.",
     ),
 ]
 Metadata = Annotated[
-    dict[str, Any], Field(description="Your own data; kept and given back as it is.")
+    dict[str, Any], Field(description="Your own data, stored and returned unchanged.")
 ]
 Device = Annotated[Text, Field(max_length=100)]
 QuantityIn = Annotated[
     str,
     StringConstraints(strict=True, max_length=40),
     Field(
-        description="A text, more than zero, with at most six decimals.",
+        description="A string. More than zero, with at most six decimals.",
         examples=["10"],
         json_schema_extra={"pattern": AMOUNT_PATTERN},
     ),
@@ -128,13 +128,13 @@ QuantityIn = Annotated[
 ExpectedNumber = Annotated[
     Number | None,
     Field(
-        description="The number of the user's last transaction as you know it: the call is "
-        "refused if another came in since.",
+        description="The number of the user's last transaction as you know it. The call is "
+        "refused if a newer one exists.",
     ),
 ]
-Limit = Annotated[int, Field(ge=1, le=200, description="How many at most.")]
+Limit = Annotated[int, Field(ge=1, le=200, description="The maximum number of rows.")]
 CursorIn = Annotated[
-    str | None, Field(max_length=200, description="The `next_cursor` of an earlier answer.")
+    str | None, Field(max_length=200, description="The `next_cursor` of an earlier response.")
 ]
 
 
@@ -200,7 +200,7 @@ class TransactionOut(ResponseModel):
     actor_id: int | None = Field(description="The operator who caused it; null: the system.")
     channel: Channel
     idempotency_key: str | None
-    reverses: int | None = Field(description="The number of the transaction that it takes back.")
+    reverses: int | None = Field(description="The number of the transaction that it reverses.")
     metadata: dict[str, Any]
     digest: str = Field(description="SHA-256, hexadecimal; see docs/ledger.md.")
 
@@ -227,7 +227,9 @@ class UserOut(ResponseModel):
     postal_code: str
     iec: str = Field(description="Interbranch enterprise code.")
     state_reg_num: str = Field(description="State registration number.")
-    okpo_code: str = Field(description="Of the classifier of enterprises and organizations.")
+    okpo_code: str = Field(
+        description="The code in the classifier of enterprises and organizations."
+    )
     registered_country: str
     registered_region: str
     registered_city: str
@@ -287,7 +289,7 @@ class UserIn(UserFields):
 
 class UserPage(ResponseModel):
     users: list[UserOut]
-    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    next_cursor: str | None = Field(description="For the next page; null: this is the last page.")
 
 
 # --- Balance changes ----------------------------------------------------------------------------
@@ -306,8 +308,8 @@ class BalanceChangeIn(RequestModel):
     metadata: Metadata = Field(default_factory=dict)
     expected_number: Number | None = Field(
         default=None,
-        description="The number of the user's last transaction as you know it: the change is "
-        "refused if another came in since.",
+        description="The number of the user's last transaction as you know it. The change is "
+        "refused if a newer one exists.",
     )
 
 
@@ -354,7 +356,8 @@ class BatchIn(RequestModel):
     )
     skip_refused: StrictBool = Field(
         default=False,
-        description="Post what can be posted. Otherwise all entries are posted, or none.",
+        description="Post all entries that are not refused. Otherwise all entries are posted, or "
+        "none.",
     )
 
 
@@ -376,21 +379,21 @@ class BalanceAtOut(BalanceOut):
 
     user_id: int
     currency: str = Field(description="ISO 4217.", examples=["USD"])
-    at: MomentOut | None = Field(description="The time that was asked for; null: now.")
+    at: MomentOut | None = Field(description="The requested time; null: now.")
 
 
 class TransactionWithReversalOut(TransactionOut):
     reversed_by: int | None = Field(
-        description="The number of the transaction that took it back, if one has by now."
+        description="The number of the transaction that reversed it, if there is one."
     )
 
 
 class TransactionPage(ResponseModel):
     transactions: list[TransactionOut]
-    has_more: bool = Field(description="Whether there are more beyond these now.")
+    has_more: bool = Field(description="True if further entries exist now.")
     next_cursor: str | None = Field(
-        description="To go on from. Newest first, null on the last page; oldest first, always "
-        "there: ask again with it later, and you get what has come in since."
+        description="Where to continue. Newest first, it is null on the last page. Oldest first, "
+        "it is always present: ask with it later to get the entries added since."
     )
 
 
@@ -438,11 +441,11 @@ class ServiceChargeIn(RequestModel):
     quantity: QuantityIn
     device: Device = Field(
         default="",
-        description="Its own plan sets the price or, without one, the user's own plan.",
+        description="The device's own plan sets the price or, without one, the user's own plan.",
     )
     description: Text = Field(
         default="",
-        description=f"Up to {DESCRIPTION_MAX_LENGTH} characters. Empty: made up from service, "
+        description=f"Up to {DESCRIPTION_MAX_LENGTH} characters. Empty: written from service, "
         "quantity, plan and device.",
     )
     metadata: Metadata = Field(default_factory=dict)
@@ -454,7 +457,7 @@ class QuoteOut(ResponseModel):
 
     service: str
     quantity: str
-    unit: str = Field(description="What the quantity is of; may be empty.", examples=["MB"])
+    unit: str = Field(description="The unit of the quantity; may be empty.", examples=["MB"])
     device: str
     plan_id: int
     plan: str
@@ -473,13 +476,13 @@ class ServiceOut(ResponseModel):
     id: int
     code: str
     name: str
-    unit: str = Field(description="What a quantity is of; may be empty.")
-    is_active: bool = Field(description="Otherwise it is retired, and cannot be charged.")
+    unit: str = Field(description="The unit of a quantity; may be empty.")
+    is_active: bool = Field(description="If false, it is retired and cannot be charged.")
 
 
 class ServicePage(ResponseModel):
     services: list[ServiceOut]
-    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    next_cursor: str | None = Field(description="For the next page; null: this is the last page.")
 
 
 class ServicePriceOut(ResponseModel):
@@ -498,15 +501,16 @@ class PlanOut(ResponseModel):
     price: AmountOut
     price_is_per: str = Field(examples=["month"])
     proportional_charge: bool = Field(
-        description="Who starts within a month (or year) pays for its remaining days only."
+        description="A subscription that starts within a month (or year) is charged for its "
+        "remaining days only."
     )
-    is_active: bool = Field(description="Otherwise it is retired: nobody can subscribe any more.")
+    is_active: bool = Field(description="If false, it is retired: nobody can subscribe any more.")
     services: list[ServicePriceOut]
 
 
 class PlanPage(ResponseModel):
     plans: list[PlanOut]
-    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    next_cursor: str | None = Field(description="For the next page; null: this is the last page.")
 
 
 # --- Subscriptions ------------------------------------------------------------------------------
@@ -514,7 +518,7 @@ class PlanPage(ResponseModel):
 
 class NextChargeOut(ResponseModel):
     day: DayOut | None = Field(
-        description="null: after the next active day or, if it is suspended, once it can be paid."
+        description="null: after the next active day or, if suspended, once there is money."
     )
     amount: AmountOut
 
@@ -532,13 +536,15 @@ class SubscriptionStateOut(ResponseModel):
     plan_since: DayOut
     status_since: DayOut
     suspension_reason: Subscription.SuspensionReason | None = Field(
-        description="Why it is suspended; null: it is not."
+        description="The reason for the suspension; null: it is not suspended."
     )
     charged_from: DayOut | None
     charged_through: DayOut | None
-    paid: AmountOut = Field(description="For the days from charged_from to charged_through.")
+    paid: AmountOut = Field(
+        description="The amount charged for the days from charged_from to charged_through."
+    )
     charge_number: int | None = Field(
-        description="The user's transaction by which these days were paid."
+        description="The number of the transaction that paid for these days."
     )
 
 
@@ -546,13 +552,13 @@ class SubscriptionOut(SubscriptionStateOut):
     """A subscription, and its next charge."""
 
     next_charge: NextChargeOut | None = Field(
-        description="If all stays as it is; null: none, it is cancelled."
+        description="The next charge if nothing changes; null: none, it is cancelled."
     )
 
 
 class SubscriptionPage(ResponseModel):
     subscriptions: list[SubscriptionOut]
-    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    next_cursor: str | None = Field(description="For the next page; null: this is the last page.")
 
 
 class SubscriptionIn(RequestModel):
@@ -562,8 +568,8 @@ class SubscriptionIn(RequestModel):
     device: Device = Field(default="", description="Empty: the user's own pricing plan.")
     wait_for_money: StrictBool = Field(
         default=False,
-        description="If the first charge cannot be paid, or the user is deactivated, start "
-        "suspended until that changes.",
+        description="Start suspended if the first charge cannot be paid or the user is "
+        "deactivated.",
     )
 
 
@@ -571,17 +577,15 @@ class PlanChangeIn(RequestModel):
     model_config = example(plan_id=3, pay_back=True, charge_now=True)
 
     plan_id: Id
-    pay_back: StrictBool = Field(
-        description="Return what was paid for today and later under the present plan."
-    )
+    pay_back: StrictBool = Field(description="Pay back what was paid for today and later.")
     charge_now: StrictBool = Field(
-        description="Charge the new plan from today on. Otherwise when what has been paid is used "
-        "up or, if that is paid back, on the new plan's next regular day."
+        description="Charge the new plan from today on. Otherwise it is charged once the paid days "
+        "are used up or, if they are paid back, from its next regular day."
     )
 
 
 class CancellationIn(RequestModel):
-    pay_back: StrictBool = Field(description="Return what was paid for today and later.")
+    pay_back: StrictBool = Field(description="Pay back what was paid for today and later.")
 
 
 class SubscriptionChangeOut(ResponseModel):
@@ -611,14 +615,15 @@ class ActiveDayOut(ResponseModel):
     device: str
     day: DayOut
     subscription_id: int | None = Field(
-        description="That the day counts for: the device's own, else the account's."
+        description="The subscription that is charged for the day: the device's own, else the "
+        "account's."
     )
     is_charged: bool
 
 
 class ActiveDayPage(ResponseModel):
     active_days: list[ActiveDayOut]
-    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    next_cursor: str | None = Field(description="For the next page; null: this is the last page.")
 
 
 # --- Thresholds ---------------------------------------------------------------------------------
@@ -626,7 +631,7 @@ class ActiveDayPage(ResponseModel):
 
 class ThresholdIn(RequestModel):
     amount: AmountIn | None = Field(
-        description="null: nobody is ever told.", examples=["10.00", None]
+        description="null: programs are never told.", examples=["10.00", None]
     )
 
 
@@ -634,5 +639,7 @@ class ThresholdOut(ResponseModel):
     """The real balance below which webhooks send `balance.low`."""
 
     user_id: int
-    amount: AmountOut | None = Field(description="null: nobody is told.")
-    is_default: bool = Field(description="Whether it is the installation's, not the user's own.")
+    amount: AmountOut | None = Field(description="null: programs are not told.")
+    is_default: bool = Field(
+        description="True if it is the installation's default, not the user's own."
+    )

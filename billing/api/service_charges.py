@@ -24,9 +24,10 @@ router = Router(tags=["Service charges"])
     auth=RequiresPermission("billing.change_balance", writes=True, posting=True),
     response=POSTED | {200: TransactionOut | QuoteOut},
     summary="Charge the use of a service",
-    description="Takes what it costs under the plan of the device or, if it has none, under the "
-    "user's own: from the bonus balance first, then from the real one; all of it, or nothing. What "
-    "costs nothing counts as paid: the answer is then 200 and the quote, and nothing is posted.",
+    description="Charges the price of the device's plan or, without one, of the user's own plan: "
+    "from the bonus balance first, then from the real one, all or nothing. A use that "
+    "costs nothing counts as paid: the response is 200 with the quote, and nothing "
+    "is posted.",
 )
 def charge_service(
     request: HttpRequest,
@@ -47,8 +48,8 @@ def charge_service(
     auth=RequiresPermission("billing.change_balance"),
     response={200: QuoteOut, 402: ProblemOut, 404: ProblemOut, 409: ProblemOut},
     summary="Quote the use of a service",
-    description="Posts nothing, and answers what the charge would come to now, be it nothing. "
-    "It is refused just as the charge would be.",
+    description="Returns what the charge would come to now and posts nothing. It is refused "
+    "exactly when the charge would be.",
 )
 def quote_service(request: HttpRequest, user_id: PathId, charge: ServiceChargeIn) -> dict[str, Any]:
     try:

@@ -54,7 +54,7 @@ class SubscriptionFilters(Parameters):
     auth=RequiresPermission("billing.view_subscription"),
     response={200: SubscriptionPage, 404: ProblemOut},
     summary="List a user's subscriptions, newest first",
-    description="`live` are the active and the suspended ones.",
+    description="`live` subscriptions are active or suspended.",
 )
 def list_subscriptions(
     request: HttpRequest, user_id: PathId, filters: Query[SubscriptionFilters]
@@ -100,8 +100,8 @@ def read_subscription(
     auth=RequiresPermission("billing.add_subscription", writes=True),
     response={201: SubscriptionChangeOut, **REFUSED},
     summary="Start a subscription",
-    description="Subscribes the user, or one device of the user's, from today on, and charges it. "
-    "A device, and the account as a whole, has one live subscription at most.",
+    description="Starts a subscription of the user or of one device from today on, and charges "
+    "it. A device, and the account as a whole, has at most one live subscription.",
 )
 def start_subscription(
     request: HttpRequest, user_id: PathId, new: SubscriptionIn, response: HttpResponse
@@ -117,8 +117,8 @@ def start_subscription(
     auth=RequiresPermission("billing.add_subscription"),
     response={200: SubscriptionPreviewOut, **REFUSED},
     summary="Preview a subscription",
-    description="Answers what starting it would come to now, and does nothing. It is refused just "
-    "as that would be.",
+    description="Returns what starting it would come to now and does nothing. It is refused "
+    "exactly when the start would be.",
 )
 def preview_subscription(
     request: HttpRequest, user_id: PathId, new: SubscriptionIn
@@ -168,8 +168,8 @@ def change_plan(
     auth=RequiresPermission("billing.change_subscription"),
     response={200: SubscriptionPreviewOut, **REFUSED},
     summary="Preview a change of plan",
-    description="Answers what the change would come to now, and does nothing. It is refused just "
-    "as the change would be.",
+    description="Returns what the change would come to now and does nothing. It is refused exactly "
+    "when the change would be.",
 )
 def preview_plan_change(
     request: HttpRequest, user_id: PathId, subscription_id: PathId, change: PlanChangeIn
@@ -207,7 +207,7 @@ def _change_plan(
     auth=RequiresPermission("billing.change_subscription", writes=True, tagged=True),
     response={200: SubscriptionChangeOut, **REFUSED},
     summary="Cancel a subscription",
-    description="Ends it today. The days before are charged, as far as the money goes.",
+    description="Ends it today. The days before are charged as far as there is money.",
 )
 def cancel_subscription(
     request: HttpRequest,
@@ -224,7 +224,7 @@ def cancel_subscription(
     auth=RequiresPermission("billing.change_subscription"),
     response={200: SubscriptionPreviewOut, **REFUSED},
     summary="Preview a cancellation",
-    description="Answers what cancelling would come to now, and does nothing.",
+    description="Returns what cancelling would come to now and does nothing.",
 )
 def preview_cancellation(
     request: HttpRequest, user_id: PathId, subscription_id: PathId, how: CancellationIn

@@ -54,7 +54,7 @@ def set_threshold(
     auth=RequiresPermission("billing.change_lowbalancethreshold", writes=True, tagged=True),
     response=ANSWERS,
     summary="Put a user back on the default low balance threshold",
-    description="Answers what counts for the user then.",
+    description="Returns the threshold that applies to the user afterwards.",
 )
 def unset_threshold(
     request: HttpRequest, user_id: PathId, response: HttpResponse

@@ -53,17 +53,17 @@ class TransactionFilters(Parameters):
     type: TransactionType | None = None
     subtype: Text | None = Field(None, max_length=32, examples=["outgoing_sms"])
     device: Device | None = Field(
-        None, description="Of just this device; empty: of those that concern no device."
+        None, description="Only this device; empty: transactions that concern no device."
     )
     direction: Literal["refills", "charges"] | None = Field(
         None,
-        description="What added to either balance, or what took from either; reversals included, "
-        "each by what it did.",
+        description="Transactions that added to a balance, or that took from one. A reversal "
+        "counts by what it did.",
     )
     order: Literal["newest", "oldest"] = Field(
         "newest",
-        description="`oldest`: for programs that follow the list. Its cursor goes on later with "
-        "what has come in since, and nothing is missed.",
+        description="`oldest` is for programs that follow the list: its cursor continues later "
+        "with the transactions posted since, without gaps.",
     )
     limit: Limit = 50
     cursor: CursorIn = None
@@ -96,7 +96,7 @@ class TransactionFilters(Parameters):
     auth=RequiresPermission("billing.view_transaction"),
     response={200: TransactionPage, 404: ProblemOut, 503: ProblemOut},
     summary="List a user's transactions",
-    description="By number. However many there are, a page takes the same time.",
+    description="Sorted by number. A page takes the same time however many there are.",
 )
 def list_transactions_of_user(
     request: HttpRequest, user_id: PathId, filters: Query[TransactionFilters]
@@ -119,8 +119,9 @@ def list_transactions_of_user(
     auth=RequiresPermission("billing.view_transaction"),
     response={200: TransactionPage, 503: ProblemOut},
     summary="List transactions of all users",
-    description="By date. Oldest first, a transaction appears once no earlier one can come in any "
-    "more: mostly at once, at the latest when those end that were being posted beside it.",
+    description="Sorted by date. Oldest first, a transaction appears once no earlier one can "
+    "still be added: usually at once, at the latest when all operations that were "
+    "running beside it have ended.",
 )
 def list_transactions(request: HttpRequest, filters: Query[TransactionFilters]) -> dict[str, Any]:
     listing = filters.listing()
@@ -157,8 +158,8 @@ def read_transaction(
     auth=RequiresPermission("billing.change_balance", writes=True, posting=True),
     response=POSTED,
     summary="Reverse a transaction",
-    description="Takes it back by a further transaction: the same amounts with opposite signs. "
-    "Each can be reversed once; reversals cannot.",
+    description="Posts a transaction with the same amounts and opposite signs. A transaction can "
+    "be reversed once; a reversal cannot be reversed.",
 )
 def reverse_transaction(  # noqa: PLR0917 - the framework names them
     request: HttpRequest,

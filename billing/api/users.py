@@ -44,9 +44,9 @@ class UserFilters(Parameters):
     search: Text = Field(
         "",
         max_length=200,
-        description="Words, all of which stand in the name, e-mail, phone, numbers or address. "
-        "Case, accents and how a number is grouped make no difference; an ID, also as #66, finds "
-        "the user with it.",
+        description="Words that must all be found in the name, e-mail, phone, numbers or address. "
+        "Case, accents and the grouping of digits make no difference. An ID, also as #66, "
+        "finds that user.",
     )
     is_active: bool | None = None
     limit: Limit = 50
@@ -111,7 +111,7 @@ def list_users(request: HttpRequest, filters: Query[UserFilters]) -> dict[str, A
     auth=RequiresPermission("users.add_user", writes=True),
     response={201: UserOut, 409: ProblemOut},
     summary="Create a user",
-    description="The user gets what the defaults for new users give: a bonus, a plan.",
+    description="The user gets the bonus and the plan of the defaults for new users.",
 )
 def create_user(request: HttpRequest, new: UserIn, response: HttpResponse) -> Status[Any]:
     user = User(**new.model_dump(exclude_unset=True))
@@ -138,7 +138,7 @@ def read_user(request: HttpRequest, user_id: PathId, response: HttpResponse) -> 
     auth=RequiresPermission("users.change_user", writes=True, tagged=True),
     response={200: UserOut, 404: ProblemOut, 409: ProblemOut},
     summary="Update, activate or deactivate a user",
-    description="Fields that are not given stay as they are.",
+    description="Fields that are left out stay unchanged.",
 )
 def update_user(
     request: HttpRequest, user_id: PathId, changes: UserFields, response: HttpResponse

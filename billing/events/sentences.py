@@ -190,7 +190,7 @@ def _key_made(data: Data) -> str:
     parts = [
         f"Name: “{data['name']}”",
         f"Begins with: {data['prefix']}",
-        f"Owner: {owner} ({owner.email})" if owner else "Owner: nobody any more",
+        f"Owner: {owner} ({owner.email})" if owner else "Owner: no longer known",
         f"Read only: {'yes' if data['is_read_only'] else 'no'}",
         f"Expires: {_moment(expires) if expires else 'never'}",
     ]

@@ -112,7 +112,8 @@ class _Builder:
         bonus = self._first_balance(operations, "bonus_amount", "old_bonus", self.user.bonus)
         if real < 0 or bonus < 0:
             self._refuse(
-                f"The history begins with {_shown(min(real, bonus))}; no balance can be negative.",
+                f"The history begins with {_shown(min(real, bonus))}; "
+                "a balance cannot be negative.",
                 first,
             )
         elif real or bonus:
@@ -153,7 +154,7 @@ class _Builder:
         if not missing and not missing_bonus:
             return True
         if min(account.real + missing, account.bonus + missing_bonus) < 0:
-            self._refuse("A balance is negative there; here none can be.", operation)
+            self._refuse("The balance is negative there; a balance here cannot be.", operation)
             return False
         if not self.fill_gaps:
             which = "real balance" if missing else "bonus balance"
@@ -182,7 +183,7 @@ class _Builder:
         elif len(operation.device) > DEVICE_MAX:
             self._refuse(f"The device has more than {DEVICE_MAX} characters.", operation)
         elif has_invisible(operation.device):
-            self._refuse("The device contains characters that cannot be seen.", operation)
+            self._refuse("The device contains invisible characters.", operation)
         elif operation.id and len(KEY.format(operation.id)) > KEY_MAX:
             self._refuse("Its ID is too long.", operation)
         elif operation.id and KEY.format(operation.id) in self.keys:
@@ -203,7 +204,7 @@ class _Builder:
         if min(self.account.real + real, self.account.bonus + bonus) < 0:
             self._refuse(
                 f"After it the balance would be {_shown(self.account.real + real)} and the bonus "
-                f"{_shown(self.account.bonus + bonus)}; no balance can be negative.",
+                f"{_shown(self.account.bonus + bonus)}; a balance cannot be negative.",
                 operation,
             )
             return

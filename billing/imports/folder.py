@@ -137,7 +137,7 @@ class Folder:
             try:
                 cells = next(reader, None)
             except csv.Error as problem:
-                self.problems.append(Problem(f"This is no CSV: {problem}.", place))
+                self.problems.append(Problem(f"This is not CSV: {problem}.", place))
                 return
             if cells is None:
                 return
@@ -160,7 +160,7 @@ def _wrong_columns(table: Table, names: list[str]) -> str | None:
     if unknown := [name for name in names if name not in table.columns]:
         return f"Column {', '.join(unknown)} is not known. Columns are: {', '.join(table.columns)}."
     if len(set(names)) < len(names):
-        return "A column is there twice."
+        return "A column appears twice."
     return None
 
 
@@ -272,7 +272,7 @@ def _service_price(line: _Line) -> PastServicePrice:
 def _price(line: _Line) -> Decimal:
     price = line.amount("price")
     if price is None:
-        raise Unreadable("There is no price.")
+        raise Unreadable("The column price is empty.")
     if price < 0:
         raise Unreadable(f"price {price} is negative.")
     return price
@@ -281,7 +281,7 @@ def _price(line: _Line) -> Decimal:
 def _subscription(line: _Line) -> PastSubscription:
     started_on = line.day("started_on")
     if started_on is None:
-        raise Unreadable("There is no started_on.")
+        raise Unreadable("The column started_on is empty.")
     return PastSubscription(
         user_id=line.text("user_id", is_required=True),
         place=line.place,
@@ -296,7 +296,7 @@ def _subscription(line: _Line) -> PastSubscription:
 def _operation(line: _Line) -> PastOperation:
     at = line.moment("at")
     if at is None:
-        raise Unreadable("There is no at.")
+        raise Unreadable("The column at is empty.")
     amount = line.amount("amount") or NOTHING
     bonus_amount = line.amount("bonus_amount") or NOTHING
     new_balance, new_bonus = line.amount("new_balance"), line.amount("new_bonus")

@@ -388,7 +388,7 @@ class Session:
             answer = None
         if not isinstance(answer, dict):
             raise DownloadFailed(
-                f"The call {name} was answered with HTTP {response.status}, and no JSON object."
+                f"The call {name} was answered with HTTP {response.status}, without a JSON object."
             )
         if answer.get("success"):
             return answer

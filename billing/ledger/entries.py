@@ -243,7 +243,7 @@ def checked_text(name: str, value: object, max_length: int, *, is_stored: bool =
     if problem := storage_problem(value):
         raise InvalidEntry(field=name, reason=f"it {problem}")
     if has_invisible(value) and not is_stored:
-        raise InvalidEntry(field=name, reason="it contains characters that cannot be seen")
+        raise InvalidEntry(field=name, reason="it contains invisible characters")
     if len(value) > max_length:
         raise InvalidEntry(field=name, reason=f"it has more than {max_length} characters")
     return value

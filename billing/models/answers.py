@@ -19,9 +19,9 @@ class KeptAnswer(models.Model):
     key = models.CharField(max_length=100)
     fingerprint = models.CharField(max_length=64, help_text="SHA-256 of what was sent, in hex.")
     answered_at = models.DateTimeField(default=timezone.now)
-    answer = models.TextField(blank=True, help_text="JSON. Empty: no longer kept.")
+    answer = models.TextField(blank=True, help_text="JSON. Empty: no longer stored.")
     lasts = models.BooleanField(
-        default=False, help_text="The key stays used when the answer is no longer kept."
+        default=False, help_text="The key stays used after the answer is deleted."
     )
 
     class Meta:

@@ -21,27 +21,29 @@ class ApiKey(models.Model):
     name = models.CharField(
         max_length=60,
         validators=[validate_readable],
-        help_text="What uses it, like Payment gateway. For people only.",
+        help_text="The program that uses it, like Payment gateway. Shown to people only.",
     )
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         on_delete=models.PROTECT,
         related_name="api_keys",
         limit_choices_to={"is_staff": True},
-        help_text="The operator in whose name it acts: never more than this operator may do.",
+        help_text="The operator in whose name it acts. It may never do more than this operator.",
     )
-    prefix = models.CharField(max_length=16, help_text="How the key begins, to recognise it by.")
+    prefix = models.CharField(
+        max_length=16, help_text="The first characters of the key, to recognise it by."
+    )
     hashed = models.CharField(max_length=64, unique=True, help_text="SHA-256 of the key, in hex.")
     is_read_only = models.BooleanField(
-        "read only", default=False, help_text="May look, and change nothing."
+        "read only", default=False, help_text="May read, but change nothing."
     )
     requests_per_minute = models.PositiveIntegerField(
         null=True,
         blank=True,
-        help_text="Empty: as the installation's API_REQUESTS_PER_MINUTE says. 0: no limit.",
+        help_text="Empty: the installation's API_REQUESTS_PER_MINUTE. 0: no limit.",
     )
     expires_at = models.DateTimeField(
-        "expires", null=True, blank=True, help_text="Empty: when it is revoked."
+        "expires", null=True, blank=True, help_text="Empty: it is valid until it is revoked."
     )
     created_at = models.DateTimeField("created", default=timezone.now, editable=False)
     created_by = models.ForeignKey(

@@ -19,7 +19,7 @@ class StandardDescription(models.Model):
         validators=[MinLengthValidator(DESCRIPTION_MIN_LENGTH), validate_readable],
     )
     position = models.PositiveSmallIntegerField(
-        default=0, help_text="Lower ones are offered first; the same ones by text."
+        default=0, help_text="Lower numbers are offered first; equal ones are sorted by text."
     )
 
     class Meta:

@@ -22,7 +22,7 @@ class Activation(models.Model):
         related_name="+",
         db_index=False,  # declared below
     )
-    is_active = models.BooleanField(help_text="What the user was from then on.")
+    is_active = models.BooleanField(help_text="True if the user was active from then on.")
     at = models.DateTimeField(db_default=DATABASE_CLOCK)
 
     class Meta:

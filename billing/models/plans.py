@@ -43,22 +43,24 @@ class Service(models.Model):
                 "A code has small letters, digits and underscores, like outgoing_sms.",
             )
         ],
-        help_text="Names the service in transactions and to programs, like outgoing_sms. "
-        "It cannot be changed.",
+        help_text="Identifies the service in transactions and to programs, like outgoing_sms. It "
+        "cannot be changed.",
     )
     name = models.CharField(
         max_length=40,
         validators=[validate_readable],
-        help_text="As descriptions of transactions name it, like Outgoing SMS.",
+        help_text="The name in descriptions of transactions, like Outgoing SMS.",
     )
     unit = models.CharField(
         max_length=20,
         blank=True,
         validators=[validate_readable],
-        help_text="What a quantity is of, like min or MB. May be empty.",
+        help_text="The unit of a quantity, like min or MB. May be empty.",
     )
     is_active = models.BooleanField(
-        "active", default=True, help_text="Clear this to retire the service: it cannot be charged."
+        "active",
+        default=True,
+        help_text="Clear this to retire the service: then it cannot be charged.",
     )
 
     class Meta:
@@ -88,19 +90,19 @@ class Plan(models.Model):
     )
     price = money_field(
         validators=[NOT_NEGATIVE],
-        help_text="Per month, per active day or per year, as the billing cycle says. "
-        "Another price counts from the next charge on.",
+        help_text="Per month, day, active day or year, depending on the billing cycle. A new price "
+        "applies from the next charge on.",
     )
     proportional_charge = models.BooleanField(
         default=False,
-        help_text="Who starts within a month (or year) pays for its remaining days only. "
-        "Of no effect for plans charged by day.",
+        help_text="A subscription that starts within a month (or year) is charged for its remaining"
+        " days only. No effect on plans charged by day.",
     )
     is_active = models.BooleanField(
         "active",
         default=True,
-        help_text="May be chosen for new subscriptions. Clear this to retire the plan: whoever "
-        "has it keeps it.",
+        help_text="It can be chosen for new subscriptions. Clear this to retire the plan: users who"
+        " have it keep it.",
     )
     services: "models.ManyToManyField[Service, ServicePrice]" = models.ManyToManyField(
         Service, through="ServicePrice", related_name="plans"
@@ -139,7 +141,7 @@ class ServicePrice(models.Model):
             models.UniqueConstraint(
                 fields=["plan", "service"],
                 name="a_plan_has_one_price_per_service",
-                violation_error_message="The plan has a price for this service already.",
+                violation_error_message="The plan already has a price for this service.",
             ),
             priced("a_service_has_a_price", "price"),
         ]
@@ -167,8 +169,8 @@ class UserDefaults(models.Model):
         blank=True,
         related_name="+",
         limit_choices_to={"is_active": True},
-        help_text="Each new user's own pricing plan. If the balance does not suffice, as of a new "
-        "user it mostly does not, the subscription waits, suspended, for the first refill.",
+        help_text="The own pricing plan of each new user. If there is not enough money, which is "
+        "usual for a new user, the subscription stays suspended until the first refill.",
     )
 
     class Meta:

@@ -19,7 +19,7 @@ class ChargingRun(models.Model):
         SCHEDULE = "schedule", "Schedule"
         COMMAND = "command", "Command"
 
-    at = models.DateTimeField("charged as of", help_text="What was due by then is charged.")
+    at = models.DateTimeField("charged as of", help_text="Everything due by then is charged.")
     started_by = models.CharField(max_length=10, choices=Start)
     started_at = models.DateTimeField("started", db_default=Now())
     finished_at = models.DateTimeField("finished", null=True, blank=True)
@@ -35,7 +35,7 @@ class ChargingRun(models.Model):
         default=0, db_default=0, help_text="Suspended subscriptions that still cannot be paid."
     )
     failed = models.BigIntegerField(
-        default=0, db_default=0, help_text="Users who could not be charged; see below why."
+        default=0, db_default=0, help_text="Users who could not be charged; the reasons are below."
     )
     total = total_field("the sum of all charges")
 

@@ -57,22 +57,22 @@ class Subscription(models.Model):
     )
     status = models.CharField(max_length=10, choices=Status, default=Status.ACTIVE)
     started_on = models.DateField("started")
-    plan_since = models.DateField(help_text="The day from which the present plan counts.")
-    status_since = models.DateField(help_text="The day from which the present status counts.")
+    plan_since = models.DateField(help_text="The first day of the present plan.")
+    status_since = models.DateField(help_text="The first day of the present status.")
     suspension_reason = models.CharField(
         max_length=20,
         choices=SuspensionReason,
         blank=True,
         default="",
         db_default="",
-        help_text="Why it is suspended; empty: it is not.",
+        help_text="The reason for the suspension; empty: it is not suspended.",
     )
     suspended_at = models.DateTimeField(
         null=True,
         blank=True,
         editable=False,
-        help_text="The moment from which it could not be used, by the database's clock. It may be "
-        "later than the day that it is suspended from, if the run was late.",
+        help_text="The moment from which it could not be used, by the database's clock. After a "
+        "late run it is later than the day from which it is suspended.",
     )
     created_at = models.DateTimeField(
         editable=False,
@@ -80,21 +80,23 @@ class Subscription(models.Model):
         help_text="When it was added, by the database's clock.",
     )
     term = models.PositiveIntegerField(
-        default=1, db_default=1, help_text="1, and one more with each change of plan."
+        default=1, db_default=1, help_text="1, plus one for each change of plan."
     )
     charged_from = models.DateField(null=True, blank=True)
     charged_through = models.DateField(null=True, blank=True)
     paid = money_field(
-        default=0, db_default=0, help_text="For the days from charged from to charged through."
+        default=0,
+        db_default=0,
+        help_text="The amount charged for the days from charged from to charged through.",
     )
     charge_number = models.BigIntegerField(
-        null=True, blank=True, help_text="The user's transaction by which these days were paid."
+        null=True, blank=True, help_text="The number of the transaction that paid for these days."
     )
     due_on = models.DateField(
         null=True,
         blank=True,
-        help_text="The day from which the charging run has to look at it. None: not before "
-        "something happens.",
+        help_text="The day on which the charging run next looks at it. Empty: not until something "
+        "changes.",
     )
 
     objects = SubscriptionQuerySet.as_manager()
@@ -109,7 +111,7 @@ class Subscription(models.Model):
                 fields=["user", "device"],
                 condition=~Q(status="cancelled"),
                 name="a_device_has_one_live_subscription",
-                violation_error_message="This device has a subscription already.",
+                violation_error_message="This device already has a subscription.",
             ),
             models.CheckConstraint(
                 name="a_subscription_has_a_status",
@@ -193,7 +195,8 @@ class ActiveDay(models.Model):
         blank=True,
         related_name="active_days",
         db_index=False,  # see the index below
-        help_text="That the day counts for: the device's own, else the account's.",
+        help_text="The subscription that is charged for the day: the device's own, else the "
+        "account's.",
     )
     is_charged = models.BooleanField("charged", default=False, db_default=False)
     reported_at = models.DateTimeField(

@@ -139,10 +139,10 @@ class Transaction(models.Model):
     description = models.CharField(max_length=DESCRIPTION_MAX_LENGTH)
     device = models.CharField(max_length=100, blank=True, default="", db_default="")
 
-    amount = money_field(help_text="What was added to (or, negative, taken from) the real balance.")
+    amount = money_field(help_text="Added to the real balance; negative: taken from it.")
     old_balance = money_field()
     new_balance = money_field()
-    bonus_amount = money_field(help_text="The same for the bonus balance.")
+    bonus_amount = money_field(help_text="Added to the bonus balance; negative: taken from it.")
     old_bonus = money_field()
     new_bonus = money_field()
     # Sums over the user's transactions up to this one. The totals of a period are the difference of
@@ -158,12 +158,14 @@ class Transaction(models.Model):
         blank=True,
         related_name="+",
         db_index=False,
-        help_text="The operator who caused it; nobody: the system itself.",
+        help_text="The operator who caused it. Empty: the system.",
     )
     channel = models.CharField(max_length=10, choices=Channel)
     idempotency_key = models.CharField(max_length=100, null=True, blank=True)  # noqa: DJ001 - absent is not ""
     reverses = models.BigIntegerField(
-        null=True, blank=True, help_text="The number of the user's transaction this one takes back."
+        null=True,
+        blank=True,
+        help_text="The number of the user's transaction that this one reverses.",
     )
     metadata = models.JSONField(default=dict, blank=True, help_text="For integrators.")
     digest = models.BinaryField(help_text="SHA-256; see docs/ledger.md for its canonical form.")
@@ -189,13 +191,13 @@ class Transaction(models.Model):
                 fields=["user", "idempotency_key"],
                 condition=Q(idempotency_key__isnull=False),
                 name="idempotency_keys_are_unique_per_user",
-                violation_error_message="This idempotency key was used already.",
+                violation_error_message="This idempotency key has been used.",
             ),
             models.UniqueConstraint(
                 fields=["user", "reverses"],
                 condition=Q(reverses__isnull=False),
                 name="a_transaction_is_reversed_at_most_once",
-                violation_error_message="This transaction was reversed already.",
+                violation_error_message="This transaction has been reversed.",
             ),
             models.CheckConstraint(
                 name="transaction_numbers_start_at_one",
@@ -240,8 +242,9 @@ class Transaction(models.Model):
                     function="billing_type_allows",  # in billing/sql/functions/
                     output_field=models.BooleanField(),
                 ),
-                violation_error_message="Subscriptions never touch the bonus, services take it "
-                "first, bonus refills add to it alone, and only reversals name what they reverse.",
+                violation_error_message="Subscriptions never touch the bonus balance, services "
+                "take it first, gifts change only the bonus balance, and only reversals name the "
+                "transaction that they reverse.",
             ),
         ]
 

@@ -32,23 +32,25 @@ class WebhookEndpoint(models.Model):
     name = models.CharField(
         max_length=60,
         validators=[validate_readable],
-        help_text="Whose it is, like CRM. For people only.",
+        help_text="The program that receives it, like CRM. Shown to people only.",
     )
     url = models.URLField("address", max_length=500, help_text="Events are sent here, by POST.")
     secret = models.CharField(
-        max_length=100, help_text="Signs what is sent, so that the receiver knows it is from here."
+        max_length=100,
+        help_text="Signs the events, so that the receiver knows that they come from here.",
     )
     events = ArrayField(models.CharField(max_length=32, choices=EventType), verbose_name="events")
     is_active = models.BooleanField(
         "active",
         default=True,
-        help_text="While this is clear, nothing is sent and nothing new is noted to be sent.",
+        help_text="While this is off, nothing is sent to this endpoint and no new events are stored"
+        " for it.",
     )
     created_at = models.DateTimeField("created", default=timezone.now, editable=False)
     # While nothing gets through, attempts are rare. `failing_since` without failures: one user's
     # event was refused then, and nothing was delivered since.
     failures = models.PositiveIntegerField(
-        default=0, editable=False, help_text="How often in a row nothing got through."
+        default=0, editable=False, help_text="The number of failures in a row."
     )
     paused_until = models.DateTimeField(null=True, blank=True, editable=False)
     failing_since = models.DateTimeField(null=True, blank=True, editable=False)
@@ -80,7 +82,7 @@ class WebhookEvent(models.Model):
     number = models.BigIntegerField(
         null=True, blank=True, help_text="The number of the user's transaction that it is about."
     )
-    data = models.JSONField(default=dict, help_text="What else is known of it.")
+    data = models.JSONField(default=dict, help_text="Further data of the event.")
     created_at = models.DateTimeField("date", db_index=True)
 
     class Meta:
@@ -119,7 +121,7 @@ class WebhookDelivery(models.Model):
     refusal_count = models.PositiveIntegerField(
         default=0,
         db_default=0,
-        help_text="Failed attempts for which the endpoint as a whole was not to blame.",
+        help_text="Failed attempts caused by the event itself, not by the endpoint as a whole.",
     )
     next_attempt_at = models.DateTimeField(
         "next attempt", null=True, blank=True, help_text="None: as soon as possible."
@@ -162,9 +164,11 @@ class WebhookAttempt(models.Model):
     milliseconds = models.PositiveIntegerField()
     status_code = models.PositiveSmallIntegerField(null=True, blank=True)
     problem = models.CharField(
-        max_length=200, blank=True, help_text="Why it failed; empty if it did not."
+        max_length=200, blank=True, help_text="The reason for the failure; empty: it did not fail."
     )
-    answer = models.CharField(max_length=500, blank=True, help_text="How the answer begins.")
+    answer = models.CharField(
+        max_length=500, blank=True, help_text="The first part of the response."
+    )
 
     class Meta:
         default_permissions = ()
@@ -188,7 +192,7 @@ class LowBalanceThreshold(models.Model):
         null=True,
         blank=True,
         validators=[MinValueValidator(0, "A threshold cannot be negative.")],
-        help_text="Empty: nobody is told.",
+        help_text="Empty: programs are not told.",
     )
 
     class Meta:

@@ -215,7 +215,7 @@ class Checks:
         other = self.addresses.setdefault(mailbox, past.id)
         if other != past.id:
             yield Problem(
-                f"Users {other} and {past.id} have one mailbox: {past.email}.", past.place, past.id
+                f"Users {other} and {past.id} share one mailbox: {past.email}.", past.place, past.id
             )
         if customer.is_new:
             yield from _invalid(user, past.place, past.id)

@@ -144,7 +144,7 @@ def _alone() -> Iterator[None]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(%s)", [RUNNING])
         if not cursor.fetchone()[0]:
-            raise ImportRefused("Another import is running. Wait for its end.")
+            raise ImportRefused("Another import is running. Wait until it has ended.")
     try:
         yield
     finally:
@@ -164,8 +164,8 @@ def _refuse_without_rights() -> None:
         role, owner, may = cursor.fetchone()
     if not may:
         raise ImportRefused(
-            f"The database role {role} may not write a history into the ledger. Nothing was "
-            f"imported. Run this as the owner of the tables, {owner}, as for migrate."
+            f"The database role {role} may not import a history. Nothing was imported. Run this "
+            f"as the owner of the tables, {owner}, as for migrate."
         )
 
 
@@ -174,9 +174,9 @@ def _refuse_to_tell_programs() -> None:
     if endpoints:
         names = ", ".join(f"“{name}”" for name in endpoints)
         raise ImportRefused(
-            f"Webhook endpoints are active: {names}. They would be told of every transaction of "
-            "the past. Nothing was imported. Switch them off until the import is through, or say "
-            "that programs are to be told."
+            f"Webhook endpoints are active: {names}. They would be told of every past "
+            "transaction. Nothing was imported. Switch them off until the import is done, "
+            "or say that programs are to be told."
         )
 
 
@@ -240,7 +240,7 @@ class _Import(Checks):
         locked = ledger.lock_balances([customer.user.pk for customer in to_write])
         if any(balances.number for balances in locked.values()):
             raise ImportRefused(
-                "Somebody has changed the balance of a user who was to be imported. What was "
+                "Somebody has changed the balance of a user during the import. Everything "
                 "imported so far stays. Start the import again."
             )
         subscriptions: list[Subscription] = []

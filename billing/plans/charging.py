@@ -211,7 +211,7 @@ def _charge(day: date, first: int, last: int, run_id: int | None) -> Iterator[Do
 
 
 def _left_to_the_next_run(run_id: int, user_id: int) -> Done:
-    problem = Busy("The balance is held by somebody else; so were those of other users.")
+    problem = Busy("The balance is locked by another operation, as were those of other users.")
     _note_failure(run_id, user_id, problem)
     return Done(Figures(failed=1))
 

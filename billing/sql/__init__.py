@@ -115,9 +115,9 @@ def _differences(kind: str, current: dict[str, str], installed: list[Installed])
     found = [f"The {kind} {name} is missing." for name in current if name not in names]
     for each in installed:
         if each.name not in current:
-            found.append(f"The {kind} {each.name} is none of ours.")
+            found.append(f"The {kind} {each.name} does not belong to the panel.")
         elif each.text != current[each.name]:
-            found.append(f"The {kind} {each.name} has not its current text.")
+            found.append(f"The {kind} {each.name} does not have its current text.")
         if not each.is_armed:
             found.append(f"The {kind} {each.name} is disarmed.")
     return found

@@ -120,7 +120,7 @@ SENTENCES: Final = (
             SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent)))
     ) about (said, is_so) WHERE {_OURS} AND is_so
     UNION ALL
-    SELECT concat('The rule ', r.rulename, ' of ', c.relname, ' is none of ours.')
+    SELECT concat('The rule ', r.rulename, ' of ', c.relname, ' does not belong to the panel.')
     FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
     JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {_OURS} AND c.relkind = 'r'
     UNION ALL
@@ -142,7 +142,8 @@ SENTENCES: Final = (
     WHERE setting = 'session_replication_role=replica' AND s.setdatabase IN (
         0::oid, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
     UNION ALL
-    SELECT concat('The event trigger ', e.evtname, ' is none of ours.') FROM pg_event_trigger e
+    SELECT concat('The event trigger ', e.evtname, ' does not belong to the panel.')
+    FROM pg_event_trigger e
     WHERE NOT EXISTS (
         SELECT FROM pg_depend d WHERE d.deptype = 'e' AND d.objid = e.oid
             AND d.classid = 'pg_event_trigger'::regclass
@@ -210,7 +211,7 @@ BUILT_IN: Final = """
 """
 OPERATORS: Final = """
     SELECT concat('The operator ', textin(regoperatorout(o.oid::regoperator)),
-        ' is in pg_catalog, and none of PostgreSQL.')
+        ' is in pg_catalog but does not belong to PostgreSQL.')
     FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
     WHERE n.nspname = 'pg_catalog'
         AND (o.oid >= 16384::oid AND o.oprleft < 16384::oid AND o.oprright < 16384::oid
@@ -261,7 +262,7 @@ def _other_built_in(cursor: CursorWrapper) -> Iterator[str]:
             if not is_original or code != expected[signature]:
                 yield f"PostgreSQL's own function {signature} was replaced."
         elif not is_original and signature.split("(", 1)[0] in names:
-            yield f"The function {signature} is in pg_catalog, and none of PostgreSQL."
+            yield f"The function {signature} is in pg_catalog but does not belong to PostgreSQL."
     cursor.execute(OPERATORS)
     yield from (sentence for (sentence,) in cursor.fetchall())
 
@@ -273,9 +274,9 @@ def _other_parts(installed: list[Part]) -> Iterator[str]:
         if key not in found:
             yield f"{part.called} is missing."
         elif found[key].text == f"{part.text} NOT VALID":
-            yield f"{part.called} is not valid: it was not checked for all rows."
+            yield f"{part.called} is not valid: it has not been checked for all rows."
         elif found[key].text != part.text:
-            yield f"{part.called} is another than it should be: {found[key].text}"
+            yield f"{part.called} is not as it should be: {found[key].text}"
     for key, part in found.items():
         if key not in declared:
-            yield f"{part.called} is none of ours."
+            yield f"{part.called} does not belong to the panel."

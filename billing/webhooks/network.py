@@ -114,7 +114,9 @@ def check_url(url: str) -> None:
             addresses = resolve(host, port, CONNECT_SECONDS)
         except NotResolved as problem:
             if parts.scheme == "http":
-                raise NotAllowed(f"{problem} An address with http:// has to be known.") from None
+                raise NotAllowed(
+                    f"{problem} An address with http:// has to be resolvable."
+                ) from None
             return
         _refuse_others(host, addresses, private_only=parts.scheme == "http")
     except NotAllowed as problem:
@@ -124,7 +126,7 @@ def check_url(url: str) -> None:
 def _parsed(url: str) -> tuple[SplitResult, int]:
     if not (url.isascii() and url.isprintable()) or " " in url:
         raise NotAllowed(
-            "An address has neither spaces nor letters beyond a to z. Write a name in another "
+            "An address has no spaces and no letters other than a to z. Write a name in another "
             "alphabet as xn--…, and other characters percent-encoded."
         )
     try:
@@ -138,10 +140,10 @@ def _parsed(url: str) -> tuple[SplitResult, int]:
         raise NotAllowed("This is not a web address.")
     if "@" in parts.netloc:
         raise NotAllowed(
-            "The address must not have a user name or password in it. Check the signature instead."
+            "The address must not contain a user name or password. The signature proves who sends."
         )
     if "#" in url:
-        raise NotAllowed("The address must not have a part after #, which is never sent.")
+        raise NotAllowed("The address must not have a part after #, because that is never sent.")
     return parts, port or (443 if parts.scheme == "https" else 80)
 
 
@@ -157,7 +159,9 @@ def _refuse_others(host: str, addresses: Iterable[Address], *, private_only: boo
                 "begin with http://. Use https://."
             )
         if not is_public(address):
-            raise NotAllowed(f"{where} is not a public address, nor in WEBHOOK_PRIVATE_NETWORKS.")
+            raise NotAllowed(
+                f"{where} is neither a public address nor in WEBHOOK_PRIVATE_NETWORKS."
+            )
 
 
 def _is_allowed_by_setting(address: Address) -> bool:
@@ -305,7 +309,7 @@ class _Connection(HTTPConnection):
             raise NotConnected(f"No connection within {CONNECT_SECONDS:.0f} seconds.") from None
         except ssl.SSLCertVerificationError as problem:
             reason = problem.verify_message.rstrip(".")
-            raise NotConnected(f"Its certificate is not to be trusted: {reason}.") from None
+            raise NotConnected(f"Its certificate is not trusted: {reason}.") from None
         except OSError as problem:
             raise NotConnected(f"No connection: {problem}.") from None
 
@@ -397,7 +401,7 @@ class EndpointConnection:
         for name, value in all_headers.items():
             # urllib3 accepts a line break that is followed by a space.
             if not (value.isascii() and value.isprintable()):
-                raise ValueError(f"The header {name} has a character that none may have")
+                raise ValueError(f"The header {name} has a character that is not allowed")
         if self._connection is None:
             is_secure = parts.scheme == "https"
             self._connection = _Connection(parts.hostname or "", port, is_secure=is_secure)
@@ -454,7 +458,7 @@ def _in_words(error: Exception) -> str:
         case OutOfTime():
             words = f"No answer within {ATTEMPT_SECONDS:.0f} seconds."
         case OSError() | HTTPException() | HTTPError():
-            words = f"The connection broke off: {_reason(error)}."
+            words = f"The connection was lost: {_reason(error)}."
         case _:
             log.error("A webhook could not be sent.", exc_info=error)
             words = f"It could not be sent: {type(error).__name__}: {error}."

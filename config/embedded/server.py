@@ -287,7 +287,7 @@ class Server:
         # In /tmp anybody could have made this directory, to answer in the server's place.
         ours = {os.geteuid(), account.user_id} if account else {os.geteuid()}
         if not stat.S_ISDIR(found.st_mode) or found.st_uid not in ours:
-            raise OperationalError(f"{self.socket_dir} belongs to somebody else; remove it")
+            raise OperationalError(f"{self.socket_dir} belongs to another user; remove it")
         self.socket_dir.chmod(0o700)
         if account:
             os.chown(self.socket_dir, *account)

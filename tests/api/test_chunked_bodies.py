@@ -97,7 +97,7 @@ def test_it_may_be_no_larger_than_others(user: User, settings: Any) -> None:
 
 @pytest.mark.parametrize(
     ("path", "told"),
-    [("/api/v1/users", "bad_request"), ("/v2/panel/user/list", "the body breaks off")],
+    [("/api/v1/users", "bad_request"), ("/v2/panel/user/list", "the body is incomplete")],
 )
 def test_one_that_breaks_off_is_the_caller_s_mistake(db: None, path: str, told: str) -> None:
     answer = post(path, BrokenOff())

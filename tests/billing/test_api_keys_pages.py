@@ -157,14 +157,14 @@ def test_its_last_day_is_the_operators(administrator: User, now: datetime) -> No
         ({"name": " "}, "This field is required."),
         ({"name": "x" * 61}, "at most 60 characters"),
         ({"name": "Taken"}, "A working key has this name already."),
-        ({"lasts": "day"}, "Say which day is the last."),
-        ({"lasts": "day", "last_day": "2026-11-21"}, "This day is over."),
+        ({"lasts": "day"}, "Enter the last day."),
+        ({"lasts": "day", "last_day": "2026-11-21"}, "This day has passed."),
         ({"lasts": "day", "last_day": "9999-12-31"}, "too far in the future"),
         ({"last_day": "2026-12-24"}, "For this day to count"),
         ({"lasts": "7"}, "Select a valid choice"),
         ({"requests_per_minute": "-1"}, "greater than or equal to 0"),
         ({"requests_per_minute": "many"}, "Enter a whole number."),
-        ({"owner": "x"}, "Choose an active operator with no right beyond yours."),
+        ({"owner": "x"}, "Choose an active operator who has no permission that you lack."),
         ({"owner": ""}, "This field is required."),
     ],
 )
@@ -328,7 +328,10 @@ def test_a_page_says_what_the_key_may_do(panel: Client) -> None:
     assert rights == [("Balance", "change, view"), ("Transaction", "view")]
     looking = panel.get(page_of(key_of(owner, is_read_only=True))).context["rights"]
     assert looking == [("Balance", "view"), ("Transaction", "view")]
-    assert "Nothing: its owner has no permissions" in panel.get(page_of(key_of(OperatorFactory()))).text
+    assert (
+        "Nothing: its owner has no permissions"
+        in panel.get(page_of(key_of(OperatorFactory()))).text
+    )
 
 
 @pytest.mark.django_db

@@ -128,7 +128,7 @@ def test_a_form_posted_already_asks_before_it_posts_other_content(
         ({"amount": "10 50"}, "amount", "The digits of 10 50 do not make one number."),
         ({"amount": "50 EUR"}, "amount", "write the amount in USD, without EUR."),
         ({"amount": "1,500"}, "amount", "Did you mean"),
-        ({"amount": "1.2345"}, "amount", "1.2345 is finer than money is paid in: USD has 2"),
+        ({"amount": "1.2345"}, "amount", "1.2345 has more decimals than the currency: USD has 2"),
         ({"amount": "1" + "0" * 15}, "amount", "at most 15 digits before the decimal point"),
         ({"amount": "999999999999999.99"}, "amount", "The new balance would have more than 15"),
         ({"amount": "1" * 41}, "amount", "at most 40 characters"),
@@ -230,7 +230,7 @@ def test_an_amount_finer_than_money_is_asked_about_once(
     settings.BILLING_CURRENCY = currency
     sent = filled_in(panel, customer, amount=typed)
     page = panel.post(address(customer), sent).text
-    assert f"{typed} is finer than money is paid in: {currency} has" in page
+    assert f"{typed} has more decimals than the currency: {currency} has" in page
     assert count(customer) == 1
     [answer] = answers(page)
     assert answer == ("amount_meant", typed)

@@ -158,9 +158,9 @@ def test_a_confirmation_of_nothing_seen_posts_nothing(panel: Client, customer: U
     ("changes", "field", "sentence"),
     [
         ({"quantity": ""}, "quantity", "This field is required."),
-        ({"quantity": "-1"}, "quantity", "A quantity is more than zero: -1."),
-        ({"quantity": "−1"}, "quantity", "A quantity is more than zero: −1."),
-        ({"quantity": "0"}, "quantity", "A quantity is more than zero: 0."),
+        ({"quantity": "-1"}, "quantity", "A quantity must be more than zero: -1."),
+        ({"quantity": "−1"}, "quantity", "A quantity must be more than zero: −1."),
+        ({"quantity": "0"}, "quantity", "A quantity must be more than zero: 0."),
         ({"quantity": "1,500"}, "quantity", "Did you mean"),
         ({"quantity": "1 5"}, "quantity", "The digits of 1 5 do not make one number."),
         ({"quantity": "ten"}, "quantity", "This is not a quantity: ten."),
@@ -180,9 +180,9 @@ def test_a_confirmation_of_nothing_seen_posts_nothing(panel: Client, customer: U
         ({"service": "retired"}, "service", "The service Fax is retired."),
         ({"device": "asleep"}, "device", "The subscription to the plan Dear is suspended"),
         ({"device": "a" * 101}, "device", "at most 100 characters"),
-        ({"device": "turned\u202eround"}, "device", "characters that cannot be seen"),
+        ({"device": "turned\u202eround"}, "device", "invisible characters"),
         ({"description": "Four"}, "description", "A description has 5 to 200 characters."),
-        ({"description": "Turned \u202e round"}, "description", "characters that cannot be seen"),
+        ({"description": "Turned \u202e round"}, "description", "invisible characters"),
     ],
 )
 def test_a_refusal_stands_at_its_field_and_keeps_what_was_typed(  # noqa: PLR0917

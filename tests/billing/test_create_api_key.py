@@ -55,7 +55,7 @@ def test_it_makes_a_key_that_only_reads_and_ends() -> None:
 def test_only_active_operators_own_keys(owner: str) -> None:
     UserFactory(email="customer@example.com")
     OperatorFactory(email="gone@example.com", is_active=False)
-    with pytest.raises(CommandError, match=f"“{owner}” is the login of no active operator."):
+    with pytest.raises(CommandError, match=f"“{owner}” is not the login of an active operator."):
         create("--owner", owner, "--name", "curl")
     assert not ApiKey.objects.exists()
 

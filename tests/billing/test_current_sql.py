@@ -46,24 +46,24 @@ DIFFERENCES = {
     "text": (
         "CREATE OR REPLACE FUNCTION billing_digest(t billing_transaction, previous_digest bytea) "
         "RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE AS 'SELECT t.digest'",
-        "The function billing_digest has not its current text.",
+        "The function billing_digest does not have its current text.",
     ),
     "setting": (
         "ALTER FUNCTION billing_post SET jit = on",
-        "The function billing_post has not its current text.",
+        "The function billing_post does not have its current text.",
     ),
     "rights": (
         "ALTER FUNCTION billing_check_balance() SECURITY INVOKER",
-        "The function billing_check_balance has not its current text.",
+        "The function billing_check_balance does not have its current text.",
     ),
     "one more": (
         "CREATE FUNCTION billing_digest(t billing_transaction, previous text) "
         "RETURNS bytea LANGUAGE sql AS 'SELECT t.digest'",
-        "The function billing_digest has not its current text.",
+        "The function billing_digest does not have its current text.",
     ),
     "unknown": (
         "CREATE FUNCTION billing_extra() RETURNS int LANGUAGE sql AS 'SELECT 1'",
-        "The function billing_extra is none of ours.",
+        "The function billing_extra does not belong to the panel.",
     ),
     "missing trigger": (
         "DROP TRIGGER billing_open_balance ON users_user",
@@ -84,7 +84,7 @@ DIFFERENCES = {
     "somebody else's": (
         "CREATE TRIGGER zz BEFORE INSERT ON billing_transaction FOR EACH ROW "
         "EXECUTE FUNCTION suppress_redundant_updates_trigger()",
-        "The trigger zz is none of ours.",
+        "The trigger zz does not belong to the panel.",
     ),
 }
 

@@ -20,7 +20,7 @@ LOGIN = "clerk@example.com"
 HERE, ELSEWHERE = "192.0.2.1", "198.51.100.7"
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 FAILED = ["Please enter the e-mail address and password of an active operator."]
-WAIT = ["Too many logins with this address have failed from here. Try again in 6 seconds."]
+WAIT = ["Too many failed logins with this address from here. Try again in 6 seconds."]
 LET_IN: list[str] = []
 
 

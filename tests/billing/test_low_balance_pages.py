@@ -96,7 +96,7 @@ def test_a_threshold_that_could_be_two_amounts_is_asked_about(panel: Client) -> 
 @pytest.mark.parametrize(
     ("when", "amount", "problem"),
     [
-        ("amount", "", "Say below which amount."),
+        ("amount", "", "Enter the amount."),
         ("amount", "0", "No balance is below zero."),
         ("amount", "-5", "A threshold cannot be negative."),
         ("amount", "1,500", "Did you mean"),

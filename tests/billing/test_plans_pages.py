@@ -153,7 +153,7 @@ def test_a_fee_finer_than_money_is_asked_about_once_and_a_price_of_a_service_is_
     sms = ServiceFactory()
     plan = plan_with({sms: "1"}, price="10", name="Basic")
     page = change(panel, page_of(plan), **{"price": "10.0005", price_of(sms): "0.0375"})
-    assert "10.0005 is finer than money is paid in: USD has 2 decimals." in page
+    assert "10.0005 has more decimals than the currency: USD has 2 decimals." in page
     change(panel, page_of(plan), **{"price_meant": "10.0005", price_of(sms): "0.0375"})
     change(panel, page_of(plan), name="Renamed")  # what stands there already is not asked about
     plan.refresh_from_db()
@@ -256,7 +256,7 @@ def test_a_plan_that_was_subscribed_to_cannot_be_deleted(panel: Client) -> None:
     for page in (panel.get(page_of(plan)), panel.get(page_of(plan, "delete"), follow=True),
                  panel.post(page_of(plan, "delete"), {"post": "yes"}, follow=True)):  # fmt: skip
         assert page.status_code == 200
-        assert "cannot be deleted: it has been subscribed to. It can be retired" in page.text
+        assert "cannot be deleted: it has had subscriptions. It can be retired" in page.text
     assert f'href="{page_of(plan, "delete")}"' not in panel.get(page_of(plan)).text
     assert Plan.objects.filter(pk=plan.pk).exists()
 
@@ -288,7 +288,7 @@ def test_a_plan_that_comes_into_use_while_it_is_deleted_stays(
         lambda *args: (_ for _ in ()).throw(IntegrityError("still referenced")),
     )
     text = panel.post(page_of(plan, "delete"), {"post": "yes"}, follow=True).text
-    assert "“Business” cannot be deleted: it came into use just now." in text
+    assert "“Business” cannot be deleted: it has just come into use." in text
 
 
 def test_a_refused_form_does_not_pass_off_what_was_entered_as_the_plan(panel: Client) -> None:
@@ -308,7 +308,7 @@ def test_what_somebody_else_saved_meanwhile_is_not_undone_unseen(panel: Client) 
     seen = form_data(panel, page_of(plan)) | {"name": "Renamed"}
     change(panel, page_of(plan), **{price_of(sms): "0.25"})
     text = save(panel, page_of(plan), seen)
-    assert "Nothing was saved: this has changed since you opened the page" in text
+    assert "Nothing was saved: somebody has changed this since you opened the page" in text
     assert "Price of SMS changed from 0.30 to 0.25). Below is what you entered." in text
     assert plan.service_prices.get().price == Decimal("0.25")
     # Whoever has read that may insist.
@@ -329,7 +329,7 @@ def test_two_plans_of_one_name_are_refused(panel: Client) -> None:
 @pytest.mark.parametrize("name", ["Busi\u202eness", "Busi\u200eness", "Busi\u2028ness"])
 def test_a_name_that_would_garble_a_history_is_refused(panel: Client, name: str) -> None:
     """Each charge of such a plan would be refused by the ledger, night after night."""
-    sentence = "This contains characters that cannot be seen."
+    sentence = "This contains invisible characters."
     assert sentence in save(panel, f"{PLANS}add/", {"name": name, "cycle": "monthly", "price": "1"})
     service = {"name": name, "code": "geo", "unit": ""}
     assert sentence in save(panel, f"{SERVICES}add/", service)

@@ -159,7 +159,7 @@ def test_a_refusal_for_lack_of_money_has_the_figures_and_offers_to_wait(
     refused = panel.post(add_page(poor), {"plan": business.pk, "device": "8617"})
     shown = text_of(refused)
     assert "Not enough money on the balance: 8.7850 needed, 8.00 available." in shown
-    assert "Start suspended, and wait for money" in shown
+    assert "Start suspended until there is money" in shown
     assert 'value="8617"' in refused.content.decode()
     assert f'<option value="{business.pk}" selected' in refused.content.decode()
     assert not rows(poor)
@@ -194,11 +194,11 @@ def test_money_that_came_meanwhile_is_not_taken_unasked(panel: Client, business:
     ("fields", "field", "sentence"),
     [
         ({"plan": ""}, "plan", "This field is required."),
-        ({"plan": "999999"}, "plan", "This plan cannot be chosen any more."),
-        ({"plan": "x"}, "plan", "This plan cannot be chosen any more."),
+        ({"plan": "999999"}, "plan", "This plan can no longer be chosen."),
+        ({"plan": "x"}, "plan", "This plan can no longer be chosen."),
         ({"device": "taken"}, "device", "Device taken has a subscription already, to the plan"),
         ({"device": "a" * 101}, "device", "at most 100 characters"),
-        ({"device": "turned\u202eround"}, "device", "characters that cannot be seen"),
+        ({"device": "turned\u202eround"}, "device", "invisible characters"),
         ({"device": "nul\0"}, "device", "Null characters"),
     ],
 )
@@ -272,7 +272,7 @@ def test_a_plan_retired_in_between_is_told(panel: Client, customer: User, busine
     Plan.objects.filter(pk=business.pk).update(is_active=False)
     PlanFactory()
     again = confirm(panel, add_page(customer), second_step(preview))
-    assert "This plan cannot be chosen any more." in text_of(again)
+    assert "This plan can no longer be chosen." in text_of(again)
 
 
 def test_sent_twice_it_is_done_once(panel: Client, customer: User, business: Plan) -> None:
@@ -347,7 +347,7 @@ def test_a_change_of_plan_can_wait_until_what_was_paid_is_used_up(
     address = page_of(subscription, "change-plan")
     preview = panel.post(address, {"plan": business.pk})
     assert previewed(preview) == []
-    assert "Its fee counts from 2026-05-01" in text_of(preview)
+    assert "Its fee applies from 2026-05-01" in text_of(preview)
     assert "Next charge 12.55 on 2026-05-01" in text_of(preview)
     sent = second_step(preview)
     assert (sent["pay_back"], sent["charge_now"]) == ("False", "False")
@@ -391,7 +391,7 @@ def test_no_days_are_free_that_were_paid_for(
     set_subscription = {"due_on": date(2026, 5, 1), "charged_through": date(2026, 4, 12)}
     Subscription.objects.filter(pk=subscription.pk).update(**set_subscription)
     shown = text_of(panel.post(page_of(subscription, "change-plan"), {"plan": basic.pk}))
-    assert "Its fee counts from 2026-04-13" in shown
+    assert "Its fee applies from 2026-04-13" in shown
     assert "Nothing is charged for" not in shown
 
 

@@ -362,7 +362,7 @@ def test_a_second_reversal_and_one_of_money_that_is_gone_are_refused(panel: Clie
     ledger.change_balance(user, amount=8, description="Refilled again", **BY_API)
     panel.post(page_of(first, "reverse"), sent)
     page = panel.post(page_of(first, "reverse"), sent | {"key": "another"})
-    assert "Transaction number 1 was reversed already, by number 4." in page.content.decode()
+    assert "Transaction number 1 was already reversed by number 4." in page.content.decode()
     assert Transaction.objects.filter(user=user).count() == 4
 
 
@@ -373,7 +373,7 @@ def test_what_cannot_be_reversed_is_not_offered_for_it(panel: Client) -> None:
     reversal = ledger.reverse(user, number=1, description="Take it back", **BY_API)
     sent = {"description": "Take it back again", "key": "a-key"}
     for row, why, named in (
-        (first, "Transaction number 1 was reversed already, by number 2.", reversal),
+        (first, "Transaction number 1 was already reversed by number 2.", reversal),
         (reversal, "Transaction number 2 is a reversal itself; change the balance instead.", first),
     ):
         for response in (

@@ -210,7 +210,7 @@ def test_an_end_that_could_be_two_amounts_is_asked_about_and_lists_nobody(
     answer = client.get(LIST, {"real_from": typed, "bonus_to": "5", "q": "example", "p": "1"})
     assert list(answer.context["cl"].result_list) == []
     [told] = answer.context["messages"]
-    assert "nobody is listed yet. Did you mean" in str(told)
+    assert "no users are listed yet. Did you mean" in str(told)
     addresses = re.findall(r'href="\?([^"]*)"', str(told))
     chosen = [parse_qs(html.unescape(address)) for address in addresses]
     assert chosen == [
@@ -313,8 +313,8 @@ def test_an_address_that_somebody_has_is_a_message_at_the_field(ada: User) -> No
     client = client_of(operator_with(*MAY_EDIT))
     answer = client.post(f"{LIST}add/", filled_in(email="ADA@Lovelace.example"))
     form = answer.context["adminform"].form
-    assert form.errors == {"email": ["Another user has this e-mail address already."]}
-    assert "Another user has this e-mail address already." in answer.text
+    assert form.errors == {"email": ["Another user has this e-mail address."]}
+    assert "Another user has this e-mail address." in answer.text
     other = UserFactory()
     answer = client.post(page(other), filled_in(other, email="ADA@Lovelace.example"))
     assert "email" in answer.context["adminform"].form.errors
@@ -341,8 +341,8 @@ def test_what_two_change_at_once_is_asked_about_and_nothing_typed_is_lost(ada: U
     answer = client.post(page(ada), opened)
     assert answer.context["adminform"].form.errors == {
         "phone": [
-            "Nothing was saved: since you opened the page, this was changed to “+31 20 2”. "
-            "Save once more to put what you entered in its place."
+            "Nothing was saved: somebody has changed this, since you opened the page, to "
+            "“+31 20 2”. Save again to replace it with your entry."
         ]
     }
     ada.refresh_from_db()
@@ -422,7 +422,7 @@ def test_deactivating_many_says_how_many_and_is_in_their_history() -> None:
     chosen = {"action": "deactivate", "_selected_action": [user.pk for user in users]}
     answer = client_of(operator).post(LIST, chosen, follow=True)
     assert [str(told) for told in answer.context["messages"]] == [
-        "Deactivated: 2. Left as they were: 1."
+        "Deactivated: 2. Left unchanged: 1."
     ]
     assert not User.objects.filter(pk__in=[user.pk for user in users], is_active=True).exists()
     logged = Event.objects.filter(actor=operator).values_list("subject", "subject_id", "action")

@@ -38,7 +38,7 @@ def test_of_two_who_take_the_same_address_at_once_the_second_gets_the_forms_mess
     )
     assert answer.status_code == 200
     assert answer.context["adminform"].form.errors == {
-        "email": ["Another user has this e-mail address already."]
+        "email": ["Another user has this e-mail address."]
     }
     assert User.objects.filter(is_staff=False).count() == 1
 

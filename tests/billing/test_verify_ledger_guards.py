@@ -28,7 +28,7 @@ def victim() -> User:
 
 def test_all_guards_are_there_and_armed(victim: User) -> None:
     assert guards.problems() == []
-    assert "Each guard of the ledger in the database is there, and armed." in verify()[1]
+    assert "Each guard of the ledger in the database is present and armed." in verify()[1]
     assert verify("--user", str(victim.pk))[0] == 0
 
 
@@ -62,7 +62,7 @@ VOUCHES = (
     "previous_digest bytea) RETURNS bytea LANGUAGE plpgsql STABLE PARALLEL SAFE "
     "AS 'BEGIN RETURN t.digest; END'"
 )
-SAYS_OF_DIGEST = "The function billing_digest has not its current text."
+SAYS_OF_DIGEST = "The function billing_digest does not have its current text."
 
 
 def edit(columns: str, user: User) -> None:
@@ -150,12 +150,14 @@ IN_CATALOG = {
     ),
     "a better one": (
         "CREATE FUNCTION pg_catalog.char_length(varchar) RETURNS int LANGUAGE sql AS 'SELECT 9'",
-        "The function char_length(character varying) is in pg_catalog, and none of PostgreSQL.",
+        "The function char_length(character varying) is in pg_catalog but does not belong "
+        "to PostgreSQL.",
     ),
     "an operator": (
         "CREATE FUNCTION public.yes(varchar, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'; "
         "CREATE OPERATOR pg_catalog.= (LEFTARG = varchar, RIGHTARG = text, FUNCTION = public.yes)",
-        "The operator =(character varying,text) is in pg_catalog, and none of PostgreSQL.",
+        "The operator =(character varying,text) is in pg_catalog but does not belong to "
+        "PostgreSQL.",
     ),
 }
 
@@ -229,7 +231,7 @@ def test_each_trigger_is_named_that_is_gone_disarmed_or_another(name: str) -> No
         else:
             assert re.match(f"The trigger {name} (is missing|has not its current text)", found[0])
     never = re.sub(r"( WHEN \(.*\))? EXECUTE", r" WHEN (1 = 2) EXECUTE", text)
-    assert f"The trigger {name} has not its current text." in problems_after(
+    assert f"The trigger {name} does not have its current text." in problems_after(
         f"DROP TRIGGER {name} ON {table}; {never}"
     )
 
@@ -250,19 +252,19 @@ def test_each_constraint_is_named_that_is_gone_weaker_or_not_valid(
     assert f"{called} is missing." in problems_after(dropped)
     if text.startswith("CHECK"):
         added = f"{dropped}, ADD CONSTRAINT {name}"
-        assert f"{called} is not valid: it was not checked for all rows." in problems_after(
+        assert f"{called} is not valid: it has not been checked for all rows." in problems_after(
             f"{added} {text} NOT VALID"
         )
-        assert f"{called} is another than it should be: CHECK (true)" in problems_after(
+        assert f"{called} is not as it should be: CHECK (true)" in problems_after(
             f"{added} CHECK (true)"
         )
     elif text.startswith("FOREIGN KEY"):
         added = f"{dropped}, ADD CONSTRAINT {name}"
         cascades = text.replace(" DEFERRABLE", " ON DELETE CASCADE DEFERRABLE")
-        assert f"{called} is another than it should be: {cascades}" in problems_after(
+        assert f"{called} is not as it should be: {cascades}" in problems_after(
             f"{added} {cascades}"
         )
-        assert f"{called} is not valid: it was not checked for all rows." in problems_after(
+        assert f"{called} is not valid: it has not been checked for all rows." in problems_after(
             f"{added} {text} NOT VALID"
         )
         for where in (table, "users_user"):
@@ -284,7 +286,7 @@ def test_each_unique_index_is_named_that_is_gone_or_not_unique(table: str, name:
     [(definition,)] = execute("SELECT pg_get_indexdef(%s::regclass)", [name])
     assert f"{called} is missing." in problems_after(f"DROP INDEX {name}")
     [said] = problems_after(f"DROP INDEX {name}; {definition.replace('UNIQUE', '')}")
-    assert said.startswith(f"{called} is another than it should be: CREATE INDEX")
+    assert said.startswith(f"{called} is not as it should be: CREATE INDEX")
 
 
 @pytest.mark.parametrize(
@@ -298,7 +300,7 @@ def test_each_unique_index_is_named_that_is_gone_or_not_unique(table: str, name:
 def test_each_column_is_named_that_may_be_null_or_is_of_another_type(
     table: str, name: str, text: str
 ) -> None:
-    called = f"The column {name} of {table} is another than it should be: "
+    called = f"The column {name} of {table} is not as it should be: "
     is_key = (table, name) in {
         ("billing_transaction", "id"),
         ("billing_event", "id"),
@@ -323,7 +325,7 @@ def test_each_column_is_named_that_may_be_null_or_is_of_another_type(
 ELSE = {
     "rule": (
         "CREATE RULE quiet AS ON DELETE TO billing_transaction DO INSTEAD NOTHING",
-        "The rule quiet of billing_transaction is none of ours.",
+        "The rule quiet of billing_transaction does not belong to the panel.",
     ),
     "policy": (
         "ALTER TABLE billing_transaction ENABLE ROW LEVEL SECURITY; "
@@ -346,26 +348,26 @@ ELSE = {
     "no table": ("DROP TABLE billing_balance CASCADE", "The table billing_balance is missing."),
     "column": (
         "ALTER TABLE billing_transaction ADD COLUMN broken int",
-        "The column broken of billing_transaction is none of ours.",
+        "The column broken of billing_transaction does not belong to the panel.",
     ),
     "generated column": (
         "ALTER TABLE billing_balance ADD COLUMN twice numeric "
         "GENERATED ALWAYS AS (real * 2) STORED",
-        "The column twice of billing_balance is none of ours.",
+        "The column twice of billing_balance does not belong to the panel.",
     ),
     "constraint": (
         "ALTER TABLE billing_balance ADD CONSTRAINT poor CHECK (real < 1000000)",
-        "The constraint poor of billing_balance is none of ours.",
+        "The constraint poor of billing_balance does not belong to the panel.",
     ),
     "trigger": (
         "CREATE TRIGGER zz BEFORE INSERT ON billing_transaction FOR EACH ROW "
         "EXECUTE FUNCTION suppress_redundant_updates_trigger()",
-        "The trigger zz is none of ours.",
+        "The trigger zz does not belong to the panel.",
     ),
     "event trigger": (
         "CREATE FUNCTION watch() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; "
         "CREATE EVENT TRIGGER watching ON ddl_command_end EXECUTE FUNCTION watch()",
-        "The event trigger watching is none of ours.",
+        "The event trigger watching does not belong to the panel.",
     ),
     "as a replica": (
         "SET LOCAL session_replication_role = replica",

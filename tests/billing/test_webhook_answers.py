@@ -19,7 +19,7 @@ from tests.billing.test_webhook_network import look_up
 
 BODY = b'{"data": {}}'
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
-CLOSED = "The connection broke off: Server disconnected without sending a response."
+CLOSED = "The connection was lost: Server disconnected without sending a response."
 
 
 @pytest.fixture(autouse=True)
@@ -201,34 +201,34 @@ def test_a_compressed_answer_is_not_unpacked(receiver: Receiver, line: EndpointC
         (b"HTTP/1.1 103 Early Hints\r\n\r\n", CLOSED),
         (
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
-            "The connection broke off: it switched to another protocol",
+            "The connection was lost: it switched to another protocol",
         ),
         (b"HTTP/1.1 302 Found\r\n\r\n", "It answered 302; redirects are not followed."),
-        (b"220 mail.example.com ESMTP\r\n\r\n", "The connection broke off: illegal status line"),
-        (b"HTTP/2 200 OK\r\n\r\n", "The connection broke off: illegal status line"),
-        (b"HTTP/\0 200 OK\r\n\r\n", "The connection broke off: illegal status line"),
-        (b"HTTP/1.1 20 OK\r\n\r\n", "The connection broke off: illegal status line"),
-        (b"HTTP/1.1 2x0 OK\r\n\r\n", "The connection broke off: illegal status line"),
-        (b"\0\0\0\0\r\n\r\n", "The connection broke off: illegal status line"),
+        (b"220 mail.example.com ESMTP\r\n\r\n", "The connection was lost: illegal status line"),
+        (b"HTTP/2 200 OK\r\n\r\n", "The connection was lost: illegal status line"),
+        (b"HTTP/\0 200 OK\r\n\r\n", "The connection was lost: illegal status line"),
+        (b"HTTP/1.1 20 OK\r\n\r\n", "The connection was lost: illegal status line"),
+        (b"HTTP/1.1 2x0 OK\r\n\r\n", "The connection was lost: illegal status line"),
+        (b"\0\0\0\0\r\n\r\n", "The connection was lost: illegal status line"),
         (
             b"HTTP/1.1 200 OK\r\nnonsense\r\nX: y\r\n\r\n",
-            "The connection broke off: illegal header line",
+            "The connection was lost: illegal header line",
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-            "The connection broke off: bad Content-Length",
+            "The connection was lost: bad Content-Length",
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-            "The connection broke off: bad Content-Length",
+            "The connection was lost: bad Content-Length",
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n" % (b"9" * 5000),
-            "The connection broke off: bad Content-Length",
+            "The connection was lost: bad Content-Length",
         ),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-            "The connection broke off: Only Transfer-Encoding: chunked is supported",
+            "The connection was lost: Only Transfer-Encoding: chunked is supported",
         ),
     ],
     ids=[
@@ -281,7 +281,7 @@ def test_an_answer_whose_headers_never_end_is_given_up(
     receiver.behave = says_endlessly(beginning, part)
     answer = send(line)
     assert answer.status_code is None
-    assert answer.problem.startswith("The connection broke off: ")
+    assert answer.problem.startswith("The connection was lost: ")
     assert len(receiver.messages) == 1
 
 
@@ -319,7 +319,7 @@ def test_an_answer_may_come_before_the_message_is_there(
     receiver.server.RequestHandlerClass.do_POST = refuse  # type: ignore[attr-defined]
     problem = send(line, b"x" * 20_000_000).problem
     # Its answer may be lost on the way, but nothing else comes of it.
-    assert problem == "It answered 413." or problem.startswith("The connection broke off: ")
+    assert problem == "It answered 413." or problem.startswith("The connection was lost: ")
 
 
 # --- What is sent -------------------------------------------------------------------------------

@@ -243,7 +243,9 @@ def test_other_ways_to_write_an_address_are_seen_through(written: str) -> None:
 
 def test_a_private_address_is_not_even_connected_to(receiver: Receiver) -> None:
     answer = send_to(receiver.url.replace("http:", "https:"))
-    assert answer.problem == ("127.0.0.1 is not a public address, nor in WEBHOOK_PRIVATE_NETWORKS.")
+    assert answer.problem == (
+        "127.0.0.1 is neither a public address nor in WEBHOOK_PRIVATE_NETWORKS."
+    )
     assert receiver.connection_count == 0
 
 
@@ -384,7 +386,7 @@ def test_nothing_is_told_to_whose_certificate_is_not_trusted(
 ) -> None:
     names["crm.example.com"] = ["127.0.0.1"]
     answer = send_to(f"https://crm.example.com:{secure.port}/")
-    assert answer.problem.startswith("Its certificate is not to be trusted: self-signed")
+    assert answer.problem.startswith("Its certificate is not trusted: self-signed")
     assert not secure.messages
 
 

@@ -310,8 +310,8 @@ NO_ANSWER = f"No answer within {behaviour.PATIENCE_SECONDS} seconds."
         ),
         (behaviour.hangs, None, NO_ANSWER),
         (behaviour.drips, None, NO_ANSWER),
-        (behaviour.resets, None, "The connection broke off: "),
-        (behaviour.talks_nonsense, None, "The connection broke off: "),
+        (behaviour.resets, None, "The connection was lost: "),
+        (behaviour.talks_nonsense, None, "The connection was lost: "),
     ],
     ids=["refuses", "is gone", "redirects", "hangs", "drips", "resets", "talks nonsense"],
 )

@@ -176,7 +176,7 @@ def test_an_endpoint_is_deleted_after_a_question(panel: Client) -> None:
     of_gone, of_stays = delivery(gone), delivery(stays, UserFactory())
     asked = panel.get(page_of(gone, "delete")).text
     assert "Are you sure" in asked
-    assert "Events that wait, and will not be sent: 1" in asked
+    assert "Waiting events that will not be sent: 1" in asked
     WebhookDelivery.objects.filter(pk=of_gone.pk).update(status=Status.DELIVERED)
     asked = panel.get(page_of(gone, "delete")).text
     assert "The record of what was sent to it" in asked

@@ -17,7 +17,7 @@ def test_a_whole_key_gets_into_no_address_and_its_beginning_finds_it(windows: Wi
     page = windows(operator, "/admin/billing/apikey/")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    field = page.get_by_label("Name, owner or beginning")
+    field = page.get_by_label("Name, owner or first characters")
     for typed in (secret, f" the gateway's {secret} "):
         field.fill(typed)
         page.get_by_role("button", name="Filter").click()

@@ -54,7 +54,7 @@ def test_a_transaction_is_reversed_with_a_description_and_only_once(
 
     reverse(late, "Paid into the wrong account")
     expect(notice(late)).to_contain_text(
-        "Nothing was posted. Transaction number 1 was reversed already, by number 2."
+        "Nothing was posted. Transaction number 1 was already reversed by number 2."
     )
     page.get_by_role("link", name="1", exact=True).click()
     expect(notice(page)).to_have_text("This transaction was reversed by No. 2.")

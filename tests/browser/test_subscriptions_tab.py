@@ -153,7 +153,7 @@ def test_a_refusal_for_lack_of_money_offers_to_wait_for_it(
     page = windows(operator, f"{tab(poor)}add/")
     choose_plan(page, "Business")
     page.get_by_label("Device").fill("8617")
-    waiting = page.get_by_label("Start suspended, and wait for money")
+    waiting = page.get_by_label("Start suspended until there is money")
     expect(waiting).to_have_count(0)
     press(page, "Preview")
     expect(notice(page)).to_contain_text(

@@ -115,7 +115,7 @@ def test_started_by_cron_a_worker_does_what_there_is_to_do_and_ends(
 def test_where_there_is_no_database_a_worker_of_cron_says_so() -> None:
     done = manage("worker", "--once", DATABASE_URL="postgres://nobody@127.0.0.1:1/nothing")
     assert done.returncode == 1
-    assert done.stderr.startswith("CommandError: The work was not done: ")
+    assert done.stderr.startswith("CommandError: The jobs were not run: ")
 
 
 def test_what_a_killed_worker_had_sent_without_noting_it_is_sent_again(

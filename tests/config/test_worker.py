@@ -270,10 +270,10 @@ def test_a_worker_that_stays_tells_what_it_does(data_dir: Path) -> None:
         wait_for(lambda: "Did billing.tasks.charge_batch" in worker.said)
         assert worker.end() == 0
         assert worker.diary == [
-            "The worker is ready, and waits for jobs.",
+            "The worker is ready and waits for jobs.",
             "Begins billing.tasks.charge_batch.",
             "Did billing.tasks.charge_batch in  seconds.",
-            "The worker is told to end.",
+            "The worker is stopping.",
             "The worker has ended.",
         ]
         assert worker.trouble == ""

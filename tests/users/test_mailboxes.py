@@ -62,9 +62,8 @@ def of_old(*emails: str) -> list[User]:
         cursor.execute(numbering)
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         cursor.execute(
-            "ALTER TABLE users_user ADD CONSTRAINT user_email_is_one_mailbox "
-            "UNIQUE (email_identity, email_twin); "
-            "ALTER TABLE users_user ENABLE TRIGGER users_one_mailbox"
+            "ALTER TABLE users_user ADD CONSTRAINT user_email_is_one_mailbox UNIQUE "
+            "(email_identity, email_twin); ALTER TABLE users_user ENABLE TRIGGER users_one_mailbox"
         )
     return [User.objects.get(pk=user.pk) for user in users]
 
@@ -83,7 +82,7 @@ def test_a_second_spelling_is_refused_by_the_panel(first: str, second: str) -> N
     answer = client_of(AdministratorFactory()).post(f"{LIST}add/", form(second))
     # The form itself refuses a full stop that is not ASCII.
     assert answer.context["adminform"].form.errors["email"][0] in {
-        "Another user has this e-mail address already.",
+        "Another user has this e-mail address.",
         "Enter a valid email address." if "\u3002" in second else "",
     }
 

@@ -49,7 +49,7 @@ def test_a_session_ends_after_an_hour_without_a_request(client: Client, at: Any)
     answer = client.get(PAGE, follow=True)
     assert answer.redirect_chain == [(f"/admin/login/?next={PAGE}", 302)]
     assert messages_on(answer) == (
-        "You were logged out because you did nothing here for 60 minutes. Please log in again."
+        "You were logged out because you were inactive for 60 minutes. Please log in again."
     )
 
 

@@ -64,7 +64,8 @@ class GroupAdmin(DjangoGroupAdmin, PanelAdmin):
             kwargs["queryset"] = permissions_of(cast(User, request.user))
             kwargs["widget"] = UnfoldAdminCheckboxSelectMultipleWidget()
             kwargs["help_text"] = (
-                "What the members of this group may do. You can give only rights that you have."
+                "What the members of this group may do. You can give only permissions "
+                "that you have."
             )
         return super().formfield_for_manytomany(db_field, request=request, **kwargs)
 

@@ -87,18 +87,18 @@ class OperatorAdmin(PeopleAdmin, DjangoUserAdmin):
         if db_field.name == "groups":
             kwargs["queryset"] = groups_given_by(_actor(request)).order_by("name")
             kwargs["widget"] = UnfoldAdminCheckboxSelectMultipleWidget()
-            kwargs["help_text"] = "The operator has the rights of all these groups together."
+            kwargs["help_text"] = "The operator has the permissions of all these groups together."
         elif db_field.name == "user_permissions":
             kwargs["form_class"] = PermissionsField
             kwargs["queryset"] = permissions_of(_actor(request))
             kwargs["widget"] = UnfoldAdminCheckboxSelectMultipleWidget()
-            kwargs["help_text"] = "Rights beyond those of the groups."
+            kwargs["help_text"] = "Permissions in addition to those of the groups."
         return super().formfield_for_manytomany(db_field, request, **kwargs)
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
         if db_field.name == "comment":
-            field.help_text = "For those who manage the operators."
+            field.help_text = "For people who manage operators."
         if isinstance(field.widget, RelatedFieldWidgetWrapper):
             field.widget = field.widget.widget  # groups are made on their own page
         return field

@@ -161,5 +161,5 @@ class PeopleAdmin(PanelAdmin):
         skipped = queryset.count() - count
         message = f"{done}: {count}."
         if skipped:
-            message += f" Left as they were: {skipped}."
+            message += f" Left unchanged: {skipped}."
         self.message_user(request, message, messages.SUCCESS if count else messages.WARNING)

@@ -50,7 +50,7 @@ EXPORTED: Final = ("id", "login", "first_name", "middle_name", "last_name", "pho
 NAME_CHARACTERS: Final = frozenset(" -'\".,:/\u200c\u200d")  # has_invisible checks the joiners
 
 
-UNSEEN: Final = "Contains characters that cannot be seen"
+UNSEEN: Final = "Contains invisible characters"
 
 
 def not_a_name(value: str) -> str | None:
@@ -207,7 +207,7 @@ def export_users(call: Call) -> HttpResponseBase:
     except TooManyRows:
         workbook.close()
         raise parameters.wrong(
-            "format", "A spreadsheet cannot hold so many users: choose csv, or a filter"
+            "format", "A spreadsheet cannot hold so many users: choose csv, or filter"
         ) from None
     workbook.seek(0)
     return FileResponse(workbook, as_attachment=True, filename=f"{name}.xlsx")
@@ -226,7 +226,9 @@ def _in_time(call: Call) -> Iterator[None]:
         with reports.time_limit(SEARCH_SECONDS) if call.parameters.has("filter") else nullcontext():
             yield
     except reports.TooSlow:
-        raise call.parameters.wrong("filter", "Takes too long to find: use fewer words") from None
+        raise call.parameters.wrong(
+            "filter", "The search takes too long: use fewer words"
+        ) from None
 
 
 def _wanted(call: Call) -> tuple[QuerySet[User], list[int]]:

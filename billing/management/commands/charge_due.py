@@ -31,7 +31,7 @@ LAST_YEAR: Final = 2199
 
 
 class Command(BaseCommand):
-    help = "Charges every subscription that is due, and says what was done."
+    help = "Charges every subscription that is due and reports what was done."
 
     def run_from_argv(self, argv: list[str]) -> None:
         counters.keep_in(settings.METRICS_DIR)
@@ -42,12 +42,12 @@ class Command(BaseCommand):
             "--at",
             type=_time,
             metavar="ISO-TIME",
-            help="charge what is due at this time, UTC unless it says otherwise [now]",
+            help="charge everything due at this time, in UTC unless an offset is given [now]",
         )
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="print what would be posted, and post nothing",
+            help="print what would be posted and post nothing",
         )
 
     def handle(self, *, at: datetime | None, dry_run: bool, **options: Any) -> None:
@@ -72,8 +72,8 @@ class Command(BaseCommand):
                 raise CommandError(
                     "Interrupted; nothing was posted."
                     if dry_run
-                    else "Interrupted. What this says was charged is charged; for the rest, start "
-                    "it again.",
+                    else "Interrupted. The charges listed above were posted; start it again "
+                    "for the rest.",
                     returncode=INTERRUPTED,
                 ) from None
             finally:
@@ -82,10 +82,10 @@ class Command(BaseCommand):
         if figures.failed:
             who = _count(figures.failed, "user")
             raise CommandError(
-                f"{who} could not be charged; the messages above say why."
+                f"{who} could not be charged; see the messages above."
                 if dry_run
-                else f"{who} could not be charged; the panel's page of this run, or a message "
-                "above, says why. The next run tries again."
+                else f"{who} could not be charged; see the panel's page of this run or the messages"
+                " above. The next run tries again."
             )
 
     def summarise(self, figures: Figures, at: datetime, seconds: float, *, dry_run: bool) -> None:

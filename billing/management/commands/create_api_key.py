@@ -17,18 +17,21 @@ DAYS_MAX: Final = 36_500
 
 class Command(BaseCommand):
     help = (
-        "Makes an API key for an operator and prints it, alone, on standard output. "
-        "It cannot be printed again. The panel lists and revokes keys under API keys."
+        "Adds an API key for an operator and prints only the key on standard output. It "
+        "cannot be shown again. The panel lists and revokes keys under API keys."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
             "--owner", required=True, metavar="EMAIL", help="the operator in whose name it acts"
         )
-        parser.add_argument("--name", required=True, help="what uses it, for people")
-        parser.add_argument("--read-only", action="store_true", help="may look, and change nothing")
+        parser.add_argument("--name", required=True, help="the program that uses it")
+        parser.add_argument("--read-only", action="store_true", help="may read, but change nothing")
         parser.add_argument(
-            "--expires", type=_days, metavar="DAYS", help="works so long [until it is revoked]"
+            "--expires",
+            type=_days,
+            metavar="DAYS",
+            help="how long it is valid [until it is revoked]",
         )
 
     def handle(
@@ -36,7 +39,7 @@ class Command(BaseCommand):
     ) -> None:
         operator = User.objects.with_email(owner).filter(is_staff=True, is_active=True).first()
         if operator is None:
-            raise CommandError(f"“{owner}” is the login of no active operator.")
+            raise CommandError(f"“{owner}” is not the login of an active operator.")
         name = name.strip()
         try:
             ApiKey._meta.get_field("name").clean(name, None)

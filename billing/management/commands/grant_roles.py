@@ -35,9 +35,9 @@ EVERYTHING: Final = (*ALL, "TRUNCATE", "REFERENCES", "TRIGGER")
 
 class Command(BaseCommand):
     help = (
-        "Grants the database roles of panel and workers what they need, and nothing that would "
-        "let them write the ledger past its functions. To be run as the tables' owner, after "
-        "each migrate."
+        "Grants the database roles of panel and workers what they need, but nothing that "
+        "would let them write to the ledger without its functions. Run it as the tables' "
+        "owner after each migrate."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -63,7 +63,7 @@ class Command(BaseCommand):
         )
         found = cursor.fetchone()
         if found is None:
-            raise CommandError("There are no tables yet. Nothing was granted. Run migrate first.")
+            raise CommandError("Nothing was granted: there are no tables yet. Run migrate first.")
         this, owner, may = found
         if not may:
             raise CommandError(
@@ -88,9 +88,9 @@ class Command(BaseCommand):
         makes_roles, is_owner = found
         if makes_roles or is_owner:
             raise CommandError(
-                f"The role {role} {'makes roles' if makes_roles else 'owns the tables'}, and may "
-                "do everything whatever is granted. Nothing was granted. Name the role that panel "
-                "and workers log in as, which is another one."
+                f"The role {role} {'makes roles' if makes_roles else 'owns the tables'}, so it "
+                "may do everything anyway. Nothing was granted. Name the "
+                "role that panel and workers log in as."
             )
 
     def _check(self, cursor: CursorWrapper, role: str) -> None:

@@ -35,14 +35,17 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the CSV files are")
         parser.add_argument(
-            "--check", action="store_true", help="say what would be imported, and import nothing"
+            "folder", type=Path, metavar="FOLDER", help="the folder with the CSV files"
+        )
+        parser.add_argument(
+            "--check", action="store_true", help="report what would be imported and import nothing"
         )
         parser.add_argument(
             "--fill-gaps",
             action="store_true",
-            help="where operations do not follow each other, add a transaction of the difference",
+            help="where balances of consecutive operations do not match, add a transaction of "
+            "the difference",
         )
         parser.add_argument(
             "--skip-users",
@@ -54,12 +57,12 @@ class Command(BaseCommand):
             type=str,
             default="UTC",
             metavar="ZONE",
-            help="of times that name none, for example Europe/Berlin [%(default)s]",
+            help="time zone of times without one, for example Europe/Berlin [%(default)s]",
         )
         parser.add_argument(
             "--operator",
             metavar="E-MAIL",
-            help="the operator who is named as the one who did it [none: the system]",
+            help="the operator recorded as actor [none: the system]",
         )
         parser.add_argument(
             "--tell-programs",
@@ -74,7 +77,8 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--login",
-            help="of the Panel API; its password is asked for, or read from PANEL_API_PASSWORD",
+            help="login of the Panel API; its password is asked for or read from "
+            "PANEL_API_PASSWORD",
         )
 
     def handle(
@@ -94,7 +98,7 @@ class Command(BaseCommand):
         try:
             zone = UTC if time_zone == "UTC" else ZoneInfo(time_zone)
         except (ZoneInfoNotFoundError, ValueError):
-            raise CommandError(f"“{time_zone}” is no known time zone.") from None
+            raise CommandError(f"“{time_zone}” is not a known time zone.") from None
         actor = None if operator is None else _operator(operator)
         try:
             if from_panel_api is not None:
@@ -114,7 +118,7 @@ class Command(BaseCommand):
             raise CommandError(str(refusal)) from None
         except KeyboardInterrupt:
             raise CommandError(
-                "Interrupted. What was imported so far stays; start it again to go on."
+                "Interrupted. Everything imported so far stays; start it again to continue."
             ) from None
         self._summarise(found, folder, skip_users=skip_users)
         if found.is_written:
@@ -122,7 +126,7 @@ class Command(BaseCommand):
 
     def _download(self, folder: Path, url: str, login: str | None) -> None:
         if login is None:
-            raise CommandError("Say with --login who logs in to the Panel API.")
+            raise CommandError("Name the login of the Panel API with --login.")
         password = settings.PANEL_API_PASSWORD or getpass(f"Password of {login}: ")
         with _Bars() as bars:
             panel_api.download(
@@ -139,8 +143,8 @@ class Command(BaseCommand):
             self._report(found, folder)
         if found.problem_count and not found.is_written:
             raise CommandError(
-                f"{_count(found.problem_count, 'problem')}. Nothing was imported. Mend the files "
-                "and start again"
+                f"{_count(found.problem_count, 'problem')}. Nothing was imported. "
+                "Correct the files and start again"
                 + (
                     "."
                     if skip_users or found.stops
@@ -159,7 +163,7 @@ class Command(BaseCommand):
             f"{format_money(found.bonus)} bonus in all."
         )
         for number, sentence in (
-            (found.kept, "imported earlier, and left as they are"),
+            (found.kept, "imported earlier, left unchanged"),
             (found.skipped, "left out: see the problems"),
         ):
             if number:
@@ -171,8 +175,9 @@ class Command(BaseCommand):
             )
         if found.as_payments:
             self.stdout.write(
-                f"{_count(found.as_payments, 'operation')} became payments, because the ledger "
-                "does not allow them by their type; their metadata keep it."
+                f"{_count(found.as_payments, 'operation')} became payments, because "
+                "the ledger does not allow their original type; "
+                "their metadata keep it."
             )
 
     def _report(self, found: Imported, folder: Path) -> None:

@@ -7,9 +7,8 @@ from users.models import User
 
 class Command(BaseCommand):
     help = (
-        "Lists the users who share a mailbox with another, from before that was refused: their "
-        "addresses are spelled differently, and are the same. To part them, give all but one of "
-        "them another address."
+        "Lists users who share a mailbox, from before this was refused: their addresses are "
+        "spelled differently but are the same. Give all but one of them another address."
     )
 
     def handle(self, **options: Any) -> None:

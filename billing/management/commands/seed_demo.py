@@ -26,7 +26,7 @@ class Command(BaseCommand):
             help="how many transactions, a tenth of them of one user [%(default)s]",
         )
         parser.add_argument(
-            "--seed", type=int, default=1, help="another number, another story [%(default)s]"
+            "--seed", type=int, default=1, help="another number makes another history [%(default)s]"
         )
 
     def handle(self, *, users: int, transactions: int, seed: int, **options: Any) -> None:
@@ -37,7 +37,7 @@ class Command(BaseCommand):
             company.found(users=users, transactions=transactions, seed=seed, now=timezone.now())
         except company.UsersExist:
             raise CommandError(
-                "There are users already; demo data is loaded into an empty installation only."
+                "There are already users; demo data is loaded only into an empty installation."
             ) from None
         except KeyboardInterrupt:
             raise CommandError("Interrupted; nothing was loaded.") from None

@@ -32,7 +32,7 @@ PREPARING: Final = 0x62696C6C  # the advisory lock for preparing the database
 
 
 class Command(BaseCommand):
-    help = "Serves the panel on this machine; sets up the database first, with demo data."
+    help = "Serves the panel on this machine. Sets up the database with demo data first."
     requires_system_checks = []
     ending = False
 
@@ -87,7 +87,7 @@ class Command(BaseCommand):
             return socket.create_server((HOST, port), backlog=BACKLOG)
         except PermissionError:
             raise CommandError(
-                f"Port {port} is only for the system; choose another: make run PORT=8000"
+                f"Port {port} is reserved for the system; choose another: make run PORT=8000"
             ) from None
         except OSError as problem:
             if problem.errno != errno.EADDRINUSE:

@@ -22,13 +22,13 @@ from billing.sql import guards
 
 class Command(BaseCommand):
     help = (
-        "Re-computes every balance, number, sum and digest from the transactions, looks at each "
-        "guard of the ledger in the database, and exits with 1 if something does not fit. Reads "
-        "only, and may run while the panel works."
+        "Recomputes every balance, number, sum and digest from the transactions, checks each "
+        "guard of the ledger in the database, and exits with 1 if something is wrong. It only "
+        "reads and may run while the panel works."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--user", type=int, metavar="ID", help="check this user's rows alone")
+        parser.add_argument("--user", type=int, metavar="ID", help="check only this user's rows")
 
     def handle(self, *, user: int | None, **options: Any) -> None:
         # The rows first, since they matter most; the guards say whether it will stay like this.
@@ -75,11 +75,11 @@ class Command(BaseCommand):
             self.stderr.write(self.style.ERROR(problem))
         if problems:
             self.stderr.write(
-                "Until the guards of the database are as they should be, rows can be changed that "
+                "Until the guards of the database are restored, rows can be changed that "
                 "nobody may change. Migrations install them; grant_roles takes rights back."
             )
         elif said_that_all_is_well:
-            self.stdout.write("Each guard of the ledger in the database is there, and armed.")
+            self.stdout.write("Each guard of the ledger in the database is present and armed.")
         return not problems
 
     def _report(self, problem: Problem) -> None:
@@ -87,7 +87,7 @@ class Command(BaseCommand):
         for name, value in problem.row.items():
             self.stderr.write(f"  {name}: {_shown(value)}")
         if problem.rule is not CLOCK:
-            self.stderr.write("It is the first such row; later ones were not looked at.")
+            self.stderr.write("It is the first such row; later rows were not checked.")
 
     def _write_rules(self) -> None:
         for of, rules in (

@@ -54,7 +54,7 @@ diary = logging.getLogger(f"{__name__}.diary")
 
 
 class Command(BaseCommand):
-    help = "Does background jobs, the charging run among them, until it is told to end."
+    help = "Runs background jobs, including the charging run, until it is stopped."
     requires_system_checks = []
     ending = False
     once = False
@@ -67,7 +67,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--once",
             action="store_true",
-            help="do what there is to do now, and end: to be started by cron, every few minutes",
+            help="run the jobs that are due and exit; for cron, every few minutes",
         )
 
     def handle(self, *args: Any, parent: int | None, once: bool, **options: Any) -> None:
@@ -106,13 +106,13 @@ class Command(BaseCommand):
             except (DatabaseError, exceptions.ConnectorException, OSError) as error:
                 problem = f"{error.__cause__ or error}".strip().partition("\n")[0]
                 if self.once:
-                    raise CommandError(f"The work was not done: {problem}") from None
+                    raise CommandError(f"The jobs were not run: {problem}") from None
             if self.is_orphan:
                 return
             if time.monotonic() - started > SETTLED_SECONDS:
                 delay, said = RETRY_MIN_SECONDS, ""
             if problem != said:
-                log.warning("The worker starts over: %s", problem)
+                log.warning("The worker restarts: %s", problem)
                 said = problem
             time.sleep(delay)
             delay = min(delay * 2, RETRY_MAX_SECONDS)
@@ -144,10 +144,10 @@ class Command(BaseCommand):
                             **(ONE_AFTER_THE_OTHER if self.once else {}),
                         )
                     )
-                    diary.info("The worker is ready, and waits for jobs.")
+                    diary.info("The worker is ready and waits for jobs.")
                     await asyncio.wait({worker, ending}, return_when=asyncio.FIRST_COMPLETED)
                     if ending.done():
-                        diary.info("The worker is told to end.")
+                        diary.info("The worker is stopping.")
                         worker.cancel()
                     await worker
         finally:

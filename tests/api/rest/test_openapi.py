@@ -149,7 +149,7 @@ def test_no_field_that_may_be_left_out_has_a_default(described: dict[str, Any]) 
             )
     assert schemas["BalanceChangeIn"]["required"] == ["description"]
     amount = schemas["BalanceChangeIn"]["properties"]["amount"]
-    assert amount["description"] == 'A text, with at most four decimals. Without it: "0".'
+    assert amount["description"] == 'A string with at most four decimals. Without it: "0".'
     for name, call in calls(described):
         for parameter in call["parameters"]:
             assert "default" not in parameter["schema"], name
