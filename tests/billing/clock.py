@@ -1,4 +1,4 @@
-"""Transactions in the past, posted by the ledger itself."""
+"""Sets the database's clock, so that the ledger itself posts transactions in the past."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ POST = "'billing_post(jsonb, bigint, text, boolean)'::regprocedure"
 
 @contextmanager
 def database_clock_at(moment: datetime) -> Iterator[None]:
-    """Lets the posting function's clock stand at `moment`, within a test that is rolled back.
+    """Stops the posting function's clock at `moment`. Use it in tests that are rolled back.
 
-    The function runs as it is, but for its one call of the clock. Times still never go back: a
-    user's moments have to come in order.
+    Only the function's one call of the clock is replaced. Times still never go back: the moments
+    of a user have to come in order.
     """
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT pg_get_functiondef({POST})")
@@ -35,9 +35,9 @@ def database_clock_at(moment: datetime) -> Iterator[None]:
 
 @contextmanager
 def movable_clock(moment: datetime) -> Iterator[Callable[[datetime], None]]:
-    """The same for all that the database dates, within a test that is rolled back.
+    """Stops the clock for everything that the database dates. Use it in tests that are rolled back.
 
-    The clock stands at `moment` until what this answers puts it to another one.
+    The clock stands at `moment` until the yielded function sets it to another one.
     """
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT pg_get_functiondef({POST}), pg_get_functiondef({CLOCK})")

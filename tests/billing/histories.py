@@ -24,7 +24,7 @@ def execute(sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
 
 
 def user_with_history(**fields: Any) -> User:
-    """A user with one transaction of each type, each way: seven of them.
+    """Makes a user with seven transactions, at least one of each type.
 
     1 refill 100 and 20 bonus; 2 gift 5; 3 service 30 (bonus 25, real 5); 4 subscription 12.55;
     5 remainder 2.55; 6 reversal of 3; 7 service 1 (bonus).
@@ -58,19 +58,19 @@ def user_with_history(**fields: Any) -> User:
 
 
 def judge() -> None:
-    """Does now what the database checks when a transaction commits."""
+    """Runs now the checks that the database runs at commit."""
     execute("SET CONSTRAINTS ALL IMMEDIATE")
     execute("SET CONSTRAINTS ALL DEFERRED")
 
 
 @contextmanager
 def guards_down() -> Iterator[None]:
-    """What somebody can do who owns the tables: no trigger and no constraint is in the way.
+    """Removes the triggers and constraints of the ledger's tables, as their owner can.
 
-    Afterwards all are back but those that what was done does not allow. For tests that are rolled
-    back, which brings those back too.
+    Afterwards it puts them back, except for constraints that the changed rows violate. Use it in
+    tests that are rolled back: the rollback restores those too.
     """
-    judge()  # what was done so far, as usual
+    judge()  # checks the changes made so far
     put_back = []
     for table in LEDGER_TABLES:
         execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
@@ -97,7 +97,7 @@ def guards_down() -> Iterator[None]:
 
 
 def tamper(sql: str, **parameters: Any) -> None:
-    """Executes `sql` behind the guards' back. `digest_of(row)` in it is the row's right digest."""
+    """Executes `sql` with the guards down. In it, `digest_of(row)` is the row's right digest."""
     with as_owner():
         _tamper(sql, parameters)
 
@@ -115,7 +115,7 @@ def _tamper(sql: str, parameters: dict[str, Any]) -> None:
 
 
 def posted_ahead(by: timedelta, user: User | None = None) -> User:
-    """A user whose last transaction was posted when the clock was ahead by so much."""
+    """Returns a user whose last transaction was posted when the clock was ahead by `by`."""
     user = user or user_with(real=100)
     tamper(
         "UPDATE billing_transaction SET created_at = created_at + %(by)s "

@@ -1,4 +1,4 @@
-"""`manage.py charge_due`, called here and, where it is killed, as a process of its own."""
+"""`manage.py charge_due`, called in this process, or in its own process to be killed."""
 
 import os
 import random
@@ -68,7 +68,7 @@ def at(text: str) -> datetime:
 
 
 def customers() -> list[User]:
-    """Of each cycle a few, some of whom run out of money, and one who was deactivated."""
+    """Makes users of each cycle. Some run out of money, and one is deactivated."""
     plans = [
         PlanFactory(name=f"Plan {cycle}", cycle=cycle, price=Decimal(12))
         for cycle in (Cycle.MONTHLY, Cycle.EVERY_DAY, Cycle.ACTIVE_DAY, Cycle.ANNUAL)
@@ -90,7 +90,7 @@ def customers() -> list[User]:
 
 
 def outcome() -> tuple[list[Any], list[Any]]:
-    """All that a run leaves behind with the users, times and row IDs apart."""
+    """Returns all transactions and subscriptions, without times and transaction IDs."""
     posted = Transaction.objects.order_by("user", "number").values_list(
         *("user", "number", "type", "subtype", "amount", "bonus_amount", "description", "device")
     )
@@ -101,7 +101,7 @@ def outcome() -> tuple[list[Any], list[Any]]:
     return list(posted), list(states)
 
 
-# --- What it says -------------------------------------------------------------------------------
+# --- Output -------------------------------------------------------------------------------------
 
 
 def test_the_summary_has_the_figures(db: None) -> None:
@@ -298,8 +298,9 @@ def test_killed_anywhere_and_started_again_it_comes_to_one_clean_run(committed_d
         uninterrupted, to_charge = outcome(), charged_users()
     assert not charged_users()
 
-    # The last user is held, so that no attempt can end before it is killed.
-    # It is killed only after it opened its run: the users of a point may be charged already.
+    # The last user's balance is locked, so that no attempt can end before it is killed.
+    # An attempt is only killed once it has opened its run: earlier attempts may already have
+    # charged enough users.
     points = sorted(random.sample(range(1, to_charge), 3))
     for runs, point in enumerate(points, start=1):
         with transaction.atomic():

@@ -58,7 +58,7 @@ def run(day: date) -> ChargingRun:
 
 
 def figures(run: ChargingRun | Figures) -> tuple[int, int, int, int, int, Decimal]:
-    """Charged, suspended, resumed, skipped, failed, total."""
+    """Returns the run's charged, suspended, resumed, skipped, failed and total, in this order."""
     return (run.charged, run.suspended, run.resumed, run.skipped, run.failed, run.total)
 
 
@@ -74,15 +74,15 @@ def refill(user: User, amount: int | str) -> None:
     ledger.change_balance(user, amount=amount, description="A refill", **BY_PANEL)
 
 
-# --- Any users, plans and money: one run is many ------------------------------------------------
+# --- Any users, plans and money: one run charges the same as many -------------------------------
 
 
 @dataclass
 class Scenario:
-    """Users with money, subscriptions, days of activity; and days on which it is run."""
+    """Users with money, subscriptions and active days, and the days on which charging runs."""
 
     plans: Sequence[tuple[Cycle, Decimal, bool]]
-    # For each user: real, bonus, is active, and subscriptions: plan, device, start, active days.
+    # For each user: real, bonus, is_active, and subscriptions as (plan, start, active days).
     users: Sequence[tuple[Decimal, Decimal, bool, list[tuple[int, int, list[int]]]]]
     runs_before: Sequence[int]
     last: int
@@ -113,11 +113,11 @@ class Scenario:
             run(JANUARY_1 + n * DAY)
 
     def run_until_somebody_is_suspended(self, days: Iterable[int]) -> None:
-        """On these days; from then on, on every day up to the last of them.
+        """Runs on these days. Once a subscription is suspended, runs on every day up to the last.
 
-        What is suspended costs nothing until the next run comes, but the rest of a period costs
-        less each day, and may be paid on some day. So no day may be left out then; and whoever
-        was suspended from the start is left to other tests.
+        A suspended subscription is only resumed by a run. The rest of its period costs less each
+        day, so the balance may cover it on any day. If no run came on that day, the outcome would
+        differ. Scenarios that suspend a subscription from the start are left to other tests.
         """
         assume(not Subscription.objects.filter(status="suspended").exists())
         ahead = deque(sorted(days))
@@ -125,11 +125,11 @@ class Scenario:
             n = ahead.popleft()
             run(JANUARY_1 + n * DAY)
             if ahead and Subscription.objects.filter(status="suspended").exists():
-                assume(ahead[-1] - n < 100)  # it takes its time
+                assume(ahead[-1] - n < 100)  # more daily runs would take too long
                 ahead = deque(range(n + 1, ahead[-1] + 1))
 
     def outcome(self) -> list[Any]:
-        """What became of it, in terms that do not name a row's ID or time."""
+        """Returns the transactions, subscriptions and charged days, without row IDs and times."""
         places = {
             pk: place
             for place, pk in enumerate(
@@ -199,7 +199,7 @@ scenarios = st.builds(
 
 
 def twice(scenario: Scenario, *ways: Callable[[], object]) -> list[list[Any]]:
-    """What becomes of the same scenario by each of these ways."""
+    """Returns the outcome of the same scenario for each of these ways to run it."""
     outcomes = []
     for way in ways:
         scenario.made.clear()
@@ -211,7 +211,7 @@ def twice(scenario: Scenario, *ways: Callable[[], object]) -> list[list[Any]]:
     return outcomes
 
 
-# On 27 March what is left suffices for the rest of the month.
+# On 27 March the remaining balance covers the rest of the month.
 WITH_MONEY_FOR_LESS: Final = Scenario(
     plans=[(Cycle.MONTHLY, D(30), True)],
     users=[(D(60), D(0), True, [(0, 5, [])])],
@@ -248,7 +248,10 @@ def test_a_run_every_day_equals_one_that_catches_up(scenario: Scenario) -> None:
 @settings(max_examples=20)
 @given(scenarios)
 def test_any_run_keeps_the_rules_of_charging(scenario: Scenario) -> None:
-    """Bonus untouched, nothing negative, no day twice, no gap while active; and once only."""
+    """A run takes no bonus, makes no balance negative and charges no day twice.
+
+    It leaves no gap while a subscription is active. Running it again charges nothing.
+    """
     last = JANUARY_1 + scenario.last * DAY
     with ledger.dry_run():
         scenario.make()
@@ -288,14 +291,14 @@ def assert_the_rules(users: Iterable[User], last: date) -> None:
             elif not subscription.is_by_active_day:
                 assert subscription.due_on > last
                 assert subscription.charged_through == subscription.due_on - DAY
-                if subscription.plan.price >= D("0.5"):  # every share of it is posted
+                if subscription.plan.price >= D("0.5"):  # high enough that every share is posted
                     since = subscription.status_since
                     length = (subscription.due_on - since).days
                     stretch = {since + n * DAY for n in range(length)}
                     assert {day for day in paid if day >= since} == stretch
 
 
-# The second of them is charged first: on 1 February, and the first one on 16 February.
+# The second user is charged first, on 1 February, and the first user on 16 February.
 WITH_MONEY_LATER: Final = Scenario(
     plans=[(Cycle.MONTHLY, D("0.5"), True)],
     users=[(D("0.5"), D(0), True, [(0, 15, [])]), (D(5), D(0), True, [(0, 0, [])])],
@@ -414,7 +417,7 @@ def test_without_money_a_subscription_waits_and_resumes_as_of_the_day_of_money()
 
 
 def test_a_missed_stretch_is_settled_day_by_day_with_the_money_of_now() -> None:
-    """By then the balance had been empty; nobody asks on which day it was filled."""
+    """The subscription is dated after the run, so the present balance decides."""
     user = user_with(real=10)
     subscribed(user, PlanFactory(price=10), day=date(2026, 3, 1))
     refill(user, 15)
@@ -433,7 +436,7 @@ def test_who_was_suspended_and_refilled_meanwhile_owes_nothing_for_days_without_
         refill(user, 10)
     with database_clock_at(datetime(2026, 5, 16, tzinfo=UTC)):
         ledger.change_balance(user, amount=-1, description="A correction", **BY_PANEL)
-    # Nothing ran in between: neither a run, nor the job that a refill is followed by.
+    # In between there was neither a run nor the job that follows a refill.
     assert figures(run(date(2026, 5, 17))) == (1, 0, 1, 0, 0, 1)
     assert [first for first, *_ in periods(user)] == ["2026-05-01", "2026-05-17"]
     assert now(daily).status_since == date(2026, 5, 17)
@@ -478,7 +481,7 @@ def test_a_resumption_after_days_without_runs_is_of_its_own_day(cycle: Cycle) ->
             status_since=date(2026, 5, 1),
             due_on=date(2026, 5, 2),
         )
-        day = date(2026, 5, 10)  # of the suspension
+        day = date(2026, 5, 10)  # while the subscription is suspended
         subscriptions.record_active_day(user, device="", day=day, today=day)
     refill(user, 1000)
     charging.resume(user.pk, at(date(2026, 5, 20)))
@@ -497,7 +500,7 @@ def test_programs_are_told_of_each_suspension_that_a_run_catches_up_with() -> No
     user = user_with(real=50)
     plan = PlanFactory(price=30, proportional_charge=True)
     subscription = subscribed(user, plan, day=date(2026, 10, 1))
-    # 20 are left: too little for November, enough for its days from the 11th on.
+    # 20.00 is left: too little for all of November, but enough from the 11th on.
     assert figures(run(date(2026, 11, 20))) == (1, 1, 1, 0, 0, 20)
     told = WebhookEvent.objects.order_by("id").values_list("type", "data")
     said = [(kind, data["subscription"]["status_since"]) for kind, data in told]
@@ -609,7 +612,7 @@ def test_who_is_suspended_today_and_refills_today_is_not_charged_twice() -> None
 def test_who_was_suspended_ahead_of_time_resumes_without_paying_a_paid_day_again(
     cycle: str, by_refill: bool
 ) -> None:
-    """A run was told to look ahead, to when the money did not suffice; then there is a refill."""
+    """A run for a later day suspends the subscription for lack of money. Then the user refills."""
     user = user_with(real=31)
     subscription = subscribed(user, PlanFactory(price=31, cycle=cycle), day=date(2026, 12, 1))
     run(date(2027, 1, 1))
@@ -674,7 +677,8 @@ def test_a_run_is_divided_among_users_and_finished_with_its_last_part(
     assert figures(of_run) == (10, 0, 0, 0, 0, 100)
     ended = of_run.finished_at
     ended_in_part = list(of_run.batches.values_list("finished_at", flat=True))
-    for batch in batches:  # as a worker does that was killed before it could say that it is done
+    # A worker does this if it was killed before it could mark its job as done.
+    for batch in batches:
         list(charging.charge_batch(batch))
     of_run.refresh_from_db()
     assert of_run.finished_at == ended
@@ -687,7 +691,7 @@ def test_a_run_is_divided_among_users_and_finished_with_its_last_part(
 
 @pytest.fixture
 def three_users() -> list[User]:
-    """Each with a month due on 1 February, of 10."""
+    """Makes three users who each owe 10 for the month that is due on 1 February."""
     users = [user_with(real=100) for _ in range(3)]
     plan = PlanFactory(price=10)
     for user in users:
@@ -696,7 +700,7 @@ def three_users() -> list[User]:
 
 
 def trouble_with(user: User, problem: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing can be posted to this user, for a reason that nobody has thought of."""
+    """Makes every charge of this user raise `problem`."""
     charge_entry = posting.charge_entry
 
     def fails(subscription: Subscription, *rest: Any) -> ledger.Entry:
@@ -744,7 +748,7 @@ def test_who_is_charged_alone_anyway_is_not_said_to_be_one_of_many(
 
 
 def test_trouble_in_the_database_does_not_stop_the_others_either(three_users: list[User]) -> None:
-    """A key that somebody has used for something else: the posting function refuses."""
+    """The posting function refuses the charge: its idempotency key is already used."""
     second = three_users[1]
     ledger.change_balance(
         second,
@@ -773,7 +777,7 @@ def test_a_rehearsal_counts_trouble_and_notes_nothing(
 def test_a_killed_run_is_taken_up_where_it_was(
     three_users: list[User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is killed in the midst of a user leaves nothing; see also the tests with kill -9."""
+    """A run killed while it charges a user posts nothing for this user (see test_charge_due)."""
     monkeypatch.setattr(charging, "USERS_AT_ONCE", 1)
     of_run = charging.open_run(at(date(2026, 2, 1)), ChargingRun.Start.COMMAND)
     batch = of_run.batches.get()
@@ -813,7 +817,7 @@ def test_what_was_charged_before_the_connection_was_lost_is_told(
     trouble_with(three_users[1], OperationalError("server closed the connection"), monkeypatch)
     monkeypatch.setattr(connection, "is_usable", iter([True, False]).__next__)
     told = Done()
-    with pytest.raises(OperationalError, match="server closed"):  # noqa: PT012 - as it goes
+    with pytest.raises(OperationalError, match="server closed"):  # noqa: PT012 - raised mid-loop
         for done in charging.charge_batch(of_run.batches.get()):
             told += done
     of_run.refresh_from_db()
@@ -823,7 +827,7 @@ def test_what_was_charged_before_the_connection_was_lost_is_told(
 def test_a_cut_connection_is_nobody_s_failure_even_if_there_is_another_by_then(
     three_users: list[User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What asks after the failure may get a connection that works, from whatever keeps them."""
+    """After the failure, the check may get a working connection, for example from a pool."""
     of_run = charging.open_run(at(date(2026, 2, 1)), ChargingRun.Start.COMMAND)
     problem = OperationalError("terminating connection due to administrator command")
     problem.__cause__ = AdminShutdown()

@@ -1,6 +1,6 @@
-"""What falls due, decided in memory: `due.decide` keeps its rules for any user.
+"""`due.decide`, which decides in memory what falls due, keeps its rules for any user.
 
-The same is tried through the database in test_charging.py, with fewer examples, which take longer.
+test_charging.py tests the same with the database, with fewer examples because they take longer.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,9 +44,10 @@ class Customer:
     is_active: bool = True
 
     def settle(self, *stops: date) -> tuple[list[Decision], list[Any]]:
-        """What is done by settling up to each of these days in turn, and what is left then."""
+        """Settles up to each of these days in turn. Returns the decisions and the final states."""
         its = [copy(subscription) for subscription in self.subscriptions]
-        for subscription in its:  # all of it is late: none was suspended while it could be used
+        # Suspended ones could be used until the last day, when a late run suspended them.
+        for subscription in its:
             subscription.suspended_at = end_of(stops[-1])
         uncharged = {pk: list(of_one) for pk, of_one in self.active_days.items()}
         real, steps = self.real, []
@@ -212,7 +213,7 @@ def test_money_that_is_spent_since_was_not_there() -> None:
     moved = [Moved(at[1], D(-9)), Moved(at[2], D(20)), Moved(at[3], D(-3))]
     past = Past(D(18), moved=moved, until=at[2])
     assert [past.recorded.real(each) for each in at] == [1, 1, 18, 18]
-    # What happened after `until` counts as if it had always been so: there were 3 less.
+    # `known` treats the change after `until` as always true, so the early balances are 3 lower.
     assert [past.known.real(each) for each in at] == [-2, -2, 18, 18]
 
 

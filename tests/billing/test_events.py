@@ -1,4 +1,4 @@
-"""Events: append-only, chained by subject, numbered without gaps; written by operations alone."""
+"""Events are append-only, chained by subject, and numbered without gaps."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def record(subject_id: int = 1, **data: Any) -> Event:
 
 
 def judge() -> None:
-    """Has the guards look now, in place of at commit."""
+    """Runs now the checks that the database runs at commit."""
     execute("SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED")
 
 
@@ -181,7 +181,7 @@ def test_the_history_that_was_kept_before_becomes_events(db: None) -> None:
     first = events_of(Subject.USER, user.pk)[0]
     assert (first.actor, first.channel, first.action) == (operator, "api", "noted")
     assert first.created_at == LogEntry.objects.get(change_message="Added by the API.").action_time
-    assert Event.objects.count() == 4  # the one that names no row stays where it is
+    assert Event.objects.count() == 4  # the entry with an odd ID becomes no event
     assert LogEntry.objects.count() == 5
     assert verify() == ""
 

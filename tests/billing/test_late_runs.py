@@ -1,7 +1,7 @@
-"""A run that comes late leaves what daily runs on time would have left, for the days on which
-somebody could use the service (G12): single cases, through the database and its clock.
+"""A late run leaves the same as daily runs on time, for days on which the service could be used.
 
-Any history, in any cut, is tried in test_late_runs_of_any_history.py.
+These are single cases, with the database and its clock. test_late_runs_of_any_history.py tries
+random histories with runs on random days.
 """
 
 from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ def moment(month: int, day: int, hour: int = 0, minute: int = 5, year: int = 202
 
 @pytest.fixture
 def clock() -> Iterator[Clock]:
-    """`clock(4, 6, 12)` is noon of 6 April 2024; at first it is the first of March."""
+    """`clock(4, 6, 12)` sets the clock to 12:05 on 6 April 2024. It starts on 1 March at 00:05."""
     with movable_clock(moment(3, 1)) as put:
         yield lambda *when: put(moment(*when))
 
@@ -70,14 +70,14 @@ def run(clock: Clock, month: int, *days: int, year: int = 2024) -> list[Charging
 
 
 def run_at(month: int, day: int, hour: int = 0, minute: int = 5) -> None:
-    """A run as of a moment, whatever the clock says."""
+    """Runs charging as of this moment, without setting the clock."""
     run = charging.open_run(moment(month, day, hour, minute), ChargingRun.Start.COMMAND)
     for batch in run.batches.all():
         list(charging.charge_batch(batch))
 
 
 def job(user: User, *when: int) -> None:
-    """The job that follows a refill or an activation."""
+    """Does what the job after a refill or an activation does."""
     charging.resume(user.pk, moment(*when))
 
 
@@ -106,7 +106,7 @@ def by_day(user: User, day: date = date(2024, 4, 1), **options: Any) -> Subscrip
     return subscribed(user, PlanFactory(price=30, cycle=Cycle.EVERY_DAY), day=day, **options)
 
 
-# --- Deactivated meanwhile ----------------------------------------------------------------------
+# --- Users who are deactivated between runs -----------------------------------------------------
 
 
 def test_days_of_deactivation_cost_nothing_however_late_the_run(clock: Clock) -> None:
@@ -145,7 +145,7 @@ def test_who_is_deactivated_before_the_run_of_a_day_does_not_pay_for_it(clock: C
     clock(4, 3, 0, 6)
     set_active(user, True)
     run(clock, 4, 4)
-    # It was suspended at 00:05, and resumed by the job that follows the activation.
+    # As if a run had suspended it at 00:05, and the job after the activation had resumed it.
     assert days(user) == ["04-01", "04-02", "04-03", "04-04"]
     assert Subscription.objects.get().status_since == date(2024, 4, 3)
 
@@ -175,14 +175,14 @@ def test_a_user_who_has_always_been_deactivated_owes_nothing(clock: Clock) -> No
     assert days(user) == ["04-22"]
 
 
-# --- Without money meanwhile --------------------------------------------------------------------
+# --- Users who have no money between runs -------------------------------------------------------
 
 
 @pytest.mark.parametrize("refilled", [(4, 2, 10), (4, 3, 10), (4, 15, 23)])
 def test_nothing_is_owed_while_the_database_says_suspended(
     clock: Clock, refilled: tuple[int, int, int]
 ) -> None:
-    """Neither the job after the refill nor a run came; the run then pays as of its own day."""
+    """Neither a job nor a run came after the refill. The late run charges from its own day on."""
     user = user_with(real=1)
     clock(4, 1, 10)
     by_day(user)
@@ -265,7 +265,7 @@ def test_money_that_is_spent_since_was_not_there(clock: Clock) -> None:
     clock(4, 8, 12)
     ledger.change_balance(user, amount="-1.50", description="A correction", **BY_PANEL)
     run(clock, 4, 20)
-    # 2.00 were there on 2 April; of these, 0.50 are left to take. So it was suspended on that day.
+    # The balance was 2.00 on 2 April, but only 0.50 of it is left. So it was suspended that day.
     assert days(user) == ["04-01"]
     assert ledger.balance(user).real == D("0.50")
     assert Subscription.objects.get().status_since == date(2024, 4, 2)
@@ -320,7 +320,7 @@ def test_what_plans_cost_is_noted_however_they_are_changed(clock: Clock) -> None
     ]
 
 
-@pytest.mark.as_owner  # others may not even try
+@pytest.mark.as_owner  # other roles may not even try
 @pytest.mark.parametrize("table", ["billing_activation", "billing_planterms"])
 @pytest.mark.parametrize("what", ["DELETE FROM {}", "UPDATE {} SET at = now()", "TRUNCATE {}"])
 def test_moments_are_append_only(table: str, what: str) -> None:
@@ -331,11 +331,11 @@ def test_moments_are_append_only(table: str, what: str) -> None:
         execute(what.format(table))
 
 
-# --- In parts -----------------------------------------------------------------------------------
+# --- Runs in parts ------------------------------------------------------------------------------
 
 
 def test_a_late_run_may_be_done_in_parts(clock: Clock) -> None:
-    """`--at` an earlier day, then a later one: the first part suspends nobody for longer."""
+    """Running `--at` earlier days first leaves the same state as one run for the last day."""
     outcomes = []
     for parts in ([(4, 20)], [(4, 5), (4, 20)], [(4, 4), (4, 10), (4, 12), (4, 20)]):
         with ledger.dry_run():
@@ -382,7 +382,7 @@ def test_a_run_later_in_the_day_charges_as_the_one_at_five_past_midnight(clock: 
     assert posted(user)[-1] == ("everyday", -1, "04-02", "04-02")
 
 
-# --- Whoever comes first, the operator or the run -----------------------------------------------
+# --- Operators who act before the run of the day ------------------------------------------------
 
 
 def change(subscription: Subscription, plan: Plan, day: date, **options: Any) -> Any:
@@ -454,7 +454,7 @@ def test_a_plan_that_cannot_be_paid_from_the_day_of_the_change_on_waits_for_mone
 def test_what_operators_do_first_charges_all_that_the_runs_would_have_charged(
     clock: Clock,
 ) -> None:
-    """Also of the user's other subscriptions, whose turn it would have been before."""
+    """This includes the user's other subscriptions that were due before."""
     outcomes = []
     for runs in ([2, 3, 4], []):
         with ledger.dry_run():
@@ -510,7 +510,7 @@ def test_a_second_active_day_does_not_put_the_charge_of_the_first_off(clock: Clo
 def test_days_reported_late_are_charged_when_the_run_on_time_would_have_known_of_them(
     clock: Clock,
 ) -> None:
-    """On 3 April there was no money for the 2nd; it was reported on the 5th, when there was."""
+    """On 3 April there was no money for 2 April. It was reported on the 5th, when there was."""
     outcomes = []
     for runs in (range(2, 9), [8]):
         with ledger.dry_run():
@@ -582,7 +582,7 @@ def test_all_plans_that_were_paid_for_today_and_later_are_paid_back(clock: Clock
 def test_a_remainder_that_does_not_say_of_which_charge_is_of_the_one_whose_days_it_ends(
     clock: Clock,
 ) -> None:
-    """As those of before charges were named in them."""
+    """Older remainders do not name their charge."""
     user = user_with(real=200)
     clock(4, 1, 10)
     first, second = PlanFactory(name="A", price=30), PlanFactory(name="B", price=60)
@@ -600,14 +600,15 @@ def test_a_remainder_that_does_not_say_of_which_charge_is_of_the_one_whose_days_
         return [(each.number, each.rest.amount) for each in ahead]
 
     assert left() == [(2, 19), (3, 57)]
-    unnamed(1, PlanFactory(name="C"), 4, 30)  # of another plan, or to another day: of none
+    # A remainder with another plan or another last day belongs to no charge.
+    unnamed(1, PlanFactory(name="C"), 4, 30)
     unnamed(1, first, 5, 31)
     assert left() == [(2, 19), (3, 57)]
     unnamed(15, first, 4, 30)
     assert left() == [(2, 4), (3, 57)]
     unnamed(45, second, 4, 30)
     assert left() == [(2, 4), (3, 12)]
-    # Those of a charge come after it.
+    # A remainder only belongs to a charge before it.
     said = {"subscription": subscription.pk, "plan": first.pk}
     said |= {"from": "2024-04-12", "through": "2024-04-30"}
     later = charge_price(
@@ -674,7 +675,8 @@ def test_what_was_paid_back_or_reversed_is_not_paid_back_again(clock: Clock) -> 
         now(subscription), PlanFactory(price=3), date(2024, 4, 16), pay_back=True, charge_now=True
     )
     assert [amount for _, amount, _, _ in posted(user)] == [-30, -60, 15, 45, -3]
-    # One remainder is taken back, and so is there again; one charge is reversed as a whole.
+    # The remainder of charge 2 is reversed, so its days can be paid back again. Charge 6 is
+    # reversed as a whole, so nothing of it can be paid back.
     ledger.reverse(user, number=4, description="Paid back in error", **BY_PANEL)
     ledger.reverse(user, number=6, description="Charged in error", **BY_PANEL)
     ahead = forecast.paid_ahead(now(subscription), date(2024, 4, 21))

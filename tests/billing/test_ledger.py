@@ -1,4 +1,4 @@
-"""The ledger through its module: what each function does, and what it refuses."""
+"""The functions of billing.ledger: what each one posts and what it refuses."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -39,7 +39,7 @@ def moves(posted: Transaction) -> tuple[Decimal, Decimal]:
     return posted.amount, posted.bonus_amount
 
 
-# --- What a transaction says --------------------------------------------------------------------
+# --- The fields of a transaction ----------------------------------------------------------------
 
 
 def test_a_user_has_nothing_before_the_first_transaction() -> None:
@@ -293,7 +293,7 @@ def test_the_largest_balance_holds_and_not_a_hundredth_of_a_cent_more() -> None:
     charge = ledger.change_balance(user, amount=-MAX_MONEY, description="All of it", **BY_PANEL)
     assert charge.new_balance == 0
     again = ledger.change_balance(user, amount=MAX_MONEY, description="And again", **BY_PANEL)
-    assert again.refilled == 2 * MAX_MONEY  # sums of a history may be larger than an amount
+    assert again.refilled == 2 * MAX_MONEY  # the sum of refills may exceed the largest amount
 
 
 def test_the_smallest_amount_counts() -> None:
@@ -319,7 +319,7 @@ def test_every_operation_takes_and_gives_the_smallest_amount() -> None:
         charge_cost(user, service="traffic", cost=tiny, **words)
 
 
-# --- Texts and the rest of an entry -------------------------------------------------------------
+# --- Texts and the other fields of an entry -----------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["", "1234", "  1234  ", " " * 50, "x" * 201, "x" * 5000])
@@ -420,7 +420,7 @@ def test_metadata_may_not_be_endless() -> None:
     "metadata",
     [
         {"a": "x" * ledger.MAX_METADATA},
-        {"a": [1e308] * 60},  # which the database writes with 309 digits
+        {"a": [1e308] * 60},  # the database writes each with 309 digits
         {"a": [1e-300] * 60},
         {str(number): number for number in range(2_000)},
     ],
@@ -487,8 +487,8 @@ def test_the_same_key_with_the_same_content_returns_the_first_transaction() -> N
         user,
         **FIRST | {"description": "  Order 17 ", "amount": "5.00"},
         idempotency_key="17",
-        expected_number=0,  # what was seen at the first time is no obstacle
-        actor=OperatorFactory(),  # nor is who asks, and by which way
+        expected_number=0,  # outdated, but a replay does not check it
+        actor=OperatorFactory(),  # a replay may come from another actor and channel
         channel=Channel.API,
     )
     assert again == first
@@ -591,7 +591,7 @@ def test_a_key_counts_within_one_batch_too() -> None:
     assert ledger.balance(user) == (5, 2, 1)
 
 
-# --- What the caller saw ------------------------------------------------------------------------
+# --- Expected numbers ---------------------------------------------------------------------------
 
 
 def test_a_change_can_be_bound_to_what_the_caller_saw() -> None:
@@ -668,7 +668,8 @@ def test_what_was_paid_back_of_one_charge_was_paid_back_of_no_other() -> None:
         )
     ]
     posted = [result.transaction for result in ledger.post_batch(rests, **BY_PANEL)]
-    # Others that name it are none of its remainders.
+    # The next three name the same charge number, but are no remainders of that charge.
+    # The reversal takes one remainder back.
     ledger.change_balance(user, amount=1, subtype="remainder", **named, **say, **BY_PANEL)
     charge_price(user, cycle="monthly", price=1, **named, **say, **BY_PANEL)
     pay_back(someone, amount=1, **named, **say, **BY_PANEL)
@@ -686,7 +687,7 @@ def test_what_was_paid_back_of_one_charge_was_paid_back_of_no_other() -> None:
         "amount": "13.0000",
         "paid_back_by": posted[4].number,
     }
-    # Whoever insists, does; and what was reversed is called that.
+    # With `although_paid_back` the charge is reversed, and cannot be reversed again.
     taken = ledger.reverse(user, number=second.number, although_paid_back=True, **said)
     assert taken.amount == 30
     with pytest.raises(errors.AlreadyReversed):
@@ -930,7 +931,7 @@ def test_of_transactions_at_one_moment_the_last_counts() -> None:
         assert ledger.balance_at(user, row.created_at).number == expected
 
 
-# --- Somebody did it (G8) -----------------------------------------------------------------------
+# --- Actor and channel (G8) ---------------------------------------------------------------------
 
 
 def test_actor_and_channel_are_named_every_time() -> None:
@@ -965,7 +966,7 @@ def test_users_and_operators_with_history_cannot_be_deleted() -> None:
     ledger.change_balance(
         user, amount=1, description="Refill", actor=operator, channel=Channel.PANEL
     )
-    for person in (user, operator, UserFactory()):  # without history, the balance row holds it
+    for person in (user, operator, UserFactory()):  # without a history, the balance row prevents it
         with pytest.raises(ProtectedError):
             person.delete()
 
@@ -1052,7 +1053,7 @@ def test_each_kind_of_refusal_happens_and_explains_itself() -> None:
     refusals = [result.refusal for result in results]
     assert all(refusals)
     assert sorted(refusal.code for refusal in refusals if refusal) == sorted(
-        ERRORS_BY_CODE.keys() - OF_PLANS - {"clock_behind"}  # which takes more than a call
+        ERRORS_BY_CODE.keys() - OF_PLANS - {"clock_behind"}  # needs a clock that goes back
     )
     for refusal in refusals:
         assert str(refusal).endswith(".")

@@ -63,7 +63,7 @@ def test_a_digest_depends_on_everything_before_it() -> None:
 
 
 def test_the_worked_example_of_the_page_is_right() -> None:
-    """Both come from the same row here, which the page shows in full."""
+    """Checks the two canonical forms and digests that the page shows, and the link between them."""
     page = PAGE.read_text()
     blocks = re.findall(r"```text\n(.*?)\n```", page, re.DOTALL)
     forms = [block for block in blocks if block.startswith("[")]
@@ -81,7 +81,7 @@ def test_the_worked_example_of_the_page_is_right() -> None:
 
 
 def row_of(form: str) -> Transaction:
-    """The transaction that a canonical form was made of, with its fields in the form's order."""
+    """Returns the transaction that a canonical form describes."""
     import json
     from datetime import datetime
     from decimal import Decimal

@@ -1,8 +1,6 @@
-"""The database itself keeps the ledger's promises, whoever writes to it and by whatever way (G1 to
-G4, G8): models, querysets, raw SQL.
+"""The database itself protects the ledger (G1 to G5, G8, G9) from models, querysets and raw SQL.
 
-Success and failure share their set-up: `forged_row` is a row the database takes; each attack
-changes one thing about it.
+`next_row` makes a row that the database accepts. Each attack changes one thing about it.
 """
 
 import json
@@ -30,7 +28,7 @@ from users.models import User
 pytestmark = [
     pytest.mark.django_db,
     pytest.mark.as_owner,
-]  # writes past the ledger, which the panel cannot
+]  # these tests write past the ledger, which the panel's role cannot
 
 
 def refused(saying: str, kind: type[Exception] = DatabaseError) -> AbstractContextManager[Any]:
@@ -38,7 +36,7 @@ def refused(saying: str, kind: type[Exception] = DatabaseError) -> AbstractConte
 
 
 def attempt(work: Callable[[], object]) -> None:
-    """Does something and has it judged as at commit, in a savepoint of its own."""
+    """Does the work in a savepoint and runs the checks that the database runs at commit."""
     with transaction.atomic():
         work()
         judge()
@@ -171,7 +169,7 @@ def test_a_balance_cannot_go_back_to_an_earlier_transaction(number: int, user: U
 
 
 def test_a_balance_written_as_it_was_is_right(user: User) -> None:
-    """It makes the tests above fail for the right reason."""
+    """An update that changes nothing is accepted, so the edits above are refused as edits."""
     before = state()
     attempt(lambda: execute("UPDATE billing_balance SET real = real WHERE user_id = %s", [user.pk]))
     assert state() == before
@@ -226,7 +224,7 @@ def test_a_balance_row_cannot_be_removed(sql: str, user: User) -> None:
 
 @pytest.fixture
 def user_without_balance() -> User:
-    """Nobody can be without one, so the row was put away by other means."""
+    """Makes a user and deletes the balance row, which only works with the triggers off."""
     user = UserFactory()
     judge()
     execute("ALTER TABLE billing_balance DISABLE TRIGGER USER")
@@ -270,7 +268,7 @@ def test_a_balance_row_cannot_be_opened_with_money(
 
 
 def test_a_balance_row_that_comes_before_its_user_is_the_users() -> None:
-    """As some ways of copying a database do, within one transaction."""
+    """Some ways of copying a database insert the balance first, within one transaction."""
     execute("INSERT INTO billing_balance (user_id) VALUES (4711000)")
     user = UserFactory(pk=4711000)
     judge()
@@ -291,11 +289,11 @@ def test_a_user_created_with_sql_has_a_balance(sql: str) -> None:
     assert ledger.balance(User.objects.get(email="sql@example.com")) == (0, 0, 0)
 
 
-# --- What a row may say (G2, G4, G5, G9) --------------------------------------------------------
+# --- What a row may contain (G2, G4, G5, G9) ----------------------------------------------------
 
 
 def next_row(user: User, **changes: Any) -> dict[str, Any]:
-    """A right row after the user's last one: 2 added to the real balance, 1 to the bonus."""
+    """Returns a valid next row that adds 2 to the real balance and 1 to the bonus balance."""
     balance = Balance.objects.get(user=user)
     [(next_id,)] = execute("SELECT nextval('billing_transaction_id_seq')")
     row: dict[str, Any] = {
@@ -325,7 +323,7 @@ def next_row(user: User, **changes: Any) -> dict[str, Any]:
 
 
 def forge(row: dict[str, Any], digest: str = "billing_digest(t, b.last_digest)") -> None:
-    """Inserts the row, with the digest it should have, and moves the balance along."""
+    """Inserts the row, by default with its right digest, and updates the balance to match."""
     typed = ", ".join(
         f"%({column})s::{kind} AS {column}"
         for column, kind in execute(
@@ -361,7 +359,7 @@ def forge(row: dict[str, Any], digest: str = "billing_digest(t, b.last_digest)")
 
 
 def test_a_row_that_is_right_in_everything_is_taken(user: User) -> None:
-    """Which makes the refusals below be for the one thing that each of them changes."""
+    """This row is accepted, so each row below is refused for the one thing that it changes."""
     forge(next_row(user))
     assert ledger.balance(user).number == 8
 
@@ -381,7 +379,7 @@ def test_a_row_does_not_follow_another_users(user: User) -> None:
 
 TYPE_ALLOWS = "a_transaction_does_what_its_type_allows"
 
-# What is wrong about the row, and the constraint or guard that says so.
+# For each wrong row: its changes to `next_row`, and the constraint or guard that refuses it.
 WRONG_ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "number_left_out": ({"number": 9}, "does not follow"),
     "number_used": ({"number": 7}, "transaction_numbers_are_unique_per_user"),
@@ -447,7 +445,8 @@ def test_a_row_with_one_thing_wrong_is_refused(wrong: str, user: User) -> None:
 )
 def test_no_table_of_the_same_name_stands_in_for_the_ledgers(disguise: str, user: User) -> None:
     def attack() -> None:
-        execute('SET LOCAL search_path = "$user", public')  # PostgreSQL's own: temporary ones first
+        # PostgreSQL's default path looks up temporary tables first.
+        execute('SET LOCAL search_path = "$user", public')
         execute(disguise)
         execute("UPDATE billing_transaction SET new_balance = 777")
         execute("UPDATE public.billing_balance SET real = 777 WHERE user_id = %s", [user.pk])
@@ -491,8 +490,8 @@ def test_a_row_that_changes_nothing_is_refused(user: User) -> None:
         forge(row)
 
 
-# What each type allows, as (type, subtype, channel, amount, bonus_amount, new_bonus, reverses). The
-# rows of a type stay within one thing of each other, so that each refusal is for that one thing.
+# Rows as (type, subtype, channel, amount, bonus_amount, new_bonus, reverses). Each row that is not
+# allowed differs from an allowed row in one thing, so it is refused for that one thing.
 ALLOWED = [
     ("payment", "partner", "panel", 2, 0, 5, None),
     ("payment", "partner", "panel", -2, -1, 5, None),
@@ -551,7 +550,7 @@ def test_each_type_allows_nothing_else(row: tuple[Any, ...]) -> None:
 
 
 def test_a_row_without_its_codes_is_not_allowed() -> None:
-    """Said with false: a constraint takes NULL for consent."""
+    """The function returns false, not NULL: a constraint accepts NULL."""
     for row in ALLOWED:
         for missing in range(3):
             assert type_allows(*row[:missing], None, *row[missing + 1 :]) is False
@@ -590,7 +589,7 @@ def test_a_service_that_spares_the_bonus_is_refused(user: User) -> None:
 
 
 def test_a_row_without_its_balance_is_refused(user: User) -> None:
-    """The balance row has to come along, whichever of the two is written first."""
+    """The balance row must be updated too, either before or after the insert."""
 
     def insert_alone() -> None:
         execute(
@@ -607,7 +606,7 @@ def test_a_row_without_its_balance_is_refused(user: User) -> None:
 def test_a_forged_row_cannot_be_copied_in(user: User) -> None:
     def copy_in() -> None:
         with connection.cursor() as cursor:
-            # By its number: rows lie in the table wherever there was room.
+            # Found by its number, because rows of a table have no order.
             last = f"SELECT * FROM billing_transaction WHERE user_id = {user.pk} AND number = 7"
             with cursor.copy(f"COPY ({last}) TO STDOUT") as out:
                 [row] = [bytes(chunk) for chunk in out]
@@ -629,7 +628,7 @@ def test_a_history_cannot_be_made_up_with_models(user: User) -> None:
         attempt(lambda: Transaction.objects.bulk_create([row]))
 
 
-# --- The posting function, called by others than the module -------------------------------------
+# --- The posting function, called without the module --------------------------------------------
 
 
 def post(entry: str, *, actor: int | None = None, channel: str = "api") -> Any:
@@ -766,7 +765,7 @@ def test_every_guard_is_installed_and_armed() -> None:
         ("billing_balance", "billing_refuse_balance_removal"),
         ("billing_balance", "billing_check_balance"),
         ("users_user", "billing_open_balance"),
-        # test_plan_guards attacks these two; those after them guard no money.
+        # test_plan_guards attacks the next two. The ones after them guard no money.
         ("billing_plan", "billing_refuse_other_cycle"),
         ("billing_service", "billing_refuse_other_code"),
         ("billing_balance", "billing_resume_after_refill"),
@@ -774,7 +773,7 @@ def test_every_guard_is_installed_and_armed() -> None:
         ("billing_transaction", "billing_tell_of_transactions"),
         ("billing_subscription", "billing_tell_of_subscription"),
         ("users_user", "billing_end_sessions"),
-        # What late charging runs go by: test_late_runs.
+        # Late charging runs depend on these: see test_late_runs.
         ("users_user", "billing_note_activation"),
         ("billing_plan", "billing_note_terms"),
         ("billing_activation", "billing_refuse_rewriting_moments"),
@@ -783,7 +782,7 @@ def test_every_guard_is_installed_and_armed() -> None:
 
 
 def test_every_constraint_is_attacked_here() -> None:
-    """A constraint that no test provokes might as well not be there."""
+    """Each constraint must be named in this file, so that a test provokes it."""
     names = {
         constraint.name
         for model in (Transaction, Balance)

@@ -1,7 +1,7 @@
-"""Any sequence of operations leaves what a small model of the rules says it leaves.
+"""Any sequence of operations leaves the transactions and balances that a small model predicts.
 
 The model below is written from the rules in prose, in plain Decimal, and shares no code with the
-ledger. Hypothesis makes up histories, really commits them, and shortens one that differs.
+ledger. Hypothesis makes up histories, really commits them, and shortens any that differs.
 """
 
 from copy import deepcopy
@@ -39,7 +39,7 @@ USERS = 2
 
 @dataclass(frozen=True)
 class Operation:
-    """What is asked for. Two are the same content if they differ in nothing but `expected`."""
+    """An operation to post. `content` is compared when a user's `key` is used again."""
 
     user: int
     kind: str
@@ -74,7 +74,7 @@ class Account:
     keys: dict[str, int] = field(default_factory=dict)
 
     def do(self, operation: Operation) -> tuple[str, Any]:  # noqa: PLR0911, PLR0912 - as the rules
-        """("posted", number), ("replayed", number) or ("refused", code)."""
+        """Returns ("posted", number), ("replayed", number) or ("refused", code)."""
         key = operation.key
         if key in self.keys:
             number = self.keys[key]
@@ -116,9 +116,9 @@ class Account:
         return "posted", len(self.rows)
 
 
-# --- What is tried ------------------------------------------------------------------------------
+# --- Operations to try --------------------------------------------------------------------------
 
-# Few different ones, so that balances are met exactly and contents repeat; and any.
+# Fixed amounts, so that balances are used up exactly and contents repeat, and random amounts.
 positive = st.one_of(
     st.sampled_from([Decimal(n) for n in ("0.0001", "0.9999", "1", "2.5", "3", "10", "100")]),
     st.decimals(min_value="0.0001", max_value=1000, places=4),
@@ -172,7 +172,7 @@ class Histories(RuleBasedStateMachine):
         for operation in batch:
             self.remember(operation)
         trial = deepcopy(self.accounts)
-        # Users are taken in the order of their IDs, and the first refusal ends it.
+        # The ledger takes users in the order of their IDs and stops at the first refusal.
         for place in sorted(range(len(batch)), key=lambda place: (batch[place].user, place)):
             outcome, answer = trial[batch[place].user].do(batch[place])
             if outcome == "refused":
@@ -206,13 +206,13 @@ class Histories(RuleBasedStateMachine):
         number = data.draw(st.integers(1, len(rows)), label="number")
         posted = Transaction.objects.get(user=self.users[user], number=number)
         then = ledger.balance_at(self.users[user], posted.created_at)
-        assert then.number >= number  # several may have come in at one moment
+        assert then.number >= number  # several may have the same moment
         assert (then.real, then.bonus) == (
             rows[then.number - 1].real_after,
             rows[then.number - 1].bonus_after,
         )
 
-    # --- What holds all the time
+    # --- Invariants
 
     @invariant()
     def balances_are_those_of_the_model(self) -> None:
@@ -229,7 +229,7 @@ class Histories(RuleBasedStateMachine):
             assert checked.problem is None
             assert checked.transactions == len(account.rows)
 
-    # --- How it is asked for
+    # --- Calls to the ledger
 
     def remember(self, operation: Operation) -> None:
         if operation.key:

@@ -1,4 +1,4 @@
-"""How often a login may fail, at the panel's door and the Panel API's."""
+"""How often a login may fail, in the panel and in the Panel API."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -41,7 +41,7 @@ def it_is(moment: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
 def at_the_panel(
     login: str = LOGIN, password: str = PASSWORD, *, client: Client | None = None, at: str = HERE
 ) -> list[str]:
-    """What the page says; nothing where the door opens."""
+    """Returns the errors that the login page shows, or an empty list after a login."""
     client = client or Client()
     answer = client.post("/admin/login/", {"username": login, "password": password}, REMOTE_ADDR=at)
     if "_auth_user_id" in client.session:
@@ -118,12 +118,12 @@ def test_guessing_from_many_addresses_keeps_nobody_out_who_has_been_here_before(
     assert at_the_panel(client=browser) == LET_IN
     assert by_program(at="192.0.2.77") is None
     browser.post("/admin/logout/")
-    for number in range(LOGINS_PER_MINUTE_FROM_ANYWHERE - 2):  # the two above count as well
+    for number in range(LOGINS_PER_MINUTE_FROM_ANYWHERE - 2):  # the two logins above count too
         assert by_program("wrong", at=f"198.51.100.{number}") == 102
     assert at_the_panel(at="203.0.113.9") != LET_IN
-    assert by_program(at="192.0.2.77") is None  # the address is known
-    assert at_the_panel() == LET_IN  # here, too
-    assert at_the_panel(client=browser, at="203.0.113.9") == LET_IN  # the browser is
+    assert by_program(at="192.0.2.77") is None  # this address is known
+    assert at_the_panel() == LET_IN  # so is this one
+    assert at_the_panel(client=browser, at="203.0.113.9") == LET_IN  # the browser is known
 
 
 def test_a_known_browser_is_let_through_from_the_address_of_who_fails(clerk: User) -> None:

@@ -1,4 +1,4 @@
-"""Beside a filter that could not be read there are no figures: there is no answer."""
+"""A list with a mistaken filter shows no rows, but says what is wrong."""
 
 import pytest
 from django.test import Client

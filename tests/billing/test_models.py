@@ -1,4 +1,4 @@
-"""How rows are called, and what the guards that are declared at models call."""
+"""The names of rows, and the validator of names."""
 
 from datetime import UTC, date, datetime
 from decimal import Decimal

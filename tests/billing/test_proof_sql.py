@@ -1,4 +1,4 @@
-"""What verify_ledger's own SQL rests on: PostgreSQL's functions as they came, and none of ours."""
+"""The SQL of verify_ledger calls only PostgreSQL's functions in built_in.txt, not ours."""
 
 import re
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.billing.histories import execute, user_with_history
 
 pytestmark = [pytest.mark.django_db, pytest.mark.as_owner]
 
-# Functions, operators and orders in the tree of a query (pg_node_tree).
+# Functions, operators and sort operators in the tree of a query (pg_node_tree).
 FUNCTIONS = re.compile(r":(?:funcid|opfuncid|winfnoid|aggfnoid) (\d+)")
 OPERATORS = re.compile(r":(?:opno|eqop|sortop) (\d+)")
 
@@ -35,7 +35,7 @@ def queries_of_the_proof() -> list[str]:
 
 @pytest.fixture
 def called() -> dict[str, str]:
-    """Every function that the proof calls, and the name of its code."""
+    """Returns every function that verify_ledger calls, with the name of its code."""
     user_with_history()
     queries = queries_of_the_proof()
     assert len(queries) > 10

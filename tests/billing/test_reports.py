@@ -1,4 +1,4 @@
-"""What the lists show, to the row and to the cent."""
+"""Lists, filters, sums, charts and exports of transactions, exact to the row and the cent."""
 
 import itertools
 from datetime import UTC, datetime, timedelta
@@ -55,7 +55,7 @@ def numbers(page: reports.Page) -> list[int]:
 
 
 def walk(listing: Listing, key: str) -> list[list[int]]:
-    """All pages, forth by `before` and back by `after`; both ways must show the same rows."""
+    """Returns the row IDs of all pages, by `before`. Checks that `after` shows the same rows."""
     pages = [reports.page(listing, Cursor())]
     while pages[-1].has_older:
         pages.append(reports.page(listing, Cursor("before", getattr(pages[-1].rows[-1], key))))
@@ -164,7 +164,7 @@ def test_going_to_a_moment_begins_with_the_last_transaction_before_it(
     user = a_transaction_a_day(5)
     for listing in (Listing(user_id=user.pk), Listing()):
         cursor = reports.cursor_at(listing, NOON + timedelta(days=2))
-        assert numbers(reports.page(listing, cursor))[0] == 4  # day 2 begins at noon, exclusive
+        assert numbers(reports.page(listing, cursor))[0] == 4  # noon of day 2 itself is excluded
         assert numbers(reports.page(listing, reports.cursor_at(listing, NOON))) == []
 
 
@@ -185,7 +185,7 @@ def reverse(user: User, number: int) -> Transaction:
 
 @pytest.fixture
 def week(db: None) -> User:
-    """Fourteen transactions, and on the days after them reversals of two charges and a refill."""
+    """A user with fourteen transactions. Two charges and a refill are reversed on later days."""
     user = a_transaction_a_day(7)
     for days, number in enumerate((2, 5, 8)):
         with database_clock_at(NOON + timedelta(days=7 + days)):
@@ -250,7 +250,7 @@ def test_a_row_names_what_it_reverses_and_what_reversed_it(db: None) -> None:
     user, other = user_with(real=50), user_with(real=7)
     charge_cost(user, service="traffic", cost=2, description="Some traffic", **BY_API)  # 2
     reverse(user, 2)  # 3
-    reverse(other, 1)  # the same numbers, of somebody else
+    reverse(other, 1)  # another user's transactions with the same numbers
     for found in (
         reports.page(Listing(user_id=user.pk), Cursor()).rows,
         [row for row in reports.page(Listing(), Cursor()).rows if row.user_id == user.pk],
@@ -286,7 +286,7 @@ def test_the_reversals_of_a_long_history_are_found_without_reading_it(db: None) 
 
 
 def test_every_transaction_is_found_by_what_it_is_called(db: None) -> None:
-    """What the pages say of a row and what the filter finds in the database are the same."""
+    """The label that a page shows for a row is the label that the filter finds it by."""
     user = user_with(real=50)  # 1
     for amount, bonus in ((-3, 0), (0, 5), (0, -1), (2, -1), (-2, 1)):  # 2 to 6
         ledger.change_balance(
@@ -318,7 +318,7 @@ def test_every_transaction_is_found_by_what_it_is_called(db: None) -> None:
 
 
 def test_totals_and_pages_of_a_long_history_read_a_few_rows(db: None) -> None:
-    """No counting, no skipping: what the database reads does not grow with the history."""
+    """No query uses COUNT or OFFSET. A long history takes at most one query more."""
     short, long = a_transaction_a_day(3), UserFactory()
     ledger.post_batch(
         [

@@ -1,4 +1,4 @@
-"""Charging runs: the list, the page of one, and when the start page warns."""
+"""Charging runs: their list, the page of a run, and the warnings on the start page."""
 
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -26,7 +26,7 @@ def run_of(
     at: datetime = DUE, *, started_at: datetime | None = None, took: timedelta | None = SECOND,
     **fields: Any,
 ) -> ChargingRun:  # fmt: skip
-    """A run that is over after `took`, or not."""
+    """Makes a run that finished after `took`, or that is unfinished if `took` is None."""
     started_at = started_at or at
     return ChargingRun.objects.create(
         at=at,
@@ -59,7 +59,7 @@ def state(run: ChargingRun, now: datetime) -> str:
         ("2026-11-22 00:35:00.000001", True),
         ("2026-11-22 12:00", True),
         ("2026-11-22 23:59:59", True),
-        ("2026-11-23 00:10", True),  # of the day before still
+        ("2026-11-23 00:10", True),  # the run of the day before is still missing
     ],
 )
 def test_a_run_has_half_an_hour(now: str, *, is_overdue: bool) -> None:
@@ -139,7 +139,7 @@ def test_a_run_done_by_the_charging_itself_is_enough() -> None:
     assert reports.overdue(now) is None
 
 
-# --- What has become of a run -------------------------------------------------------------------
+# --- The state of a run -------------------------------------------------------------------------
 
 
 def test_a_run_is_running_while_it_is_heard_of() -> None:
@@ -154,7 +154,7 @@ def test_a_run_is_running_while_it_is_heard_of() -> None:
 
 def test_of_two_finished_runs_the_later_time_is_the_latest_run() -> None:
     later = run_of()
-    run_of(DUE - timedelta(days=3), started_at=NOON)  # made up for
+    run_of(DUE - timedelta(days=3), started_at=NOON)  # a missed run, done later
     run_of(DUE + timedelta(days=1), took=None)
     assert reports.latest_run() == later
 
@@ -299,7 +299,7 @@ def test_the_start_page_warns_of_users_who_could_not_be_charged(
     text = panel.get("/admin/").text
     assert "The latest charging run could not charge 2 users." in text
     assert f'href="{RUNS}{run.pk}/change/"' in text
-    run_of(NOON - timedelta(hours=1))  # which could charge them
+    run_of(NOON - timedelta(hours=1))  # this run could charge them
     assert "could not charge" not in panel.get("/admin/").text
 
 

@@ -1,4 +1,4 @@
-"""Below which balance programs are told: each user's own threshold, the default for the others."""
+"""Low-balance thresholds: some users have their own, the others get the default."""
 
 from decimal import Decimal
 from typing import Any
@@ -17,7 +17,7 @@ from users.models import User
 
 @pytest.fixture
 def users(db: None) -> list[User]:
-    """Two with a threshold of their own, made before there is a default; and one without."""
+    """Two users with a threshold of their own, set before there is a default, and one without."""
     users = [UserFactory() for _ in range(3)]
     thresholds.set_own(users[0].pk, 5)
     thresholds.set_own(users[1].pk, None)
@@ -107,11 +107,11 @@ def test_the_refusal_names_the_field_and_the_reason(
     assert amounts(users) == [5, None, None]
 
 
-# --- Several at once ----------------------------------------------------------------------------
+# --- Concurrent changes -------------------------------------------------------------------------
 
 
 def refusal_while_held(connections: Connections, hold: Any, deed: Any) -> BaseException | None:
-    """What becomes of a deed that does not wait, while another holds what `hold` locks."""
+    """Returns the error of `deed`, if any, while another connection holds the locks of `hold`."""
 
     def work(_: int) -> None:
         execute("SET lock_timeout = '200ms'")
@@ -162,7 +162,7 @@ def test_many_who_set_the_default_at_once_each_say_truly_what_was_before(
     outcomes = connections(6, lambda place: thresholds.set_default(place + 1))
     changes = [outcome.result for outcome in outcomes]
     assert all(change is not None for change in changes), [o.error for o in outcomes]
-    # Each found what another left: one begins with 100, and the last one's is what stays.
+    # The changes form a chain. The first one starts at 100, and the amount of the last one stays.
     befores = sorted(change.before.amount for change in changes)
     afters = sorted([*(change.after.amount for change in changes), Decimal(100)])
     afters.remove(thresholds.default_threshold().amount)

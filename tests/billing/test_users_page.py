@@ -1,4 +1,4 @@
-"""The customers' list and pages: finding, filtering, editing, and who may."""
+"""The list and pages of users: searching, filtering, editing, and permissions."""
 
 import html
 import re
@@ -33,20 +33,20 @@ def page(user: User, name: str = "change") -> str:
 
 
 def found(query: str = "") -> list[User]:
-    """What a viewer's list shows, in its order."""
+    """Returns the users that a viewer's list shows, in its order."""
     answer = client_of(operator_with(group="Viewer")).get(f"{LIST}{query}")
     assert answer.status_code == 200
     return list(answer.context["cl"].result_list)
 
 
 def filled_in(user: User | None = None, **changes: Any) -> dict[str, Any]:
-    """A user's form as the page would send it."""
+    """Returns the user's form as the page would send it."""
     names = ("email", "first_name", "last_name", "legal_type", "legal_name", "tin", "phone", "city")
     user = user or User(email="new@example.com")
     return {name: getattr(user, name) for name in names} | {"is_active": "on"} | changes
 
 
-# --- Finding ------------------------------------------------------------------------------------
+# --- Searching ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_search_finds_nothing_where_a_word_is_nowhere(ada: User, words: str) -> 
 
 
 def test_a_number_finds_the_user_with_that_id(ada: User) -> None:
-    User.objects.filter(pk=ada.pk).update(phone="", tin="")  # their digits may be those of an ID
+    User.objects.filter(pk=ada.pk).update(phone="", tin="")  # their digits could contain the ID
     assert ada in found(f"?q={ada.pk}")
     assert found(f"?q={ada.pk} lovelace") == [ada]
     assert ada not in found(f"?q={ada.pk + 1}")
@@ -323,7 +323,7 @@ def test_an_address_that_somebody_has_is_a_message_at_the_field(ada: User) -> No
 
 def test_what_somebody_else_changes_meanwhile_is_not_undone(ada: User) -> None:
     client = client_of(operator_with(*MAY_EDIT))
-    ada.comment = "First line\nSecond line"  # as a program writes it, and no browser
+    ada.comment = "First line\nSecond line"  # a program writes \n, a browser \r\n
     ada.save()
     opened = sent_by(client.get(page(ada)))
     User.objects.filter(pk=ada.pk).update(is_active=False, phone="", comment="Called back")
@@ -452,7 +452,7 @@ def test_nobody_deletes_users(who: str) -> None:
     assert User.objects.filter(pk=user.pk).exists()
 
 
-# --- Who sees what ------------------------------------------------------------------------------
+# --- Permissions --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What receivers answer, also those that mean harm: no answer costs much time or memory."""
+"""Answers of receivers, including hostile ones: no answer costs much time or memory."""
 
 import gzip
 import logging
@@ -44,7 +44,7 @@ def send(line: EndpointConnection, body: bytes = BODY, **headers: str) -> Reply:
 
 
 def says(*parts: bytes, closes: bool = True) -> Behaviour:
-    """Answers with these very bytes."""
+    """Answers with exactly these bytes."""
 
     def behave(handler: Handler, message: Message) -> None:
         handler.close_connection = closes
@@ -75,7 +75,7 @@ def says_and_resets(beginning: bytes) -> Behaviour:
     return behave
 
 
-# --- Answers that count -------------------------------------------------------------------------
+# --- Valid answers ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_of_an_endless_answer_the_beginning_is_kept(
 
 
 def test_a_compressed_answer_is_not_unpacked(receiver: Receiver, line: EndpointConnection) -> None:
-    """Nobody asked for one, and a small one may be large inside."""
+    """No compressed answer was requested, and unpacking a small one may need much memory."""
     packed = gzip.compress(b"x" * 1_000_000)
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
     receiver.behave = says(head % len(packed), packed)
@@ -188,7 +188,7 @@ def test_a_compressed_answer_is_not_unpacked(receiver: Receiver, line: EndpointC
     assert receiver.messages[0].headers["accept-encoding"] == "identity"
 
 
-# --- Answers that are none ----------------------------------------------------------------------
+# --- Failed answers -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_what_is_no_answer_is_a_failure(
 def test_an_answer_whose_headers_never_end_is_given_up(
     receiver: Receiver, line: EndpointConnection, beginning: bytes, part: bytes
 ) -> None:
-    """Because of its length, long before its time is over."""
+    """It is given up because of its length, long before the time limit."""
     receiver.behave = says_endlessly(beginning, part)
     answer = send(line)
     assert answer.status_code is None
@@ -310,7 +310,7 @@ def test_a_receiver_that_reads_nothing_does_not_hold_a_thread(
 def test_an_answer_may_come_before_the_message_is_there(
     receiver: Receiver, line: EndpointConnection
 ) -> None:
-    """If the receiver finds it too long, and closes."""
+    """The receiver may find the message too long, answer, and close the connection."""
 
     def refuse(self: Handler) -> None:
         self.close_connection = True
@@ -322,7 +322,7 @@ def test_an_answer_may_come_before_the_message_is_there(
     assert problem == "It answered 413." or problem.startswith("The connection was lost: ")
 
 
-# --- What is sent -------------------------------------------------------------------------------
+# --- Requests -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

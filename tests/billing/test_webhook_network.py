@@ -1,4 +1,4 @@
-"""Where webhooks may go: public addresses over TLS, and what the setting allows."""
+"""Webhooks may go to public addresses over TLS, and to networks that the setting allows."""
 
 import socket
 import ssl
@@ -36,7 +36,7 @@ PUBLIC, PRIVATE = "93.184.216.34", "10.1.2.3"
 
 
 def look_up(names: dict[str, list[str]]) -> Callable[..., Any]:
-    """A name server that knows these names, and any address."""
+    """Returns a `getaddrinfo` that resolves only these names and plain IP addresses."""
 
     def getaddrinfo(host: str, port: int, *rest: Any, **options: Any) -> Any:
         addresses = names.get(host)
@@ -85,7 +85,7 @@ def send_to(url: str) -> Reply:
         PUBLIC,
         "2606:2800:220:1::1",
         f"::ffff:{PUBLIC}",
-        "64:ff9b::5db8:d822",  # the same, by NAT64
+        "64:ff9b::5db8:d822",  # PUBLIC in NAT64 form
     ],
 )
 def test_addresses_on_the_internet_are_public(address: str) -> None:
@@ -172,7 +172,7 @@ def test_the_setting_is_read_as_networks() -> None:
             _networks("NETWORKS", [wrong])
 
 
-# --- What an operator may enter -----------------------------------------------------------------
+# --- Addresses that an operator may enter -------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -233,12 +233,12 @@ def test_others_cannot_and_a_sentence_says_why(
 
 @pytest.mark.parametrize("written", ["2130706433", "0x7f.1", "127.1", "0177.0.0.1"])
 def test_other_ways_to_write_an_address_are_seen_through(written: str) -> None:
-    """By the machine's own resolver, which knows them."""
+    """The machine's own resolver understands them."""
     with pytest.raises(ValidationError, match=r"127.0.0.1, which is not a public address"):
         check_url(f"https://{written}/")
 
 
-# --- Where it is sent ---------------------------------------------------------------------------
+# --- Where a webhook is sent --------------------------------------------------------------------
 
 
 def test_a_private_address_is_not_even_connected_to(receiver: Receiver) -> None:
@@ -336,7 +336,7 @@ def test_what_is_no_address_is_a_failure_and_no_exception() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Of its own making, for the name crm.example.com."""
+    """Returns the paths of a key and of its self-signed certificate for crm.example.com."""
     folder = tmp_path_factory.mktemp("certificate")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     subject = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=crm.example.com"
@@ -432,7 +432,7 @@ def test_over_tls_the_receiver_is_told_whom_it_is_asked_for(  # noqa: PLR0917 - 
     this_machine_is_allowed: None,
     host: str,
 ) -> None:
-    """By the name, although the connection goes to an address."""
+    """The name is sent in TLS and in the Host header, although the connection uses an address."""
     asked_for: list[str | None] = []
     spoken: list[str | None] = []
     names[host.lower()] = ["127.0.0.1"]
@@ -490,7 +490,7 @@ def test_over_tls_the_time_of_an_attempt_is_limited_too(  # noqa: PLR0917 - name
 def test_tls_that_drips_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, this_machine_is_allowed: None
 ) -> None:
-    """Each byte in time, and the handshake never over."""
+    """Each byte comes in time, but the handshake never ends."""
     monkeypatch.setattr(network, "ATTEMPT_SECONDS", 0.3)
     is_over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Webhooks in the panel: endpoints, their secrets, and what became of each delivery."""
+"""Webhooks in the panel: endpoints, their secrets and their deliveries."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -42,7 +42,10 @@ def page_of(obj: WebhookEndpoint | WebhookDelivery, action: str = "change") -> s
 
 
 def delivery(of: WebhookEndpoint, user: User | None = None, **fields: Any) -> WebhookDelivery:
-    """One that tells of a transaction of the user's."""
+    """Returns the endpoint's latest delivery, with these fields set.
+
+    Without `user`, it first refills a new user, which makes a delivery.
+    """
     user_with(real=5) if user is None else None
     made = WebhookDelivery.objects.filter(endpoint=of).latest("pk")
     WebhookDelivery.objects.filter(pk=made.pk).update(**fields)
@@ -62,14 +65,14 @@ def filled_in(**values: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def woken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The endpoints for which a job was queued, in order."""
+    """The IDs of the endpoints for which a job was queued, in order."""
     ids: list[int] = []
     monkeypatch.setattr("billing.webhooks.wake", ids.append)
     return ids
 
 
 def answers_with(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> list[int]:
-    """Lets tests be answered like this; the endpoints that were tried."""
+    """Answers test events like this. Returns a list of the endpoints that were tried, by ID."""
     tried: list[int] = []
 
     def send_test(of: WebhookEndpoint) -> webhooks.Reply:
@@ -220,7 +223,7 @@ def test_without_endpoints_the_list_says_what_they_are(panel: Client) -> None:
     assert "There are no endpoints yet." in panel.get(ENDPOINTS).text
 
 
-# --- Trying -------------------------------------------------------------------------------------
+# --- Test events --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -292,7 +295,7 @@ def test_a_new_secret_is_made_after_a_question(panel: Client) -> None:
 
 
 def test_with_a_new_secret_an_endpoint_starts_anew(panel: Client) -> None:
-    """What was refused may have been refused for the old one."""
+    """The endpoint may have refused deliveries because of the old secret."""
     target = endpoint(failures=7, failing_since=NOW, paused_until=NOW + timedelta(days=999))
     refused = delivery(target, next_attempt_at=NOW + timedelta(days=999), refusal_count=8)
     panel.post(page_of(target, "secret"), {"do": "renew"})
@@ -308,7 +311,7 @@ def test_an_endpoint_that_refused_one_user_alone_is_not_called_failing(panel: Cl
     assert "do not get through" not in panel.get("/admin/").text
 
 
-# --- Rights -------------------------------------------------------------------------------------
+# --- Permissions --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -401,7 +404,7 @@ def test_deliveries_are_found_by_endpoint_status_event_and_user(panel: Client) -
     assert found(event="transaction.posted", user=second.user_id) == [
         each for each in newest_first if each != first
     ]
-    # What makes no sense has no answer, and says so.
+    # Filters that make no sense find nothing.
     assert found(endpoint="x", status="lost", event="x") == []
     assert found(user="9" * 30) == found(user="nobody@example.com") == found(user="-1") == []
 
@@ -465,7 +468,7 @@ def test_a_body_is_shown_to_who_may_see_what_it_tells_of(event_type: str, right:
         answer = client.get(page_of(sent))
         assert bool(answer.context["body"]) == sees
         assert ("which you may not see" in answer.text) != sees
-        assert ("93.184.215.14" in answer.text) is False  # the address is the endpoint's page's
+        assert ("93.184.215.14" in answer.text) is False  # only the endpoint's page shows it
 
 
 def test_a_delivery_is_sent_again_and_the_endpoints_history_says_so(panel: Client) -> None:
@@ -565,10 +568,10 @@ def test_the_start_page_warns_of_what_does_not_get_through(panel: Client) -> Non
         (16, None, None, {}, 16),
         (16, None, 16, {}, 16),
         (60, 20, 40, {}, 20),
-        (14, None, None, {}, None),  # where cron starts workers, it may take so long
+        (14, None, None, {}, None),  # workers that cron starts may take this long
         (60, 14, 60, {}, None),
         (60, -1, 60, {}, None),
-        (60, None, 14, {}, None),  # much waits, and is being sent
+        (60, None, 14, {}, None),  # many wait, but sending goes on
         (60, None, None, {"is_active": False}, None),
         (60, None, None, {"paused_until": -1}, None),
         (60, None, None, {"paused_until": 14}, None),
@@ -584,7 +587,7 @@ def test_the_start_page_warns_if_nobody_sends_webhooks(  # noqa: PLR0917 - named
     of: dict[str, Any],
     since: int | None,
 ) -> None:
-    """All in minutes ago."""
+    """All times are in minutes ago."""
     now = timezone.now()
 
     def ago(minutes: int | None) -> datetime | None:
