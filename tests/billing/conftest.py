@@ -1,4 +1,4 @@
-"""Who looks at the money pages, and how long webhooks may take on a machine that stalls."""
+"""A client for the panel's pages, and longer time limits for webhooks on slow machines."""
 
 import pytest
 from django.test import Client
@@ -11,7 +11,7 @@ from users.models import User
 
 @pytest.fixture(autouse=True)
 def patience_with_receivers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Receivers here answer at once, if the machine lets them. Tests of haste set their own."""
+    """Raises the time limits of webhooks, for slow machines. Tests about limits set their own."""
     limits = ("CONNECT_SECONDS", "ATTEMPT_SECONDS", "ANSWER_SECONDS", "KEEP_ALIVE_SECONDS")
     for limit in limits:
         monkeypatch.setattr(network, limit, PATIENCE_SECONDS)
@@ -25,6 +25,6 @@ def administrator(db: None) -> User:
 
 @pytest.fixture
 def panel(client: Client, administrator: User) -> Client:
-    """The panel, as an administrator who is logged in."""
+    """A client of the panel that is logged in as an administrator."""
     client.force_login(administrator)
     return client

@@ -1,4 +1,4 @@
-"""A program that gets webhooks: a real HTTP server, which does with each request as it is told."""
+"""A real HTTP server that receives webhooks, and answers each as the test tells it."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 60
 
 @dataclass
 class Message:
-    """What came in."""
+    """A webhook that was received."""
 
     path: str
     headers: dict[str, str]
@@ -63,7 +63,7 @@ def answers(status: int, text: str = "", **headers: str) -> Behaviour:
 
 
 def hangs(handler: "Handler", message: Message) -> None:
-    """Until the other side gives up."""
+    """Answers nothing, and waits until the sender gives up."""
     handler.close_connection = True
     handler.connection.settimeout(PATIENCE_SECONDS)
     with suppress(OSError):
@@ -71,7 +71,7 @@ def hangs(handler: "Handler", message: Message) -> None:
 
 
 def drips(handler: "Handler", message: Message) -> None:
-    """A byte of an endless header at a time, each sooner than any time limit of a single read."""
+    """Sends an endless header byte by byte. A time limit for a single read never ends it."""
     handler.close_connection = True
     try:
         handler.connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
@@ -82,7 +82,7 @@ def drips(handler: "Handler", message: Message) -> None:
 
 
 def answers_and_drips(handler: "Handler", message: Message) -> None:
-    """Takes it, and never comes to the end of what it has to say about it."""
+    """Accepts the message, and sends the body of its answer so slowly that it never ends."""
     handler.close_connection = True
     try:
         handler.connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
@@ -133,12 +133,12 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # whoever gave up waiting
+        pass  # the sender gave up waiting
 
 
 @dataclass
 class Receiver:
-    """Entering starts it. `behave` is what it does; it may be changed at any time."""
+    """Runs the server in a `with` block. `behave` answers; a test may replace it at any time."""
 
     behave: Behaviour = OK
     certificate: ssl.SSLContext | None = None
@@ -187,7 +187,7 @@ class Receiver:
 
 @contextmanager
 def impatience(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whoever sends gives up soon after the message is there; on its way, it may take its time."""
+    """Makes the sender give up 0.3 seconds after the message arrives. Arriving may take longer."""
     behave, is_there, read = receiver.behave, threading.Event(), network._Socket.recv_into
 
     def take(handler: Handler, message: Message) -> None:
@@ -206,7 +206,7 @@ def impatience(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def is_signed(message: Message, secret: str) -> bool:
-    """By the text of the Standard Webhooks specification, and nothing of ours."""
+    """Checks the signature by the Standard Webhooks specification, without code of the panel."""
     key = base64.b64decode(secret[len("whsec_") :])
     timestamp = message.headers["webhook-timestamp"]
     content = b".".join([message.id.encode(), timestamp.encode(), message.body])

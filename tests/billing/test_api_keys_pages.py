@@ -1,4 +1,4 @@
-"""API keys in the panel: who may make which, that a key is shown once, and how it ends."""
+"""API keys in the panel: making, showing, finding and revoking them, and the rights needed."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -90,7 +90,7 @@ def test_a_key_is_shown_once_and_stands_nowhere_else(
     assert "This is the only time that the key is shown." in answer.text
     for page in (answer, panel.get(page_of(key))):
         assert 'href="/api/v1/docs"' in page.text
-    # Neither the key nor its digest, on any page, in the history, the session, or a cookie.
+    # No page, history, session or cookie contains the key or its digest.
     kept = [
         *(
             panel.get(path).text
@@ -351,13 +351,13 @@ def test_keys_are_found_by_state_name_owner_and_beginning(
     assert found("state=other") == [crm]
     assert found("q=gate") == found("q=olga") == found(f"q={gateway.prefix}") == [gateway]
     assert found("state=working&q=crm") == []
-    # What makes no sense has no answer, and says so.
+    # Nonsense finds no keys.
     assert found("state=nonsense") == found("q=%00") == []
 
 
 @pytest.mark.django_db
 def test_a_whole_key_is_searched_for_by_nobody(panel: Client, administrator: User) -> None:
-    """What the browser does about it, tests/browser/ shows."""
+    """tests/browser/ tests that the browser does not even send a whole key."""
     _, secret = authority.issue_key(name="Gateway", owner=administrator, created_by=administrator)
     form = panel.get(f"{KEYS}?q=Gateway+{secret}").context["form"]
     assert form.errors["q"] == [

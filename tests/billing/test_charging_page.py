@@ -1,4 +1,4 @@
-"""docs/charging.md says what the code does: its tables are computed here."""
+"""Checks that the tables and numbers of docs/charging.md agree with the code."""
 
 import re
 from datetime import date
@@ -28,7 +28,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "charging.md").read_text()
 
 
 def table(after: str) -> list[list[str]]:
-    """The rows of the table that follows this text, without its head."""
+    """Returns the rows of the table that follows this text, without its heading."""
     lines = PAGE.split(after, 1)[1].split("\n|", 1)[1].split("\n\n", 1)[0].split("\n")
     return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[2:]]
 

@@ -1,4 +1,4 @@
-"""Runs, operators, programs and refills on the same users at the same moment."""
+"""Runs, operators, programs and refills work on the same users at the same moment."""
 
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
@@ -44,13 +44,15 @@ APRIL_3 = datetime(2026, 4, 3, 0, 5, tzinfo=UTC)
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where everybody waits for everybody, a slow machine may take longer than a run would wait."""
-    monkeypatch.setattr(charging, "WAIT_MAX_SECONDS", 0)  # to the database: however long it takes
+    """Lets runs wait for locks without a limit: a slow machine may need longer than the limit."""
+    monkeypatch.setattr(charging, "WAIT_MAX_SECONDS", 0)  # PostgreSQL: no limit
 
 
 def until_somebody_waits_for_this() -> None:
-    """Until another connection waits for the transaction of this one. That somebody waits for
-    anything says nothing: the list of locks is that of all databases, other tests' among them.
+    """Returns as soon as another connection waits for this connection's transaction.
+
+    It looks only for waits for this connection: pg_locks lists the locks of all databases,
+    including those of other tests.
     """
     while not execute(
         "SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
@@ -63,7 +65,7 @@ def run(at: datetime = APRIL_3) -> ChargingRun:
     for batch in run.batches.order_by("id"):
         failed += sum(done.figures.failed for done in charging.charge_batch(batch))
     run.refresh_from_db()
-    assert failed <= run.failed  # beside it, another may have worked on the same
+    assert failed <= run.failed  # others may have added to it
     return run
 
 
@@ -74,7 +76,10 @@ def assert_no_errors(outcomes: list[Outcome]) -> None:
 
 
 def assert_charged_right(users: list[User]) -> None:
-    """No day is paid twice by the same term of a subscription, and the ledger is whole."""
+    """Checks that a term of a subscription pays each day at most once, and that no charge failed.
+
+    Also checks that transactions follow each other, and that verify_ledger finds nothing.
+    """
     for user in users:
         rows = list(Transaction.objects.filter(user=user).order_by("number"))
         assert [row.number for row in rows] == list(range(1, len(rows) + 1))
@@ -96,7 +101,7 @@ def assert_charged_right(users: list[User]) -> None:
 
 
 def customers(count: int) -> list[User]:
-    """Each with a plan by the month, one by the day, and one by active day; paid in March."""
+    """Creates users with a monthly, a daily and an active-day subscription, all from 1 March."""
     plans = [PlanFactory(cycle=cycle, price=31) for cycle in Cycle]
     users = [user_with(real=200, bonus=50) for _ in range(count)]
     for user in users:
@@ -122,7 +127,7 @@ def test_runs_at_once_charge_what_one_run_would(
     posted = Transaction.objects.filter(channel="charging")
     assert sum(run.charged for run in runs) == posted.count()
     assert sum(run.total for run in runs) == -sum(row.amount for row in posted)
-    # April by month, 33 days by day after the first, and one active day.
+    # The monthly fee of April, 33 daily fees from 2 March to 3 April, and one active day.
     assert posted.count() == 8 * (1 + 33 + 1)
     if alone is not None:
         assert posted.count() == alone.figures.charged
@@ -161,7 +166,7 @@ def test_batches_that_end_at_once_finish_the_run(
 def test_what_one_holds_a_run_passes_by_and_comes_back_to(
     connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second connection lets go of the first user when the third has been charged."""
+    """One connection holds the first user until a run on the other has charged the third user."""
     users = customers(3)
     monkeypatch.setattr(charging, "USERS_AT_ONCE", 1)
     held, third_charged = Event(), Event()
@@ -190,8 +195,8 @@ def test_what_one_holds_a_run_passes_by_and_comes_back_to(
 
 
 def test_who_is_waited_for_keeps_nobody_else_from_their_money(connections: Connections) -> None:
-    """A run passes two users by; then the first is let go, and refilled while it waits for the
-    second.
+    """A run skips two locked users. The first is released, and is refilled while the run waits for
+    the second.
     """
     users = customers(2)
     held, passed_by = Event(), Event()
@@ -204,9 +209,9 @@ def test_who_is_waited_for_keeps_nobody_else_from_their_money(connections: Conne
                     ledger.lock_balances([users[0].pk])
                     held.set()
                     assert passed_by.wait(60)
-                    transaction.set_rollback(True)  # lets the first one go
+                    transaction.set_rollback(True)  # releases the first user
                 until_somebody_waits_for_this()
-                execute("SET LOCAL lock_timeout = '500ms'")  # sooner than a deadlock is broken
+                execute("SET LOCAL lock_timeout = '500ms'")  # shorter than deadlock_timeout
                 return ledger.change_balance(users[0], amount=5, description="Refill", **BY_PANEL)
         assert held.wait(60)
         of_run = charging.open_run(APRIL_3, ChargingRun.Start.SCHEDULE)
@@ -222,7 +227,7 @@ def test_who_is_waited_for_keeps_nobody_else_from_their_money(connections: Conne
 def test_a_run_does_not_wait_for_each_of_many_who_are_held(
     connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a batch that hangs: it would occupy a worker for hours."""
+    """If a batch that hangs holds many users, waiting for each would occupy a worker for hours."""
     users = customers(4)
     monkeypatch.setattr(charging, "WAIT_MAX_SECONDS", 1)
     monkeypatch.setattr(charging, "WAIT_FOR_ALL_MAX_SECONDS", 0)
@@ -260,7 +265,7 @@ def test_a_run_does_not_wait_for_each_of_many_who_are_held(
 def test_resuming_waits_for_whoever_holds_the_user_for_a_second_only(
     connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It keeps one of a worker's few places meanwhile, and comes again."""
+    """While it waits, the job occupies one of a worker's few places. It is tried again later."""
     [user] = customers(1)
     monkeypatch.setattr(charging, "WAIT_MAX_SECONDS", 10)
     held, over = Event(), Event()
@@ -325,7 +330,9 @@ def test_who_is_held_for_ever_is_noted_and_stops_nobody(
 
 
 def test_everything_at_once(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs, resumptions, refills, services, changes of plan, cancellations and new ones."""
+    """Mixes runs, resumptions, refills, charges of services, active days, changes of plan,
+    cancellations and new subscriptions.
+    """
     monkeypatch.setattr(charging, "USERS_AT_ONCE", 2)
     sms = ServiceFactory(code="outgoing_sms")
     plans = [plan_with({sms: "0.30"}, cycle=cycle, price=31) for cycle in Cycle]
@@ -424,7 +431,7 @@ def test_of_many_who_change_or_cancel_each_finds_what_the_one_before_left(
     for outcome in connections(6, work):
         assert outcome.error is None or isinstance(outcome.error, errors.SubscriptionCancelled)
     assert_charged_right([user])
-    assert ledger.balance(user).real == 310  # each charge was paid back by the one after it
+    assert ledger.balance(user).real == 310  # each charge was paid back
 
 
 def test_one_key_charges_a_service_once_also_while_its_price_changes(
@@ -471,7 +478,7 @@ def test_an_active_day_that_everybody_records_is_charged_once(connections: Conne
 
 @pytest.mark.parametrize("turn", range(3))
 def test_a_plan_s_cycle_changes_before_or_not_at_all(connections: Connections, turn: int) -> None:
-    """Whoever comes first: nobody is on a plan with a cycle that the charge was not made by."""
+    """All charges use the plan's final cycle, whether the change or a subscription came first."""
     users = [user_with(real=100) for _ in range(4)]
     plan = PlanFactory(cycle=Cycle.MONTHLY, price=10)
 
@@ -495,7 +502,7 @@ def test_a_plan_s_cycle_changes_before_or_not_at_all(connections: Connections, t
 
 
 def test_who_subscribes_waits_for_who_is_changing_the_plan(connections: Connections) -> None:
-    """The plan is changed in a transaction that is not committed yet when the other one asks."""
+    """The change of the plan is not yet committed when the other connection subscribes the user."""
     user, plan = user_with(real=100), PlanFactory(price=10)
     changed = Event()
 
@@ -541,7 +548,10 @@ def test_who_changes_the_plan_waits_for_who_is_subscribing(connections: Connecti
 def lose_connection_at(
     user: User, monkeypatch: pytest.MonkeyPatch, *, for_good: bool, times: int = 1
 ) -> None:
-    """The connection breaks in the midst of charging this user: so often, or for good."""
+    """Cuts the connection while this user is charged, `times` times.
+
+    With `for_good`, no new connection can be made afterwards.
+    """
     store = posting.store
     left = iter(range(times - 1, -1, -1))
 
@@ -549,7 +559,7 @@ def lose_connection_at(
         raise OperationalError("the server is down")
 
     def wait_for_the_end_of(server_process: int) -> None:
-        """Until then it may hold the user's lock, and the next try would pass the user by."""
+        """Until the server process ends, it may hold the lock, and a retry would skip the user."""
         another = connection.copy()
         with another.cursor() as cursor:
             running = True
@@ -575,7 +585,7 @@ def lose_connection_at(
 def test_a_server_that_is_gone_stops_the_run_and_the_rest_is_charged_by_the_next(
     connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of five users two come before it, and none after it is marked as failed."""
+    """The server stops at the third of five users. Two are charged, none is marked as failed."""
     monkeypatch.setattr(charging, "USERS_AT_ONCE", 1)
     users = customers(5)
     lose_connection_at(users[2], monkeypatch, for_good=True)
@@ -607,7 +617,7 @@ def test_a_connection_that_comes_back_goes_on_with_whom_it_was_lost(
 def test_a_connection_that_is_lost_again_ends_the_run_and_is_nobody_s_failure(
     connections: Connections, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    """There is another one at once, each time; but the users are not to blame for that."""
+    """Each time, a new connection can be made at once. No user is marked as failed."""
     monkeypatch.setattr(charging, "USERS_AT_ONCE", at_once)
     users = customers(3)
     lose_connection_at(users[0], monkeypatch, for_good=False, times=2)

@@ -37,7 +37,7 @@ from billing.plans.pricing import Cycle, charge_on, service_cost
 from tests.factories import UserFactory
 from users.models import User
 
-# Demo data is loaded by the owner: most of it is copied into the tables.
+# Most demo data is copied into the tables, which needs the rights of their owner.
 pytestmark = pytest.mark.as_owner
 
 NOW = datetime(2026, 11, 22, 15, 30, tzinfo=UTC)
@@ -143,7 +143,7 @@ def test_metadata_is_written_as_the_database_writes_it(db: None) -> None:
 
 
 def charges() -> list[Transaction]:
-    """Charges of subscriptions, without what was paid back."""
+    """Returns the charges of subscriptions, without remainders."""
     rows = Transaction.objects.filter(type="main_charge").exclude(subtype="remainder")
     return list(rows.order_by("user", "number"))
 
@@ -348,7 +348,7 @@ def test_plans_and_subscriptions_are_of_all_kinds(db: None) -> None:
     for subscription in Subscription.objects.live():
         assert subscription.user.is_active
         subscription.full_clean()
-    # Some came before there was this panel, and never used it.
+    # Some users joined before the panel was in use, and never subscribed.
     assert User.objects.filter(is_staff=False, is_active=True, subscriptions=None).exists()
 
 
@@ -358,7 +358,7 @@ def test_plans_and_subscriptions_are_of_all_kinds(db: None) -> None:
 def test_the_ledger_of_demo_data_verifies(db: None) -> None:
     found()
     with connection.cursor() as cursor:
-        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what a commit would check
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # runs the checks of a commit
     call_command("verify_ledger", verbosity=0)
     assert Transaction.objects.count() == 900
 
@@ -436,7 +436,7 @@ def test_the_last_operations_went_through_the_ledger(
     monkeypatch.setattr(ledger, "post_batch", counting)
     found()
     assert posted == 900 // 20
-    # Stamped by the ledger's clock, not by the story's.
+    # The ledger stamps these with the present time, which may be before or after NOW.
     assert Transaction.objects.exclude(created_at__lte=NOW).count() in (0, posted)
 
 

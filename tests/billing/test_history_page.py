@@ -1,4 +1,4 @@
-"""The History tab: everything that was done, money included; the latest first."""
+"""The History tab: everything that was done, including transactions, latest first."""
 
 import re
 
@@ -17,7 +17,7 @@ def history(user: User) -> str:
 
 
 def numbers(page: reports.HistoryPage) -> list[int]:
-    """Events by their numbers below zero, transactions above."""
+    """Returns the numbers of transactions, and the negated numbers of events."""
     return [
         each.transaction.number if each.transaction else -each.event.number if each.event else 0
         for each in page.deeds

@@ -1,4 +1,4 @@
-"""A history of another system is checked as a whole, written whole, and once."""
+"""Importing another system's history: it is checked before it is written, and written only once."""
 
 import threading
 from collections.abc import Callable
@@ -37,7 +37,7 @@ from tests.conftest import Connections
 from tests.factories import OperatorFactory, PlanFactory, UserFactory, subscribed, user_with
 from users.models import User
 
-# A history is written by the owner: it is copied into the tables.
+# An import copies rows into the tables, which needs the rights of their owner.
 pytestmark = pytest.mark.as_owner
 
 Files = Callable[..., Path]
@@ -46,7 +46,7 @@ BY = {"actor": None, "channel": Channel.PANEL}
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
-    """`files(users=[...], transactions=[...])` writes a folder; each entry is a line."""
+    """`files(users=[...], transactions=[...])` writes a folder of CSV files, line by line."""
 
     def write(**tables: list[str]) -> Path:
         for name, lines in tables.items():
@@ -105,7 +105,7 @@ def test_users_come_with_their_transactions_and_the_ledger_verifies(db: None, fi
     assert first.created_at == datetime(2025, 1, 5, 10, tzinfo=UTC)
     assert first.metadata == {"imported": {"id": "1"}}
     with connection.cursor() as cursor:
-        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what a commit would check
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # runs the checks of a commit
     call_command("verify_ledger", verbosity=0, stdout=StringIO())
 
 
@@ -204,15 +204,15 @@ def test_the_history_page_says_where_a_user_came_from(db: None, files: Files) ->
     [
         ("-5,0,main_charge,monthly", ("main_charge", "monthly")),
         ("5,0,main_charge,monthly", ("main_charge", "remainder")),
-        ("-5,-1,main_charge,monthly", ("payment", "import")),  # a bonus never pays those
+        ("-5,-1,main_charge,monthly", ("payment", "import")),  # a bonus cannot pay for a plan
         ("0,5,bonus_charge,gift", ("bonus_charge", "gift")),
         ("0,-5,bonus_charge,gift", ("payment", "import")),
-        ("-5,0,tariff_charge,Outgoing SMS", ("payment", "import")),  # there is bonus left
+        ("-5,0,tariff_charge,Outgoing SMS", ("payment", "import")),  # 10 of bonus would go first
         ("-5,-10,tariff_charge,Outgoing SMS", ("tariff_charge", "outgoing_sms")),
         ("0,-5,tariff_charge,", ("tariff_charge", "service")),
         ("5,0,payment,partner", ("payment", "partner")),
         ("5,0,fancy_type,whatever", ("payment", "import")),
-        ("5,0,reversal,", ("payment", "import")),  # of nothing
+        ("5,0,reversal,", ("payment", "import")),  # names no transaction
     ],
 )
 def test_an_operation_keeps_its_type_where_the_ledger_allows_it(
@@ -601,7 +601,7 @@ def test_an_operator_is_not_made_a_customer(db: None, files: Files) -> None:
 def test_somebody_who_posts_meanwhile_loses_nothing(
     connections: Connections, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The user was without transactions when it was checked."""
+    """The user gets the first transaction after the check, and the import skips the user."""
     user = UserFactory(email="ada@example.com")
     folder = files(users=USERS, transactions=TRANSACTIONS)
     write = history._Import.write
@@ -893,7 +893,7 @@ def test_who_is_added_meanwhile_stops_the_import(db: None) -> None:
 def test_somebody_who_posts_in_the_last_moment_stops_the_import(
     connections: Connections, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the last look at the user and the lock of the balance."""
+    """The user gets a transaction after the last check, and before the import locks the balance."""
     user = UserFactory(email="ada@example.com")
     folder = files(users=USERS, transactions=TRANSACTIONS)
     add_customers = history.add_customers
@@ -976,7 +976,7 @@ def test_what_was_given_back_there_is_not_paid_back_here(
 
 
 def test_a_period_begins_with_its_charge(db: None, files: Files) -> None:
-    """Plan Fleet is proportional: its next charge is for the rest of a month only."""
+    """A period may end within a month, because plan Fleet charges the rest of it proportionally."""
     today = timezone.now().date()
     charged_on, through = today - timedelta(days=10), today + timedelta(days=5)
     found = import_subscription(

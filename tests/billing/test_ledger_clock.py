@@ -1,4 +1,4 @@
-"""The database's clock went back: by hours, which nobody notices; or by days, which is said."""
+"""The database's clock is set back. Up to a day, posting continues; beyond that, it is refused."""
 
 import json
 import re
@@ -74,7 +74,7 @@ def test_a_day_back_is_a_day_to_the_microsecond() -> None:
         put(reached - timedelta(days=1))
         posted = ledger.change_balance(user, amount=5, description="By hand", **BY_PANEL)
         assert posted.created_at == reached
-        with pytest.raises(errors.InsufficientFunds):  # and not the clock
+        with pytest.raises(errors.InsufficientFunds):  # not ClockBehind
             ledger.change_balance(user, amount=-50, description="By hand", **BY_PANEL)
         put(reached - timedelta(days=1, microseconds=1))
         with pytest.raises(errors.ClockBehind):

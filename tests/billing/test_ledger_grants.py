@@ -1,5 +1,6 @@
-"""The role that owns nothing, as `manage.py grant_roles` sets it up: with it the panel works, and
-the ledger and the operators' history are out of its reach, by any SQL.
+"""The database role that `manage.py grant_roles` sets up. The panel works with it.
+
+No SQL of this role can tamper with the ledger or the operators' history.
 """
 
 import json
@@ -22,7 +23,7 @@ from tests.config.processes import ROOT
 from tests.factories import AdministratorFactory, PlanFactory, UserFactory
 from users.models import User
 
-pytestmark = pytest.mark.as_owner  # they take the role by themselves
+pytestmark = pytest.mark.as_owner  # the tests set the role themselves
 
 PASSWORD = "a password of an operator"
 
@@ -48,7 +49,7 @@ def customer(db: None) -> User:
 
 @pytest.fixture
 def as_panel(operator: User, customer: User) -> Iterator[None]:
-    """From here on as that role; roles are rolled back as all else is."""
+    """Creates the role and runs the test as it. The rollback at the end removes the role."""
     if not execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")[0][0]:
         pytest.skip("the database's role is no superuser")
     LogEntry.objects.log_actions(operator.pk, [customer], CHANGE, "Said it", single_object=True)
@@ -73,7 +74,7 @@ def test_operators_log_in_and_change_balances_and_passwords(
     judge()
     assert ledger.balance(customer).number == 8
     client.post("/admin/logout/")
-    operator.set_password("another password")  # which ends the sessions
+    operator.set_password("another password")  # ends the operator's sessions
     operator.save()
     assert UserFactory().balance.real == 0
 
@@ -190,7 +191,7 @@ def test_it_cannot_grant_itself_more(as_panel: None) -> None:
 
 def test_it_cannot_become_the_owner(as_panel: None) -> None:
     [(owner,)] = execute("SELECT relowner::regrole FROM pg_class WHERE relname = 'users_user'")
-    # Like a session that logged in as panel; this one did as somebody mightier.
+    # As in a session that logged in as this role. The session of the test is a superuser's.
     execute("SET SESSION AUTHORIZATION panel_tried")
     with pytest.raises(DatabaseError, match="permission denied"), transaction.atomic():
         execute(f"SET ROLE {owner}")
@@ -198,7 +199,7 @@ def test_it_cannot_become_the_owner(as_panel: None) -> None:
 
 
 def test_names_of_its_own_do_not_stand_in_for_ours(as_panel: None, customer: User) -> None:
-    """What runs with the owner's rights looks names up where only the owner can put something."""
+    """Functions with the owner's rights look in pg_temp last, so the role cannot replace ours."""
     execute("CREATE TEMP TABLE billing_transaction (LIKE public.billing_transaction)")
     execute("CREATE TEMP TABLE billing_balance (LIKE public.billing_balance)")
     for function, returns, body in (
@@ -312,7 +313,7 @@ def test_only_the_owner_grants(as_panel: None) -> None:
 
 
 def test_who_could_post_before_the_functions_were_closed_still_can(as_panel: None) -> None:
-    """The role that docs/ledger.md once described, on an installation that is upgraded."""
+    """An upgrade does not break a role that was made as docs/ledger.md once described."""
     execute("RESET ROLE")
     execute("CREATE ROLE earlier")
     execute("GRANT SELECT, INSERT ON billing_transaction TO earlier")

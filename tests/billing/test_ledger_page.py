@@ -1,4 +1,4 @@
-"""docs/ledger.md names what there is, all of it, and nothing else."""
+"""Checks that docs/ledger.md names everything that the ledger's code has, and nothing else."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text()
 
 
 def first_cells(after: str) -> set[str]:
-    """The names in the first column of the table that follows this text."""
+    """Returns the names in the first column of the table that follows this text."""
     table = PAGE.split(after, 1)[1].split("\n|", 1)[1].split("\n\n", 1)[0]
     return {name for line in table.split("\n") for name in re.findall(r"`(\w+)`", cell(line))}
 

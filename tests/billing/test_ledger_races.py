@@ -1,4 +1,4 @@
-"""Many connections at the same moment on the same users: exactly what may succeed, succeeds."""
+"""Many connections post to the same users at once: all valid postings succeed, and no others."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ CONNECTIONS = 20
 
 
 def codes(outcomes: list[Outcome]) -> Counter[str]:
-    """How many were posted, replayed, or refused with which code. Anything else is a bug."""
+    """Counts the outcomes: posted, replayed, or the code of a refusal. Raises any other error."""
     counted: Counter[str] = Counter()
     for outcome in outcomes:
         if isinstance(outcome.error, errors.BillingError):
@@ -34,7 +34,9 @@ def codes(outcomes: list[Outcome]) -> Counter[str]:
 
 
 def assert_in_order(user: User, count: int) -> None:
-    """Gapless, each where the one before it left off, no time going back; and proven."""
+    """Checks that the numbers have no gaps, that each row starts where the previous one ended, that
+    no time is earlier than the previous one, and that verify_ledger finds nothing.
+    """
     rows = list(Transaction.objects.filter(user=user).order_by("number"))
     assert [row.number for row in rows] == list(range(1, count + 1))
     for before, row in pairwise(rows):
@@ -44,7 +46,7 @@ def assert_in_order(user: User, count: int) -> None:
 
 
 def test_nobody_holds_a_balance_outside_of_a_transaction(committed_db: None) -> None:
-    """The lock would be gone at once, and nobody would notice."""
+    """The lock would be released at once, and nobody would notice."""
     user = user_with(real=100)
     with pytest.raises(transaction.TransactionManagementError):
         ledger.lock_balances([user.pk])
@@ -230,7 +232,7 @@ def test_a_batch_that_fails_leaves_nothing_for_others_to_see(connections: Connec
 def test_a_balance_is_free_again_when_the_surrounding_transaction_ends(
     connections: Connections,
 ) -> None:
-    """Half of them take their charge back by rolling back, and it never was."""
+    """Half of the connections roll their charge back, which leaves no trace."""
     user = user_with(real=100)
 
     def charge(place: int) -> Transaction:
@@ -246,7 +248,7 @@ def test_a_balance_is_free_again_when_the_surrounding_transaction_ends(
 
 @pytest.mark.parametrize("user_count", [1, 3])
 def test_the_ledger_is_whole_after_a_storm(connections: Connections, user_count: int) -> None:
-    """Everything at once: refills, services, subscriptions, batches, keys and reversals."""
+    """Mixes refills, charges of services and plans, grants with shared keys, and reversals."""
     users = [user_with(real=50, bonus=20) for _ in range(user_count)]
 
     def storm(place: int) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""The sidebar and the tabs show what an operator may open, and where they are."""
+"""The sidebar and the tabs show the pages that an operator may open, and mark the current one."""
 
 import pytest
 
@@ -29,7 +29,7 @@ FOR_VIEWERS = [*EVERYTHING[:7], "Standard descriptions"]
 
 
 def sidebar_of(operator: Operator, address: str = "/admin/my-time-zone/") -> dict[str, bool]:
-    """The entries, and which of them is marked as the one where the operator is."""
+    """Returns the entries of the sidebar. True marks the entry of the current page."""
     answer = client_of(operator).get(address)
     return {
         item["title"]: item["active"]

@@ -1,4 +1,4 @@
-"""The database itself keeps what plans and subscriptions stand on, whoever writes to it."""
+"""The database itself protects plans, services and subscriptions, no matter who writes to it."""
 
 from collections.abc import Callable
 from datetime import date
@@ -12,7 +12,7 @@ from billing.models import Plan, Service, ServicePrice, Subscription, UserDefaul
 from tests.billing.histories import execute, judge
 from tests.factories import PlanFactory, ServiceFactory, plan_with, subscribed, user_with
 
-pytestmark = [pytest.mark.django_db, pytest.mark.as_owner]  # as whoever may write these tables
+pytestmark = [pytest.mark.django_db, pytest.mark.as_owner]  # may write all tables
 
 APRIL_1 = date(2026, 4, 1)
 
@@ -30,7 +30,7 @@ def service() -> Service:
 
 @pytest.fixture
 def plan(service: Service) -> Plan:
-    """In use, and with a price for the service."""
+    """A plan in use, with a price for the service."""
     plan = plan_with({service: "0.30"}, name="Business", price=10)
     subscribed(user_with(real=100), plan, day=APRIL_1, device="8617")
     judge()
@@ -94,7 +94,7 @@ def test_a_service_keeps_its_code(service: Service, change: Callable[[], object]
     with pytest.raises(DatabaseError, match="A service keeps its code"):
         attempt(change)
     service.name = "Messages"
-    service.save()  # with the code it has
+    service.save()  # with the same code
     assert Service.objects.get().code == "outgoing_sms"
 
 
@@ -147,7 +147,7 @@ def test_what_is_no_price_is_no_price(plan: Plan, constraint: str, price: str) -
     UserDefaults.objects.create(id=1)
     execute(PRICES[constraint], ["999999999999999.9999"])
     execute(PRICES[constraint], ["0"])
-    # The columns themselves refuse what has too many digits, and infinities.
+    # The type of the columns refuses infinities, and numbers with too many digits.
     said = constraint if price in {"-0.0001", "NaN"} else "overflow"
     with pytest.raises(DatabaseError, match=said):
         attempt(lambda: execute(PRICES[constraint], [price]))

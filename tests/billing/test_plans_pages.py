@@ -1,4 +1,4 @@
-"""Services, plans with their prices, and defaults for new users: what the pages set, and refuse."""
+"""The pages of services, plans with their prices, and defaults for new users."""
 
 import re
 from datetime import date
@@ -45,7 +45,7 @@ def page_of(obj: Plan | Service, action: str = "change") -> str:
 
 
 def form_data(panel: Client, path: str) -> dict[str, Any]:
-    """What the form on a page would send if nothing is changed."""
+    """Returns the fields that a page's form sends if nothing is changed."""
     form = panel.get(path).context["adminform"].form
     sent = {}
     for bound in form:
@@ -56,7 +56,7 @@ def form_data(panel: Client, path: str) -> dict[str, Any]:
 
 
 def save(panel: Client, path: str, sent: dict[str, Any]) -> str:
-    """Sends a form; answers the text of the page that comes then."""
+    """Sends a form and returns the text of the page that follows."""
     return panel.post(path, {key: value for key, value in sent.items() if value is not None},
                       follow=True).text  # fmt: skip
 
@@ -155,7 +155,7 @@ def test_a_fee_finer_than_money_is_asked_about_once_and_a_price_of_a_service_is_
     page = change(panel, page_of(plan), **{"price": "10.0005", price_of(sms): "0.0375"})
     assert "10.0005 has more decimals than the currency: USD has 2 decimals." in page
     change(panel, page_of(plan), **{"price_meant": "10.0005", price_of(sms): "0.0375"})
-    change(panel, page_of(plan), name="Renamed")  # what stands there already is not asked about
+    change(panel, page_of(plan), name="Renamed")  # an unchanged price is not asked about
     plan.refresh_from_db()
     assert (plan.name, plan.price) == ("Renamed", Decimal("10.0005"))
     assert plan.service_prices.get().price == Decimal("0.0375")
@@ -227,7 +227,7 @@ def test_a_plan_in_use_keeps_its_cycle_and_changes_otherwise(panel: Client) -> N
     plan.refresh_from_db()
     assert (plan.cycle, plan.price, plan.name) == ("monthly", 20, "Renamed")
     subscription.refresh_from_db()
-    assert subscription.paid == 10  # what was charged stays as it was
+    assert subscription.paid == 10  # earlier charges do not change
 
 
 def test_a_plan_that_nobody_has_used_can_get_another_cycle(panel: Client) -> None:
@@ -311,7 +311,7 @@ def test_what_somebody_else_saved_meanwhile_is_not_undone_unseen(panel: Client) 
     assert "Nothing was saved: somebody has changed this since you opened the page" in text
     assert "Price of SMS changed from 0.30 to 0.25). Below is what you entered." in text
     assert plan.service_prices.get().price == Decimal("0.25")
-    # Whoever has read that may insist.
+    # The operator has read that, and may send the form again.
     [token] = re.findall(r'name="seen" value="([\w-]+)"', text)
     save(panel, page_of(plan), seen | {"seen": token})
     plan.refresh_from_db()
@@ -426,7 +426,7 @@ def test_a_service_is_kept_if_its_charges_cannot_be_looked_up_in_time(
 
 def test_an_unused_service_is_deleted(panel: Client) -> None:
     service = ServiceFactory(code="outgoing_sms")
-    # A gift or a subscription of the same subtype is none of its charges.
+    # A gift with the same subtype is not a charge of the service.
     ledger.give_bonus(
         UserFactory(),
         amount=1,
@@ -490,7 +490,7 @@ def test_a_retired_plan_is_no_default(panel: Client) -> None:
     plan = PlanFactory(name="Trial")
     change(panel, DEFAULTS, plan=plan.pk)
     assert "the default plan of new users" in change(panel, page_of(plan), is_active=None)
-    assert form_data(panel, DEFAULTS)["plan"] == str(plan.pk)  # it is still shown
+    assert form_data(panel, DEFAULTS)["plan"] == str(plan.pk)  # the retired plan is still shown
     assert "“Trial” is retired, so new users do not get it." in change(panel, DEFAULTS, bonus="1")
     other = PlanFactory(is_active=False)
     assert "Select a valid choice" in change(panel, DEFAULTS, plan=other.pk)
@@ -508,7 +508,7 @@ def test_a_viewer_reads_prices_and_changes_none() -> None:
     text = viewer.get(page_of(plan)).text
     assert "12.55" in text
     assert "12.5500" not in text
-    assert "cannot be deleted" not in text  # by whoever could not delete it anyway
+    assert "cannot be deleted" not in text  # viewers may delete nothing
     assert '<span class="money">0.30</span>' in text
     assert "not offered" in text
     assert 'name="price"' not in text

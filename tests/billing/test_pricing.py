@@ -1,6 +1,4 @@
-"""What plans and services cost: the worked examples of docs/charging.md, and the rules over all
-calendars.
-"""
+"""Costs of plans and services: examples of docs/charging.md, and rules for all dates."""
 
 import calendar
 from datetime import date, timedelta
@@ -162,7 +160,7 @@ def test_the_end_of_a_month_is_followed_by_a_first(day: date) -> None:
 def test_amounts_are_rounded_half_up() -> None:
     assert share(D("0.0001"), 1, 2) == D("0.0001")
     assert share(D("0.0003"), 1, 2) == D("0.0002")
-    assert share(D("0.0005"), 1, 2) == D("0.0003")  # not to the even neighbour
+    assert share(D("0.0005"), 1, 2) == D("0.0003")  # half to even would be 0.0002
     assert share(D("0.0001"), 14, 29) == 0
     assert share(D("0.0001"), 15, 29) == D("0.0001")
     assert service_cost(D("0.0001"), D("0.5")) == D("0.0001")
@@ -191,7 +189,7 @@ def test_a_remainder_is_between_nothing_and_what_was_paid(
 def test_what_was_used_and_what_is_left_are_what_was_paid(
     first: date, length: int, amount: D, data: Any
 ) -> None:
-    """To a rounding: whoever pays back twice within a period does not lose more than that."""
+    """The remainder differs from the exact share by half of a ten-thousandth at most."""
     used = data.draw(st.integers(1, length - 1))
     left = remainder(Charge(first, first + DAY * (length - 1), amount), first + DAY * used)
     exact = amount * (length - used) / length
@@ -296,7 +294,7 @@ def test_a_quantity_survives_being_written_and_read(quantity: D) -> None:
 @example(MAX_MONEY, D("0.999999"))
 @example(D("0.0001"), MAX_QUANTITY)
 def test_a_cost_is_exact_to_four_decimals_or_out_of_range(price: D, quantity: D) -> None:
-    """Compared in whole numbers, which do not round."""
+    """The expected cost is computed in whole numbers, which are exact."""
     exact = int(price.scaleb(4)) * int(quantity.scaleb(6))  # in ten-billionths
     expected = (exact + 500_000) // 1_000_000  # in ten-thousandths, half up
     if expected > int(MAX_MONEY.scaleb(4)):

@@ -1,4 +1,4 @@
-"""Whatever stands behind the question mark of an address, no page fails at it."""
+"""No query string makes a page of the panel fail."""
 
 import logging
 import re
@@ -17,12 +17,13 @@ pytestmark = pytest.mark.django_db
 
 TABS = ("users_user_transactions", "users_user_subscriptions")
 HOSTILE = ("\0", "9" * 30, "", "-1", "2026-02-30", "[('%", "ß" * 300)
-# What Django's and Unfold's pages read. Each alone: the first that is refused hides the others.
+# Parameters that Django's and Unfold's pages read. One that is refused would hide the others, so
+# there are several query strings.
 OF_DJANGO = (
     *("_to_field=", "_to_field=%00", "_to_field=password&_popup=1", "e=1&_popup=x"),
     "_changelist_filters=%3D%26%00&_facets=x&p=x&all=&_saveasnew=&=&&?;%ff=%00&%",
 )
-# What lists read, and filters by columns that no page offers.
+# Parameters that lists read, and filters by columns that no page offers.
 OF_LISTS = (
     *("p=-1", f"p={'9' * 30}", "p=0&all=", "o=99.-1.x", f"o={'9' * 30}", "o=", "q=%00", "q=%FF"),
     *("id__in=x", "id__in=", "pk__gt=x", "created_at__year=x", "created_at__gte=2026-02-30"),
@@ -32,7 +33,7 @@ OF_LISTS = (
 
 
 def names_on(html: str) -> set[str]:
-    """The parameters that a page itself sends: by its fields and by its links."""
+    """Returns the parameters that a page's own fields and links send."""
     names = set(re.findall(r'<(?:input|select|textarea)[^>]* name="([^"]+)"', html))
     for query in re.findall(r'href="[^"?]*\?([^"#]+)"', html):
         names |= {name for name, _ in parse_qsl(query.replace("&amp;", "&"))}
@@ -52,20 +53,20 @@ def hostile_queries(page: PanelPage, names: set[str], *, is_djangos_list: bool) 
 
 
 def is_asked(page: PanelPage) -> bool:
-    """Logging out ends the test; addresses without a name only lead to others."""
+    """False for logging out, and for addresses without a name, which only lead to other pages."""
     return page.name not in ("", "logout")
 
 
 def test_no_query_string_makes_a_page_fail(
     administrator: User, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for refusals in ("django.request", "django.security"):  # each with a traceback
+    for refusals in ("django.request", "django.security"):  # they log tracebacks
         caplog.set_level(logging.CRITICAL, refusals)
     client = Client(raise_request_exception=False)
     client.force_login(administrator)
 
     def status(path: str) -> tuple[int, str]:
-        with transaction.atomic():  # what the database refuses to one must not spoil the next
+        with transaction.atomic():  # an error must not affect the next request
             answer: Any = client.get(path)
             text = b"".join(answer.streaming_content) if answer.streaming else answer.content
         return answer.status_code, text.decode(errors="replace")

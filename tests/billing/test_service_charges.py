@@ -1,4 +1,4 @@
-"""Charging a service: what it costs under which plan, what it is called, and when it is refused."""
+"""Charging a service: the cost under each plan, the description, repeated calls, and refusals."""
 
 from decimal import Decimal
 from typing import Any
@@ -25,7 +25,7 @@ def sms() -> Service:
 
 @pytest.fixture
 def business(sms: Service) -> Plan:
-    """A free plan, so that the balance is what a test gives; messages cost 0.30."""
+    """A plan with messages at 0.30. It is free, so subscribing does not change the balance."""
     return plan_with({sms: "0.30"}, name="Business", price=0)
 
 
@@ -41,7 +41,7 @@ def charge(user: User | int, **said: Any) -> Transaction:
 
 
 def refuses(user: User | int, kind: type[errors.BillingError], **said: Any) -> dict[str, Any]:
-    """Asserts that this charge is refused and changes nothing; answers the refusal's figures."""
+    """Asserts that this charge is refused and changes nothing. Returns the refusal's data."""
     before = Transaction.objects.count()
     with pytest.raises(kind) as refusal:
         charge(user, **said)

@@ -1,4 +1,4 @@
-"""The Subscriptions tab and its pages, as forms are sent to them; tests/browser/ clicks through."""
+"""The Subscriptions tab and its pages, tested by sending forms. tests/browser/ tests clicks."""
 
 import re
 from datetime import date, timedelta
@@ -26,7 +26,7 @@ TENTH = date(2026, 4, 10)
 
 @pytest.fixture(autouse=True)
 def today(monkeypatch: pytest.MonkeyPatch) -> date:
-    """10 April 2026, for all pages."""
+    """Makes it 10 April 2026 for all pages."""
     set_today(monkeypatch, TENTH)
     return TENTH
 
@@ -64,13 +64,13 @@ def page_of(subscription: Subscription, action: str) -> str:
 
 
 def text_of(response: Any) -> str:
-    """What the page says, without its markup."""
+    """Returns the text of the page without its markup."""
     page = re.sub(r"(?s)<(script|style).*?</\1>", "", response.content.decode())
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", page)).split())
 
 
 def second_step(response: Any) -> dict[str, str]:
-    """The hidden fields of a preview: what the browser sends when it is confirmed."""
+    """Returns the hidden fields of a preview, which the browser sends when it is confirmed."""
     assert response.status_code == 200, response
     assert response.context["step"].preview, response.context["form"].errors
     form = response.content.decode().split('class="panel-confirm"')[1].split("</form>")[0]
@@ -83,7 +83,7 @@ def confirm(panel: Client, address: str, sent: dict[str, str]) -> Any:
 
 
 def rows(user: User) -> list[tuple[str, Decimal, Decimal, Decimal]]:
-    """Everything posted after the money to start with."""
+    """Returns the user's transactions after number 1, which is the money to start with."""
     listed = Transaction.objects.filter(user=user, number__gt=1).order_by("number")
     return list(listed.values_list("description", "amount", "old_balance", "new_balance"))
 
@@ -310,7 +310,7 @@ def test_where_there_is_no_plan_the_page_says_so(panel: Client, customer: User) 
 def test_a_change_of_plan_shows_and_posts_all_its_transactions_in_order(
     panel: Client, customer: User, business: Plan, basic: Plan
 ) -> None:
-    subscription = subscribed(customer, basic, device="8617")  # 1 April: 3.00
+    subscription = subscribed(customer, basic, device="8617")  # charges 3.00 on 1 April
     address = page_of(subscription, "change-plan")
     asked = text_of(panel.get(address))
     assert "Business · Monthly" in asked
@@ -491,7 +491,7 @@ def test_a_cancellation_charges_the_active_days_that_are_outstanding(
         subscriptions.record_active_day(
             customer, device="8617", day=date(2026, 4, day), today=TENTH
         )
-    preview = panel.get(page_of(subscription, "cancel"))  # nothing to ask: the preview at once
+    preview = panel.get(page_of(subscription, "cancel"))  # nothing to fill in: this is the preview
     assert [row[1] for row in previewed(preview)] == [Decimal("-0.5"), Decimal("-0.5")]
     assert not rows(customer)
     confirm(panel, page_of(subscription, "cancel"), second_step(preview))
@@ -557,7 +557,7 @@ def test_the_tab_says_when_and_how_much_is_charged_next(panel: Client, basic: Pl
 
 def test_money_does_not_resume_what_a_deactivated_user_has(panel: Client, basic: Plan) -> None:
     user = user_with()
-    subscribed(user, basic)  # waits
+    subscribed(user, basic)  # suspended: the user has no money
     ledger.change_balance(user, amount=50, description="Money after all", **BY_API)
     assert "resumes with the next run" in text_of(panel.get(tab(user)))
     User.objects.filter(pk=user.pk).update(is_active=False)

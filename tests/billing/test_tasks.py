@@ -1,4 +1,4 @@
-"""Background jobs: the schedule, batches that are done by any worker, and refills that resume."""
+"""Background jobs: the schedule, batches that any worker may do, and resumptions after refills."""
 
 import asyncio
 import json
@@ -52,7 +52,7 @@ def queued(task: str) -> list[Any]:
 
 @pytest.fixture
 def due_users(request: pytest.FixtureRequest) -> list[User]:
-    """Seven users who owe their plan's fee for each day since the first of April."""
+    """Seven users with a daily fee who have paid for 1 April, and owe each day since."""
     request.getfixturevalue("committed_db" if "committed_db" in request.fixturenames else "db")
     plan = PlanFactory(cycle=Cycle.EVERY_DAY, price=Decimal(30))
     users = [user_with(1000) for _ in range(7)]
@@ -74,8 +74,8 @@ def at_night(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def work(committed_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Does what waits, and what comes of it, as a worker does, until nothing waits."""
-    # Or connections would outlive the threads that made them.
+    """Returns a function that does waiting jobs as a worker does, until no job waits."""
+    # Otherwise connections would outlive the threads that made them.
     monkeypatch.setitem(django_connections.settings["default"], "CONN_MAX_AGE", 0)
 
     async def until_idle() -> None:
@@ -83,13 +83,13 @@ def work(committed_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
             async with app.open_async():
                 await app.run_worker_async(
                     wait=False,
-                    concurrency=1,  # or it would end while a job goes on
+                    concurrency=1,  # with more, it stops fetching while a job runs
                     listen_notify=False,
                     install_signal_handlers=False,
                 )
 
     def work() -> None:
-        # In another thread: in this one Playwright may keep an event loop.
+        # In another thread, because Playwright may keep an event loop in this one.
         with ThreadPoolExecutor(1) as thread:
             thread.submit(lambda: asyncio.run(until_idle())).result()
 
@@ -203,7 +203,7 @@ def test_the_jobs_charge_everybody_once(
     work()
     run = ChargingRun.objects.get()
     assert run.finished_at is not None
-    assert (run.charged, run.failed) == (7 * 9, 0)  # since the second of April
+    assert (run.charged, run.failed) == (7 * 9, 0)  # from 2 to 10 April
     assert not queued("charge_batch"), "jobs that are done go"
     numbers = [row.number for row in Transaction.objects.filter(user=due_users[0]).order_by("id")]
     assert numbers == [*range(1, 12)]
@@ -285,7 +285,7 @@ def test_a_hundred_refills_make_one_job(db: None) -> None:
     for _ in range(100):
         refill(subscription.user, 1)
     assert queued("resume") == [("todo", {"user_id": subscription.user_id})]
-    # As if it had been queued by the task's own way: the same of everything that workers go by.
+    # A database function queues the job, with the queue and priority that the task declares.
     [job] = ProcrastinateJob.objects.filter(task_name="billing.tasks.resume")
     assert (job.queue_name, job.priority) == (tasks.resume.queue, tasks.resume.priority)
 
@@ -304,8 +304,8 @@ def test_any_way_to_more_real_money_counts(db: None) -> None:
 
 def test_nothing_is_queued_where_there_is_nothing_to_resume(db: None) -> None:
     waiting = suspended().user
-    refill(user_with())  # has no subscription
-    refill(subscribed(user_with(100), PlanFactory()).user)  # an active one
+    refill(user_with())  # no subscription
+    refill(subscribed(user_with(100), PlanFactory()).user)  # an active subscription
     ledger.give_bonus(
         waiting, amount=5, description="A gift", subtype="gift", actor=None, channel=Channel.PANEL
     )
@@ -374,7 +374,7 @@ def test_a_resumption_that_fails_is_tried_again_later_but_not_for_ever(
 
     monkeypatch.setattr(charging, "resume", fail)
     tasks.resume(user_id=7)
-    tasks.resume(user_id=7)  # of another refill: one waits already
+    tasks.resume(user_id=7)  # after another refill: a job waits already
     assert queued("resume") == [("todo", {"user_id": 7, "attempt": 2})]
     [job] = ProcrastinateJob.objects.all()
     assert job.scheduled_at is not None
@@ -386,7 +386,9 @@ def test_a_resumption_that_fails_is_tried_again_later_but_not_for_ever(
 
 
 def let_a_worker_die_with(*jobs: str) -> None:
-    """As kill -9 leaves it: the jobs of these queueing locks under way, and no sign of life."""
+    """Leaves the jobs with these queueing locks as after kill -9: they are under way, and their
+    worker's last heartbeat was a minute ago.
+    """
     execute(
         "WITH dead AS (INSERT INTO procrastinate_workers (last_heartbeat) "
         "VALUES (now() - interval '1 minute') RETURNING id) "

@@ -1,4 +1,4 @@
-"""The lists of transactions and a transaction's page, as HTTP; tests/browser/ clicks through it."""
+"""The lists of transactions and a transaction's page, over HTTP. tests/browser/ tests clicks."""
 
 import csv
 import io
@@ -68,14 +68,14 @@ def test_days_are_the_operators_and_inclusive(panel: Client, administrator: User
     administrator.time_zone = "America/New_York"  # UTC−5 in January
     administrator.save()
     user = UserFactory()
-    refill(user, datetime(2026, 1, 10, 4, 59, 59, 999999, tzinfo=UTC))  # 1: the 9th there
+    refill(user, datetime(2026, 1, 10, 4, 59, 59, 999999, tzinfo=UTC))  # 1: the 9th in New York
     refill(user, datetime(2026, 1, 10, 5, tzinfo=UTC))  # 2: the first moment of the 10th
-    refill(user, datetime(2026, 1, 12, 4, 59, 59, 999999, tzinfo=UTC))  # 3: the last of the 11th
+    refill(user, datetime(2026, 1, 12, 4, 59, 59, 999999, tzinfo=UTC))  # 3: the end of the 11th
     refill(user, datetime(2026, 1, 12, 5, tzinfo=UTC))  # 4: the 12th
     for address in (tab(user), everybody()):
         response = panel.get(address + "?from_day=2026-01-10&to_day=2026-01-11")
         assert numbers(response) == [3, 2]
-    assert "2026-01-11" in panel.get(tab(user)).content.decode()  # and are shown so
+    assert "2026-01-11" in panel.get(tab(user)).content.decode()  # in New York's time, too
 
 
 def test_presets_are_whole_periods_up_to_today(panel: Client, monkeypatch: Any) -> None:
@@ -254,7 +254,7 @@ def test_transactions_take_the_permission(client: Client, operator: User, addres
         "transaction": page_of(row),
         "reverse": page_of(row, "reverse"),
     }
-    assert client.get(places[address]).status_code == 302  # to the login
+    assert client.get(places[address]).status_code == 302  # to the login page
     client.force_login(operator)
     assert client.get(places[address]).status_code == 403
 
@@ -642,11 +642,11 @@ def test_the_start_page_counts_today_and_thirty_days_in_the_operators_time(
     cache.clear()
     administrator.time_zone = "Pacific/Auckland"  # UTC+13 in January
     administrator.save()
-    now = datetime(2026, 1, 31, 12, tzinfo=UTC)  # 1 February, 01:00 there
+    now = datetime(2026, 1, 31, 12, tzinfo=UTC)  # 01:00 on 1 February in Auckland
     monkeypatch.setattr("django.utils.timezone.now", lambda: now)
     user = UserFactory()
-    refill(user, datetime(2026, 1, 2, 10, 59, tzinfo=UTC))  # the 2nd there: 31 days ago
-    refill(user, datetime(2026, 1, 2, 11, tzinfo=UTC))  # the 3rd: the first of 30 days
+    refill(user, datetime(2026, 1, 2, 10, 59, tzinfo=UTC))  # the 2nd: before the 30 days
+    refill(user, datetime(2026, 1, 2, 11, tzinfo=UTC))  # the 3rd: the first of the 30 days
     refill(user, now - timedelta(minutes=61))  # yesterday
     refill(user, now)
     context = panel.get("/admin/").context
@@ -698,7 +698,10 @@ def test_who_reverses_a_charge_sees_what_was_paid_back_of_it(panel: Client) -> N
 
 
 def unseen_remainder(panel: Client) -> tuple[User, Transaction, dict[str, str]]:
-    """A charge of 30, the form of its Reverse page as filled in, and 21 of it paid back since."""
+    """Returns a user, a charge of 30, and the fields of its Reverse page.
+
+    21 of the charge was paid back after the page was opened.
+    """
     user = user_with(real=100)
     it = subscribed(user, PlanFactory(price=30), day=date(2026, 4, 1))
     charge = Transaction.objects.get(user=user, number=2)
@@ -710,7 +713,7 @@ def unseen_remainder(panel: Client) -> tuple[User, Transaction, dict[str, str]]:
 
 
 def sent_from(page: Any) -> dict[str, str]:
-    """What a page's form sends as it is."""
+    """Returns the fields that a page's form sends if nothing is changed."""
     return {field.name: field.value() or "" for field in page.context["form"]}
 
 
@@ -725,7 +728,7 @@ def test_what_is_paid_back_while_the_page_is_open_is_not_given_twice_unseen(pane
     assert shown_again["description"] == "Charged in error"
 
     assert panel.post(page_of(charge, "reverse"), shown_again)["Location"] == tab(user, "?posted=4")
-    assert ledger.balance(user).real == 121  # meant so
+    assert ledger.balance(user).real == 121  # accepted: the warning was seen
 
 
 def test_what_a_mistake_in_the_form_brings_along_counts_as_seen(panel: Client) -> None:

@@ -1,4 +1,4 @@
-"""Two operators at the same user, or the same address, at the same moment."""
+"""Two operators change the same user, or take the same e-mail address, at the same moment."""
 
 from threading import Event, Thread
 from typing import Any
@@ -17,7 +17,7 @@ from users.models import User
 def test_of_two_who_take_the_same_address_at_once_the_second_gets_the_forms_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first commits after the second's form was checked, and before it is saved."""
+    """The first user is committed after the second's form is checked, and before it is saved."""
     client = client_of(operator_with("users.view_user", "users.add_user", "users.change_user"))
     save = User.save
 
