@@ -1,7 +1,7 @@
-"""The digest of a transaction computed anew in Python, from docs/ledger.md and nothing else.
+"""Computes the digest of a transaction in Python, from docs/ledger.md alone.
 
-Without a look at the database's function, on purpose: the two agree because both do what the page
-says, and so can a program of somebody who trusts neither.
+It deliberately does not follow the database's function. Both agree because both do what the page
+says. Another program can do the same, to verify the ledger without trusting this code.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ def digest(row: Transaction, previous_digest: bytes) -> bytes:
 
 
 def as_jsonb(value: Any) -> str:
-    """JSON as PostgreSQL's jsonb writes it: shorter keys first, numbers without an exponent."""
+    """Returns JSON as jsonb writes it: shorter keys first, numbers without an exponent."""
     if isinstance(value, dict):
         keys = sorted(value, key=lambda key: (len(key.encode()), key.encode()))
         return "{" + ", ".join(f"{as_jsonb(k)}: {as_jsonb(value[k])}" for k in keys) + "}"

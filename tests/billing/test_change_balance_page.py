@@ -1,4 +1,4 @@
-"""The Change balance page, as forms are sent to it; tests/browser/ clicks through it."""
+"""Sends forms to the Change balance page; tests/browser/ clicks through it."""
 
 import re
 from decimal import Decimal
@@ -32,7 +32,7 @@ def hidden(page: str, name: str) -> str:
 
 
 def filled_in(panel: Client, user: User, **fields: str) -> dict[str, str]:
-    """What the browser would send: the page's hidden fields, and what was typed."""
+    """Returns the form as a browser sends it: the page's hidden fields and the typed values."""
     page = panel.get(address(user)).content.decode()
     state = {name: hidden(page, name) for name in ("key", "expected_number")}
     return state | {"description": "Correction by hand", "amount": "", "bonus_amount": ""} | fields
@@ -93,7 +93,7 @@ def test_another_transaction_in_between_asks_for_a_second_confirmation(
     assert count(customer) == 2
     shown = page.content.decode()
     assert "Nothing was posted: another transaction came in" in shown
-    assert 'data-now="50.0000"' in shown  # the new figure
+    assert 'data-now="50.0000"' in shown  # the new balance
     assert 'value="Goodwill taken back"' in shown
     confirmed = sent | {name: hidden(shown, name) for name in ("key", "expected_number")}
     confirmed |= {"amount": "-20"}
@@ -188,7 +188,7 @@ def test_it_takes_the_permission(client: Client, operator: User, customer: User)
 
 
 def answers(page: str) -> list[tuple[str, str]]:
-    """Name and value of the buttons that answer a question."""
+    """Returns the names and values of the buttons that answer a question."""
     return re.findall(r'<button [^>]*name="(\w+_meant)" value="([^"]*)"', page)
 
 

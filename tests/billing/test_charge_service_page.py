@@ -1,4 +1,4 @@
-"""The Charge service page, and what a transaction's page says of how a charge came about."""
+"""The Charge service page, and the explanation of a charge on the page of a transaction."""
 
 import re
 from datetime import date
@@ -36,7 +36,7 @@ def business(sms: Service) -> Plan:
 
 @pytest.fixture
 def customer(business: Plan) -> User:
-    """Has 5 real money and 2 bonus, and the plan Business for the account and for device 8617."""
+    """A user with 5 real and 2 bonus money, and Business for the account and for device 8617."""
     user = user_with(real=11, bonus=2)
     subscribed(user, business)
     subscribed(user, business, device="8617")
@@ -215,7 +215,7 @@ def test_without_a_plan_there_are_no_prices(panel: Client, sms: Service) -> None
     ]
 
 
-# --- What is offered ----------------------------------------------------------------------------
+# --- Services on offer --------------------------------------------------------------------------
 
 
 def test_services_priced_under_some_plan_of_the_user_are_offered(
@@ -224,7 +224,7 @@ def test_services_priced_under_some_plan_of_the_user_are_offered(
     fax = ServiceFactory(code="fax", name="Fax", is_active=False)
     other = ServiceFactory(code="call", name="Phone call")
     subscribed(customer, plan_with({traffic: "1", fax: "1"}), device="9000")
-    plan_with({other: "1"})  # which the user does not have
+    plan_with({other: "1"})  # a plan that the user does not have
     gone = subscribed(customer, plan_with({other: "1"}, price=0), device="gone")
     subscriptions.cancel(gone, day=date(2026, 4, 2), **BY_API)
     page = panel.get(page_of(customer)).content.decode()
@@ -251,7 +251,7 @@ def test_names_are_text(panel: Client, customer: User) -> None:
         assert not [word for word in (evil, "<b>SMS", "<i>Words") if word in page]
 
 
-# --- Who may ------------------------------------------------------------------------------------
+# --- Permissions --------------------------------------------------------------------------------
 
 
 def test_it_takes_the_permission(customer: User) -> None:

@@ -1,7 +1,7 @@
-"""Who follows the ledger, oldest first, sees every transaction once, however long one takes.
+"""A program that reads the ledger oldest first sees every transaction exactly once.
 
-Across users a row can appear after rows that are later by their time: its database transaction took
-longer. These tests keep such transactions open on connections of their own.
+A row can become visible after rows of other users with a later time, if its database transaction
+took longer. These tests keep such database transactions open on other connections.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def refill(user: User | int, amount: int = 1) -> Transaction:
 
 
 class Follower:
-    """Reads page after page, and goes on from where the last one ended."""
+    """Reads page after page, each from where the previous one ended."""
 
     def __init__(self, **filters: Any) -> None:
         self.listing = Listing(**filters)
@@ -39,7 +39,7 @@ class Follower:
         self.seen: list[int] = []
 
     def read(self) -> list[int]:
-        """The IDs of all that has come in since."""
+        """Returns the IDs of the rows that are new since the last call."""
         new: list[int] = []
         while True:
             stretch = reports.slice_of_all(
@@ -54,7 +54,7 @@ class Follower:
 
 @contextmanager
 def other_session(**options: Any) -> Iterator[psycopg.Connection[Any]]:
-    """A session beside the test's, which nothing commits by itself."""
+    """Yields another database session, which is rolled back unless the test commits it."""
     settings = connection.get_connection_params()
     wanted = {
         name: settings[name]
@@ -70,7 +70,7 @@ def other_session(**options: Any) -> Iterator[psycopg.Connection[Any]]:
 
 
 def post_in(session: psycopg.Connection[Any], user: User, options: str = "{}") -> int:
-    """Posts to `user` in a session's transaction, and leaves that open. The row's ID."""
+    """Posts to `user` in a session's transaction, and leaves it open. Returns the row's ID."""
     row = session.execute(
         """
         SELECT (posted).id FROM billing_post(jsonb_build_array(jsonb_build_object(
@@ -92,7 +92,7 @@ def test_what_is_posted_beside_a_longer_transaction_waits_for_it(committed_db: N
     with other_session() as session:
         slow = post_in(session, first)
         quick = refill(second)
-        assert follower.read() == []  # the quick one is there, but an earlier one may come
+        assert follower.read() == []  # the quick one is visible, but an earlier one may follow
         session.commit()
     assert follower.read() == [slow, quick.pk]
 
@@ -106,7 +106,7 @@ def test_of_several_the_one_that_began_first_counts(committed_db: None) -> None:
         assert Follower().read() == []
 
 
-@pytest.mark.as_owner  # what sessions do is seen by those of their login
+@pytest.mark.as_owner  # other roles do not see a session's activity
 def test_what_was_posted_before_a_longer_transaction_began_does_not_wait(
     committed_db: None,
 ) -> None:
@@ -128,7 +128,7 @@ def test_a_transaction_that_only_reads_holds_nobody_up(committed_db: None) -> No
 
 
 def test_a_transaction_that_began_long_before_it_writes_is_not_missed(committed_db: None) -> None:
-    """It has no ID while it only reads: what is shown then, it cannot come before."""
+    """It has no ID while it only reads. Its rows come after all rows shown until then."""
     first, second = UserFactory(), UserFactory()
     follower = Follower()
     with other_session() as session:
@@ -143,7 +143,7 @@ def test_a_transaction_that_began_long_before_it_writes_is_not_missed(committed_
 
 
 def test_the_bound_is_not_as_it_was_earlier_in_the_same_transaction(committed_db: None) -> None:
-    """The server keeps the list of activities until the end of a transaction, unless told."""
+    """The server keeps the list of activities until a transaction ends, unless it is cleared."""
     first, second = UserFactory(), UserFactory()
     follower = Follower()
     with transaction.atomic():
@@ -160,16 +160,16 @@ def test_the_bound_is_not_as_it_was_earlier_in_the_same_transaction(committed_db
 
 @pytest.fixture
 def superuser(committed_db: None) -> None:
-    """For what takes one: the database of DATABASE_URL need not offer it."""
+    """Skips the test if the role of DATABASE_URL is not a superuser."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
         if not cursor.fetchone()[0]:
             pytest.skip("the database's role is no superuser")
 
 
-@pytest.mark.as_owner  # what sessions do is seen by those of their login
+@pytest.mark.as_owner  # other roles do not see a session's activity
 def test_of_what_is_hidden_an_hour_is_kept_clear(superuser: None) -> None:
-    """A session that tells nothing of its activity, as to roles without the right none does."""
+    """The session hides its activity, so the beginning of its transaction is unknown."""
     first, second = UserFactory(), UserFactory()
     refill(second)
     with other_session() as session:
@@ -182,7 +182,7 @@ def test_of_what_is_hidden_an_hour_is_kept_clear(superuser: None) -> None:
 
 
 def test_of_another_role_s_session_an_hour_is_kept_clear(superuser: None) -> None:
-    """Without pg_read_all_stats, nobody sees when another role's transaction began."""
+    """A role without pg_read_all_stats does not see when another role's transaction began."""
     user = UserFactory()
     with connection.cursor() as cursor:
         cursor.execute("DROP ROLE IF EXISTS billing_test_reader")
@@ -201,7 +201,7 @@ def test_of_another_role_s_session_an_hour_is_kept_clear(superuser: None) -> Non
 
 
 def test_a_prepared_transaction_is_waited_for(db: None) -> None:
-    """Stood in for: servers mostly allow none."""
+    """A view simulates the prepared transaction, because most servers allow none."""
     with connection.cursor() as cursor:
         cursor.execute(
             "CREATE TEMPORARY VIEW pg_prepared_xacts AS "
@@ -215,7 +215,7 @@ def test_a_prepared_transaction_is_waited_for(db: None) -> None:
 
 @pytest.mark.parametrize(("role", "waits"), [("10", True), ("NULL", False)])
 def test_autovacuum_is_waited_for_by_nobody(db: None, role: str, *, waits: bool) -> None:
-    """Stood in for: it comes and goes as it likes. It is listed as of no role."""
+    """A view simulates autovacuum, which runs at any time and is listed without a role."""
     before = database_time()
     with connection.cursor() as cursor:
         cursor.execute(
@@ -245,7 +245,7 @@ def test_other_databases_hold_nobody_up(committed_db: None) -> None:
 
 
 def test_a_follower_misses_nothing_while_many_post(connections: Connections) -> None:
-    """Writers post in transactions of several entries each, which overlap at random."""
+    """Writers post to one or two users per transaction; their transactions overlap at random."""
     users = [UserFactory() for _ in range(4)]
     writers, rounds = 3, 15
     done = Event()

@@ -1,4 +1,4 @@
-"""A Panel API's history is downloaded whole, over real HTTP, and imported as it was."""
+"""Downloads the whole history from a Panel API, and imports it unchanged."""
 
 import json
 import threading
@@ -34,7 +34,7 @@ BY: dict[str, Any] = {"actor": None, "channel": Channel.PANEL}
 
 
 class System:
-    """Another system: users, plans, trackers and transactions as its Panel API tells them."""
+    """Another system, with the users, plans, trackers and transactions of its Panel API."""
 
     def __init__(self) -> None:
         self.users: list[dict[str, Any]] = [
@@ -110,7 +110,7 @@ def run(folder: Path, now: datetime = NOW, **options: Any) -> history.Imported:
     return history.import_history(Folder(folder), now=now, actor=None, **options)
 
 
-# --- What comes over ----------------------------------------------------------------------------
+# --- Download and import ------------------------------------------------------------------------
 
 
 def test_everything_comes_over(db: None, tmp_path: Path) -> None:
@@ -130,10 +130,10 @@ def test_everything_comes_over(db: None, tmp_path: Path) -> None:
         ("main_charge", "monthly", "3234961"),
         ("tariff_charge", "outgoing_sms", "3234961"),
     ]
-    assert rows[2].bonus_amount == -2  # a float's noise is none of the customer's money
+    assert rows[2].bonus_amount == -2  # the float's rounding error is dropped
     subscription = Subscription.objects.select_related("plan").get()
     assert (subscription.device, subscription.plan.name) == ("3234961", "Premium")
-    # It ends on the 1st, which is the day after the last that is paid.
+    # `tariff_end_date` is the 1st, the day after the last paid day.
     assert f"{subscription.charged_through}" == "2026-11-30"
     assert (subscription.charge_number, subscription.paid) == (2, Decimal("29.5"))
     assert Plan.objects.get(name="Rental").cycle == "activeday"
@@ -189,7 +189,7 @@ def test_long_lists_are_asked_for_page_by_page(
     assert system.asked_for("user/list") == 3
 
 
-# --- Again --------------------------------------------------------------------------------------
+# --- Repeated downloads -------------------------------------------------------------------------
 
 
 def test_a_download_that_was_interrupted_goes_on(tmp_path: Path) -> None:
@@ -215,7 +215,10 @@ def test_a_download_that_was_interrupted_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_complete_download_is_never_overwritten(tmp_path: Path) -> None:
-    """A balance that came back to its old value would hide what happened in between."""
+    """Otherwise an operator's corrections would be lost.
+
+    Transactions after which a balance is the same again would be missed, too.
+    """
     system = System()
     fetch(tmp_path, system)
     (tmp_path / "users.csv").write_text("id,login\n7,corrected@example.com\n")
@@ -306,7 +309,7 @@ def test_an_answer_that_cannot_be_understood_says_what_is_wrong(
 
 
 def test_a_history_of_this_panel_comes_back_as_it_was(db: None, tmp_path: Path) -> None:
-    """Downloaded from here, taken back, and imported here again."""
+    """Downloads this panel's own history, rolls everything back, and imports the history."""
     now = timezone.now()
     with transaction.atomic():
         program = Program(AdministratorFactory())
@@ -348,7 +351,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 @contextmanager
 def server(respond: Callable[[str, dict[str, Any], str], Answer]) -> Iterator[str]:
-    """A Panel API on a port of its own; yields its address."""
+    """Runs a Panel API on a free port. Yields its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

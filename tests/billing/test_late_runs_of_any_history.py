@@ -1,12 +1,13 @@
-"""Any thinning of daily runs leaves what daily runs leave (G12), for any history of a user.
+"""Late and missing runs leave the same as a run on each day (G12), for any history of a user.
 
-`Late` is a user in memory who is charged by `due.decide`, whenever a run, a job or an
-operator happens to come. `OnTime` is written apart from it, in the plainest way: a run at 00:05 of
-each day, and an attempt after each refill and activation, each with what is there at its moment.
-Both live through the same year. One thing `OnTime` has to be told: what is suspended for `Late`,
-in the database, cannot be used, and is not tried before somebody really comes.
+`Late` and `OnTime` are models of a user in memory. Both live through the same year. `Late` is
+charged by `due.CatchUp` whenever a run, a job or an operator comes. `OnTime` is written
+independently and as plainly as possible: it makes a run at 00:05 of each day and an attempt after
+each refill and activation, each with the money, the prices and the user's status of that moment.
+`OnTime` takes one thing from `Late`: a subscription that is suspended for `Late` cannot be used,
+so `OnTime` does not try to charge it before the next run or job of `Late`.
 
-At the end, some such histories go through the database and its clock; single cases of it are in
+At the end, some histories go through the database, with its clock moved. Single cases are in
 test_late_runs.py.
 """
 
@@ -66,7 +67,7 @@ class Event:
 
 @dataclass
 class World:
-    """One user: money, subscriptions and what was posted; and what operators do to them."""
+    """A user with money, subscriptions and transactions, and the operations on them."""
 
     plans: list[Plan]
     real: Decimal = ZERO
@@ -127,7 +128,7 @@ class World:
         subscription.due_on = min(due, default=None)
 
     def charge_active_days(self, subscription: Subscription, before: date) -> None:
-        """Those that are known, at once: for this subscription, they are over."""
+        """Charges the reported active days before the day `before` at once."""
         if not subscription.is_by_active_day or subscription.status != ACTIVE:
             return
         for day in sorted(self.uncharged[subscription.pk]):
@@ -164,7 +165,7 @@ class World:
         if period is not None and period.last >= day:
             cut_short(subscription, day, of_row)
 
-    # --- What happens -------------------------------------------------------------------------
+    # --- Operations ---------------------------------------------------------------------------
 
     def start(self, at: datetime, pk: int, plan: int) -> None:
         self.bring_up(at)
@@ -250,14 +251,14 @@ def first_run_to_know(day: date, reported: datetime) -> date:
 
 @dataclass
 class Late(World):
-    """Charged by `due.decide`, whenever somebody comes."""
+    """A user charged by `due.CatchUp`, whenever a run, a job or an operator comes."""
 
     moved: list[Moved] = field(default_factory=list)
     activated: list[Activated] = field(default_factory=list)
     versions: dict[int, list[Version]] = field(default_factory=dict)
-    # Since when the database has said of whom that it is suspended, and until when.
+    # Suspensions as the database stores them: subscription, first and last moment.
     held: list[tuple[int, datetime, datetime]] = field(default_factory=list)
-    # When somebody really came, for all; a run that came late, but to the same effect, on time.
+    # The moments of runs and jobs. A late run with the effect of a run on time counts as on time.
     came: set[datetime] = field(default_factory=set)
 
     def copy(self) -> "Late":
@@ -334,7 +335,7 @@ class Late(World):
             case "money":
                 amount = event.options["amount"]
                 if amount < 0:
-                    # Not more than somebody on time would have, for whom it is refused.
+                    # Takes no more than would be left with charges on time.
                     on_time = self.copy()
                     on_time.bring_up(event.at)
                     amount = max(amount, -on_time.real)
@@ -360,12 +361,12 @@ class Late(World):
 
 @dataclass
 class OnTime(World):
-    """Charged on time, by the plainest rules: what is there now decides."""
+    """A user charged on time, by the plainest rules: only the present state decides."""
 
     late: Late | None = None
 
     def bring_up(self, at: datetime) -> None:
-        """The run of the day was there already."""
+        """Does nothing: the run of the day has already come."""
 
     def is_tried(self, subscription: Subscription, at: datetime) -> bool:
         assert self.late is not None
@@ -451,11 +452,11 @@ class OnTime(World):
                 getattr(self, operation)(event.at, **event.options)
 
 
-# --- Any history --------------------------------------------------------------------------------
+# --- Histories ----------------------------------------------------------------------------------
 
 
 class Life:
-    """What happens to one user within a year, by a seed."""
+    """The events of one user's year, generated from a seed."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -506,9 +507,9 @@ class Life:
         return D(self.rng.randint(1, rich * 100)) / 100
 
     def _at(self, first: int = 0, last: int = 365, *, at_work: bool = False) -> datetime:
-        """A moment of its own: at any time of day, quite often about the time of the run.
+        """Returns a moment that no other event has, quite often close to the time of the run.
 
-        What operators do to subscriptions is done after the run of the day was due.
+        With `at_work`, as for operators' actions, it is after the run of the day was due.
         """
         while True:
             minutes = self.rng.choice([self.rng.randrange(24 * 60), self.rng.randrange(12)])
@@ -523,7 +524,7 @@ class Life:
                 return at
 
     def runs(self) -> list[datetime]:
-        """When a run really comes: on time, or days or months too late, or late in the day."""
+        """Returns when runs come: on time, later in the day, or not at all for days or months."""
         rng = self.rng
         share = rng.choice([0.01, 0.05, 0.3, 0.7, 0.95, 1])
         runs = []
@@ -565,7 +566,7 @@ def live(life: Life, *, has_workers: bool, runs: Sequence[datetime]) -> tuple[La
 
 
 def late_runs(late: Late, runs: Iterable[datetime]) -> set[datetime]:
-    """Those that did not do what the run on time would have done."""
+    """Returns `runs` without the late ones that did the same as a run on time."""
     return {at for at in runs if at in late.came}
 
 
@@ -588,7 +589,7 @@ def test_any_thinning_of_daily_runs_leaves_what_daily_runs_leave(part: int) -> N
 
 
 def test_the_histories_are_of_all_kinds() -> None:
-    """Otherwise the test above would say little."""
+    """Otherwise the test above would prove little."""
     seen: dict[str, int] = {}
     for seed in range(0, USERS, 4):
         life = Life(seed)
@@ -606,7 +607,7 @@ def test_the_histories_are_of_all_kinds() -> None:
 
 
 class InDatabase:
-    """The same user in the database, by its clock, charged by runs and jobs, moved by operators."""
+    """The same user in the database, charged by runs and jobs, and changed by operators."""
 
     def __init__(self, life: Life) -> None:
         self.user = UserFactory()
@@ -662,7 +663,7 @@ class InDatabase:
                 subscriptions.record_active_day(self.user, device=device, day=active, today=day)
 
     def resume(self, at: datetime, is_tried: bool) -> None:
-        """The job that the database's triggers queue."""
+        """Does the job that the database's triggers queue."""
         if is_tried and self.user.subscriptions.filter(status=SUSPENDED).exists():
             charging.resume(self.user.pk, at)
 
@@ -683,7 +684,10 @@ class InDatabase:
 
 
 def seeds_for_the_database(number: int) -> Iterator[int]:
-    """Without changes that are refused, of which the database keeps nothing."""
+    """Yields seeds of histories of medium length without refused changes.
+
+    The database rolls back a refused change as a whole; `Late` keeps the charges made for it.
+    """
     for seed in count(1000):
         life = Life(seed)
         late, _ = live(life, has_workers=True, runs=life.runs())

@@ -1,4 +1,4 @@
-"""Every list that shows times names the zone in which it shows them."""
+"""Every list that shows times names their time zone."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Below which balance programs are told: by default, and of one user."""
+"""The pages of the low-balance thresholds: the default, and a user's own threshold."""
 
 from decimal import Decimal
 
@@ -38,7 +38,7 @@ def test_the_default_is_set_and_says_who_changed_it(panel: Client) -> None:
         panel.post(DEFAULT, {"when": "amount", "amount": " 1 000.50 "}, follow=True).text
     )
     assert thresholds() == {None: Decimal("1000.5")}
-    panel.post(DEFAULT, {"when": "amount", "amount": "1000.5"})  # no change leaves no trace
+    panel.post(DEFAULT, {"when": "amount", "amount": "1000.5"})  # no change, so no record
     panel.post(DEFAULT, {"when": "never", "amount": "1000.50"})
     assert thresholds() == {None: None}
     assert history() == [

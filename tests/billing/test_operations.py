@@ -1,4 +1,4 @@
-"""Operations, called as channels call them: what is found, refused, done, recorded and undone."""
+"""Operations, called as channels call them: their refusals, results, records and dry runs."""
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -51,7 +51,7 @@ BY: dict[str, Any] = {"actor": None, "channel": Channel.API}
 
 @pytest.fixture
 def database(request: pytest.FixtureRequest) -> None:
-    """A transaction that is rolled back or, for tests with many connections, none."""
+    """Rolls each test back, except those that use many connections."""
     if "connections" not in request.fixturenames:
         request.getfixturevalue("db")
 
@@ -61,7 +61,7 @@ def rows_of(user: User) -> list[tuple[str, Decimal]]:
     return [(row.subtype, row.amount) for row in rows]
 
 
-# --- Whom it is about ---------------------------------------------------------------------------
+# --- Unknown users ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_change_names_the_fields_and_keeps_no_personal_value() -> None:
     }
     assert sentences_of(Subject.USER, user.pk) == ["Changed: city, legal type."]
     operations.customers.edit(user.pk, lambda user: entered, day=TENTH, **BY)
-    assert Event.objects.count() == 1  # nothing is new
+    assert Event.objects.count() == 1  # nothing changed
 
 
 def test_what_somebody_has_seen_otherwise_is_not_changed() -> None:
@@ -329,7 +329,7 @@ def test_what_is_not_there_is_said() -> None:
     subscription = subscribed(user_with(real=100), plan, day=TENTH)
     with pytest.raises(errors.UnknownPlan):
         operations.subscriptions.start(user.pk, NOBODY, day=TENTH, **BY)
-    with pytest.raises(errors.UnknownSubscription):  # somebody else's
+    with pytest.raises(errors.UnknownSubscription):  # another user's
         operations.subscriptions.cancel(user.pk, subscription.pk, day=TENTH, **BY)
     seen: list[Subscription] = []
     with pytest.raises(errors.UnknownPlan):
@@ -371,7 +371,7 @@ def test_thresholds_are_recorded_where_they_change() -> None:
     ]
 
 
-# --- What is configured -------------------------------------------------------------------------
+# --- Configuration ------------------------------------------------------------------------------
 
 
 def test_plans_and_their_prices_are_recorded_with_what_was_before() -> None:
@@ -451,7 +451,7 @@ def test_keys_are_made_and_revoked_in_the_history_of_key_and_owner() -> None:
     ]
     kept = str([*Event.objects.values_list("data", flat=True)])
     assert "Gateway" in kept
-    assert "olga" not in kept.lower()  # an event is kept for good: who it was about, by ID alone
+    assert "olga" not in kept.lower()  # events are kept for good, so they name people by ID only
 
 
 def test_endpoints_are_recorded_without_their_secrets() -> None:

@@ -1,4 +1,4 @@
-"""What pages are called: the same thing by the same word, and first of all what a page is about."""
+"""Pages use one word for one thing, and their titles begin with the subject of the page."""
 
 import re
 from html import unescape
@@ -24,10 +24,10 @@ def title_of(html: str) -> str:
 
 
 def shown(panel: Client, things: Things) -> list[tuple[PanelPage, str]]:
-    """Every page that is one, with its HTML."""
+    """Returns every page that answers with HTML, and this HTML."""
     found = []
     for page in pages(things):
-        if page.name in ("logout", "search"):  # the latter is a part of a page
+        if page.name in ("logout", "search"):  # "search" is only a part of a page
             continue
         answer = panel.get(page.path)
         if answer.status_code == 200 and answer["Content-Type"].startswith("text/html"):
@@ -62,7 +62,7 @@ def test_every_page_says_what_it_is_and_whose_first(panel: Client, things: Thing
 
 
 def words_of(html: str) -> str:
-    """What is read on a page: without markup, scripts and styles."""
+    """Returns the text of a page without markup, scripts and styles."""
     html = re.sub(r"<(script|style|template)\b.*?</\1>", " ", html, flags=re.DOTALL)
     return " ".join(unescape(re.sub("<[^>]+>", " ", html)).split())
 
@@ -75,7 +75,7 @@ def test_one_word_is_used_for_one_thing(panel: Client, things: Things) -> None:
         if page.name.startswith(("users_operator", "auth_")):
             assert "the user does not see it" not in words, page
         if "cancel" not in page.name:
-            # Leaving a form is not what ends a subscription.
+            # A link that only leaves a form is not called Cancel: that word ends a subscription.
             assert not re.search(r'(?<!subscription\b)">\s*Cancel\s*</(a|button)>', html) or (
                 page.name == "users_user_subscriptions"
             ), page

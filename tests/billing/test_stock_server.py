@@ -1,8 +1,8 @@
-"""Whatever is set for server, database or role: what is posted is the same, and costs the same.
+"""Settings of the server, database or role change neither the posted rows nor the cost of posting.
 
-The embedded server, and whatever stands in DATABASE_URL, may differ from a server with its own
-defaults. So the harshest settings are tried on each: every plan compiled that may be, every planner
-left to itself, and every form of values other than the one that the panel relies on.
+The embedded server and the server of DATABASE_URL may have other settings than a standard server.
+So these tests use the harshest settings: they compile every plan, change the choices of the
+planner, and write values in other forms than the panel expects.
 """
 
 import json
@@ -29,7 +29,7 @@ from users.models import User
 
 pytestmark = pytest.mark.as_owner
 
-# As on a server whose compiler thinks that every statement is worth it.
+# Makes the server compile every statement.
 COMPILE_EVERYTHING = {
     "jit": "on",
     "jit_above_cost": "0",
@@ -53,8 +53,8 @@ HOSTILE = {
     "xmlbinary": "hex",
     **COMPILE_EVERYTHING,
 }
-# What a posting reads and writes of pages, its guards included. It follows from what is looked up,
-# not from how fast the machine is; a table that is read from end to end costs far more.
+# The pages that a posting reads, its guards included. Their number depends on the rows that are
+# looked up, not on the speed of the machine. Reading a whole table costs far more.
 PAGES_MAX = 400
 ENTRY: dict[str, Any] = {
     "type": "payment",
@@ -72,7 +72,7 @@ def set_for_session(settings: dict[str, str]) -> None:
 
 
 def post_with_sql(user: User, **entry: Any) -> tuple[Any, ...]:
-    """As a program that is not ours does, on a session of its own making."""
+    """Posts with plain SQL, as another program does."""
     [row] = execute(
         "SELECT outcome, refusal, (posted).number, (posted).new_balance "
         "FROM public.billing_post(%s::jsonb, NULL, 'import')",
@@ -83,7 +83,7 @@ def post_with_sql(user: User, **entry: Any) -> tuple[Any, ...]:
 
 @contextmanager
 def notices() -> Iterator[list[str]]:
-    """What the server says meanwhile."""
+    """Yields a list to which the server's notices are added."""
     said: list[str] = []
 
     def note(diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -99,7 +99,7 @@ def notices() -> Iterator[list[str]]:
 
 @contextmanager
 def plans_of_everything() -> Iterator[list[str]]:
-    """The plan of each statement, within functions and guards too, as they were executed."""
+    """Yields a list of the executed plans, also of statements in functions and guards."""
     execute("LOAD 'auto_explain'")
     shown = {"analyze": "on", "timing": "off", "nested_statements": "on", "min_duration": "0"}
     set_for_session({f"auto_explain.log_{name}": value for name, value in shown.items()})
@@ -110,7 +110,7 @@ def plans_of_everything() -> Iterator[list[str]]:
 
 
 def everything_happens() -> None:
-    """Each function of ours that has queries, at least once."""
+    """Calls each of our functions that has queries at least once."""
     WebhookEndpoint.objects.create(
         name="CRM",
         url="https://crm.example.com/",
@@ -132,18 +132,21 @@ def everything_happens() -> None:
 
 
 def query_of(plan: str) -> str:
-    """The text of the statement, on one line."""
+    """Returns the statement of a plan on one line."""
     found = re.search(r"Query Text: (.*?)\n(Query Parameters: |\S[^\n]*\(cost=)", plan, re.DOTALL)
     return " ".join(found[1].split()) if found else ""
 
 
 def are_ours(plans: list[str]) -> list[str]:
-    """Plans of statements within our functions: by their text, but for PERFORM, which is SELECT."""
+    """Returns the plans of statements in our functions, found by their text.
+
+    The first word is not compared: PERFORM is executed as SELECT.
+    """
     bodies = " ".join(" ".join(text.split()) for text in sql.functions().values())
     return [plan for plan in plans if query_of(plan).partition(" ")[2][:200] in bodies]
 
 
-# --- Nothing is compiled ------------------------------------------------------------------------
+# --- No compilation -----------------------------------------------------------------------------
 
 
 def test_every_function_that_has_queries_says_that_it_compiles_none() -> None:
@@ -165,7 +168,7 @@ def test_every_function_that_has_queries_says_that_it_compiles_none() -> None:
 def test_nothing_within_our_functions_is_compiled(db: None) -> None:
     set_for_session(COMPILE_EVERYTHING)
     if execute("SELECT pg_jit_available()") == [(False,)]:
-        return  # no compiler comes with this server; the settings of the functions are held above
+        return  # this server has no compiler; the test above checks the functions' settings
     with plans_of_everything() as plans:
         everything_happens()
     ours = are_ours(plans)
@@ -176,7 +179,7 @@ def test_nothing_within_our_functions_is_compiled(db: None) -> None:
     }
     assert len(ours) > 20
     assert not [plan for plan in ours if "JIT:" in plan]
-    # The compiler is at work where nobody tells it not to.
+    # Without the setting of the function, the server compiles its statements.
     execute("ALTER FUNCTION billing_number_at RESET jit")
     with plans_of_everything() as plans:
         execute("SELECT billing_number_at(%s, now())", [User.objects.latest("pk").pk])
@@ -185,7 +188,7 @@ def test_nothing_within_our_functions_is_compiled(db: None) -> None:
 
 @contextmanager
 def another_connection(**options: Any) -> Iterator[Any]:
-    """A further one of the panel's, with these options of DATABASE_URL."""
+    """Yields another connection of the panel, with these options of DATABASE_URL."""
     other = connection.copy()
     other.settings_dict["OPTIONS"] = other.settings_dict["OPTIONS"] | options
     try:
@@ -241,7 +244,7 @@ def test_the_panels_connections_are_the_same_whatever_is_set_for_the_database(
     assert bytes(second.digest) == digest(second, bytes(first.digest))
 
 
-# --- What a posting costs -----------------------------------------------------------------------
+# --- The cost of a posting ----------------------------------------------------------------------
 
 
 def test_a_posting_reads_few_pages_however_many_rows_there_are(db: None) -> None:
@@ -271,7 +274,7 @@ def test_a_posting_reads_few_pages_however_many_rows_there_are(db: None) -> None
     )
     entries = json.dumps([ENTRY | {"user_id": user.pk}])
     set_for_session({"enable_seqscan": "on", "jit": "on"})
-    for _ in range(2):  # the first one reads the catalogs, too
+    for _ in range(2):  # the first run also reads the catalogs
         [(plan,)] = execute(
             "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT pg_temp.posts(%s)", [entries]
         )
@@ -281,7 +284,7 @@ def test_a_posting_reads_few_pages_however_many_rows_there_are(db: None) -> None
     assert ledger.balance(user).number == 3
 
 
-# --- What is posted -----------------------------------------------------------------------------
+# --- The posted rows ----------------------------------------------------------------------------
 
 
 def test_digests_and_postings_are_the_same_under_hostile_settings(db: None) -> None:

@@ -1,4 +1,4 @@
-"""Starting, changing and cancelling subscriptions: what each posts, and when each is refused."""
+"""Starting, changing and cancelling subscriptions: the transactions and the refusals of each."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -27,7 +27,7 @@ APRIL_10 = date(2026, 4, 10)
 
 
 def run(day: date) -> None:
-    """The charging run of a day."""
+    """Does the charging run of a day."""
     at = datetime(day.year, day.month, day.day, 0, 5, tzinfo=UTC)
     for batch in charging.open_run(at, "command").batches.all():
         for done in charging.charge_batch(batch):
@@ -40,7 +40,7 @@ def runs(first: date, last: date) -> None:
 
 
 def posted(user: User) -> list[tuple[str, Decimal, str, str]]:
-    """What was posted for subscriptions: subtype, amount, from, through."""
+    """Returns the subscription transactions of a user: subtype, amount, first and last day."""
     rows = Transaction.objects.filter(user=user, type="main_charge").order_by("number")
     return [(t.subtype, t.amount, t.metadata["from"][5:], t.metadata["through"][5:]) for t in rows]
 
@@ -294,7 +294,10 @@ def test_a_change_that_cannot_be_paid_changes_nothing() -> None:
 
 @dataclass
 class Change:
-    """Somebody starts on `old`, and on day `offset` changes to `new`, once or back again."""
+    """A user starts with the cycle `old` and changes to `new` on day `offset`.
+
+    With `back_again`, the user changes back on the same day.
+    """
 
     old: Cycle
     new: Cycle
@@ -309,7 +312,7 @@ class Change:
     run: list[int]
 
     def happen(self) -> dict[date, int]:
-        """How often each day is paid for in the end."""
+        """Returns how often each day is paid for in the end."""
         user = user_with(real=10_000)
         cycles = (self.old, self.new, self.old)
         plans = [
@@ -359,13 +362,13 @@ cycles = st.sampled_from(Cycle)
     )
 )
 def test_changes_of_plan_pay_each_day_once_unless_more_is_asked_for(it: Change) -> None:
-    """Whatever the pair of cycles, and whether or not the day's run came before the operator."""
+    """This holds for any two cycles, whether or not the day's run comes before the change."""
     with ledger.dry_run():
         paid = it.happen()
         judge()
     if it.pay_back or not it.charge_now:
         assert max(paid.values(), default=0) <= 1
-    # No day before the change is given away, or charged under the new plan only.
+    # Each day before the change is paid for; under a plan by active day, each active day.
     used = it.active if it.old == Cycle.ACTIVE_DAY else range(it.offset)
     assert all(paid.get(it.first + n * DAY) for n in used if n < it.offset)
 
@@ -401,7 +404,7 @@ def test_a_charge_is_not_given_back_twice_by_a_remainder_and_a_reversal() -> Non
     assert refused.value.data == {"number": 2, "amount": "21.0000", "paid_back_by": 3}
     assert ledger.balance(user) == (91, 0, 3)
 
-    with ledger.dry_run():  # meant so
+    with ledger.dry_run():  # deliberately
         assert ledger.reverse(user, **said, although_paid_back=True).amount == 30
     ledger.reverse(user, number=remainder.number, description="Paid in error", **BY_PANEL)
     reversal = ledger.reverse(user, **said, idempotency_key="k")
@@ -427,7 +430,7 @@ def test_a_change_first_charges_the_days_that_no_run_has_charged() -> None:
         ("everyday", -1, "04-01", "04-01"),
         ("everyday", -1, "04-02", "04-02"),
         ("everyday", -1, "04-03", "04-03"),
-        ("everyday", -1, "04-04", "04-04"),  # as its run charges it, whoever comes first
+        ("everyday", -1, "04-04", "04-04"),  # the same as if its run had come first
         ("monthly", -5, "04-04", "04-30"),
     ]
 
@@ -447,7 +450,7 @@ def test_what_is_charged_first_for_the_user_s_other_subscriptions_is_not_the_cha
 
 @pytest.mark.parametrize("charge_now", [True, False])
 def test_a_change_first_charges_the_active_day_before_it(charge_now: bool) -> None:
-    """After that nothing is paid ahead, so the new plan is charged from today on either way."""
+    """Then nothing is paid ahead, so the new plan is charged today even without `charge_now`."""
     user = user_with(real=100)
     subscription = subscribed(user, PlanFactory(cycle=Cycle.ACTIVE_DAY, price=1), day=APRIL_10)
     active(user, APRIL_10)
@@ -613,7 +616,7 @@ def test_a_day_that_is_reported_late_is_charged_by_the_next_run_once() -> None:
         active(user, APRIL_10 - DAY, today=APRIL_10 + 3 * DAY)
         run(APRIL_10 + 3 * DAY)
     assert [charge[2] for charge in posted(user)] == ["04-10", "04-09"]
-    # How far it is charged does not go back by that.
+    # `charged_through` does not go back.
     assert now(subscription).charged_through == APRIL_10
     assert now(subscription).charge_number == 2
 
@@ -683,12 +686,12 @@ def test_nothing_is_owed_for_activity_while_suspended() -> None:
     run(APRIL_10 + DAY)
     assert (now(subscription).status, posted(user)) == ("active", [])
     active(user, APRIL_10 + DAY)
-    active(user, APRIL_10, today=APRIL_10 + DAY)  # late, of the time of suspension
+    active(user, APRIL_10, today=APRIL_10 + DAY)  # reported late, for a day of the suspension
     run(APRIL_10 + 2 * DAY)
     assert [charge[2] for charge in posted(user)] == ["04-11"]
 
 
-# --- Gifts --------------------------------------------------------------------------------------
+# --- New users ----------------------------------------------------------------------------------
 
 
 def test_new_users_get_nothing_unless_it_is_set() -> None:
@@ -733,7 +736,7 @@ def test_a_retired_plan_and_a_deactivated_user_keep_nobody_from_registering() ->
     assert not user.subscriptions.exists()
 
 
-# --- What comes next ----------------------------------------------------------------------------
+# --- Forecasts ----------------------------------------------------------------------------------
 
 
 @settings(max_examples=60)
@@ -812,10 +815,10 @@ def test_what_comes_next_for_who_waits_is_what_it_would_cost_today() -> None:
 def test_what_it_takes_to_resume_is_what_all_suspended_ones_cost_today() -> None:
     user = user_with(real=10)
     thrifty = PlanFactory(price="30", proportional_charge=True)
-    subscribed(user, PlanFactory(price="10"), day=date(2026, 4, 1))  # is paid, so not counted
+    subscribed(user, PlanFactory(price="10"), day=date(2026, 4, 1))  # paid, so not counted
     for device in ("Truck 1", "Truck 2"):
         subscribed(user, thrifty, device=device, day=date(2026, 4, 1))
     subscribed(user, PlanFactory(price="7"), device="Truck 3", day=date(2026, 4, 1))
-    subscribed(user_with(), thrifty, day=date(2026, 4, 1))  # somebody else's
+    subscribed(user_with(), thrifty, day=date(2026, 4, 1))  # another user's
     assert forecast.needed_to_resume(user, date(2026, 4, 16)) == (3, 2 * 15 + 7)
     assert forecast.needed_to_resume(UserFactory(), date(2026, 4, 16)) == (0, 0)

@@ -1,4 +1,4 @@
-"""How what people type is read: one reader for all places."""
+"""How typed numbers are read. All places use the same reader."""
 
 from decimal import Decimal
 from typing import Any

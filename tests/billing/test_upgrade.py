@@ -1,4 +1,4 @@
-"""A database that was brought up from the first release is the same as one that was made today."""
+"""A database that was upgraded from the first release is the same as a new one."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests import roles
 EARLIER: Final = Path(__file__).parent / "earlier"
 UPGRADED: Final = "upgraded"
 
-# One text for each thing of ours that the catalogs know, with all that is said of it.
+# Queries for everything of ours in the catalogs: one row for each object, with its properties.
 CATALOGS: Final = {
     "columns": """
         SELECT c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
@@ -63,7 +63,7 @@ CATALOGS: Final = {
 
 
 def catalogs(alias: str) -> dict[str, list[str]]:
-    """What there is, but for what the role of other tests was granted."""
+    """Returns all objects, without the grants to the role that other tests use."""
     with connections[alias].cursor() as cursor:
         found = {}
         for name, query in CATALOGS.items():
@@ -81,7 +81,7 @@ def execute(alias: str, statement: str, parameters: Any = None) -> list[tuple[An
 
 @pytest.fixture
 def upgraded(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
-    """An empty database beside the one of the tests."""
+    """Creates an empty database beside the one of the tests. Yields its alias."""
     name = f"{connection.settings_dict['NAME']}_{UPGRADED}"
     quoted = connection.ops.quote_name(name)
     with django_db_blocker.unblock():
@@ -106,7 +106,7 @@ def migrate(alias: str, *target: str) -> None:
 
 @pytest.mark.parametrize("text", ["0005_first", "0005_second"])
 def test_an_upgraded_database_is_the_same_as_a_new_one(upgraded: str, text: str) -> None:
-    # The first release, with somebody in it.
+    # The first release, with a user.
     migrate(upgraded, "billing", "0004")
     execute(
         upgraded,
@@ -124,7 +124,7 @@ def test_an_upgraded_database_is_the_same_as_a_new_one(upgraded: str, text: str)
     }
     post = "SELECT (posted).number FROM billing_post(%s, NULL, 'api')"
     assert execute(upgraded, post, [json.dumps([entry])]) == [(1,)]
-    # The next one, whose migration had another text then.
+    # The next release. Its migration had another text then, which is executed here.
     migrate(upgraded, "billing", "0005")
     execute(upgraded, (EARLIER / f"{text}.sql").read_text())
     migrate(upgraded)
@@ -136,7 +136,7 @@ def test_an_upgraded_database_is_the_same_as_a_new_one(upgraded: str, text: str)
 
 
 def test_what_is_compared_sees_a_weaker_constraint(upgraded: str) -> None:
-    """Seen on the smallest database that has one."""
+    """Uses the smallest database that has a constraint."""
     execute(upgraded, "CREATE TABLE t (a int, b int, CONSTRAINT c CHECK (a <= b))")
     execute(upgraded, "CREATE TABLE django_migrations (app text, name text)")
     before = catalogs(upgraded)

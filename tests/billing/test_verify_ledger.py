@@ -1,4 +1,4 @@
-"""verify_ledger finds whatever is done behind the guards' back."""
+"""verify_ledger finds changes that were made behind the guards' back."""
 
 import re
 from io import StringIO
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db
 
 
 def verify(*arguments: str) -> tuple[int, str, str]:
-    """The exit code, and what it said on both streams."""
+    """Returns the exit code and the output on both streams."""
     out, err = StringIO(), StringIO()
     try:
         call_command("verify_ledger", *arguments, stdout=out, stderr=err, no_color=True)
@@ -31,7 +31,7 @@ def verify(*arguments: str) -> tuple[int, str, str]:
 
 @pytest.fixture
 def victim() -> User:
-    """Somebody with a history, between others with one and without."""
+    """A user with a history, created between other users with and without one."""
     user_with_history()
     UserFactory()
     user = user_with_history()
@@ -39,7 +39,7 @@ def victim() -> User:
     return user
 
 
-# --- When all is well ---------------------------------------------------------------------------
+# --- A correct ledger ---------------------------------------------------------------------------
 
 
 def test_an_empty_ledger_is_right() -> None:
@@ -84,13 +84,13 @@ def test_it_uses_a_fixed_number_of_queries_for_each_stretch(victim: User) -> Non
 
     one, few = queries(10_000), queries(8)
     assert one[0] == 1
-    # Begin, settings, rows, keys, actors, balances, and its end, which are two.
+    # Begin, settings, rows, keys, actors, balances, and two queries at the end.
     assert few[1] - one[1] == 8 * (few[0] - one[0])
 
 
 # --- Every column -------------------------------------------------------------------------------
 
-# An edit of the row number 3 of the victim: a service charge of 30.0000 on 25.0000 bonus.
+# Edits of the victim's row 3: a service charge of 30.0000, of which the bonus paid 25.0000.
 EDITS = {
     "id": "id = id + 1000000",
     "user_id": "user_id = (SELECT max(id) FROM users_user)",
@@ -117,7 +117,7 @@ EDITS = {
 }
 
 
-# What the report says of it, where another rule than that of the digest comes first.
+# The rule that the report names, if it is not the rule of the digest.
 SAYS = {
     "user_id": "without gaps",
     "number": "without gaps",
@@ -145,7 +145,7 @@ def test_an_edit_of_any_column_is_found(column: str, victim: User) -> None:
     )
     code, _, err = verify()
     assert code == 1
-    # A row that went elsewhere is missed at the next one, or is one too many over there.
+    # If row 3 gets another user or number, row 4 is the first of the victim's that breaks a rule.
     moved = {"user_id": 4, "number": 4}
     assert f"Transaction {moved.get(column, 3)} of user {victim.pk} breaks G" in err
     assert SAYS.get(column, "its digest is that of its fields") in err
@@ -159,7 +159,7 @@ def test_an_edit_with_a_new_digest_for_that_row_is_found(column: str, victim: Us
         "WHERE user_id = %(user)s AND number IN (3, 30)",
         user=victim.pk,
     )
-    assert verify()[0] == (0 if column == "digest" else 1)  # its right digest is what it had
+    assert verify()[0] == (0 if column == "digest" else 1)  # the new digest is the original one
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,8 @@ def test_an_edit_of_where_a_balance_stands_is_found(
 
 # --- Whole rows ---------------------------------------------------------------------------------
 
-# What is done to the victim's rows, and the first row that shows it (None: the balance).
+# The SQL that changes the victim's rows, the first row that breaks a rule (None: the balance),
+# and the broken guarantee.
 REWRITES: dict[str, tuple[str, int | None, str]] = {
     "first_row_deleted": (
         "DELETE FROM billing_transaction WHERE user_id = %(user)s AND number = 1",
@@ -404,7 +405,7 @@ def test_a_forgery_of_one_user_does_not_blame_another(victim: User) -> None:
     assert verify("--user", str(victim.pk))[0] == 1
 
 
-# --- What it cannot see, as docs/ledger.md says -------------------------------------------------
+# --- Limits of the proof, as in docs/ledger.md --------------------------------------------------
 
 
 def test_a_tail_cut_off_with_its_balance_shows_only_against_an_earlier_digest(victim: User) -> None:
@@ -422,7 +423,7 @@ def test_a_tail_cut_off_with_its_balance_shows_only_against_an_earlier_digest(vi
 
 
 def test_the_ledger_goes_on_after_all_this(victim: User) -> None:
-    """The guards are back up, and the connection is whole: the tests above test what they say."""
+    """After `tamper`, the guards are up again and the connection works."""
     tamper("SELECT")
     ledger.change_balance(victim, amount=1, description="One more", **BY_PANEL)
     assert verify()[0] == 0

@@ -1,5 +1,6 @@
-"""verify_ledger believes nothing that somebody put into the database, and names what is not as it
-should be there. Everything here is done as the owner of the tables or a superuser.
+"""verify_ledger trusts nothing that was put into the database, and names each changed guard.
+
+All tests here run as the owner of the tables or as a superuser.
 """
 
 import re
@@ -52,10 +53,10 @@ def test_it_reads_only_and_leaves_the_session_as_it_was(victim: User) -> None:
     with guards.untrusting_cursor() as cursor:
         cursor.execute("SHOW transaction_read_only")
         assert cursor.fetchone() == ("on",)
-    Transaction.objects.count()  # by its own name
+    Transaction.objects.count()  # works only if names are looked up as before
 
 
-# --- Rows that a function vouches for -----------------------------------------------------------
+# --- Functions that vouch for changed rows ------------------------------------------------------
 
 VOUCHES = (
     "CREATE OR REPLACE FUNCTION public.billing_digest(t public.billing_transaction, "
@@ -101,7 +102,7 @@ def test_an_edit_of_any_column_is_found_whatever_the_digest_says(column: str, vi
     assert SAYS_OF_DIGEST in err
 
 
-# What stands in for what the proof calls, where names could be looked up.
+# Objects that hide those of the proof, in schemas where names could be looked up.
 SHADOWS = {
     "function in public": "CREATE FUNCTION public.sha256(bytea) RETURNS bytea LANGUAGE sql AS "
     "'SELECT digest FROM billing_transaction WHERE number = 3'",
@@ -200,7 +201,7 @@ def test_each_function_is_named_that_is_replaced_gone_or_somebody_elses(name: st
 
 
 def problems_after(change: str) -> list[str]:
-    """Of the guards, once this was done; it is undone again."""
+    """Returns the problems of the guards after a change, and undoes the change."""
     with transaction.atomic():
         execute(change)
         found = guards.problems()
@@ -221,7 +222,7 @@ def test_each_trigger_is_named_that_is_gone_disarmed_or_another(name: str) -> No
         (
             "CREATE FUNCTION public.nothing() RETURNS trigger LANGUAGE plpgsql "
             f"AS 'BEGIN RETURN NULL; END'; DROP TRIGGER {name} ON {table}; {calls_another}",
-            # Where none of ours is left on a table, or it is one of `users`.
+            # "is missing" if the table has no other trigger of ours, or is a table of `users`.
             "",
         ),
     ):
@@ -321,7 +322,7 @@ def test_each_column_is_named_that_may_be_null_or_is_of_another_type(
         assert any(each.startswith(called) for each in found), found
 
 
-# What else can stand between the ledger and whoever writes to it, and what is said of it.
+# Other changes that weaken the ledger, each with the sentence that names it.
 ELSE = {
     "rule": (
         "CREATE RULE quiet AS ON DELETE TO billing_transaction DO INSTEAD NOTHING",
@@ -436,7 +437,7 @@ def test_rows_that_cannot_be_read_are_said_and_the_guards_are_too(victim: User) 
     assert err.startswith('The rows could not be checked: relation "public.billing_balance"')
 
 
-# --- What constraints kept, and is asked of the rows now ----------------------------------------
+# --- Rows that constraints would have refused ---------------------------------------------------
 
 ROWS = {
     "a key used twice": (
@@ -500,7 +501,7 @@ ROWS = {
 
 @pytest.mark.parametrize("case", ROWS)
 def test_rows_are_found_that_a_constraint_kept_out(case: str, victim: User) -> None:
-    """With right digests up to the end, so that nothing else shows."""
+    """Digest and balance fit the changed rows, so that no other rule is broken first."""
     edit_of_rows, number, guarantee = ROWS[case]
     tamper(
         edit_of_rows + "UPDATE billing_transaction t SET digest = digest_of(t) "

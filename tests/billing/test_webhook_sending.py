@@ -1,4 +1,4 @@
-"""Webhooks on their way: to a real receiver, which takes them, fails, hangs and comes back."""
+"""Sends webhooks to a real receiver, which accepts, refuses, hangs and recovers."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ NOON = datetime(2026, 4, 10, 12, 0, tzinfo=UTC)
 
 
 class Clock:
-    """Stands, until it is moved."""
+    """A clock that stands still until it is moved."""
 
     def __init__(self) -> None:
         self.now = NOON
@@ -90,7 +90,7 @@ def post(user: User, amount: Any = 1) -> Transaction:
     row = ledger.change_balance(
         user, amount=amount, description="Paid at the desk", actor=None, channel=Channel.API
     )
-    # As of the clock of these tests, which is not the database's.
+    # Date the event by the clock of these tests, not by the database's.
     WebhookEvent.objects.filter(user=user, number=row.number).update(created_at=NOON)
     return row
 
@@ -113,7 +113,7 @@ def is_for(user: User, then: Any, otherwise: Any = OK) -> Callable[[Handler, Mes
     return behave
 
 
-# --- What is sent -------------------------------------------------------------------------------
+# --- Messages -----------------------------------------------------------------------------------
 
 
 def test_what_happened_is_sent_signed_and_as_the_api_shows_it(
@@ -174,8 +174,8 @@ def test_one_connection_serves_many_events(
 def test_a_receiver_may_close_a_connection_that_it_has_kept(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock
 ) -> None:
-    """Also without saying so, just when the next event is on its way."""
-    seen: list[Handler] = []  # kept, or the next connection's could be where this one's was
+    """The receiver resets the connection without notice while the next event is being sent."""
+    seen: list[Handler] = []  # keeps the handlers alive, so that none gets the address of another
 
     def once_per_connection(handler: Handler, message: Message) -> None:
         if handler in seen:
@@ -217,7 +217,7 @@ def test_of_one_user_events_come_in_order_and_users_side_by_side(
 ) -> None:
     monkeypatch.setattr(sending, "USERS_AT_ONCE", 3)
     monkeypatch.setattr(deliveries, "EVENTS_PER_USER_AT_ONCE", 2)
-    monkeypatch.setattr("random.randrange", lambda stop: 0)  # with the first ones
+    monkeypatch.setattr("random.randrange", lambda stop: 0)  # begin with the first users
     both_are_here = threading.Barrier(2)
 
     def wait_for_another_user(handler: Handler, message: Message) -> None:
@@ -375,7 +375,7 @@ def test_attempts_come_ever_more_rarely_and_end_after_three_days(
         delivery = WebhookDelivery.objects.earliest("id")
         clock.now = delivery.next_attempt_at or clock.now
         waits.append(clock.now - before)
-        post(other)  # gets through each time
+        post(other)  # delivered each time
         send(endpoint, clock)
     steps = [15, 60, 300, 900, 1800, 3600, 7200, 14400]
     assert [wait.total_seconds() for wait in waits[1:10]] == [*steps, 28800]
@@ -535,7 +535,7 @@ def test_an_endpoint_with_little_traffic_is_out_of_order_when_it_refuses_a_secon
 def test_one_user_whose_events_are_refused_among_others_pauses_nobody(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock
 ) -> None:
-    """However they follow each other: a second user is refused when the first is known."""
+    """The second user is refused when the first refusal is already blamed on the event."""
     refused = [user_with(), user_with()]
     receiver.behave = is_for(refused[0], answers(400), is_for(refused[1], answers(400)))
     for each in refused:
@@ -585,7 +585,7 @@ def test_what_fails_again_when_an_endpoint_is_back_is_refused_for_itself(
 def test_a_trial_takes_who_was_tried_least(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, status_code: int
 ) -> None:
-    """Or one event that nobody takes would stand in everybody's way for ever."""
+    """Otherwise one event that is always refused would block all others."""
     refused = user_with()
     post(refused)
     receiver.behave = answers(503)
@@ -636,7 +636,7 @@ def test_what_waited_for_an_endpoint_that_was_switched_off_for_days_is_not_given
 def test_an_event_at_which_the_receiver_breaks_down_is_given_up_too(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if it never is among others that get through."""
+    """It is given up even if no other event is ever delivered in the same round."""
     monkeypatch.setattr(results, "TRIED_FOR_LONG", 3)
     fatal, other = user_with(), user_with()
     post(fatal)
@@ -691,7 +691,7 @@ def test_an_attempt_under_way_while_an_endpoint_starts_anew_brings_nothing_back(
 def test_a_late_failure_of_another_address_says_nothing_of_the_new_one(
     endpoint: WebhookEndpoint, receiver: Receiver, clock: Clock
 ) -> None:
-    """Also where nothing got through to the old one for days: nothing is given up for that."""
+    """Nothing is given up, even if the old address had failed for days."""
 
     def move_and_fail(handler: Handler, message: Message) -> None:
         moved.set()
@@ -805,7 +805,7 @@ def test_an_endpoint_may_be_deleted_while_it_is_sent_to(
     assert not WebhookAttempt.objects.exists()
 
 
-# --- What is long over --------------------------------------------------------------------------
+# --- Removal of old deliveries ------------------------------------------------------------------
 
 
 def test_what_is_over_for_thirty_days_is_removed_and_what_waits_is_not(
@@ -848,13 +848,13 @@ def test_what_was_for_an_endpoint_deleted_since_is_removed(
     assert not WebhookAttempt.objects.exists()
 
 
-# --- Deliveries that somebody holds -------------------------------------------------------------
+# --- Locked deliveries --------------------------------------------------------------------------
 
 
 def test_a_delivery_that_somebody_holds_delays_its_own_user_only(
     connections: Connections, receiver: Receiver, clock: Clock
 ) -> None:
-    """It is not sent either: nobody could keep what came of it, and it would be sent again."""
+    """It is not sent: its result could not be stored, and it would be sent again."""
     endpoint = endpoint_at(receiver)
     users = [user_with(), user_with()]
     for user in users:
@@ -872,7 +872,7 @@ def test_a_delivery_that_somebody_holds_delays_its_own_user_only(
         else:
             assert held.wait(60)
             try:
-                execute("SET lock_timeout = '10s'")  # as of a worker
+                execute("SET lock_timeout = '10s'")  # as for a worker
                 assert not send(endpoint, clock)
             finally:
                 sent.set()
@@ -886,7 +886,7 @@ def test_a_delivery_that_somebody_holds_delays_its_own_user_only(
     assert states(endpoint) == ["delivered"] * 4
 
 
-# --- What is counted ----------------------------------------------------------------------------
+# --- Counters -----------------------------------------------------------------------------------
 
 
 def attempts(outcome: str) -> float:

@@ -1,4 +1,4 @@
-"""What is told to other programs: noted if and only if it happened, and for whom."""
+"""Webhook events are noted if and only if they happened, for the endpoints that ask for them."""
 
 import json
 import re
@@ -167,7 +167,7 @@ def test_what_is_refused_or_undone_is_not_told(db: None) -> None:
 
 
 def test_the_job_of_what_is_undone_is_undone_and_that_of_the_rest_is_not(db: None) -> None:
-    """A savepoint that is rolled back takes the job along; what follows queues its own."""
+    """Rolling back to a savepoint removes its job. The next transaction queues another one."""
     endpoint_for()
     user = user_with()
     with transaction.atomic():
@@ -318,11 +318,11 @@ def test_a_subscription_suspended_by_the_run_and_resumed_by_a_refill_is_told(
         (RESUMED, {"subscription": representations.subscription(subscription)})
     ]
     assert [event_type for event_type, _ in noted(user)] == [
-        TRANSACTION,  # money to start with
+        TRANSACTION,  # the first refill
         TRANSACTION,  # the first month
         SUSPENDED,
-        TRANSACTION,  # the refill
-        TRANSACTION,  # what it paid
+        TRANSACTION,  # the second refill
+        TRANSACTION,  # the charge that it paid
         RESUMED,
     ]
 
@@ -398,7 +398,7 @@ def test_many_who_post_at_once_lose_no_event_and_keep_the_order(connections: Con
 def hold_while(
     connections: Connections, hold: Callable[[], Any], meanwhile: Callable[[], Any]
 ) -> None:
-    """Does the one, and the other on another connection before the first commits."""
+    """Runs `hold`, and before it commits, runs `meanwhile` on another connection."""
     held, done = Event(), Event()
 
     def work(place: int) -> None:
@@ -435,7 +435,7 @@ def test_nobody_who_posts_waits_for_who_holds_jobs_or_endpoints(
 
 
 def test_nobody_who_posts_waits_for_another_who_posts(connections: Connections) -> None:
-    """Not even for the moment after which it would go on without a job, with a warning."""
+    """It does not even wait for the lock timeout, after which it would warn and queue no job."""
     endpoint_for()
     first, second = user_with(), user_with()
     execute("DELETE FROM procrastinate_jobs")
@@ -484,7 +484,7 @@ def test_money_moves_also_if_no_job_can_be_queued(db: None) -> None:
     warnings: list[str] = []
 
     def listen(warning: Any) -> None:
-        warnings.append(warning.message_primary)  # gone later
+        warnings.append(warning.message_primary)  # cannot be read later
 
     connection.connection.add_notice_handler(listen)
     execute("ALTER TABLE procrastinate_jobs RENAME TO elsewhere")
@@ -522,7 +522,7 @@ def test_an_inactive_endpoint_is_not_woken_though_others_are_active(db: None) ->
 @pytest.mark.as_owner
 @pytest.mark.parametrize("status", ["doing", "succeeded", "failed"])
 def test_a_job_that_no_longer_waits_is_followed_by_another(db: None, status: str) -> None:
-    """What was posted since may have come too late for it."""
+    """A job that has started may have missed the newest transactions."""
     endpoint = endpoint_for()
     user = user_with(5)
     execute("UPDATE procrastinate_jobs SET status = %s", [status])
@@ -538,7 +538,7 @@ def test_a_job_goes_to_those_who_send_webhooks(db: None) -> None:
     user_with(5)
     [job] = ProcrastinateJob.objects.filter(task_name="billing.tasks.send_webhooks")
     assert job.queue_name == tasks.send_webhooks.queue == "webhooks"
-    assert job.priority == 0  # as the sweep queues it
+    assert job.priority == 0  # the sweep uses the same priority
 
 
 def test_there_is_one_default_threshold_and_none_is_negative(db: None) -> None:
@@ -591,7 +591,7 @@ def test_every_event_is_documented() -> None:
 
 
 def shape(value: Any) -> Any:
-    """The names of a body's fields, and the form of what they hold."""
+    """Returns the field names of a body, with the type or form of each value."""
     if isinstance(value, dict):
         return {name: shape(each) for name, each in value.items()}
     if isinstance(value, str):
@@ -645,7 +645,7 @@ def test_the_python_in_the_document_tells_what_is_from_here(
 
 
 def test_a_signature_is_that_of_the_specification() -> None:
-    """The example by which implementations of Standard Webhooks are tried."""
+    """Uses the example with which implementations of Standard Webhooks are tested."""
     signature = webhooks.sign(
         "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         "msg_p5jXN8AQM9LWM0D4loKWxJek",
