@@ -1,8 +1,8 @@
 """Draws the floors of the code: `make architecture`, or `python -m tests.architecture`.
 
-The floors are the layers of tests/test_architecture.py, the lines are the imports in the code. It
-writes docs/images/architecture.svg, and the table of imports in docs/architecture.md. A test checks
-that both are up to date.
+The floors are the layers of tests/test_architecture.py, and the lines are the imports in the code.
+This writes docs/images/architecture.svg, and the table of imports in docs/architecture.md. A test
+checks that both are up to date.
 """
 
 import re
@@ -63,7 +63,7 @@ def without_detours(graph: Graph) -> dict[str, set[str]]:
 
 
 class Place(NamedTuple):
-    """A module's box on its floor or, on floors above, the lane of the lines that lead to it."""
+    """A module's box on its own floor, or a lane for the lines to that module on a floor above."""
 
     name: str
     level: int
@@ -196,7 +196,7 @@ def picture(graph: Graph) -> str:
 
 
 def colour(name: str) -> str:
-    """Returns a module's colour: one for each application, and one for the only writer of money."""
+    """Returns a module's colour: one for each application, and one for the ledger."""
     if name == "billing.ledger":
         return "#ffe9a8"
     return "#dbe7ff" if name.startswith("billing.") else "#e4f3df"

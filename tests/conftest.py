@@ -25,8 +25,8 @@ from tests.factories import OperatorFactory, UserFactory
 from tests.template import make_template
 from users.models import User
 
-# No deadline, because examples wait for the database. No local database of failing examples, which
-# only this machine would try again; the failure is printed in full instead.
+# No deadline, because examples wait for the database. No database of failing examples, because only
+# this machine would try them again. Instead, a failure prints how to reproduce it.
 hypothesis_settings.register_profile(
     "tests",
     deadline=None,
@@ -73,7 +73,7 @@ def settings_of_tests() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(  # noqa: PLR0917 - fixtures are named, not placed
+def django_db_setup(  # noqa: PLR0917 - pytest passes fixtures by name
     request: pytest.FixtureRequest,
     django_test_environment: None,
     django_db_modify_db_settings: None,
@@ -137,7 +137,7 @@ def _uses_database(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session")
 def tables_for_tests(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Sequence[str]:
-    """The tables that are empty after migrating. Rows in them come from tests."""
+    """Returns the tables that migrations leave empty. All rows in them come from tests."""
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         empty = []
         for table in connection.introspection.table_names(cursor):
@@ -189,7 +189,7 @@ def empty(tables: Sequence[str]) -> None:
 def _empty(tables: Sequence[str]) -> None:
     quoted = [connection.ops.quote_name(table) for table in tables]
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SET LOCAL lock_timeout = '30s'")  # fails if a test left a connection open
+        cursor.execute("SET LOCAL lock_timeout = '30s'")  # fails if a test left a transaction open
         for table in quoted:
             cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
         cursor.execute(f"TRUNCATE {', '.join(quoted)}")
@@ -212,7 +212,7 @@ class Connections(Protocol):
 def connections(committed_db: None) -> Connections:
     """`connections(20, work)` calls work(0) to work(19) at the same moment.
 
-    Each call has a thread and a database connection of its own. Returns their outcomes in order.
+    Each call has its own thread and database connection. The outcomes are returned in order.
     """
 
     def run(count: int, work: Callable[[int], Any]) -> list[Outcome]:
@@ -252,7 +252,7 @@ def live_panel(committed_db: None) -> Iterator[LiveServer]:
 
 
 # --- People -------------------------------------------------------------------------------------
-# These use the database fixture that the test uses, so a test names that one first.
+# These use `committed_db` if the test really commits, and `db` otherwise.
 
 
 @pytest.fixture
@@ -270,6 +270,6 @@ def operator(request: pytest.FixtureRequest) -> User:
 
 
 def _any_database(request: pytest.FixtureRequest) -> None:
-    """Sets up `db`, unless the test uses a fixture that really commits."""
+    """Sets up `committed_db` if the test uses a fixture that really commits, otherwise `db`."""
     committed = {"committed_db", "connections", "live_panel"} & set(request.fixturenames)
     request.getfixturevalue("committed_db" if committed else "db")

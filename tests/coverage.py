@@ -1,7 +1,7 @@
 """Checks the coverage that `make test ARGS=--cov` has measured.
 
 Run it with `make coverage`, or `python -m tests.coverage`. Each file with rules of money has to
-reach RULES_PERCENT, all measured files together ALL_PERCENT. If one does not, the output names the
+reach RULES_PERCENT, and all measured files together ALL_PERCENT. Otherwise the output names the
 lines and branches that no test runs.
 """
 

@@ -30,7 +30,7 @@ def client_of(operator: User) -> Client:
 
 
 def sent_by(answer: Any) -> dict[str, Any]:
-    """Returns the fields that the form on a page of people would send unchanged."""
+    """Returns the fields that the form on a user's or operator's page sends if left unchanged."""
     values = {each.html_name: each.value() for each in answer.context["adminform"].form}
     return {
         name: "on" if value is True else value

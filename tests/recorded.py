@@ -14,5 +14,5 @@ def sentences_of(subject: Subject, subject_id: int) -> list[str]:
 
 
 def all_sentences() -> list[str]:
-    """Returns the sentences of all events, in the order in which these were written."""
+    """Returns the sentences of all events, the oldest one first."""
     return [events.sentence(event) for event in Event.objects.order_by("pk")]

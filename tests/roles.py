@@ -1,8 +1,8 @@
 """The database role that tests use.
 
 Usually it is the owner of the tables. With `--as-panel` it is the role that `manage.py grant_roles`
-sets up, as in an installation with two roles. This shows that everything that panel and workers do
-works with that role. Tests that need the owner are marked `as_owner`, or use `as_owner()`.
+sets up, as in an installation with two roles. This shows that the panel and its workers need no
+other role. Tests that need the owner are marked `as_owner`, or use `as_owner()`.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ PANEL: Final = "panel_of_tests"
 
 
 def set_up_panel() -> None:
-    """Creates the role, which is one for the whole server, and grants its rights here."""
+    """Creates the role, which all databases of the server share, and grants its rights here."""
     _execute(
         f"DO $$ BEGIN CREATE ROLE {PANEL}; "
         "EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
@@ -27,7 +27,7 @@ def set_up_panel() -> None:
 
 @contextmanager
 def as_panel() -> Iterator[None]:
-    """Gives this connection, and those that are opened meanwhile, the panel's role."""
+    """Gives the panel's role to this connection, and to those that are opened meanwhile."""
     connection.settings_dict["OPTIONS"]["assume_role"] = PANEL
     _on_this_connection(f"SET ROLE {PANEL}")
     yield

@@ -1,7 +1,7 @@
-"""Makes the template of test databases: migrated once, for all processes and runs.
+"""Makes the template of test databases. It is migrated once, for all processes and runs.
 
-Its comment has a fingerprint of the migrations, the database functions and the models. If that of
-the code differs, the template is made again.
+The comment of the template has a fingerprint of the migrations, the database functions and the
+models. If the code has another fingerprint, the template is made again.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 def make_template(name: str, *, verbosity: int) -> None:
-    """Makes the template unless there is one of the present code."""
+    """Makes the template, unless one with the fingerprint of the present code exists."""
     creation, test = connection.creation, connection.settings_dict["TEST"]
     quoted = connection.ops.quote_name(name)
     fingerprint = _fingerprint()

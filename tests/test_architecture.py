@@ -274,7 +274,7 @@ def test_reading_money_is_fine(source: str, monkeypatch: pytest.MonkeyPatch) -> 
 # --- Channels call operations -------------------------------------------------------------------
 
 CHANNELS = ("billing.admin", "billing.api", "billing.management.commands", "billing.tasks")
-# Patterns of code that a channel must not have → what it calls instead.
+# Maps code that a channel must not contain (a pattern) to the call that it should make instead.
 NOT_A_CHANNELS_BUSINESS = {
     r"\bLogEntry\b": "Django's log is not used: operations record events.",
     r"\bevents\.record(_all)?\(|\bbilling_note_events\(": "Operations record what they do.",
@@ -293,7 +293,7 @@ NOT_A_CHANNELS_BUSINESS = {
 
 
 def deeds_of_a_channel(source: str) -> Iterator[str]:
-    """Yields the lines that do what only operations may do, each with what to call instead."""
+    """Yields the lines that do the work of an operation, each with the call to make instead."""
     for pattern, instead in NOT_A_CHANNELS_BUSINESS.items():
         for found in re.finditer(pattern, source):
             if source[: found.start()].endswith("operations."):

@@ -1,4 +1,4 @@
-"""Every module can be imported, also those that only a command or a setting uses."""
+"""Every module can be imported, even if only a command or a setting uses it."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ for name in sys.argv[1:]:
 
 
 def test_every_module_can_be_imported_and_none_is_warned_about() -> None:
-    """In a process of its own, because importing some of them changes the process."""
+    """Uses a new process, because importing some of the modules changes the process."""
     names = [name for name, _ in modules(*APPLICATIONS)]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", IMPORT_ALL, *names],

@@ -1,4 +1,4 @@
-"""What the log of calls has, for tests of either face."""
+"""Fixtures that read the log of calls, for tests of both faces of the API."""
 
 import logging
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from billing.api import call_log
 
 @pytest.fixture
 def lines() -> Iterator[list[str]]:
-    """What the log has of calls by now, line by line."""
+    """The lines that the log of calls has so far."""
     written: list[str] = []
 
     class Lines(logging.Handler):

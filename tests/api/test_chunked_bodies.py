@@ -1,7 +1,7 @@
-"""Bodies that come in chunks (Transfer-Encoding: chunked), as some libraries send all JSON.
+"""Bodies that are sent in chunks (Transfer-Encoding: chunked), as some libraries send all JSON.
 
-Django takes such a body for an empty one. The web server has put it together by then: what it hands
-over ends where the body does (`wsgi.input_terminated`), and no length is told.
+Django reads a body without a length as empty. The web server puts the chunks together and gives no
+length. Instead, `wsgi.input_terminated` says that the stream ends where the body ends.
 """
 
 import json

@@ -1,9 +1,9 @@
 """Benchmarks of the ledger, the charging run, the API and the Transactions tab: `make benchmark`.
 
-These are not tests: nothing fails because it is slow, and pytest does not collect them. The things
+These are not tests: nothing fails because it is slow, and pytest does not collect them. The ways
 that are compared take turns, round after round, in one run on one machine. Figures are medians, and
-ratios are medians of the ratios within a round. So a machine that is slow for a while slows all of
-them down alike.
+ratios are medians of the ratios within a round. So if the machine is slow for a while, all ways are
+slowed down alike.
 
     database.py   the benchmark's own database, made and dropped
     ways.py       the ways of posting that are compared

@@ -75,7 +75,8 @@ def fill(subscriptions: int) -> None:
 def measure_charging(*, subscriptions: int, rounds: int) -> Iterator[Line]:
     """Measures runs: each round charges one month with one worker, and the next with two.
 
-    Batches are posted before and after each run, and their median rate is compared with it.
+    Batches are posted before and after each run. The rate of a run is compared with their median
+    rate.
     """
     rates: dict[str, list[float]] = {"batch": [], "1": [], "2": []}
     early, peaks = [], []
@@ -118,7 +119,7 @@ def _first_of(month: int) -> date:
 
 
 def _batch_rate() -> float:
-    """Returns the rate of posting the charges of such a run as one batch of prepared entries."""
+    """Returns the rate at which the ledger posts charges of a run as one batch of entries."""
     rows = (
         Subscription.objects.order_by("user", "id")
         .select_related("plan")

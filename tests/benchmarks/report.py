@@ -48,7 +48,7 @@ def _verdict(line: Line) -> str:
     return {True: "met", False: "**missed**", None: ""}[line.is_met]
 
 
-# reset_val: the values when the connection began, without those that the panel has set since.
+# reset_val has the values from when the connection began, before the panel set any of its own.
 _OTHER_SETTINGS: Final = """
     SELECT string_agg(name || ' ' || reset_val || coalesce(' × ' || unit, ''), ', ' ORDER BY name)
     FROM pg_settings WHERE reset_val IS DISTINCT FROM boot_val AND category ~

@@ -22,9 +22,9 @@ BEGIN: Final = datetime(2020, 1, 1, tzinfo=UTC)
 def fill(transactions: int) -> tuple[User, User]:
     """Creates and returns a user with a tenth of the transactions, and one with about a hundred.
 
-    The others belong to other users. All are refills of 10, so that each row can be computed from
-    its number. Digests are not chained, because no list reads them. Guards and foreign keys are
-    disabled for good: this database is only read from here on.
+    The other transactions belong to other users. All are refills of 10, so that each row can be
+    computed from its number. Digests are not chained, because no list reads them. Guards and
+    foreign keys stay disabled, because this database is only read from here on.
     """
     long, short, *others = User.objects.bulk_create(
         User(email=f"reader-{place}@example.com", password="!")

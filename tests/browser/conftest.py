@@ -1,8 +1,8 @@
-"""A real Chromium, and the panel in it.
+"""Opens the panel in a real Chromium.
 
-Without one these tests are skipped, but not in CI. Each test has a fresh browser profile and a
-committed database, and fails if any page reported an error or broke its Content-Security-Policy on
-the way, or if the ledger does not verify afterwards.
+Without Chromium the browser tests are skipped; in CI they fail instead. Each test has a fresh
+browser profile and a committed database. It fails if a page reports an error or breaks its
+Content-Security-Policy, or if verify_ledger finds a fault afterwards.
 """
 
 import io
@@ -36,7 +36,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DESKTOP = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
 REFUSED_RESOURCE = re.compile(r"Failed to load resource: .* status of 40[34]\b")
-PATIENCE_MILLISECONDS = 300_000  # until a page that does not come is a failure
+PATIENCE_MILLISECONDS = 300_000  # how long a test waits for a page before it fails
 
 
 @pytest.fixture(scope="session")
@@ -45,11 +45,11 @@ def chromium() -> Iterator[Browser]:
     if path is None:
         pytest.skip("there is no Chromium here (on Debian: apt install chromium)")
     with pytest.MonkeyPatch.context() as environment:
-        # Playwright keeps an event loop in this thread, in which Django would refuse to query.
+        # Playwright keeps an event loop running in this thread. Django would refuse queries there.
         environment.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
         with sync_playwright() as playwright:
             expect.set_options(timeout=PATIENCE_MILLISECONDS)
-            # Its sandbox cannot be used by root, nor in most containers.
+            # Chromium's sandbox works neither for root nor in most containers.
             browser = playwright.chromium.launch(
                 executable_path=path, args=["--no-sandbox"], timeout=PATIENCE_MILLISECONDS
             )
@@ -89,7 +89,7 @@ class Windows:
 
     def _on_console(self, message: ConsoleMessage) -> None:
         where = message.location.get("url")
-        # That a page itself is refused is the test's business, not an error of the page.
+        # The test itself checks the status of a page, so a 403 or 404 of the page is no problem.
         if REFUSED_RESOURCE.match(message.text) and message.page and message.page.url == where:
             return
         if message.type in ("error", "warning"):
@@ -98,7 +98,7 @@ class Windows:
 
 @pytest.fixture
 def windows(chromium: Browser, live_panel: LiveServer) -> Iterator[Windows]:
-    cache.clear()  # the start page's figures of past days, from another test's database
+    cache.clear()  # it may hold figures of the start page from another test's database
     windows = Windows(chromium, live_panel.url)
     try:
         yield windows
@@ -110,7 +110,7 @@ def windows(chromium: Browser, live_panel: LiveServer) -> Iterator[Windows]:
 
 @pytest.fixture
 def operator(committed_db: None) -> User:
-    """Has every permission, and reads dates in a zone where it is about noon."""
+    """An operator with every permission, in a time zone where it is about noon."""
     return OperatorFactory(
         first_name="Olga", last_name="Operator", is_superuser=True, time_zone=midday_zone()
     )

@@ -1,4 +1,4 @@
-"""In CI, a browser test that is skipped has failed: there, Chromium is installed."""
+"""Makes a skipped browser test fail in CI, where Chromium is installed."""
 
 import os
 from collections.abc import Generator

@@ -1,4 +1,4 @@
-"""What the browser's tests do with pages of the panel, and the histories that they show there."""
+"""Helpers for browser tests: they read pages, fill in forms, and make users with a history."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -22,13 +22,13 @@ BY_SYSTEM: dict[str, Any] = {"actor": None, "channel": Channel.CHARGING}
 
 
 def amount(text: str) -> Decimal:
-    """The figure that a page shows as "−1,234.50"."""
+    """Returns the number that a page shows as "−1,234.50"."""
     return Decimal(text.strip().replace("−", "-").replace(",", ""))
 
 
 def transactions(page: Page) -> list[dict[str, str]]:
-    """The rows of the list, each cell under its column's heading; symbols are left out."""
-    page.wait_for_load_state()  # a list can be seen before the last of it has come
+    """Returns the rows of the list: each cell by its column's heading, without symbols."""
+    page.wait_for_load_state()  # a list is visible before all of its rows have loaded
     return page.locator("table.panel-table").evaluate(
         """table => {
             const text = (cell) => {
@@ -45,7 +45,7 @@ def transactions(page: Page) -> list[dict[str, str]]:
 
 
 def numbers(page: Page) -> list[int]:
-    """The numbers of the transactions listed, or none where the page says that there are none."""
+    """Returns the numbers of the listed transactions, or [] if the page says the list is empty."""
     expect(page.locator(".panel-table, .panel-empty")).to_be_visible()
     if page.locator(".panel-empty").count():
         return []
@@ -53,7 +53,7 @@ def numbers(page: Page) -> list[int]:
 
 
 def totals(page: Page) -> dict[str, tuple[Decimal, Decimal]]:
-    """The table above the list: balance and bonus, under the name of each line."""
+    """Returns the table above the list: balance and bonus, by the name of the line."""
     page.wait_for_load_state()
     lines = page.locator("table.panel-totals tr:has(th[scope=row])")
     return {
@@ -66,7 +66,7 @@ def totals(page: Page) -> dict[str, tuple[Decimal, Decimal]]:
 
 
 def reconciles(page: Page) -> bool:
-    """Whether opening balance and everything in between add up to the closing balance."""
+    """True if the opening balance and the lines below it add up to the closing balance."""
     lines = totals(page)
     closing = lines.pop("Closing")
     return tuple(map(sum, zip(*lines.values(), strict=True))) == closing
@@ -78,7 +78,7 @@ def notice(page: Page) -> Locator:
 
 def scrolls_sideways(page: Page) -> bool:
     page.wait_for_load_state()
-    # Until its font is there, a symbol is as wide as its name.
+    # Until its font has loaded, a symbol is as wide as its name.
     return page.evaluate(
         """() => document.fonts.ready.then(() =>
             document.documentElement.scrollWidth > document.documentElement.clientWidth
@@ -115,12 +115,12 @@ def confirm(page: Page) -> None:
 
 
 def midday_zone() -> str:
-    """A time zone where it is about noon: no test in it sees a midnight pass."""
-    return f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"  # its signs are POSIX's: west is positive
+    """Returns a time zone where it is about noon, so that midnight does not pass during a test."""
+    return f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"  # signs as in POSIX: west is positive
 
 
 def member_of(group: str, **fields: Any) -> User:
-    """An operator with the rights of one of the ready-made groups."""
+    """Creates an operator who is a member of one of the ready-made groups."""
     operator = OperatorFactory(**{"time_zone": midday_zone()} | fields)
     operator.groups.add(Group.objects.get(name=group))
     return operator
@@ -145,8 +145,8 @@ def many_transactions(user: User, count: int) -> None:
 def happened_at(user: User, moments: Sequence[datetime]) -> None:
     """Gives the user's transactions these times, as if they had been posted then.
 
-    The ledger takes no time from anybody, so this goes behind its guards; the digests are made
-    anew, so that the ledger verifies afterwards.
+    The ledger sets the time itself, so this disables its guards. It computes the digests again, so
+    that verify_ledger still finds nothing.
     """
     with transaction.atomic():
         for table in LEDGER_TABLES:
@@ -169,6 +169,6 @@ def happened_at(user: User, moments: Sequence[datetime]) -> None:
             WHERE t.user_id = b.user_id AND t.number = b.last_number AND b.user_id = %s""",
             [user.pk],
         )
-        judge()  # nothing may be pending when tables are altered
+        judge()  # a table cannot be altered while checks are pending
         for table in LEDGER_TABLES:
             execute(f"ALTER TABLE {table} ENABLE TRIGGER USER")

@@ -1,7 +1,7 @@
-"""Everybody can work here: what axe checks, what the keyboard reaches, what is read aloud.
+"""Checks accessibility: with axe, with the keyboard, and by what a screen reader reads.
 
-axe (https://github.com/dequelabs/axe-core) runs with all of its rules on every kind of page, in the
-states that a page has, light and dark, on a desktop and on a phone. Nothing is excepted.
+axe (https://github.com/dequelabs/axe-core) runs on every kind of page and in each of its states,
+light and dark, on a desktop and on a phone. No rule and no element is exempt.
 """
 
 import re
@@ -40,9 +40,10 @@ pytestmark = pytest.mark.browser
 
 type Step = Callable[[Page], object]
 
-# What axe finds, and what it does not look for: one heading, one place for the content, and a name
-# for each list of links. Rules of colours take three quarters of the time. They alone depend on the
-# theme, and ask nothing new of what looks as it did in the same theme: smaller, or before a click.
+# Returns the violations that axe finds. Also checks that a page has one h1, one main, a name for
+# each nav, and a title. The colour rules take three quarters of the time. Only they depend on the
+# theme, so the other rules run in the first theme only. The colour rules skip elements that still
+# look as they did in the same theme, in the other size or before a click.
 FIND = """async ({ theme, isFirstTheme }) => {
     const COLOURS = ["color-contrast", "link-in-text-block"];
     const found = [];
@@ -91,7 +92,7 @@ FIND = """async ({ theme, isFirstTheme }) => {
     return found;
 }"""
 
-# A theme and a size can be changed without loading the page again. Nothing moves meanwhile.
+# Themes and sizes are changed without loading the page again. Meanwhile STILL stops all movement.
 STILL = "*, *::before, *::after { transition: none !important; animation: none !important; }"
 TAKE_THEME = """async (isDark) => {
     if (window.Alpine) document.documentElement.classList.toggle("dark", isDark);
@@ -100,7 +101,7 @@ TAKE_THEME = """async (isDark) => {
 
 
 def problems(page: Page, themes: Sequence[str] = ("light", "dark")) -> list[str]:
-    """What is wrong with the page as it stands, in both themes and sizes."""
+    """Returns the faults of the page in its present state, in these themes and in both sizes."""
     page.add_style_tag(content=STILL)
     found = []
     for size, viewport in (("desktop", DESKTOP), ("phone", PHONE)):
@@ -306,7 +307,7 @@ def test_axe_finds_nothing_on_any_kind_of_page(
 def test_axe_finds_nothing_where_somebody_is_kept_out(
     windows: Windows, committed_db: None, subtests: pytest.Subtests
 ) -> None:
-    """Logging in, and the pages that stand outside of the panel's frame."""
+    """Checks the login, the error pages, and the pages of an operator who may change nothing."""
     page = windows()
     page.add_init_script(AXE_SCRIPT)
     page.goto("/admin/login/")
@@ -347,9 +348,9 @@ def test_axe_finds_nothing_where_somebody_is_kept_out(
 def test_axe_finds_nothing_where_calls_are_tried_out(
     windows: Windows, operator: User, subtests: pytest.Subtests
 ) -> None:
-    """Every state of the documentation: a call tried out, its schema, a body, the key asked for.
+    """Checks the API documentation with a call tried out, its schema, a body, and the key dialog.
 
-    It has one theme. (A page of so many calls takes axe some time.)
+    The page has one theme. (axe takes a while, because the page has many calls.)
     """
     _, secret = authority.issue_key(name="Trial", owner=operator, created_by=operator)
     page = windows()
@@ -407,7 +408,7 @@ def test_after_a_refusal_the_keyboard_is_in_the_first_field_that_is_wrong(
     expect(page.locator(".panel-field .error").first).to_be_visible()
     field = page.locator("main [aria-invalid=true]").first
     expect(field).to_be_focused()
-    # What is wrong with it is read with it.
+    # A screen reader reads the error together with the field.
     said = page.locator(".panel-field .error").first.inner_text()
     expect(field).to_have_accessible_description(re.compile(re.escape(said)))
 

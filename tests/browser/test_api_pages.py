@@ -1,4 +1,4 @@
-"""The pages for people who write programs: the calls, tried out with a key, and the problems."""
+"""The pages about the API: the calls, which can be tried out with a key, and the problems."""
 
 import re
 

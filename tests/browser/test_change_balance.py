@@ -1,4 +1,4 @@
-"""Change balance: the page, its refusals, and that a change is posted once, on what was seen."""
+"""The Change balance page posts a change once, and only to the balance that the operator saw."""
 
 import re
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def customer(committed_db: None) -> User:
-    """Has 100 real money and 20 bonus, by one transaction."""
+    """A user with a real balance of 100 and a bonus balance of 20, from one transaction."""
     return user_with(real=100, bonus=20, first_name="Ada", last_name="Lovelace")
 
 
@@ -235,7 +235,7 @@ def test_confirming_twice_posts_once(
     assert place
 
     def send() -> None:
-        if way == "click":  # the bare mouse: a locator's click waits until the page has changed
+        if way == "click":  # not a locator's click, which waits until the page has changed
             page.mouse.click(place["x"] + 20, place["y"] + 10)
         else:
             page.keyboard.press("Enter")
@@ -309,7 +309,7 @@ def test_a_form_that_was_posted_asks_again_before_it_posts_other_content(
 def test_going_back_shows_an_empty_form_and_the_new_balances(
     windows: Windows, operator: User, customer: User
 ) -> None:
-    """The page is never kept. (Of a browser that keeps it all the same: the tests above.)"""
+    """The browser may not keep the page. The tests above cover a browser that keeps it anyway."""
     page = windows(operator, change_balance(customer))
     fill_change(page, "Paid at the desk", "10")
     confirm(page)

@@ -1,6 +1,6 @@
-"""What holds on all pages: phones, both themes, the keyboard, and without JavaScript.
+"""Checks of all pages: on phones, in both themes, with the keyboard, and without JavaScript.
 
-That no page reports an error or breaks its Content-Security-Policy holds in every browser test.
+Every browser test also fails if a page reports an error or breaks its Content-Security-Policy.
 """
 
 import re
@@ -51,18 +51,19 @@ from users.models import User
 
 pytestmark = pytest.mark.browser
 
-# These answer with something else than a page.
+# These addresses do not return a page.
 NO_PAGES = {"logout", "jsi18n", "autocomplete", "view_on_site", "search"}
-# People are not deleted, and nothing is done to transactions and the like: such pages say so.
+# These pages are refused with 403 or 404. For example, users cannot be deleted, and transactions
+# cannot be added.
 REFUSED = re.compile(
     r"/(user|operator|transaction|subscription|chargingrun|userdefaults|apikey|webhookdelivery"
     r"|lowbalancethreshold)/\d+/delete/$|/(transaction|subscription|chargingrun|webhookdelivery"
     r"|lowbalancethreshold)/(add/|\d+/history/)$|/userdefaults/add/$"
-    r"|/webhookdelivery/given-up-again/$"  # is sent a form
+    r"|/webhookdelivery/given-up-again/$"  # takes a POST with an endpoint
 )
 
 
-# Words that have no place to be broken at, and the largest amount there may be.
+# A word without a place for a line break, and the largest amount that is allowed.
 UNBROKEN = (
     "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaftsvorstand"
 )
@@ -70,7 +71,7 @@ LARGEST = "499999999999999.9999"
 
 
 def stand_out(user: User) -> None:
-    """Gives the user what needs much room: long words and large amounts."""
+    """Gives the user long words and large amounts, which need a lot of room."""
     User.objects.filter(pk=user.pk).update(
         email=f"{'accountspayable' * 4}@{'internationalfleetmanagement' * 2}.example",
         first_name=UNBROKEN,
@@ -84,7 +85,7 @@ def stand_out(user: User) -> None:
 
 
 def subscribe(user: User) -> Subscription:
-    """Gives the user a plan with prices, and lets a run be, which failed at the user."""
+    """Subscribes the user to a plan with prices, and adds a charging run that failed for them."""
     names = [UNBROKEN[:40], "Outgoing SMS"]
     prices = {ServiceFactory(name=name, unit="1,000 look-ups"): "123456789.1234" for name in names}
     plan = plan_with(prices, name=UNBROKEN[:60], price="99.9")
@@ -99,7 +100,10 @@ def subscribe(user: User) -> Subscription:
 
 
 def integrate(user: User, operator: User) -> WebhookDelivery:
-    """A key, a threshold, and an endpoint that refused an event; all with long names."""
+    """Makes a key and an endpoint with long names, and a threshold.
+
+    Returns the delivery of an event that the endpoint refused.
+    """
     name = UNBROKEN[:60]
     authority.issue_key(name=name, owner=operator, created_by=operator)
     LowBalanceThreshold.objects.create(user=user, amount=LARGEST)
@@ -121,7 +125,7 @@ def integrate(user: User, operator: User) -> WebhookDelivery:
 
 
 def addresses(user: User, operator: User) -> Sequence[str]:
-    """Every page of the panel, as far as it has an address of its own."""
+    """Returns the addresses of all pages of the panel."""
     transaction = Transaction.objects.filter(user=user).earliest("number")
     objects: dict[str, Any] = {
         "users_user": user.pk,
@@ -154,12 +158,11 @@ def addresses(user: User, operator: User) -> Sequence[str]:
                 except NoReverseMatch:
                     continue
                 break
-    # What is left are the pages of an app, which have no name.
+    # The pages of the apps are not found above, because their addresses need the name of an app.
     return [*found, "/admin/users/", "/admin/billing/", tab(user, "?direction=charges")]
 
 
-# Where words, figures, fields and charts lie, as far as they can be seen; what lies over another
-# one, and what sticks out of the page.
+# Finds visible words, figures, fields and charts that overlap each other or stick out of the page.
 OVERLAPS = """() => {
     const seen = (rectangle, element) => {
         let { left, top, right, bottom } = rectangle;
@@ -215,7 +218,7 @@ LAID_OUT = "() => new Promise((done) => requestAnimationFrame(() => requestAnima
 
 
 def misplaced(page: Page) -> list[str]:
-    """What scrolls the page sideways, sticks out of it or lies over something else."""
+    """Returns the faults of the layout: sideways scrolling, overlaps, parts that stick out."""
     sideways = ["the page scrolls sideways"] if scrolls_sideways(page) else []
     return sideways + page.evaluate(OVERLAPS)
 
@@ -247,7 +250,8 @@ def test_long_words_and_large_amounts_fit_on_every_page(
     assert not scrolls_sideways(windows(None, "/admin/login/", viewport=PHONE))
 
 
-# The colours as they come out: backgrounds laid over each other on a canvas, from the page up.
+# Returns the text and the contrast of each visible element. A canvas computes the colours that are
+# seen: it draws the backgrounds of the element and its ancestors over each other.
 CONTRASTS = """elements => {
     const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
     const lay = (colours) => {
@@ -322,7 +326,7 @@ def test_money_is_readable_in_both_themes(
 
 
 def focused(page: Page) -> str:
-    """What has the focus: the name of a field, else the words of a link or button."""
+    """Returns the name of the focused field, or the words of the focused link or button."""
     return page.evaluate(
         """() => {
             const it = document.activeElement;
@@ -384,7 +388,7 @@ def test_without_javascript_filters_and_charts_leave_their_places_to_what_works(
     for width in (1440, 390):
         page.set_viewport_size({"width": width, "height": 844})
         page.goto("/admin/users/user/")
-        # The filters stand above the list, each within the page, and are used as any form.
+        # The filters are above the list, fit on the page, and work like any form.
         filters, rows = page.locator("#changelist-filter"), page.locator("#changelist-form")
         above, below = filters.bounding_box(), rows.bounding_box()
         assert above
@@ -421,8 +425,8 @@ def test_all_tabs_are_there_however_narrow_the_page_was_while_it_came(
 ) -> None:
     user = user_with(real=10)
     page = windows(operator)
-    # What a slow computer does: the page is as narrow as a phone when its scripts start, and gets
-    # its width after that.
+    # Imitates a slow computer: the page is as narrow as a phone when its scripts start, and gets
+    # its full width afterwards.
     page.add_init_script(
         """addEventListener("load", () => {
             document.body.style.width = "300px";

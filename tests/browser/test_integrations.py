@@ -1,4 +1,4 @@
-"""Keys of the API, webhooks and low balances, as an operator goes about them."""
+"""API keys, webhooks and low balance thresholds, as an operator uses them."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from users.models import User
 pytestmark = pytest.mark.browser
 
 KEYS = "/admin/billing/apikey/"
-# Nobody listens there, and nothing would be sent there if somebody did.
+# Nothing listens at this address, and the panel sends no webhooks to it.
 OUT_OF_REACH = "https://127.0.0.1:9/receive"
 
 
@@ -45,7 +45,7 @@ def test_a_key_is_made_copied_and_revoked(
     assert page.evaluate("navigator.clipboard.readText()") == secret
     assert secret not in page.url
 
-    # Loading the page anew sends the form once more: no further key, and nothing is shown.
+    # Reloading sends the form again. It makes no second key, and shows no secret.
     page.reload()
     expect(notice(page)).to_contain_text("You have added “Payment gateway” just now")
     assert secret not in page.content()
@@ -69,10 +69,10 @@ def test_going_back_shows_no_key(windows: Windows, operator: User) -> None:
     secret = page.get_by_label("API key", exact=True).input_value()
     page.get_by_role("link", name="I have it").click()
     page.wait_for_url("**/change/")
-    # The page was not kept, so the browser would have to send the form again, and asks first.
+    # The browser did not keep the page. To show it, it would have to send the form again.
     with pytest.raises(Error, match="ERR_CACHE_MISS"):
         page.go_back()
-    # What it shows instead comes after that error, and cannot be read while it is coming.
+    # The browser's error page loads after the exception, so this waits for it before reading.
     expect(page.get_by_text("ERR_CACHE_MISS")).to_be_attached()
     assert secret not in page.content()
 
@@ -114,7 +114,7 @@ def test_an_endpoint_is_added_tried_and_given_a_new_secret(
     expect(page.get_by_label("Secret", exact=True)).to_have_value(new)
     assert not scrolls_sideways(page)
 
-    # Since then its address leads nowhere that webhooks may go.
+    # Now the endpoint has an address that webhooks may not be sent to.
     WebhookEndpoint.objects.update(url=OUT_OF_REACH)
     page.get_by_role("link", name="I have it").click()
     page.get_by_role("button", name="Send test event").click()

@@ -1,4 +1,4 @@
-"""The pages of customers and operators."""
+"""The pages of users and operators."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What operators see who may not do everything."""
+"""The panel as operators without all permissions see it."""
 
 import pytest
 from playwright.sync_api import Page, expect

@@ -1,4 +1,4 @@
-"""A plan in a real browser: added and changed on one page, and what its history tells."""
+"""The page of a plan: adding and changing it with its prices, and its history."""
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -46,7 +46,7 @@ def test_a_plan_is_added_and_its_price_changed_as_the_history_tells(
     price_field(page, "Outgoing SMS").fill("0.30")
     price_field(page, "Phone call").fill("1,500")
     save(page)
-    # What was typed stays, and the mistake is told beside it.
+    # The typed values stay, and the page explains the mistake.
     question = page.locator(".panel-prices .error")
     expect(question).to_contain_text("Did you mean 1.5 or 1500?")
     expect(price_field(page, "Outgoing SMS")).to_have_value("0.30")
@@ -143,7 +143,7 @@ def test_prices_are_set_on_a_phone(windows: Windows, operator: User) -> None:
     save(page)
     page.wait_for_url(f"**{PLANS}")
     assert not scrolls_sideways(page)
-    # A card: no part of it lies beside the screen.
+    # On a phone the row is a card, and fits on the screen.
     count = page.get_by_role("link", name="Live subscriptions of")
     expect(count).to_be_in_viewport(ratio=1)
     assert f"{plan.service_prices.get().price}" == "0.3500"

@@ -1,4 +1,4 @@
-"""Taking a transaction back."""
+"""Reversing a transaction in the panel."""
 
 import re
 

@@ -23,14 +23,14 @@ SIZES = pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "p
 
 @pytest.fixture(autouse=True)
 def one_day(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No day begins while a test goes on: subscriptions go by UTC, wherever the operator is."""
+    """Stops the clock, so that no UTC day begins during a test: subscriptions use UTC days."""
     now = timezone.now()
     monkeypatch.setattr(timezone, "now", lambda: now)
 
 
 @pytest.fixture
 def business(committed_db: None) -> Plan:
-    """Costs 30 a month, in whole from any day on; an SMS is 0.30."""
+    """A plan for 30 a month, charged in full from any day. An SMS costs 0.30."""
     sms = ServiceFactory(code="outgoing_sms", name="Outgoing SMS")
     return plan_with({sms: "0.30"}, name="Business", price=30)
 
@@ -42,7 +42,7 @@ def basic(committed_db: None) -> Plan:
 
 @pytest.fixture
 def customer(committed_db: None) -> User:
-    """Has 100 real money and 2 bonus, by one transaction."""
+    """A user with a real balance of 100 and a bonus balance of 2, from one transaction."""
     return user_with(real=100, bonus=2, first_name="Ada", last_name="Lovelace")
 
 
@@ -61,14 +61,14 @@ def press(page: Page, name: str) -> None:
 
 
 def choose_plan(page: Page, name: str) -> None:
-    """The plan whose line in the list begins with `name`."""
+    """Selects the plan whose line in the list begins with `name`."""
     options = page.locator("select[name=plan] option")
     value = options.filter(has_text=re.compile(rf"^{name} ·")).get_attribute("value")
     page.locator("select[name=plan]").select_option(value)
 
 
 def preview(page: Page) -> list[tuple[str, str]]:
-    """What will be posted: descriptions and amounts."""
+    """Returns the description and the real amount of each transaction that will be posted."""
     expect(page.get_by_role("heading", name="What will be posted")).to_be_visible()
     rows = page.locator(".panel-preview tbody tr")
     return [

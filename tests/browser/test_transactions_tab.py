@@ -33,11 +33,11 @@ from users.models import User
 
 pytestmark = pytest.mark.browser
 
-NEPAL = "Asia/Kathmandu"  # 5 hours and 45 minutes before UTC, always
+NEPAL = "Asia/Kathmandu"  # always 5 hours and 45 minutes ahead of UTC
 
 
 def press_filter(page: Page) -> None:
-    with page.expect_navigation():  # the list that is there already looks like the one to come
+    with page.expect_navigation():  # the old list may look like the new one
         page.get_by_role("button", name="Filter", exact=True).click()
 
 
@@ -279,7 +279,7 @@ def test_the_list_of_all_users_names_each_user(windows: Windows, operator: User)
 
 
 def spreadsheet(path: Path) -> list[dict[str, str]]:
-    """The rows of an XLSX file, each cell under its column's heading; empty cells are left out."""
+    """Returns the rows of an XLSX file: each cell by its column's heading, without empty cells."""
     name = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
     with zipfile.ZipFile(path) as book:
         written = book.read("xl/worksheets/sheet1.xml")

@@ -1,4 +1,4 @@
-"""A form that is sent after its session has ended, as the operator sees it."""
+"""An operator sends a form after the session has ended, and logs in again."""
 
 import pytest
 from django.contrib.sessions.models import Session
@@ -40,7 +40,7 @@ def test_what_was_typed_is_there_after_the_login(
     expect(page.locator("[name=description]")).to_have_value("Bank transfer “4711”")
     expect(page.locator("[name=amount]")).to_have_value("12.50")
     assert not scrolls_sideways(page)
-    assert Transaction.objects.filter(user=customer).count() == 1  # that which refilled
+    assert Transaction.objects.filter(user=customer).count() == 1  # the refill
     page.locator("[name=amount]").press("Enter")
     expect(page.locator("#posted")).to_be_visible()
     posted = Transaction.objects.filter(user=customer).order_by("number").last()

@@ -68,7 +68,8 @@ def prepare(root: Root, suite: str, python: Path | None, *, with_systemd: bool) 
     [packages] = commands_of_the_document(f"packages {suite}")
     assert packages.startswith("apt-get install ")
     with step("packages"):
-        # First what every server has and a bare root lacks, then what the document asks for.
+        # The first packages are on every server, but not in a bare root. The document names the
+        # others.
         root.install(
             *(["systemd", "systemd-sysv", "dbus"] if with_systemd else []),
             *packages.removeprefix("apt-get install ").split(),
@@ -127,7 +128,7 @@ def install(machine: Machine, *arguments: str, says: str, status: int = 0) -> st
 
 
 def start_what_has_no_systemd(machine: Machine) -> None:
-    """Starts what systemd would start."""
+    """Starts the panel, a worker and nginx, as systemd would."""
     for unit in ("billing-panel.service", "billing-worker@.service"):
         units.start(machine, unit)
     machine.do("nginx")
@@ -173,7 +174,7 @@ def again_it_changes_nothing(machine: Machine) -> None:
 def an_operator_logs_in_over_https(machine: Machine) -> None:
     machine.do("billing-panel", "createsuperuser", "--noinput", **OPERATOR)
     certificate = machine.root.path / "etc/nginx/billing-panel/certificate.pem"
-    for port in (443, 8443):  # the second as if a router forwarded another port to 443
+    for port in (443, 8443):  # 8443 as if a router forwarded it to 443
         browser = Browser(HOST, certificate, port)
         login = browser.post(
             "/admin/login/?next=/admin/",
@@ -202,7 +203,7 @@ def it_is_ready_and_a_worker_works(machine: Machine) -> None:
     report = browser.readiness()
     assert (report["status"], report["problems"], report["warnings"]) == ("ok", [], []), report
     install(machine, "--check", says="Nothing is missing")
-    # Without the proxy, this machine may read the metrics.
+    # This machine may read the metrics, if it does not ask through the proxy.
     metrics = plain("/metrics", HOST, 8000)
     assert "billing_worker_heartbeat_age_seconds" in metrics.text
 

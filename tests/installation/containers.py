@@ -1,4 +1,4 @@
-"""Carries out deploy/Containerfile and deploy/compose.yaml without a container engine.
+"""Runs deploy/Containerfile and deploy/compose.yaml without a container engine.
 
 The image is built in a bare root, and all services run there, on one machine. Debian's own
 PostgreSQL replaces the image of PostgreSQL.
@@ -29,7 +29,7 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 @dataclass
 class Image:
-    """The state of an image while its Containerfile is carried out, in a root."""
+    """The state of an image while the instructions of its Containerfile run in a root."""
 
     root: Root
     account: str = "root"

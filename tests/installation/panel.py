@@ -1,4 +1,4 @@
-"""Requests to the panel as a browser makes them: by HTTPS, through nginx."""
+"""Makes requests to the panel as a browser does: over HTTPS, through nginx."""
 
 import json
 import re
@@ -28,7 +28,7 @@ class Answer:
 class Browser:
     """Keeps cookies, and trusts one certificate.
 
-    `port` is the port that the browser has in its address bar; the connection is always to 443.
+    `port` is the port in the browser's address bar. The connection always goes to port 443.
     """
 
     host: str
@@ -85,7 +85,7 @@ class Browser:
 
 
 def plain(path: str, host: str, port: int = 80) -> Answer:
-    """Makes a GET request by HTTP. On port 8000 it reaches the panel without the proxy."""
+    """Makes a GET request over HTTP. On port 8000 it reaches the panel without the proxy."""
     connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
     try:
         connection.request("GET", path, headers={"Host": host})

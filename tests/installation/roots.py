@@ -1,7 +1,8 @@
-"""A bare Debian in a directory, and a machine that runs from it, isolated from this one.
+"""Makes a bare Debian in a directory, and runs a machine from it that is isolated from this one.
 
-debootstrap makes it, from its default mirror. The machine runs in namespaces of its own, without a
-network: booted with systemd by systemd-nspawn, or as a chroot in which nothing starts by itself.
+debootstrap makes the Debian from its default mirror. The machine has its own namespaces and no
+network. Either systemd-nspawn boots it with systemd, or it is a chroot in which nothing starts by
+itself.
 """
 
 import fcntl
@@ -43,7 +44,7 @@ def wait_for(what: str, done: Callable[[], bool]) -> None:
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
-    """Runs a command; its output is shown only if it fails."""
+    """Runs a command. Shows its output only if it fails."""
     done = subprocess.run(
         command,
         env=environment,
@@ -83,7 +84,7 @@ class Root:
         (self.path / AUTHORITIES).write_bytes((Path("/") / AUTHORITIES).read_bytes())
 
     def run(self, *command: str, **environment: str) -> None:
-        """Runs a command in the root, with this machine's network; kills what it leaves running."""
+        """Runs a command in the root, with this machine's network. Kills processes it leaves."""
         _run(
             [
                 *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
@@ -106,7 +107,7 @@ class Root:
         shutil.rmtree(self.path)
 
     def snapshot(self, *, without: tuple[str, ...]) -> dict[str, str]:
-        """Returns, for each file and directory, a text that changes with it."""
+        """Returns, by path, a text for each file and directory that changes when it does."""
         found = {}
         for folder, folders, files in os.walk(self.own):
             inside = "/" + str(Path(folder).relative_to(self.own)).removeprefix(".")
@@ -126,9 +127,9 @@ class Root:
 
 
 class CopyOfThisMachine(Root):
-    """This machine's own files. Changes to them stay in memory, and vanish with this process.
+    """A copy of this machine's files. Changes to it stay in memory, and vanish with this process.
 
-    Its only PostgreSQL cluster is a new one, not those of this machine.
+    It has one new PostgreSQL cluster instead of this machine's clusters.
     """
 
     def called(self, suite: str) -> str:
@@ -161,7 +162,7 @@ class CopyOfThisMachine(Root):
         _run(["mount", "--bind", str(folder), str(self.path / place)])
 
     def remove(self) -> None:
-        """Removes the mount point, which is an empty directory to the rest of the machine."""
+        """Removes the mount point. The rest of the machine sees it as an empty directory."""
         place = self.path.parent
         _run(["umount", "--recursive", "--lazy", str(place)])
         place.rmdir()
@@ -251,7 +252,7 @@ class Machine:
         )
 
     def run(self, *command: str, **environment: str) -> tuple[int, str]:
-        """Runs a command on the machine; returns its status and its output."""
+        """Runs a command on the machine. Returns its status and its output."""
         process = self.popen(*command, **environment)
         output, _ = process.communicate(timeout=10 * PATIENCE_SECONDS)
         return process.returncode, output

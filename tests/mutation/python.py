@@ -1,6 +1,6 @@
-"""Finds the small changes to be made to Python code.
+"""Finds small changes to make to Python code.
 
-They are inside functions, but not in annotations, defaults, decorators or sentences.
+It changes code inside functions, but not annotations, defaults, decorators or sentences.
 """
 
 import ast
@@ -192,8 +192,8 @@ class _Edits(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> None:
-        # Without an assignment to a plain name, the next lines would fail because it is undefined.
-        # Without an assignment to an attribute or an item, they still run.
+        # This leaves out assignments to an attribute or an item only. Without an assignment to a
+        # plain name, the next lines would always fail, because the name is undefined.
         if isinstance(node.targets[0], ast.Attribute | ast.Subscript):
             self.replace(node, "pass")
         self.visit(node.value)

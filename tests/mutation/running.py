@@ -1,4 +1,4 @@
-"""Tries mutants: within one pytest session, in a forked process for each.
+"""Tries mutants in one pytest session, each in its own forked process.
 
 The parent imports Django and all tests and makes the database; it runs no test itself. For each
 mutant it clones the database and forks. The child puts the mutant in place, in the code of the
@@ -104,7 +104,7 @@ class _Plugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        # pytest-django has changed the order of the tests.
+        # pytest-django reorders the tests, so the warm-up may not be the first one.
         [self.warm_up] = [item for item in session.items if item.nodeid.startswith(WARM_UP)]
         items = [item for item in session.items if item is not self.warm_up]
         self.items = {item.nodeid: item for item in items}
@@ -112,7 +112,7 @@ class _Plugin:
         if self.outcome:
             self.problems.append("The database could not be set up.")
             return True
-        from pytest_django.plugin import blocking_manager_key  # here: pytest imports it first
+        from pytest_django.plugin import blocking_manager_key  # not above: pytest imports it first
 
         self.blocker = session.config.stash[blocking_manager_key]
         with self.blocker.unblock():
@@ -171,7 +171,8 @@ class _Plugin:
     def _that_could_notice(self, mutant: Mutant) -> list[str]:
         """Returns the tests to run for a mutant, in the order of their files, slow ones last.
 
-        For Python these are the tests that run a changed line; for SQL, which is not watched, all.
+        For a Python mutant these are the tests that run a changed line. For an SQL mutant they are
+        all tests of its target, because lines of SQL are not watched.
         """
         files = targets.tests_of(mutant.key.file)
         tests = [
@@ -317,7 +318,7 @@ def _use(database: str) -> None:
 def install(mutant: Mutant) -> str:
     """Puts a mutant in place, in this process or its database.
 
-    Returns "", or why the change is no valid mutant.
+    Returns "", or the reason why the change is not a valid mutant.
     """
     return _install_sql(mutant) if mutant.is_sql else _install_python(mutant)
 
@@ -343,7 +344,7 @@ def _no_differences() -> list[str]:
 
 
 def _install_python(mutant: Mutant) -> str:
-    """Replaces the code of the function object, so that modules which imported it have it too."""
+    """Replaces the code of the function object, so that modules which imported it change too."""
     key = mutant.key
     module = importlib.import_module(key.file.removesuffix(".py").replace("/", "."))
     code: CodeType = compile(mutant.text, str(ROOT / key.file), "exec")
@@ -398,7 +399,7 @@ def _watch(files: list[str]) -> set[tuple[str, int]]:
 
 
 def _clear_caches(files: list[str]) -> None:
-    """Empties caches, so that each test runs, and is seen to run, the code that fills them."""
+    """Empties caches, so that each test runs the code that fills them, and `_watch` sees it."""
     for file in files:
         module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
         for value in list(vars(module).values()):

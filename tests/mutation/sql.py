@@ -1,6 +1,6 @@
-"""Finds the small changes to be made to a database function, between its `$function$`.
+"""Finds small changes to make to the body of a database function, between its `$function$`.
 
-It works on tokens, without a parser. Changes that PostgreSQL refuses to install are no mutants.
+It works on tokens, without a parser. If PostgreSQL refuses a change, that is not a mutant.
 """
 
 import re
@@ -36,7 +36,7 @@ WORDS: Final = {
     "FALSE": "true",
     "EXISTS": "NOT EXISTS",
 }
-# Phrases → their replacement. The first phrase that matches is used.
+# Phrases and their replacements. The first phrase that matches is used.
 PHRASES: Final = (
     ("IS NOT DISTINCT FROM", "IS DISTINCT FROM"),
     ("IS DISTINCT FROM", "IS NOT DISTINCT FROM"),
@@ -58,7 +58,7 @@ ENDS: Final = frozenset(
     """.split()  # noqa: SIM905 - one per line would fill a page
 )
 BEGINNINGS: Final = frozenset(["WHERE", "IF", "ELSIF", "WHEN", "ON", "("])
-# Tokens that come before a statement, and tokens that begin a statement which can be left out.
+# Tokens that stand before a statement, and tokens that begin a statement that can be left out.
 BEFORE_STATEMENTS: Final = frozenset([";", "BEGIN", "THEN", "ELSE", "LOOP"])
 STATEMENTS: Final = frozenset(
     ["PERFORM", "INSERT", "UPDATE", "DELETE", "RAISE", "CONTINUE", "SELECT"]

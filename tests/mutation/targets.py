@@ -1,7 +1,7 @@
 """The files that are mutated, and the tests that could notice, the most specific ones first.
 
-Tests that compare the text of a database function with its file are in none of the lists: they
-would notice every change, whatever it does.
+No list contains the tests that compare the text of a database function with its file. They would
+notice every change, even one without an effect.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The calls of `/v2/panel/` as data: the permission that each takes, and a minimal request."""
+"""The calls of `/v2/panel/` as data: the permission that each needs, and a minimal request."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from users.models import User
 
 
 class World(NamedTuple):
-    """What there is to call about."""
+    """The objects that the calls are about."""
 
     user: User
     plan: Plan
 
 
-# Each variant of a user asks for what those before it ask for, too.
+# Each legal type needs the fields of the legal types before it, and more.
 INDIVIDUAL: dict[str, Any] = {
     "legal_type": "individual",
     "login": "new@example.com",
@@ -58,14 +58,14 @@ REST_OF_CREATE: dict[str, Any] = {
 
 
 def a_tracker() -> int:
-    """The number of a device with a subscription."""
+    """Subscribes a device, and returns its number."""
     subscribed(UserFactory(), PlanFactory(price="0"), device="4711")
     return 4711
 
 
 @dataclass(frozen=True)
 class PanelCall:
-    """`permission` None: any operator may. `parameters` makes a request that succeeds."""
+    """A call. Without a `permission`, any operator may make it. `parameters` make it succeed."""
 
     path: str
     permission: str | None

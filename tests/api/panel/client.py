@@ -28,20 +28,20 @@ class Answer:
 
     @property
     def body(self) -> dict[str, Any]:
-        """Numbers with decimals to the last digit."""
+        """The JSON of the answer. Numbers with decimals are read as Decimal, to the last digit."""
         body: dict[str, Any] = json.loads(self.content, parse_float=Decimal)
         return body
 
     @property
     def code(self) -> int | None:
-        """None: success."""
+        """The code of the error; None if the call succeeded."""
         body = self.body
         assert body["success"] is (self.status == 200)
         return None if body["success"] else body["status"]["code"]
 
     @property
     def wrong(self) -> dict[str, str]:
-        """What is wrong with which parameter."""
+        """The error of each wrong parameter."""
         return {error["parameter"]: error["error"] for error in self.body.get("errors", [])}
 
     def __getitem__(self, name: str) -> Any:
@@ -49,14 +49,14 @@ class Answer:
 
 
 class Program:
-    """Calls with a session of `operator`, if there is one. As strict about CSRF as a browser."""
+    """Calls the Panel API, with a session if `operator` is given. Checks CSRF as a server does."""
 
     def __init__(self, operator: User | None = None) -> None:
         self.client = Client(enforce_csrf_checks=True)
         self.hash = authority.open_session(operator, timezone.now()) if operator else ""
 
     def __call__(self, path: str, **parameters: Any) -> Answer:
-        """The usual way: a POST of JSON, the hash in the header."""
+        """Calls in the usual way: a POST of JSON with the hash in the header."""
         return self.post(path, json.dumps(parameters))
 
     def post(

@@ -13,7 +13,7 @@ def administrator(db: None) -> User:
 
 @pytest.fixture
 def program(administrator: User) -> Program:
-    """Has a session of somebody who may do everything."""
+    """A program with the session of an administrator."""
     return Program(administrator)
 
 

@@ -1,4 +1,4 @@
-"""Sessions: how they begin, what they may do, and every way in which they end."""
+"""Sessions of the Panel API: how they begin, their permissions, and every way they end."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ def log_in(login: str = LOGIN, password: str = PASSWORD) -> Any:
 
 @pytest.fixture
 def clock_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a share of a minute's logins would be there again by the time that they were used up."""
+    """Stops the clock. Otherwise more logins would be allowed while the test uses them up."""
     now = timezone.now()
     monkeypatch.setattr(timezone, "now", lambda: now)
 
@@ -50,7 +50,7 @@ def test_a_login_opens_a_session_of_32_hexadecimal_digits(clerk: User) -> None:
     int(answer["hash"], 16)
     assert answer["permissions"] == {"base": ["get_dealer_info"]}
     assert session_of(answer)("account/get_permissions").code is None
-    # Nothing is kept that one could log in with.
+    # The database does not contain the session's hash itself.
     assert answer["hash"] not in ApiSession.objects.get().hashed
 
 
@@ -150,7 +150,7 @@ def test_another_way_of_writing_a_login_begins_no_new_count(
     clerk: User, clock_stands: None
 ) -> None:
     User.objects.filter(pk=clerk.pk).update(email="admin@example.com")
-    written = "adm\u00adin@example.com"  # a hyphen that nobody sees
+    written = "adm\u00adin@example.com"  # with an invisible hyphen
     assert User.objects.with_email(written).get() == clerk
     for _ in range(LOGINS_PER_MINUTE):
         assert log_in("admin@example.com", "wrong").code == 102
@@ -174,7 +174,7 @@ def test_the_hash_may_come_in_header_body_or_address(program: Program) -> None:
         program.form("user/list", {"hash": session_hash}),
         program.get("user/list", {"hash": session_hash}),
         program.post(f"user/list?hash={session_hash}", "{}"),
-        # Another scheme is a proxy's, say.
+        # A header with another scheme may come from a proxy.
         program.post(
             "user/list", json.dumps({"hash": session_hash}), HTTP_AUTHORIZATION="Basic eDp5"
         ),
@@ -244,15 +244,15 @@ def test_a_session_ends_with_its_operator(program: Program) -> None:
 def test_a_session_ends_with_its_password(clerk: User, program: Program) -> None:
     sessions = [session_of(log_in()), session_of(log_in())]
     clerk.first_name = "Cleo"
-    clerk.save()  # the same password once more
+    clerk.save()  # with the same password
     assert [each("account/get_permissions").code for each in sessions] == [None, None]
     clerk.set_password("another, because somebody knew it")
     clerk.save()
     assert [each("account/get_permissions").code for each in sessions] == [4, 4]
-    assert program("account/get_permissions").code is None  # of somebody else
+    assert program("account/get_permissions").code is None  # another operator's session
 
 
-# --- How much -----------------------------------------------------------------------------------
+# --- Size of a request --------------------------------------------------------------------------
 
 
 def test_a_body_that_is_too_large_is_not_read_before_it_is_known_who_sends_it(
@@ -276,9 +276,9 @@ def test_calls_of_a_session_are_limited(
     refused = program("user/list")
     assert (refused.code, refused.status) == (15, 429)
     assert refused.response["Retry-After"] == "20"
-    assert Program(administrator)("user/list").code == 15  # another session is no further allowance
+    assert Program(administrator)("user/list").code == 15  # their sessions share a limit
     other = Program(operator_with("users.view_user"))
-    assert other("user/list").code is None  # each operator for themselves
+    assert other("user/list").code is None  # each operator has a limit
     monkeypatch.setattr(timezone, "now", lambda: now + timedelta(seconds=20))
     assert program("user/list").code is None
 
@@ -288,7 +288,7 @@ def test_a_limit_of_zero_is_none(program: Program, settings: Any) -> None:
     assert {program("user/list").code for _ in range(20)} == {None}
 
 
-# --- What a session may -------------------------------------------------------------------------
+# --- Permissions of a session -------------------------------------------------------------------
 
 
 def test_permissions_say_what_the_operator_may(db: None) -> None:

@@ -1,4 +1,4 @@
-"""Every call: how it is addressed, how parameters come, who may make it."""
+"""Every call of the Panel API: its address, how parameters are sent, and its permission."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from users.models import User
 CHANGE = "user/transaction/change_balance"
 MULTIPART = "multipart/form-data"
 
-OPEN = {"account/auth", "timezone/list"}  # take no session
+OPEN = {"account/auth", "timezone/list"}  # need no session
 
 every_call = pytest.mark.parametrize("call", CALLS, ids=str)
 
@@ -83,7 +83,7 @@ def test_slashes_too_many_do_not_matter(program: Program) -> None:
     assert program("/user//list//").status == 200
 
 
-# --- Calls that are none ------------------------------------------------------------------------
+# --- Addresses without a call -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_only_get_and_post_call(program: Program, world: World, verb: str) -> No
     assert response.json()["status"] == {"code": 112, "description": "Wrong method"}
 
 
-# --- Bodies that are none -----------------------------------------------------------------------
+# --- Invalid bodies -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_what_is_neither_json_nor_a_form_is_refused(
     program: Program, body: bytes, content_type: str
 ) -> None:
     answer = program.post("user/list", body, content_type)
-    # An unfinished multipart body may read as an empty one.
+    # Django may read an unfinished multipart body as an empty one.
     assert (answer.code, answer.status) in {(5, 400)} | (
         {(None, 200)} if content_type.startswith("multipart") and b"\xff" not in body else set()
     )
@@ -171,7 +171,7 @@ def test_an_empty_body_is_a_call_without_parameters(program: Program) -> None:
     assert program.post("user/list", b"").status == 200
 
 
-# --- Who may ------------------------------------------------------------------------------------
+# --- Permissions --------------------------------------------------------------------------------
 
 
 @every_call
@@ -180,7 +180,7 @@ def test_each_call_takes_the_permission_of_the_panels_page(world: World, call: P
     if call.permission is None:
         assert Program(operator_with())(call.path, **given).code is None
         return
-    # Whoever may do everything else may not do this.
+    # The permissions of all other calls together do not allow this one.
     others = {each.permission for each in CALLS if each.permission} - {call.permission}
     refused = Program(operator_with(*others))(call.path, **given)
     assert (refused.code, refused.status) == (13, 403)

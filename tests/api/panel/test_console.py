@@ -1,4 +1,4 @@
-"""What a published console sends, in its order and in its form: forms, with JSON in fields."""
+"""Sends the requests of a published console in the same order: forms with JSON in their fields."""
 
 import json
 from decimal import Decimal
@@ -23,14 +23,14 @@ ZERO_DISCOUNT = {"value": 0, "min_trackers": 0, "end_date": None, "strategy": "n
 
 
 def console(program: Program, path: str, **parameters: Any) -> Answer:
-    """A POST of a form with the hash in a field; objects and null are JSON text."""
+    """Posts a form with the hash in a field. Objects and null are sent as JSON text."""
     fields = {"hash": program.hash} | parameters
     anonymous = Program()
     return anonymous.form(path, fields)
 
 
 def written(value: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """The user as the console's form sends it back, with the fields that it carries along."""
+    """Returns the user as the console's form sends it back, with the form's additional fields."""
     carried = {
         "menu": None, "block": None, "discount": 0, "discount_min_trackers": 0,
         "discount_end_date": None, "discount_strategy": "no_summing",
@@ -146,7 +146,7 @@ FIELD_TEXTS = {field.attribute: SHORT for field in panel_users.FIELDS.values()} 
 
 
 class TestWhatWasRead(TestCase):
-    """By any program that wrote to the database, not only by what the panel would take."""
+    """The values may be any that the database holds, not only those that the panel accepts."""
 
     @given(
         texts=st.fixed_dictionaries(FIELD_TEXTS),
@@ -213,7 +213,7 @@ def test_plans_are_ordered_by_every_column_that_is_shown(program: Program, world
 def devices(world: World) -> dict[str, Subscription]:
     free, dear = PlanFactory(price="0"), PlanFactory(price="1000")
     other = UserFactory(email="zoe@example.com", first_name="Zoë", last_name="Late")
-    subscribed(world.user, free)  # of the account: no device
+    subscribed(world.user, free)  # for the account, not for a device
     ended = subscribed(other, free, device="99")
     Subscription.objects.filter(pk=ended.pk).update(status="cancelled", due_on=None)
     return {
@@ -321,7 +321,7 @@ def test_the_plan_for_new_users_is_the_default(program: Program, world: World) -
 
 
 def test_answers_match_the_published_description(program: Program, world: World) -> None:
-    """The names of all fields of a dealer and of a tracker, as the description has them."""
+    """A dealer has all fields of the published description."""
     dealer = program("dealer/get_info").body
     assert set(dealer) == {
         "success", "id", "seller_id", "parent_dealer_id", "contract_type", "tariff_id", "tariff",

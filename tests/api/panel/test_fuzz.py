@@ -1,4 +1,4 @@
-"""Whatever is sent, it is answered: never with a 500."""
+"""Sends random requests to the Panel API, which never answers with a 500."""
 
 import json
 from contextlib import suppress
@@ -42,14 +42,14 @@ VALUES = st.recursive(
     ),
     max_leaves=8,
 )
-# Some of a request that would succeed, and anything in place of the rest.
+# Random values for random parameters. The test adds some parameters of a request that succeeds.
 PARAMETERS = st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6)
 
 slowly = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 
 
 def sound(program: Program, world: World) -> None:
-    """Money moved through the ledger or not at all."""
+    """Asserts that the user's balances are those after the last transaction, and not negative."""
     row = Balance.objects.get(user=world.user)
     last = world.user.transactions.order_by("-number").first()
     assert last is not None
@@ -73,7 +73,7 @@ def test_no_parameters_end_in_a_500(
             json.dumps(parameters, ensure_ascii=False).encode(errors="surrogatepass"),
         ),
     ]
-    with suppress(UnicodeEncodeError):  # half a character cannot be put into a form
+    with suppress(UnicodeEncodeError):  # a form cannot contain half a character
         answers += [program.form(call.path, parameters), program.get(call.path, parameters)]
     for answer in answers:
         assert answer.status in {200, 400, 403, 429}, answer.content

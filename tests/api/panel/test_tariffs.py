@@ -1,4 +1,4 @@
-"""Plans, as the Panel API calls them tariffs."""
+"""Plans over the Panel API, which calls them tariffs."""
 
 from decimal import Decimal
 from typing import Any

@@ -1,4 +1,4 @@
-"""Money over the Panel API: what may be said, and that it lands on exactly four decimals."""
+"""Money over the Panel API: changing balances with exactly four decimals, and listing."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,7 @@ def change(program: Program, world: World, **given: Any) -> Answer:
 
 
 def change_raw(program: Program, world: World, amount: str, kind: str = "main") -> Answer:
-    """The amount just as it stands in JSON."""
+    """Changes a balance. The JSON contains `amount` exactly as given."""
     return program.post(
         CHANGE,
         f'{{"user_id": {world.user.pk}, "amount": {amount}, "type": "{kind}", "text": "By hand"}}',

@@ -422,7 +422,7 @@ def test_a_plan_has_to_be_one(program: Program) -> None:
     retired = PlanFactory(is_active=False)
     answer = create(program, default_tariff_id=retired.pk)
     assert (answer.code, list(answer.wrong)) == (7, ["default_tariff_id"])
-    # Whole or not at all.
+    # The user was not created without the plan.
     assert not User.objects.filter(email="new@example.com").exists()
 
 
@@ -486,7 +486,7 @@ def test_what_is_not_given_stays(program: Program, world: World) -> None:
 
 
 def test_what_was_read_can_be_sent_back(program: Program, world: World) -> None:
-    """Also what the panel allows, and the Panel API would not."""
+    """This holds also for values that the panel allows and the Panel API refuses."""
     User.objects.filter(pk=world.user.pk).update(
         phone="+49 (176) 123-45 67 89 012", legal_name="Müller & Söhne", comment="x" * 300
     )
@@ -522,7 +522,7 @@ def test_another_plan_counts_from_the_next_charge_on(
     program: Program, world: World, other_plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = timezone.now()
-    monkeypatch.setattr(timezone, "now", lambda: now)  # or the next charge might be due by then
+    monkeypatch.setattr(timezone, "now", lambda: now)  # or the next charge might become due
     subscription = subscribed(world.user, world.plan, day=now.date())
     had = ledger.balance(world.user)
     assert update(program, world.user, INDIVIDUAL, default_tariff_id=other_plan.pk).code is None

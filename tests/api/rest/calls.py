@@ -1,4 +1,4 @@
-"""The calls of `/api/v1/` as data: the permission that each takes, and a request that succeeds."""
+"""The calls of `/api/v1/` as data: the permission that each needs, and a request that succeeds."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from users.models import User
 
 
 class World(NamedTuple):
-    """What there is to call about. The user's transaction number 1 is a refill."""
+    """The objects that the calls are about. The user's transaction number 1 is a refill."""
 
     user: User
     service: Service
@@ -40,7 +40,7 @@ def make_world() -> World:
 
 @dataclass(frozen=True)
 class RestCall:
-    """`path` with the names of its parts, as in the description; `body` fills them, too."""
+    """A call. `path` has placeholders, as in the OpenAPI description; `path_in` fills them in."""
 
     method: str
     path: str
@@ -173,7 +173,7 @@ CALLS = (
 
 
 def operations() -> Iterator[tuple[str, Operation]]:
-    """Each call that there is, as "GET /users", from the interface itself."""
+    """Yields the name ("GET /users") and the operation of every call, read from the routers."""
     for prefix, router in api._routers:
         for path, view in router.path_operations.items():
             for operation in view.operations:

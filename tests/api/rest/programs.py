@@ -1,4 +1,4 @@
-"""Programs that call `/api/v1/` with a key, as these tests do."""
+"""A client for tests that call `/api/v1/` with an API key."""
 
 import json
 from typing import Any
@@ -15,14 +15,14 @@ BASE = "/api/v1"
 
 
 class Program:
-    """Calls `/api/v1/` with a key of its own."""
+    """Calls `/api/v1/` with its own API key."""
 
     def __init__(self, owner: User, **key: Any) -> None:
         self.owner = owner
         self.key, self.secret = authority.issue_key(
             **{"name": "Payment gateway", "owner": owner, "created_by": owner} | key
         )
-        # As a server has it: refuses what a browser could be made to send.
+        # Checks CSRF as a server does; by default Django's test client does not.
         self.client = Client(enforce_csrf_checks=True)
 
     def call(
@@ -35,7 +35,7 @@ class Program:
         content_type: str = "application/json",
         **headers: Any,
     ) -> HttpResponse:
-        """`body` is sent as JSON, unless it is bytes; `key` is the Idempotency-Key."""
+        """Sends `body` as JSON unless it is bytes. `key` is the Idempotency-Key."""
         sent = {"Authorization": f"Bearer {self.secret}"}
         if key is not None:
             sent["Idempotency-Key"] = key
@@ -62,7 +62,7 @@ class Program:
 
 
 def program_with(*permissions: str, **key: Any) -> Program:
-    """A program whose key's owner has these permissions."""
+    """Makes a program. The owner of its key has these permissions."""
     return Program(operator_with(*permissions), **key)
 
 
@@ -73,7 +73,7 @@ def program_of_administrator(**key: Any) -> Program:
 def assert_problem(
     response: HttpResponse, status: int, code: str, **figures: Any
 ) -> dict[str, Any]:
-    """The answer is a problem, in its whole form, with these figures."""
+    """Asserts that the answer is a complete problem with these figures, and returns the problem."""
     problem = response.json()
     assert (response.status_code, problem.get("code")) == (status, code), problem
     assert response["Content-Type"] == "application/problem+json"

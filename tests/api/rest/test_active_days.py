@@ -1,4 +1,4 @@
-"""Active days of devices, told by programs."""
+"""Programs record and list active days of devices."""
 
 from datetime import date, timedelta
 from typing import Any

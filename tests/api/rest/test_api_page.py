@@ -1,4 +1,4 @@
-"""docs/api.md lists the calls that there are, with the permissions that they ask for."""
+"""docs/api.md lists every call with the permission that it needs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ MARK = "<!-- calls -->\n\n"
 
 
 def calls() -> list[str]:
-    """A row for each call, in the order of the description."""
+    """Returns the row of the document for each call, in the order of the OpenAPI description."""
     permissions = {}
     for router in api._get_bound_routers():
         for path_view in router.path_operations.values():

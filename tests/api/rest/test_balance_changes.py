@@ -1,4 +1,4 @@
-"""Changing balances by programs: once for each key, whole or skipping, and never wrongly."""
+"""Programs change balances: once for each key, one at a time or in batches, and concurrently."""
 
 import json
 from collections import Counter
@@ -193,7 +193,7 @@ def test_a_repeated_call_answers_the_same_whatever_came_in_between(
 
 
 def test_another_request_and_another_program_repeat_it_too(program: Program, user: User) -> None:
-    """Who asks, and by which request, is no part of what a key stands for."""
+    """A key stands for the same content whichever program or request sends it."""
     first = change(program, user, key="17", X_Request_Id="request-1")
     other = program_of_administrator()
     again = change(other, user, key="17", X_Request_Id="request-2")
@@ -249,7 +249,7 @@ def test_without_a_key_each_call_is_another(program: Program, user: User) -> Non
 
 
 def test_a_replay_goes_before_what_the_caller_expected(program: Program, user: User) -> None:
-    """A caller that got no answer repeats the very same call."""
+    """A caller that got no answer repeats exactly the same call."""
     body = refill(expected_number=0)
     first = change(program, user, body, key="17")
     again = change(program, user, body, key="17")
@@ -322,16 +322,16 @@ def test_a_batch_is_posted_whole_or_not_at_all(
 
 
 def test_of_many_refusals_one_is_told_or_each_at_its_place(program: Program) -> None:
-    """Refused at three places: here, on the way to the database, and there."""
+    """Entries are refused by the API, by the ledger's Python code, or by the database."""
     user = UserFactory()
     entries = [
         entry(user, "5"),
-        entry(user, "-6"),  # there
-        entry(MISSING),  # here
-        entry(user, "five"),  # on the way
+        entry(user, "-6"),  # by the database
+        entry(MISSING),  # by the API
+        entry(user, "five"),  # by the ledger
         entry(user, "-5"),
-        entry(user, "-1"),  # there
-        entry(OperatorFactory()),  # here
+        entry(user, "-1"),  # by the database
+        entry(OperatorFactory()),  # by the API
         entry(user, "1"),
     ]
     results = batch(program, *entries, skip_refused=True).json()["results"]
@@ -353,7 +353,7 @@ def test_of_many_refusals_one_is_told_or_each_at_its_place(program: Program) -> 
 
 
 def test_of_several_users_refusals_that_of_the_lowest_id_is_told(program: Program) -> None:
-    """Users are taken in the order of their IDs, so that batches do not wait for each other."""
+    """The ledger posts by ascending user ID, so that batches do not deadlock."""
     low, high = sorted((UserFactory().pk, UserFactory().pk))
     refused = batch(program, entry(high, "-1"), entry(low, "-1"), entry(low, "-2"))
     assert_problem(refused, 402, "insufficient_funds", entry=2)
@@ -411,7 +411,7 @@ def test_a_key_is_the_same_in_a_batch_and_alone(program: Program, user: User) ->
 
 
 def test_the_header_is_a_key_of_the_whole_batch(program: Program, user: User) -> None:
-    """Its entries have keys of their own, or none."""
+    """Entries can have their own keys as well, or no key."""
     body = {"entries": [entry(user)]}
     first = program.post("/balance-changes", body, key="17")
     again = program.post("/balance-changes", body, key="17")
@@ -460,7 +460,7 @@ def statuses(outcomes: list[Outcome]) -> Counter[int]:
 
 
 def alone(program: Program) -> Program:
-    """The same key, by a connection of its own."""
+    """Returns a program with the same API key and its own client."""
     other = object.__new__(Program)
     other.__dict__ |= program.__dict__ | {"client": Client()}
     return other

@@ -1,4 +1,4 @@
-"""The log of calls: a JSON object a line, and nothing in it of people or secrets."""
+"""The log of calls: one JSON object per line, without personal data or secrets."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ def refill(program: Program, user: User, body: Any = REFILL, **options: Any) -> 
 
 @pytest.fixture
 def both(lines: list[str], with_bodies: None) -> list[str]:
-    """The lines, with bodies in them."""
+    """The lines of the log, with the bodies of requests and answers."""
     return lines
 
 
@@ -85,7 +85,7 @@ def test_bodies_are_not_logged_unless_somebody_says_so(
     assert found["query"] == "search=***&limit=10"
     assert not {"request", "response"} & set(found)
     for each in (made, found):
-        # Random hexadecimal digits: some contain "ada".
+        # The ID is random hexadecimal digits, which may contain "ada".
         assert each.pop("request_id")
         assert "ada" not in json.dumps(each).lower()
 
@@ -218,7 +218,7 @@ def test_our_own_secrets_are_not_logged_wherever_they_stand(
             program.get(f"/users?cursor={quote(text)}")
             program.get(f"/users?{quote(text)}=1")
             program.get(f"/{quote(text)}")
-        program.get(f"/users?cursor={secret}")  # in which a plus is a space
+        program.get(f"/users?cursor={secret}")  # here, + means a space
     assert len(both) == 4 * (3 * 7 + 1)
     for line in both:
         for secret in (program.secret, endpoints, session_hash):
@@ -231,7 +231,7 @@ def test_django_notes_no_address_beside_the_log(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("django"), "propagate", True)  # or it is not seen here
+    monkeypatch.setattr(logging.getLogger("django"), "propagate", True)  # so that caplog sees it
     for level in (logging.INFO, logging.WARNING):
         call_log.logger.setLevel(level)
         for path in (f"/{program.secret}", f"/users/{program.secret}/balance"):
@@ -277,7 +277,7 @@ def test_nobody_writes_a_line_of_the_log(
         json.loads(line)
 
 
-# --- By their beginning -------------------------------------------------------------------------
+# --- Compressed and long bodies -----------------------------------------------------------------
 
 
 def test_a_compressed_answer_is_logged_as_it_reads(program: Program, both: list[str]) -> None:

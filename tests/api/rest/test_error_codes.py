@@ -1,4 +1,4 @@
-"""Every error code that there is, provoked over HTTP. A new one without an entry here is seen."""
+"""Provokes every error code over HTTP. A new code without an entry here fails a test."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -33,7 +33,7 @@ class Scene(NamedTuple):
         return f"{self.user}/subscriptions/{self.world.subscription.pk}"
 
     def post(self, path: str, body: Any, **options: Any) -> HttpResponse:
-        """`path` is of the user."""
+        """Posts to `path`, which is below the address of the user."""
         return self.program.post(f"{self.user}{path}", body, **options)
 
     def refill(self, **fields: Any) -> HttpResponse:
@@ -88,7 +88,7 @@ def of_deactivated_user(scene: Scene) -> HttpResponse:
 
 def of_suspended_subscription(scene: Scene) -> HttpResponse:
     user = UserFactory()
-    subscribed(user, scene.world.subscription.plan)  # and there is no money
+    subscribed(user, scene.world.subscription.plan)  # suspended, as the user has no money
     return scene.program.post(f"/users/{user.pk}/service-charges", TEN_SMS)
 
 
@@ -129,7 +129,7 @@ def with_a_clock_that_went_back(scene: Scene) -> HttpResponse:
 
 
 def failing_by(state: str) -> Callable[[Scene], HttpResponse]:
-    """With the error that the database reports by this SQLSTATE."""
+    """Returns a function that makes a refill fail with a database error of this SQLSTATE."""
 
     def fail(*args: Any, **options: Any) -> None:
         with transaction.atomic(), connection.cursor() as cursor:
@@ -157,7 +157,7 @@ def with_limit(name: str, value: int, call: Callable[[Scene], HttpResponse]) -> 
 
 
 PROVOKED: dict[str, Callable[[Scene], HttpResponse]] = {
-    # By the ledger
+    # Raised by the ledger
     "invalid_amount": lambda scene: scene.refill(amount="five"),
     "nothing_to_change": lambda scene: scene.refill(amount="0"),
     "invalid_description": lambda scene: scene.refill(description="Four"),
@@ -186,7 +186,7 @@ PROVOKED: dict[str, Callable[[Scene], HttpResponse]] = {
     "subscription_exists": lambda scene: started(scene, scene.world.other_plan.pk),
     "subscription_suspended": of_suspended_subscription,
     "subscription_cancelled": cancelled_twice,
-    # By the interface itself
+    # Raised by the API itself
     "malformed_json": lambda scene: scene.post("/balance-changes", b"{"),
     "bad_request": lambda scene: scene.program.get("/users", Host="evil.example.com"),
     "too_many_parameters": with_limit(
@@ -216,7 +216,7 @@ PROVOKED: dict[str, Callable[[Scene], HttpResponse]] = {
     "too_many_requests": too_often,
     "too_slow": too_slow,
     "internal_error": failing,
-    # By the database
+    # Raised by the database
     "busy": failing_by("55P03"),
     "database_unavailable": failing_by("57P01"),
     "database_read_only": failing_by("25006"),
@@ -239,7 +239,7 @@ def test_every_code_is_told_with_its_status(
     db: None, code: str, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
     now = timezone.now()
-    monkeypatch.setattr(timezone, "now", lambda: now)  # tomorrow stays so, a paid month lasts
+    monkeypatch.setattr(timezone, "now", lambda: now)  # no day begins, no month ends
     scene = Scene(program_of_administrator(), make_world(), monkeypatch, settings)
     status = OWN[code][0] if code in OWN else STATUS_BY_CODE.get(code, 422)
     response = PROVOKED[code](scene)

@@ -1,4 +1,4 @@
-"""ETags: of two programs that change the same thing, the second overwrites nothing."""
+"""ETags: if two programs change the same object, the second does not overwrite the first."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ from users.models import User
 
 
 def changes(program: Program) -> dict[str, tuple[str, tuple[str, str, Any]]]:
-    """What is read, and a call that changes it."""
+    """Returns, by name, an address to read and a call that changes the object there."""
     world = make_world()
     user = f"/users/{world.user.pk}"
     subscription = f"{user}/subscriptions/{world.subscription.pk}"
@@ -55,7 +55,7 @@ def test_a_change_is_made_only_to_what_the_caller_knows(program: Program, name: 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("form", ["*", " * ", '"other", {}', '{} , "other"', ",{},", "W/{}"])
 def test_the_etag_may_come_in_any_form(program: Program, name: str, form: str) -> None:
-    """A weak one is what a proxy that compresses makes of ours."""
+    """A proxy that compresses answers makes the API's ETags weak."""
     read, call = changes(program)[name]
     header = form.format(program.get(read)["ETag"])
     assert program.call(*call, If_Match=header).status_code == 200
@@ -118,7 +118,7 @@ def test_what_the_caller_has_is_not_sent_again(program: Program, path: str) -> N
 
 
 def test_compressed_answers_have_exact_etags_too(program: Program, user: User) -> None:
-    """Django would call them weak, and then no If-Match could ever be true."""
+    """Django would make them weak, and in HTTP a weak ETag never satisfies If-Match."""
     path = f"/users/{user.pk}"
     plain = program.get(path)["ETag"]
     response = program.get(path, Accept_Encoding="gzip")

@@ -1,4 +1,4 @@
-"""A client generated from the description does what programs do, against a panel that listens."""
+"""Generates a client from the OpenAPI description, and calls a running panel with it."""
 
 import importlib
 import subprocess
@@ -17,7 +17,7 @@ from tests.config.processes import PATIENCE_SECONDS, environment
 from tests.factories import PlanFactory, ServiceFactory, plan_with
 
 PACKAGE = "generated_billing_client"
-NO_TOOLS_AFTERWARDS = "post_hooks: []\n"  # formatters, which need not be there
+NO_TOOLS_AFTERWARDS = "post_hooks: []\n"  # formatters, which may not be installed
 
 
 class Generated:
@@ -33,7 +33,7 @@ class Generated:
         return importlib.import_module(f"{PACKAGE}.{name}")
 
     def call(self, name: str, *path: Any, **said: Any) -> Any:
-        """The status, what was answered, and the headers."""
+        """Makes a call. Returns the status, the parsed answer and the headers."""
         call = self.module(f"api.{name}").sync_detailed(*path, client=self.client, **said)
         return call.status_code.value, call.parsed, call.headers
 

@@ -1,4 +1,4 @@
-"""HEAD wherever there is GET: the same answer, without its body; and nothing is changed."""
+"""HEAD works wherever GET does: it gets the same answer without a body, and changes nothing."""
 
 import pytest
 from django.test import Client
@@ -60,4 +60,4 @@ def test_the_panel_api_takes_head_where_nothing_is_changed(db: None, call: Panel
     else:
         assert head.status_code == 400
         assert ledger.balance(world.user).number == 1
-        assert program.client.get(address, **session).status_code == 200  # its session goes on
+        assert program.client.get(address, **session).status_code == 200  # still logged in

@@ -1,4 +1,4 @@
-"""Keys, sessions and limits: who gets in, for how long, and how often."""
+"""API keys, sessions and limits: how a caller gets access, for how long, and how often."""
 
 import logging
 import re
@@ -33,7 +33,7 @@ def test_a_key_begins_as_scanners_know_it_and_cannot_be_guessed(operator: User) 
     keys = [issued(operator)[1] for _ in range(20)]
     assert len(set(keys)) == 20
     for secret in keys:
-        assert re.fullmatch(r"bill_[A-Za-z0-9_-]{43}", secret)  # 256 bits of chance
+        assert re.fullmatch(r"bill_[A-Za-z0-9_-]{43}", secret)  # 256 random bits
 
 
 def test_of_a_key_only_its_hash_is_kept(operator: User) -> None:
@@ -335,7 +335,7 @@ def test_the_table_of_limits_is_not_written_to_the_databases_log(db: None) -> No
 
 @pytest.fixture
 def clock(db: None, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What the calls read as the time: `clock.now`, which stands until it is moved."""
+    """The clock that the calls read. `clock.now` stands still until the test moves it."""
 
     class Clock:
         now = NOW
@@ -395,12 +395,12 @@ def test_a_call_over_the_limit_changes_nothing(clock: Any, settings: Any) -> Non
 
 
 def test_no_log_has_a_key(program: Program, caplog: pytest.LogCaptureFixture) -> None:
-    """Of any logger, whatever becomes of the call."""
+    """This holds for every logger, and for calls that succeed and calls that are refused."""
     caplog.set_level(logging.INFO)
     for path in ("/users", "/users/0", "/nothing"):
         program.get(path)
     program.post("/users", {"email": "no"})
     program.post("/users", b"{")
-    assert caplog.text.count(f'"key_id": {program.key.pk},') == 4  # whose calls they were is told
+    assert caplog.text.count(f'"key_id": {program.key.pk},') == 4  # logged by the key's ID
     assert program.secret[authority.PREFIX_LENGTH :] not in caplog.text
     assert program.key.hashed not in caplog.text

@@ -1,4 +1,4 @@
-"""How `/api/v1/` describes itself, to programs and to people."""
+"""The OpenAPI description of `/api/v1/`, and the pages that show the API to people."""
 
 import json
 import re
@@ -138,7 +138,7 @@ def test_what_has_an_etag_says_so(described: dict[str, Any]) -> None:
 
 
 def test_no_field_that_may_be_left_out_has_a_default(described: dict[str, Any]) -> None:
-    """Generators of clients take a field with a default for one that is always there."""
+    """Client generators treat a field with a default as a field that is always present."""
     schemas = described["components"]["schemas"]
     for name, schema in schemas.items():
         required = set(schema.get("required", ()))
@@ -216,7 +216,7 @@ def test_each_webhook_is_as_it_is_described(db: None) -> None:
 def test_no_parameter_is_null_and_none_has_examples_in_the_wrong_form(
     described: dict[str, Any],
 ) -> None:
-    """OpenAPI wants a parameter's own examples named; those of its schema are a list."""
+    """In OpenAPI, a parameter's own examples need names. The examples of its schema are a list."""
     for name, call in calls(described):
         for parameter in call["parameters"]:
             assert "examples" not in parameter, (name, parameter)
@@ -258,7 +258,7 @@ def test_the_figures_on_the_page_are_those_of_the_document() -> None:
     rows = re.findall(r"^\| `(\w+)` \|(?: \d+ \|)? .*? \| (.*?) ?\|$", document, re.MULTILINE)
     listed = {code: set(re.findall(r"`(\w+)`", figures)) for code, figures in rows}
     shown = {kind.code: set(kind.figures) for kind in kinds()}
-    listed["invalid_request"] = {"errors"}  # and what is in them
+    listed["invalid_request"] = {"errors"}  # the document also lists the fields of an error
     assert shown == listed
 
 
@@ -284,7 +284,8 @@ def subclasses(model: type[RequestModel]) -> Iterator[type[RequestModel]]:
 
 @pytest.mark.parametrize("model", [*subclasses(RequestModel)], ids=lambda model: model.__name__)
 def test_what_the_page_fills_in_to_try_a_call_is_valid(model: type[RequestModel]) -> None:
-    schema = model.model_json_schema()  # as the page makes one up, where there is no whole example
+    schema = model.model_json_schema()
+    # Without a whole example, the page builds one from the fields.
     told = schema.get("examples") or [
         {
             name: field["examples"][0] if "examples" in field else field.get("default", True)

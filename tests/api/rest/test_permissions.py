@@ -1,7 +1,7 @@
 """Who may make which call: one table for both faces of the Billing API.
 
-Each row is a caller, each column a call; what the caller is told says the table in between. Calls
-are walked from the interfaces themselves, so that a new one without its row here is seen.
+CALLERS lists the callers, each with the answer that it gets from either face. Every caller makes
+every call. If the lists of calls lack one, a test fails.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,18 +24,18 @@ from tests.factories import AdministratorFactory, PlanFactory, user_with
 from tests.operators import operator_with
 from users.models import User
 
-# What is told, at each face: HTTP status and code; None: the call succeeds.
+# The HTTP status and the code of a refusal; None if the call succeeds.
 ResponseModel = tuple[int, Any] | None
 
 
 class Caller(NamedTuple):
-    """`owner` makes the operator, of the permission that the call asks for."""
+    """`owner` creates the operator; it is given the permission that the call needs."""
 
     owner: Callable[[str | None], User]
     rest: ResponseModel
     panel: ResponseModel
     key: Callable[[], dict[str, Any]] = dict
-    then: str = ""  # happens to the owner or the key before the call
+    then: str = ""  # how the caller loses access before the call
 
 
 ALL_PERMISSIONS = frozenset(
@@ -84,7 +84,7 @@ def happen(then: str, owner: User) -> None:
 
 
 def state() -> list[Any]:
-    """Everything that a call could have changed, of whatever table but those of access itself."""
+    """Returns a digest of each table that a call could change, except those of keys and limits."""
     seen = []
     with connection.cursor() as cursor:
         tables = connection.introspection.table_names(cursor)
@@ -166,7 +166,7 @@ def test_who_may_make_which_call_of_the_panel_api(
     answer = program(call.path, **given)
     told = caller.panel
     if call.permission is None and told == (403, 13):
-        told = None  # any operator may
+        told = None  # any operator may make it
     if told is None:
         assert answer.status == 200, answer.content
         return
@@ -195,7 +195,7 @@ def test_the_two_faces_ask_for_the_same_permission_for_the_same_thing() -> None:
         assert rest[one] == panel[other]
 
 
-# --- Permissions besides the one that a call asks for -------------------------------------------
+# --- Permissions other than the one that a call needs -------------------------------------------
 
 
 def test_balances_show_only_to_who_may_see_them(db: None) -> None:
@@ -226,7 +226,7 @@ def test_what_a_key_does_its_owner_did(db: None) -> None:
 
 
 def test_an_expired_session_was_one_until_its_last_moment(db: None) -> None:
-    """So that the rows above about expiry are about nothing else."""
+    """This shows that the caller "an expired key" above is refused only because of the expiry."""
     owner = AdministratorFactory()
     program = PanelProgram(owner)
     almost = timezone.now() - authority.SESSION_LASTS + timedelta(minutes=1)

@@ -1,4 +1,4 @@
-"""Plans and services, as programs read them."""
+"""Programs read plans and services."""
 
 from billing.models import Service
 from billing.plans.pricing import Cycle

@@ -1,4 +1,4 @@
-"""`Idempotency-Key` on every call that writes: it does its work once, and its answer stays."""
+"""`Idempotency-Key`: a call that writes does its work once, and repeats get the first answer."""
 
 import json
 from collections import Counter
@@ -58,7 +58,7 @@ def test_other_content_by_the_same_key_is_a_conflict(program: Program, body: Any
     program.post("/users", ADA, key="17")
     response = program.post("/users", body, key="17")
     if body in ({}, b"{"):
-        assert response.status_code in (400, 422)  # is no such call at all
+        assert response.status_code in (400, 422)  # not a valid call
     else:
         assert "number" not in assert_problem(response, 409, "idempotency_conflict")
     assert User.objects.filter(is_staff=False).count() == 1
@@ -120,7 +120,7 @@ def test_keys_of_the_panel_are_refused_everywhere(program: Program, key: str) ->
 
 
 def test_the_same_answer_when_etags_have_moved_on(program: Program, user: User) -> None:
-    """The repeat of a call whose answer was lost carries the ETag that it changed itself."""
+    """A repeat carries the old ETag again, which the first call itself made outdated."""
     tag = program.get(f"/users/{user.pk}")["ETag"]
     first = program.patch(f"/users/{user.pk}", {"city": "Berlin"}, key="17", If_Match=tag)
     again = program.patch(f"/users/{user.pk}", {"city": "Berlin"}, key="17", If_Match=tag)
@@ -191,7 +191,7 @@ def test_of_many_with_other_content_one_wins(connections: Connections) -> None:
 
 
 def test_when_the_first_is_refused_one_that_waited_does_the_work(connections: Connections) -> None:
-    """Each cancels; the key is not held by those that found it done without a key of theirs."""
+    """Calls with two keys cancel one subscription. A refused call does not use up its key."""
     program, world = program_of_administrator(), make_world()
     path = f"/users/{world.user.pk}/subscriptions/{world.subscription.pk}/cancel"
     outcomes = connections(8, lambda i: program.post(path, {"pay_back": True}, key=f"{i % 2}"))
@@ -202,7 +202,7 @@ def test_when_the_first_is_refused_one_that_waited_does_the_work(connections: Co
 
 
 class Killed(BaseException):
-    """As by a signal that nobody handles."""
+    """Stands for a signal that kills the process: no code handles it."""
 
 
 def test_what_was_committed_is_answered_though_the_first_answer_never_left(

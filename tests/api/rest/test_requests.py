@@ -1,6 +1,6 @@
-"""What every request has: an ID, a line in the log, limits; and what comes of nonsense.
+"""Requests to `/api/v1/`: their IDs, bodies, addresses, parameters and idempotency keys.
 
-Whatever is sent, the answer is a problem with a sentence, and never an error of the server.
+A request that makes no sense gets a problem with a sentence, never a server error.
 """
 
 import gzip
@@ -28,7 +28,7 @@ def refill(program: Program, user: User, body: Any = REFILL, **options: Any) -> 
 
 
 def with_value(value: str, field: str = "metadata") -> bytes:
-    """A refill with this text, as it is, for a field's value."""
+    """Returns the body of a refill, with this JSON text as the value of `field`."""
     fields = {"description": '"Refill 17"', "amount": '"5"'} | {field: value}
     return ("{" + ", ".join(f'"{name}": {each}' for name, each in fields.items()) + "}").encode()
 
@@ -165,7 +165,7 @@ def test_a_compressed_body_is_not_guessed_at(program: Program, user: User) -> No
         (b'{"amount": 05}', "delimiter"),
         (b"\xff\xfe", "UTF-8"),
         (b'{"description": "\xff"}', "UTF-8"),
-        (b'{"description": "\xed\xa0\x80"}', "UTF-8"),  # half a character, as it cannot be written
+        (b'{"description": "\xed\xa0\x80"}', "UTF-8"),  # half a character, which UTF-8 excludes
         ('{"amount": "5"}'.encode("utf-16"), "UTF-8"),
         ('{"amount": "5"}'.encode("utf-32"), "expecting|UTF-8"),
         (b'{"a\nb": 1}', "control character"),
@@ -196,7 +196,7 @@ def test_what_is_no_json_is_told_so(program: Program, user: User, body: bytes, r
 
 
 def test_json_may_be_as_deep_as_is_said(program: Program, user: User) -> None:
-    """The body and its metadata are two levels."""
+    """The body and its metadata are the first two of the 32 levels."""
     response = refill(program, user, with_value('{"a": %s}' % ("[" * 30 + "]" * 30)))
     assert response.status_code == 201
 
@@ -366,7 +366,7 @@ def test_characters_of_any_kind_are_kept_as_they_are(program: Program, user: Use
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
 def test_where_there_is_nothing_nothing_is_found(program: Program, method: str, path: str) -> None:
-    """Also no redirect, by which a POST would lose its body; and with a browser's cookies."""
+    """The API also never redirects, because a redirected POST would lose its body."""
     response = program.call(method, path, {} if method in ("POST", "PUT", "PATCH") else None)
     if method == "HEAD":
         assert (response.status_code, response.content) == (404, b"")

@@ -1,4 +1,4 @@
-"""What calls take is what the tables hold."""
+"""The fields of a user in the API are the columns of the table, with the same lengths."""
 
 from django.db.models import CharField
 
@@ -8,7 +8,7 @@ from users.models import User
 
 NOT_SAID = {
     *("id", "password", "last_login", "is_staff", "is_superuser", "created_at"),
-    *("email_identity", "email_twin", "search_text"),  # what the database makes of the others
+    *("email_identity", "email_twin", "search_text"),  # computed by the database
 }
 
 

@@ -1,7 +1,7 @@
-"""`/api/v1/` does what it says of itself: Schemathesis makes requests of its description.
+"""Checks `/api/v1/` against its OpenAPI description, with requests that Schemathesis makes.
 
-Valid ones and invalid ones, by a key with every right, on a user with money, plans and
-subscriptions; each is undone. More of them: SCHEMATHESIS_EXAMPLES=500.
+The requests are valid or invalid. They use a key with every permission, and users with money, plans
+and subscriptions. Each request is rolled back. SCHEMATHESIS_EXAMPLES=500 makes more requests.
 """
 
 import os
@@ -28,13 +28,13 @@ handler.request_class = Request
 
 
 def application(environ: dict[str, Any], start_response: Any) -> Any:
-    """As a server has it, to a client that takes no compressed answers: this one reads none."""
+    """Calls the panel as a server does, without compression, which Schemathesis cannot read."""
     environ.pop("HTTP_ACCEPT_ENCODING", None)
     return handler(environ, start_response)
 
 
-# What is well-formed may still be more than the balance, a plan that there is not, or no e-mail.
-# An ETag of nothing that is there is refused first, whatever else is wrong.
+# A well-formed request may still ask for more than the balance, for an unknown plan, or for an
+# invalid e-mail. An ETag that matches nothing is refused before anything else is checked.
 REFUSED_BY_RULES = ["402", "412", "422"]
 MALFORMED = [
     "400",
@@ -69,7 +69,7 @@ schema.app = application
 
 @schema.hook
 def map_path_parameters(context: Any, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Most IDs that there could be are of nobody; these mostly are of somebody."""
+    """Replaces positive IDs by 1, 2 or 3, because most random IDs do not exist."""
     return {
         name: 1 + value % 3 if type(value) is int and value > 0 else value
         for name, value in (parameters or {}).items()
@@ -78,7 +78,10 @@ def map_path_parameters(context: Any, parameters: dict[str, Any]) -> dict[str, A
 
 @pytest.fixture
 def connection_stays() -> Iterator[None]:
-    """As in Django's own test client: a request would end the test's transaction."""
+    """Keeps the connection open, as Django's test client does.
+
+    Otherwise a request would end the test's transaction.
+    """
     for signal in (request_started, request_finished):
         signal.disconnect(close_old_connections)
     yield
@@ -88,7 +91,7 @@ def connection_stays() -> Iterator[None]:
 
 @pytest.fixture
 def world(db: None, connection_stays: None) -> Program:
-    """Users, plans and subscriptions have the IDs 1 to 3, as the first of all have."""
+    """Makes users, plans and subscriptions with the IDs 1 to 3, and an administrator's program."""
     with connection.cursor() as cursor:
         for table in ("users_user", "billing_plan", "billing_subscription"):
             cursor.execute("SELECT setval(pg_get_serial_sequence(%s, 'id'), 1, false)", [table])

@@ -1,4 +1,4 @@
-"""Charging the use of services, and quoting it first."""
+"""Service charges, and quotes that show a charge without posting it."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def plan(db: None) -> Plan:
 
 @pytest.fixture
 def customer(plan: Plan) -> User:
-    """Has 2 on the bonus balance and 5 on the real one."""
+    """A user with a real balance of 5 and a bonus balance of 2, subscribed to the plan."""
     user = user_with(real=5, bonus=2)
     subscribed(user, plan)
     return user
@@ -129,7 +129,7 @@ REFUSALS: list[tuple[dict[str, Any], int, str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("more", "status", "code", "figures"), REFUSALS)
 @pytest.mark.parametrize("call", [charge, quote])
-def test_a_quote_is_refused_just_as_the_charge(  # noqa: PLR0917 - fixtures are named, not placed
+def test_a_quote_is_refused_just_as_the_charge(  # noqa: PLR0917 - pytest passes these by name
     program: Program,
     customer: User,
     call: Any,

@@ -1,4 +1,4 @@
-"""Subscriptions by API: started, changed and cancelled as in the panel; previews do nothing."""
+"""Programs start, change and cancel subscriptions as in the panel. Previews change nothing."""
 
 from datetime import date
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Low balance thresholds, set by programs."""
+"""Programs read, set and remove low balance thresholds."""
 
 from typing import Any
 

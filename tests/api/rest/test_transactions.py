@@ -1,4 +1,4 @@
-"""Reading the ledger: lists that programs page through and follow, and balances at any time."""
+"""Transactions and balances over the API: lists to page through and follow, and reversals."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -37,7 +37,7 @@ def listed(program: Program, path: str, **parameters: Any) -> dict[str, Any]:
 
 
 def walked(program: Program, path: str, **parameters: Any) -> list[int]:
-    """The IDs of all pages, in their order."""
+    """Returns the IDs of all pages, in the order of the list."""
     page = listed(program, path, limit=2, **parameters)
     ids = [row["id"] for row in page["transactions"]]
     while page["has_more"]:
@@ -84,7 +84,7 @@ def test_pages_show_every_transaction_once_in_either_order(program: Program, pat
         ({"direction": "charges", "subtype": "monthly"}, {"subtype": "monthly"}),
         ({"direction": "refills", "subtype": "monthly"}, {"pk": 0}),
         ({"direction": "refills", "type": "bonus_charge"}, {"type": "bonus_charge"}),
-        # As ever: programs read by it what added, a reversal that gives back among it.
+        # Refills are all transactions that add money, also the reversal of a charge.
         ({"direction": "refills", "type": "reversal"}, {"type": "reversal"}),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_follower_of_nothing_yet_gets_what_comes(program: Program, of: str) ->
 
 
 def test_a_follower_who_filters_is_led_past_what_does_not_fit(program: Program, path: str) -> None:
-    """Otherwise it would search the same stretch anew each time."""
+    """Otherwise the follower would search the same transactions again each time."""
     page = listed(program, path, order="oldest", type="reversal")
     assert page["has_more"] is False
     first_there = listed(program, path, order="oldest", cursor=page["next_cursor"])
@@ -171,7 +171,7 @@ def test_a_follower_who_filters_is_led_past_what_does_not_fit(program: Program, 
 def test_a_page_asks_for_no_count_and_skips_no_rows(
     program: Program, path: str, order: str
 ) -> None:
-    listed(program, path)  # the key's last use is noted now and then
+    listed(program, path)  # notes the key's last use, so that the query below does not
     cursor = listed(program, path, limit=2, order=order)["next_cursor"]
     with CaptureQueriesContext(
         connection,
@@ -223,7 +223,7 @@ def test_a_cursor_beyond_all_times_is_none(program: Program) -> None:
 
 
 def test_a_cursor_leads_on_in_its_own_list_only(program: Program) -> None:
-    """In another it would leave rows out, or bring some twice, without a word."""
+    """In another list it would skip rows, or repeat some, without an error."""
     one, other = user_with_history(), user_with_history(email="other@example.com")
     lists = [
         f"{path}?limit=1&order={order}"
@@ -317,7 +317,7 @@ def test_a_balance_is_known_now_and_as_of_any_time(program: Program, settings: A
             "number": number,
         }
     response = program.get(f"/users/{user.pk}/balance?at=2026-03-11T12:00:00+02:00")
-    assert_problem(response, 422, "invalid_request")  # the plus is a space in an address
+    assert_problem(response, 422, "invalid_request")  # in an address, + means a space
 
 
 # --- Reversals ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Calls about users: customers, found, created, changed and deactivated by programs."""
+"""Programs find, read, create, change and deactivate users."""
 
 import re
 from typing import Any
@@ -352,7 +352,7 @@ def test_two_who_change_different_fields_at_once_both_do(connections: Connection
 
 
 def test_changing_a_user_moves_no_money(connections: Connections) -> None:
-    """A row saved as it was read would; so it is tried while money moves."""
+    """Money moves while the user is saved, because saving an outdated row could undo a change."""
     program = program_of_administrator()
     user = UserFactory()
 
