@@ -10,6 +10,8 @@ from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponseBase
 from django.utils import timezone
 
+from users.texts import counted
+
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
 BEGUN: Final = "begun"
@@ -37,11 +39,11 @@ def _end_or_note(request: HttpRequest, now: datetime) -> None:
     begun = _moment(session.get(BEGUN), now)
     seen = _moment(session.get(SEEN), now)
     if now - begun >= timedelta(hours=settings.SESSION_HOURS):
-        reason = f"A login lasts {_count(settings.SESSION_HOURS, 'hour')}, and yours has ended."
+        reason = f"A login lasts {counted(settings.SESSION_HOURS, 'hour')}, and yours has ended."
     elif settings.SESSION_IDLE_MINUTES and now - seen >= timedelta(
         minutes=settings.SESSION_IDLE_MINUTES
     ):
-        minutes = _count(settings.SESSION_IDLE_MINUTES, "minute")
+        minutes = counted(settings.SESSION_IDLE_MINUTES, "minute")
         reason = f"You were logged out because you were inactive for {minutes}."
     else:
         if BEGUN not in session:
@@ -56,7 +58,3 @@ def _end_or_note(request: HttpRequest, now: datetime) -> None:
 
 def _moment(seconds: float | None, now: datetime) -> datetime:
     return now if seconds is None else datetime.fromtimestamp(seconds, now.tzinfo)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

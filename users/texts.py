@@ -100,3 +100,8 @@ def storage_problem(text: str) -> str | None:
     except UnicodeEncodeError:
         return "contains half a character"
     return None
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun, such as "1 user" or "1,200 users"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

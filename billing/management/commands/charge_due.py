@@ -22,6 +22,7 @@ from billing.models import ChargingRun
 from billing.money import format_money
 from billing.plans import charging
 from billing.plans.charging import Done, Figures
+from users.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Command(BaseCommand):
                 bar.close()
                 self.summarise(figures, at, monotonic() - started, dry_run=dry_run)
         if figures.failed:
-            who = _count(figures.failed, "user")
+            who = counted(figures.failed, "user")
             raise CommandError(
                 f"{who} could not be charged; see the messages above."
                 if dry_run
@@ -147,11 +148,7 @@ def _ahead(at: datetime, now: datetime) -> str:
     if at <= now:
         return ""
     days = (at.astimezone(UTC).date() - now.astimezone(UTC).date()).days
-    return _count(days, "day") if days else "less than a day"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return counted(days, "day") if days else "less than a day"
 
 
 def _time(text: str) -> datetime:

@@ -22,6 +22,7 @@ from billing.money import format_money
 from billing.operations import history
 from billing.operations.history import Imported, ImportRefused
 from users.models import User
+from users.texts import counted
 
 SHOWN_PROBLEMS: Final = 20
 PROBLEMS_FILE: Final = "problems.txt"
@@ -143,7 +144,7 @@ class Command(BaseCommand):
             self._report(found, folder)
         if found.problem_count and not found.is_written:
             raise CommandError(
-                f"{_count(found.problem_count, 'problem')}. Nothing was imported. "
+                f"{counted(found.problem_count, 'problem')}. Nothing was imported. "
                 "Correct the files and start again"
                 + (
                     "."
@@ -153,10 +154,10 @@ class Command(BaseCommand):
             )
         what = "Imported" if found.is_written else "Would be imported"
         counts = [
-            _count(found.users, "user"),
-            _count(found.transactions, "transaction"),
-            _count(found.subscriptions, "subscription"),
-            _count(found.plans, "new plan"),
+            counted(found.users, "user"),
+            counted(found.transactions, "transaction"),
+            counted(found.subscriptions, "subscription"),
+            counted(found.plans, "new plan"),
         ]
         self.stdout.write(
             f"{what}: {', '.join(counts)}. The balances are {format_money(found.real)} real and "
@@ -167,15 +168,15 @@ class Command(BaseCommand):
             (found.skipped, "left out: see the problems"),
         ):
             if number:
-                self.stdout.write(f"{_count(number, 'user')} {sentence}.")
+                self.stdout.write(f"{counted(number, 'user')} {sentence}.")
         if found.differences:
             self.stdout.write(
-                f"{_count(found.differences, 'transaction')} explain a difference between "
+                f"{counted(found.differences, 'transaction')} explain a difference between "
                 "operations that did not follow each other."
             )
         if found.as_payments:
             self.stdout.write(
-                f"{_count(found.as_payments, 'operation')} became payments, because "
+                f"{counted(found.as_payments, 'operation')} became payments, because "
                 "the ledger does not allow their original type; "
                 "their metadata keep it."
             )
@@ -216,7 +217,7 @@ class Command(BaseCommand):
                 bars.show("verify", transactions, total)
         self.stdout.write(
             self.style.SUCCESS(
-                f"The ledger verifies: {_count(transactions, 'transaction')} in all."
+                f"The ledger verifies: {counted(transactions, 'transaction')} in all."
             )
         )
 
@@ -259,7 +260,3 @@ def _operator(email: str) -> User:
     if operator is None:
         raise CommandError(f"There is no operator {email}.")
     return operator
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

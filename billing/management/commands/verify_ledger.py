@@ -18,6 +18,7 @@ from billing.ledger.rules import (
 )
 from billing.ledger.verification import Problem
 from billing.sql import guards
+from users.texts import counted
 
 
 class Command(BaseCommand):
@@ -63,8 +64,8 @@ class Command(BaseCommand):
         self._write_rules()
         self.stdout.write(
             self.style.SUCCESS(
-                f"All of this holds for {_count(transactions, 'transaction')} "
-                f"of {_count(users, 'user')}."
+                f"All of this holds for {counted(transactions, 'transaction')} "
+                f"of {counted(users, 'user')}."
             )
         )
         return True
@@ -105,10 +106,6 @@ def _stretch_of(user_id: int) -> verification.Stretch:
     if stretch is None:
         raise CommandError(f"There is no user with ID {user_id}.")
     return stretch
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _shown(value: object) -> str:

@@ -1,4 +1,5 @@
--- Why `amount` is no money, or NULL if it is. numeric accepts NaN, infinities and any scale.
+-- Returns why `amount` is not an amount of money, or NULL if it is one. numeric accepts NaN,
+-- infinities and any scale.
 CREATE OR REPLACE FUNCTION public.billing_amount_problem(amount numeric)
  RETURNS text
  LANGUAGE sql

@@ -1,6 +1,6 @@
--- Guard of billing_balance: a balance is what the user's last transaction left; none, none. Each
--- state of the row must be what the transaction of its number left, and numbers never go back;
--- that no transaction has a higher number is the guard of billing_transaction's part.
+-- Guard of billing_balance: a balance is what the user's last transaction left, and zero without
+-- one. Each state of the row must match the transaction of its number, and numbers never go back.
+-- The guard of billing_transaction checks that no transaction has a higher number.
 CREATE OR REPLACE FUNCTION public.billing_check_balance()
  RETURNS trigger
  LANGUAGE plpgsql

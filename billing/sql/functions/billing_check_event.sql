@@ -1,4 +1,4 @@
--- Guard of billing_event: a row continues its subject's row before it, and has its digest.
+-- Guard of billing_event: a row continues the previous row of its subject and has the right digest.
 CREATE OR REPLACE FUNCTION public.billing_check_event()
  RETURNS trigger
  LANGUAGE plpgsql

@@ -1,5 +1,6 @@
--- Guard of billing_transaction: a row continues the user's row before it and has its digest, a
--- reversal is the opposite of what it reverses, and the balance row has come at least this far.
+-- Guard of billing_transaction: a row continues the user's previous row and has the right digest, a
+-- reversal is the opposite of the transaction that it reverses, and the balance row has reached at
+-- least this number.
 CREATE OR REPLACE FUNCTION public.billing_check_transaction()
  RETURNS trigger
  LANGUAGE plpgsql

@@ -1,5 +1,5 @@
--- The clock by which moments are kept, other than those of transactions. Tests put it to another
--- time by replacing this function.
+-- The clock of all moments except the times of transactions. Tests replace this function to set
+-- another time.
 CREATE OR REPLACE FUNCTION public.billing_clock()
  RETURNS timestamp with time zone
  LANGUAGE sql

@@ -1,5 +1,5 @@
--- The digest of a transaction: SHA-256 over its canonical form, which docs/ledger.md describes.
--- PL/pgSQL prepares the long expression once per transaction; in SQL, each caller would.
+-- Returns the digest of a transaction: SHA-256 over its canonical form (docs/ledger.md). PL/pgSQL
+-- prepares the long expression once per transaction; in SQL, each caller would.
 CREATE OR REPLACE FUNCTION public.billing_digest(t public.billing_transaction, previous_digest bytea)
  RETURNS bytea
  LANGUAGE plpgsql

@@ -1,5 +1,5 @@
--- A new password ends the sessions of `/v2/panel/`, as it does those of the panel: whoever knew the
--- old one is out, however the password was set.
+-- Ends the sessions of `/v2/panel/` when the password changes, as for the panel's own sessions:
+-- anyone who knew the old password is logged out, however the new one was set.
 CREATE OR REPLACE FUNCTION public.billing_end_sessions()
  RETURNS trigger
  LANGUAGE plpgsql

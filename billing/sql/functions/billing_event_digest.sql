@@ -1,4 +1,4 @@
--- The digest of an event: SHA-256 over its canonical form, which docs/ledger.md describes.
+-- Returns the digest of an event: SHA-256 over its canonical form (docs/ledger.md).
 CREATE OR REPLACE FUNCTION public.billing_event_digest(e public.billing_event, previous_digest bytea)
  RETURNS bytea
  LANGUAGE plpgsql

@@ -1,6 +1,6 @@
--- Locks balances, in the order of user IDs, until the end of the database transaction: with its
--- owner's rights, for a lock takes the right to write. With `skip_held` those that somebody else
--- holds are left out, instead of waited for.
+-- Locks balances in the order of user IDs until the database transaction ends. It runs with its
+-- owner's rights, because a lock needs the right to write. With `skip_held` it leaves out balances
+-- that others have locked instead of waiting for them.
 CREATE OR REPLACE FUNCTION public.billing_hold(user_ids bigint[], skip_held boolean DEFAULT false)
  RETURNS SETOF public.billing_balance
  LANGUAGE plpgsql

@@ -1,4 +1,5 @@
--- From when a user was active, or was not: days without service cost nothing, however late the run.
+-- Stores the moments from which a user is active or deactivated: days without service cost nothing,
+-- however late the charging run is.
 CREATE OR REPLACE FUNCTION public.billing_note_activation()
  RETURNS trigger
  LANGUAGE plpgsql

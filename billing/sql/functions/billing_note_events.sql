@@ -1,6 +1,6 @@
--- Writes events, with its owner's rights: `events` is an array of objects with subject, subject_id,
--- action and data. Numbers, times and digests are made here. Of two that write to one subject at
--- once, the second waits for the first and takes the next number.
+-- Writes events with its owner's rights. `events` is an array of objects with subject, subject_id,
+-- action and data; numbers, times and digests are made here. If two transactions write to one
+-- subject at once, the second waits for the first and takes the next number.
 CREATE OR REPLACE FUNCTION public.billing_note_events(events jsonb, actor_id bigint, channel text, request_id text DEFAULT NULL::text)
  RETURNS SETOF public.billing_event
  LANGUAGE plpgsql

@@ -1,4 +1,5 @@
--- What a plan cost from when: a late run charges each day as a run on that day would have.
+-- Stores the price of a plan with the moment from which it applies: a late run charges each day
+-- like a run on that day.
 CREATE OR REPLACE FUNCTION public.billing_note_terms()
  RETURNS trigger
  LANGUAGE plpgsql

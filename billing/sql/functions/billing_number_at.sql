@@ -1,5 +1,5 @@
--- The number of a user's last transaction not later than `moment`; 0 if there is none. Times never
--- go back along the numbers and the numbers have no gaps, so it is found by halving.
+-- Returns the number of a user's last transaction at or before `moment`; 0 if there is none. Times
+-- never go back along the numbers and the numbers have no gaps, so a binary search finds it.
 CREATE OR REPLACE FUNCTION public.billing_number_at(of_user_id bigint, moment timestamp with time zone)
  RETURNS bigint
  LANGUAGE plpgsql

@@ -1,4 +1,4 @@
--- Every user has a balance, however the user was created.
+-- Gives every user a balance, however the user was created.
 CREATE OR REPLACE FUNCTION public.billing_open_balance()
  RETURNS trigger
  LANGUAGE plpgsql

@@ -1,22 +1,23 @@
--- Posts a batch of entries, in turn, each to one user's two balances; one entry is a batch of one.
+-- Posts a batch of entries in order, each to one user's two balances. A single entry is a batch
+-- of one.
 --
 -- `entries` is a JSON array of objects:
 --     user_id, type, subtype, description, device, amount, bonus_amount, idempotency_key,
 --     expected_number, reverses, metadata
--- Amounts are strings, added as they are signed. A `tariff_charge` names its whole cost as a
--- negative `amount`, which is taken from the bonus balance first; a `reversal` names only the
--- transaction it `reverses`, and its amounts follow from that.
+-- Amounts are signed strings. A `tariff_charge` has its whole cost as a negative `amount`, which is
+-- taken from the bonus balance first. A `reversal` only names the transaction it `reverses`; its
+-- amounts follow from that transaction.
 --
--- Balance rows are locked in the order of user ids, before anything is checked, so batches cannot
--- deadlock and no check can go stale. Entries of one user keep their order.
+-- Balance rows are locked in the order of user IDs before anything is checked, so batches cannot
+-- deadlock and no check can become outdated. Entries of one user keep their order.
 --
--- Answers a row for each entry: its position (from 1), what became of it (posted, replayed or
--- refused), the refusal as {"code", figures…}, and the transaction. Unless `skip_refused`, the
--- first refusal raises BL001 with the refusal as DETAIL, and nothing of the batch is posted.
+-- Returns a row for each entry: its position (from 1), its outcome (posted, replayed or refused),
+-- the refusal as {"code", figures…}, and the transaction. Unless `skip_refused`, the first refusal
+-- raises BL001 with the refusal as DETAIL, and nothing of the batch is posted.
 --
--- It runs with its owner's rights, and nothing else writes balances and transactions: whoever may
--- call it needs no right to write their tables. When a transaction is posted is the clock's
--- business, never the caller's.
+-- It runs with its owner's rights and is the only writer of balances and transactions: its callers
+-- need no right to write these tables. The time of a transaction comes from the database's clock,
+-- never from the caller.
 CREATE OR REPLACE FUNCTION public.billing_post(entries jsonb, acting_user_id bigint, via_channel text, skip_refused boolean DEFAULT false)
  RETURNS TABLE("position" bigint, outcome text, refusal jsonb, posted public.billing_transaction)
  LANGUAGE plpgsql

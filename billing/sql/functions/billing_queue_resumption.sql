@@ -1,15 +1,15 @@
--- Queues a job that resumes what a user's empty balance, or deactivation, had suspended.
+-- Queues a job that resumes the subscriptions of a user after a refill or an activation.
 --
--- The job is queued by the very database transaction that refills, or activates: it is there if and
--- only if the reason for it is. One waiting job per user is enough, which its queueing lock sees to:
--- a job that waits still sees every refill committed before it starts, and one that was started
--- meanwhile first locks the balance, so it waits for the commit of a refill that found it waiting.
--- A refill that finds it started queues another. A job that started just before an activation was
--- committed still sees the user deactivated; the next charging run resumes then.
+-- The database transaction that refills or activates also queues the job, so the job exists exactly
+-- if its reason does. One waiting job per user is enough, which its queueing lock ensures: a
+-- waiting job sees every refill committed before it starts. A job that starts before this
+-- transaction commits locks the balance first, so it waits for the commit. A refill that finds a
+-- started job queues another. A job that started just before an activation was committed still sees
+-- the user deactivated; the next charging run resumes then.
 --
--- A refill neither fails nor waits for want of a job: the next charging run resumes anyway. (Two
--- refills of one user follow each other by the lock on the balance, so they never wait for each
--- other here.)
+-- A refill neither fails nor waits if no job can be queued: the next charging run resumes anyway.
+-- (Two refills of one user follow each other by the lock on the balance, so they never wait for
+-- each other here.)
 CREATE OR REPLACE FUNCTION public.billing_queue_resumption(of_user_id bigint)
  RETURNS void
  LANGUAGE plpgsql

@@ -1,4 +1,4 @@
--- Guard of billing_service: transactions know a service by its code.
+-- Guard of billing_service: the code never changes, because transactions refer to it.
 CREATE OR REPLACE FUNCTION public.billing_refuse_other_code()
  RETURNS trigger
  LANGUAGE plpgsql

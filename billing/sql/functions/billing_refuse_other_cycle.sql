@@ -1,4 +1,4 @@
--- Guard of billing_plan: what was paid for, and until when, was reckoned by the cycle.
+-- Guard of billing_plan: the cycle never changes, because the paid periods depend on it.
 CREATE OR REPLACE FUNCTION public.billing_refuse_other_cycle()
  RETURNS trigger
  LANGUAGE plpgsql

@@ -1,4 +1,4 @@
--- A user who is activated resumes soon, like one who refills: see billing_queue_resumption.
+-- After an activation: queues the job that resumes the user (see billing_queue_resumption).
 CREATE OR REPLACE FUNCTION public.billing_resume_after_activation()
  RETURNS trigger
  LANGUAGE plpgsql

@@ -1,4 +1,5 @@
--- After a refill, whatever brought it: see billing_queue_resumption.
+-- After a refill through any channel: queues the job that resumes the user (see
+-- billing_queue_resumption).
 CREATE OR REPLACE FUNCTION public.billing_resume_after_refill()
  RETURNS trigger
  LANGUAGE plpgsql

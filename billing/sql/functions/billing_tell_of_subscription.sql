@@ -1,5 +1,5 @@
--- After a subscription was suspended, or resumed. What is told is what it was like then, in the form
--- of billing/representations.py.
+-- After a subscription was suspended or resumed: stores the webhook event, with the subscription as
+-- it was at that moment, in the form of billing/representations.py.
 CREATE OR REPLACE FUNCTION public.billing_tell_of_subscription()
  RETURNS trigger
  LANGUAGE plpgsql

@@ -1,6 +1,7 @@
--- After transactions were posted: that they were, and whose balance fell below its threshold.
+-- After transactions were posted: stores the webhook events of the transactions and of balances
+-- that fell below their threshold.
 --
--- The first question is all that posting costs where nobody wants to know.
+-- If no endpoint subscribes to these events, posting pays only for the first query.
 CREATE OR REPLACE FUNCTION public.billing_tell_of_transactions()
  RETURNS trigger
  LANGUAGE plpgsql

@@ -1,6 +1,6 @@
--- Whether a transaction of this type may look like this: the codes there are, and the debit order.
--- For a constraint, which takes NULL for consent: hence the answer is never NULL, and anything
--- that is not plainly allowed is not.
+-- Returns true if a transaction of this type may have these values: known codes and the debit
+-- order. A constraint takes NULL for true, so this never returns NULL, and everything that is not
+-- plainly allowed is false.
 CREATE OR REPLACE FUNCTION public.billing_type_allows(type character varying, subtype character varying, channel character varying, amount numeric, bonus_amount numeric, new_bonus numeric, reverses bigint)
  RETURNS boolean
  LANGUAGE plpgsql

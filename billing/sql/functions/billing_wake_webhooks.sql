@@ -1,8 +1,9 @@
--- Queues a job that sends what waits for an endpoint, unless one waits already or it is paused.
+-- Queues a job that sends the waiting events of an endpoint, unless a job is waiting already or the
+-- endpoint is paused.
 --
--- Nobody waits for anybody here, and nothing is refused for want of a job. Who finds another
--- transaction queueing that very job leaves it to that one; what is missed this way, because that
--- job was done before this transaction ended, a sweep every few seconds finds (billing/tasks.py).
+-- Nothing here waits for another transaction or fails. If another transaction is queueing the same
+-- job, this one leaves it to that one; if that job ends before this transaction does, the sweep
+-- every few seconds finds the events (billing/tasks.py).
 CREATE OR REPLACE FUNCTION public.billing_wake_webhooks(for_endpoint_id bigint)
  RETURNS void
  LANGUAGE plpgsql

@@ -1,4 +1,4 @@
--- When a user was active is never rewritten.
+-- The moments of activation are never rewritten.
 CREATE TRIGGER activations_are_append_only
     BEFORE DELETE OR UPDATE OR TRUNCATE ON public.billing_activation
     FOR EACH STATEMENT

@@ -1,4 +1,4 @@
--- A user who is activated or deactivated leaves the moment behind.
+-- The moment of each activation and deactivation is stored.
 CREATE TRIGGER billing_note_activation
     AFTER UPDATE OF is_active ON public.users_user
     FOR EACH ROW

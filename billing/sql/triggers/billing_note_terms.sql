@@ -1,4 +1,4 @@
--- A plan that changes its price leaves the moment behind.
+-- Each new price of a plan is stored with its moment.
 CREATE TRIGGER billing_note_terms
     AFTER UPDATE OF price, proportional_charge ON public.billing_plan
     FOR EACH ROW

@@ -1,4 +1,4 @@
--- A new plan leaves the moment behind, with its first price.
+-- The first price of a new plan is stored with its moment.
 CREATE TRIGGER billing_note_terms_of_new_plan
     AFTER INSERT ON public.billing_plan
     FOR EACH ROW

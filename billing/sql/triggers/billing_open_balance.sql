@@ -1,4 +1,4 @@
--- A user made with SQL has a balance too.
+-- A user created with raw SQL has a balance too.
 CREATE TRIGGER billing_open_balance
     AFTER INSERT ON public.users_user
     FOR EACH ROW

@@ -1,4 +1,4 @@
--- What a refill can pay for resumes soon.
+-- Subscriptions that a refill can pay for resume soon.
 CREATE TRIGGER billing_resume_after_refill
     AFTER UPDATE ON public.billing_balance
     FOR EACH ROW
