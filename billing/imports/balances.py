@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
+from unicodedata import normalize
 
 from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH
 from billing.imports.records import PastOperation, PastUser, Problem
@@ -229,7 +230,7 @@ class _Builder:
             bonus,
             kind=kind,
             subtype=subtype,
-            device=readable(operation.device).strip(),
+            device=normalize("NFC", readable(operation.device)).strip(),
             key=key,
             reverses=reverses,
             kept={name: value for name, value in kept.items() if value},

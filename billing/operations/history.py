@@ -58,6 +58,7 @@ __all__ = [
 ]
 
 ROWS_AT_ONCE: Final = 2_000
+ONE_LIVE_SUBSCRIPTION: Final = "a_device_has_one_live_subscription"
 # How long before the last paid day the charge for it can have been posted.
 LONGEST_CYCLES: Final[Mapping[str, timedelta]] = {
     Cycle.MONTHLY: timedelta(days=32),
@@ -133,6 +134,7 @@ def import_history(
             if not tell_programs:
                 _refuse_to_tell_programs()
         run = _Import(staged, now, actor, fill_gaps=fill_gaps)
+        run.tells_programs = tell_programs
         checked = run.check(progress)
         if dry_run or checked.stops or (checked.problem_count and not skip_users):
             return checked
@@ -175,13 +177,15 @@ def _refuse_to_tell_programs() -> None:
         names = ", ".join(f"“{name}”" for name in endpoints)
         raise ImportRefused(
             f"Webhook endpoints are active: {names}. They would be told of every past "
-            "transaction. Nothing was imported. Switch them off until the import is done, "
-            "or say that programs are to be told."
+            "transaction, so the import was stopped. Switch them off until the import is done, or "
+            "say that programs are to be told."
         )
 
 
 class _Import(Checks):
     """An import: checks everything, then writes it."""
+
+    tells_programs = False
 
     def write(self, checked: Imported, progress: Progress) -> Imported:
         done = Imported(
@@ -191,6 +195,8 @@ class _Import(Checks):
         looked_at = 0
         for histories in self.staged.histories():
             with transaction.atomic():
+                if not self.tells_programs:
+                    _refuse_to_tell_programs()  # an endpoint may have been switched on since
                 self._write_users(done, list(self.customers(histories)))
             looked_at += len(histories)
             progress("import", looked_at, self.staged.users)
@@ -255,7 +261,16 @@ class _Import(Checks):
             self.count(done, customer)
         # The panel is at work: no table is locked, however long one user's history is.
         add_transactions(transactions, expected=len(transactions), is_always_checked=True)
-        add_subscriptions(subscriptions)
+        try:
+            with transaction.atomic():
+                add_subscriptions(subscriptions)
+        except IntegrityError as error:
+            if constraint_of(error) != ONE_LIVE_SUBSCRIPTION:
+                raise
+            raise ImportRefused(
+                "Somebody has added a subscription to a user during the import. Everything "
+                "imported so far stays. Start the import again."
+            ) from None
         events.record_all(
             [
                 Note(

@@ -156,11 +156,11 @@ def test_its_last_day_is_the_operators(administrator: User, now: datetime) -> No
     [
         ({"name": " "}, "This field is required."),
         ({"name": "x" * 61}, "at most 60 characters"),
-        ({"name": "Taken"}, "A working key has this name already."),
+        ({"name": "Taken"}, "Another working key has this name."),
         ({"lasts": "day"}, "Enter the last day."),
         ({"lasts": "day", "last_day": "2026-11-21"}, "This day has passed."),
         ({"lasts": "day", "last_day": "9999-12-31"}, "too far in the future"),
-        ({"last_day": "2026-12-24"}, "For this day to count"),
+        ({"last_day": "2026-12-24"}, "To use this day"),
         ({"lasts": "7"}, "Select a valid choice"),
         ({"requests_per_minute": "-1"}, "greater than or equal to 0"),
         ({"requests_per_minute": "many"}, "Enter a whole number."),
@@ -291,14 +291,14 @@ def test_a_key_that_does_not_exist_is_not_found(panel: Client, number: str) -> N
 @pytest.mark.django_db
 def test_a_key_is_revoked_once_and_for_all(panel: Client, administrator: User) -> None:
     key, secret = authority.issue_key(name="Gateway", owner=administrator, created_by=administrator)
-    assert "refused from the next request on" in panel.get(page_of(key, "revoke")).text
+    assert "refused from their next request on" in panel.get(page_of(key, "revoke")).text
     assert authority.find_key(secret, timezone.now())
     text = panel.post(page_of(key, "revoke"), follow=True).text
     assert "“Gateway” is revoked" in text
     assert authority.find_key(secret, timezone.now()) is None
     key.refresh_from_db()
     first = key.revoked_at
-    assert "was revoked before" in panel.post(page_of(key, "revoke"), follow=True).text
+    assert "has already been revoked" in panel.post(page_of(key, "revoke"), follow=True).text
     key.refresh_from_db()
     assert (key.revoked_at, key.revoked_by_id) == (first, administrator.pk)
     assert history() == ["Revoked.", f"API key “Gateway” ({key.prefix}…) was revoked."]

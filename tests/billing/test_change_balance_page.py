@@ -69,7 +69,7 @@ def test_a_refill_says_that_what_is_suspended_may_be_charged_next(
     subscribed(customer, PlanFactory(cycle="monthly", price=price))
     response = panel.post(address(customer), filled_in(panel, customer, amount=amount))
     page = panel.get(response["Location"]).content.decode()
-    assert ("resumes in a moment if this suffices" in page) is is_said
+    assert ("resume in a moment if this is enough" in page) is is_said
 
 
 def test_the_same_form_sent_again_posts_nothing_and_shows_the_transaction(

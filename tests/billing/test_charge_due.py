@@ -205,7 +205,7 @@ def test_users_who_cannot_be_charged_make_it_fail_after_the_others_are(
     monkeypatch.setattr(due, "decide", fail_for_one)
     output = StringIO()
     with pytest.raises(
-        CommandError, match="1 user could not be charged; the panel's page of this run"
+        CommandError, match="1 user could not be charged; see the panel's page of this run"
     ):
         call_command("charge_due", at=at("2026-04-03"), stdout=output)
     assert "2 charged" in output.getvalue(), "the summary comes all the same"

@@ -130,7 +130,7 @@ def test_another_transaction_in_between_asks_again_with_the_new_preview(
     preview = panel.post(page_of(customer), fields())
     ledger.change_balance(customer, bonus_amount=-2, description="Meanwhile, by the API", **BY_API)
     again = confirm(panel, page_of(customer), second_step(preview))
-    assert "Nothing was posted: something changed since you saw the preview." in text_of(again)
+    assert "Nothing was posted: something has changed since the preview." in text_of(again)
     assert "The real balance pays 3.00" in text_of(again)
     assert not charges(customer)
     assert confirm(panel, page_of(customer), second_step(again)).status_code == 302
@@ -147,7 +147,7 @@ def test_a_price_that_changed_in_between_asks_again(panel: Client, customer: Use
 
 def test_a_confirmation_of_nothing_seen_posts_nothing(panel: Client, customer: User) -> None:
     response = panel.post(page_of(customer), fields() | {"confirm": "1"})
-    assert "Nothing was posted: something changed" in text_of(response)
+    assert "Nothing was posted: something has changed" in text_of(response)
     assert not charges(customer)
 
 

@@ -479,7 +479,7 @@ def test_operators_are_in_their_groups(db: None) -> None:
 
 def test_demo_data_is_refused_where_there_are_users(db: None) -> None:
     UserFactory()
-    with pytest.raises(CommandError, match="There are users already"):
+    with pytest.raises(CommandError, match="There are already users"):
         call_command("seed_demo", verbosity=0)
     assert User.objects.count() == 1
 

@@ -59,7 +59,7 @@ def test_whoever_may_not_see_transactions_is_told_that_money_is_left_out(db: Non
     )
     page = client_of(operator).get(history(user)).text
     assert "Paid in cash" not in page
-    assert "What was done to the user's money is not listed here" in page
+    assert "Changes of the user's balances are not listed here" in page
 
 
 @pytest.mark.parametrize("odd", ["999999", "x", "%00", "9" * 30])

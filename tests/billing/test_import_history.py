@@ -125,6 +125,22 @@ def test_operations_of_the_same_moment_keep_the_order_of_the_file(db: None, file
     assert [row[3] for row in rows_of("ada@example.com")] == [5, -5, 7, -7, 9]
 
 
+def test_two_spellings_of_a_device_are_one_device(db: None, files: Files) -> None:
+    run(
+        files(
+            users=USERS,
+            transactions=[
+                *TRANSACTIONS[:2],
+                "7,2,2025-01-06T10:00:00Z,-29.5,,\
+Plan Fleet,main_charge,monthly,Caf\u0065\u0301",
+                "7,3,2025-01-07T10:00:00Z,,-2,Three SMS,,,Caf\u00e9",
+            ],
+        )
+    )
+    devices = Transaction.objects.order_by("number").values_list("device", flat=True)
+    assert list(devices) == ["", "Caf\u00e9", "Caf\u00e9"]
+
+
 def test_a_history_that_begins_in_the_middle_takes_its_first_balance_over(
     db: None, files: Files
 ) -> None:
@@ -303,14 +319,14 @@ def test_an_operation_that_changed_nothing_is_left_out(db: None, files: Files) -
     [
         ({"users": ["id", "7"]}, "There is no column login"),
         ({"users": ["id,login,colour", "7,a@example.com,red"]}, "Column colour is not known"),
-        ({"users": ["id,login,id", "7,a@example.com,8"]}, "A column is there twice"),
+        ({"users": ["id,login,id", "7,a@example.com,8"]}, "A column appears twice"),
         ({"users": ["id,login", "7"]}, "It has 1 values, not 2"),
         ({"users": ["id,login", "7,nobody"]}, "users.csv, line 2: email: "),
         ({"users": ["id,login", ",a@example.com"]}, "There is no id"),
         ({"users": ["id,login", "7,a@example.com", "7,b@example.com"]}, "User 7 is there twice"),
         (
             {"users": ["id,login", "7,a@example.com", "8,A@EXAMPLE.com"]},
-            "Users 7 and 8 have one mailbox",
+            "Users 7 and 8 share one mailbox",
         ),
         ({"users": ["id,login,balance", "7,a@example.com,much"]}, "balance “much” is not an"),
         ({"users": ["id,login,balance", "7,a@example.com,1.23456"]}, "more than four decimals"),
@@ -319,7 +335,7 @@ def test_an_operation_that_changed_nothing_is_left_out(db: None, files: Files) -
         ({"users": ["id,login,balance", "7,a@example.com,1e3"]}, "is not an amount like"),
         ({"users": ["id,login,balance", "7,a@example.com,-1"]}, "The history begins with −1.00"),
         ({"users": ["id,login,active", "7,a@example.com,maybe"]}, "neither true nor false"),
-        ({"users": ["id,login,time_zone", "7,a@example.com,Mars/Base"]}, "no known time zone"),
+        ({"users": ["id,login,time_zone", "7,a@example.com,Mars/Base"]}, "not a known time zone"),
         ({"users": ["id,login,phone", f"7,a@example.com,{'1' * 31}"]}, "phone: "),
         ({"users": ["id,login,created_at", "7,a@example.com,soon"]}, "is not a time like"),
         (
@@ -342,7 +358,7 @@ def test_an_operation_that_changed_nothing_is_left_out(db: None, files: Files) -
         (
             {"users": [*USERS[:1], "7,a@example.com,,"], "transactions": [
                 "user_id,at,amount", "7,2025-01-05,-1"]},
-            "no balance can be negative",
+            "a balance cannot be negative",
         ),
         (
             {"users": [*USERS[:1], "7,a@example.com,5,"], "transactions": [
@@ -475,7 +491,7 @@ def test_a_role_that_does_not_own_the_ledger_is_told_who_has_to_do_it(
         cursor.execute(f'CREATE ROLE "{role}"')
         cursor.execute(f'GRANT SELECT ON ALL TABLES IN SCHEMA public TO "{role}"')
         cursor.execute(f'SET LOCAL ROLE "{role}"')
-        with pytest.raises(ImportRefused, match=f"role {role} may not write a history"):
+        with pytest.raises(ImportRefused, match=f"role {role} may not import a history"):
             run(folder)
         assert run(folder, dry_run=True).problem_count == 0
         cursor.execute("RESET ROLE")
@@ -526,7 +542,7 @@ def test_an_interrupted_import_goes_on_where_it_stopped(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(history, "add_subscriptions", interrupted)
-    with pytest.raises(CommandError, match="start it again to go on"):
+    with pytest.raises(CommandError, match="start it again to continue"):
         command(folder)
     assert User.objects.count() == 4
     assert not connection.in_atomic_block
@@ -617,6 +633,29 @@ def test_somebody_who_posts_meanwhile_loses_nothing(
     assert ledger.balance(user).real == 5
 
 
+def test_a_subscription_that_somebody_adds_meanwhile_stops_the_import(
+    connections: Connections, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = UserFactory(email="ada@example.com")
+    plan = PlanFactory(name="Fleet", cycle="monthly", price=0)
+    folder = files(
+        users=USERS,
+        plans=["id,name,cycle,price", "5,Fleet,monthly,0"],
+        subscriptions=["user_id,plan_id,started_on", "7,5,2025-02-03"],
+    )
+    add_subscriptions = history.add_subscriptions
+
+    def after_somebody_subscribed(found: Any) -> None:
+        subscribed(user, plan)
+        add_subscriptions(found)
+
+    monkeypatch.setattr(history, "add_subscriptions", after_somebody_subscribed)
+    [outcome] = connections(1, lambda place: run(folder))
+    assert isinstance(outcome.error, ImportRefused)
+    assert "added a subscription" in str(outcome.error)
+    assert not Transaction.objects.exists()
+
+
 # --- Programs -----------------------------------------------------------------------------------
 
 
@@ -636,6 +675,25 @@ def test_programs_are_not_told_of_the_past_by_accident(
     assert not User.objects.exists()
     run(folder, tell_programs=True)
     assert WebhookEvent.objects.count() == 3
+
+
+def test_an_endpoint_that_is_switched_on_meanwhile_stops_the_import(
+    committed_db: None, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = files(users=["id,login,balance", *(f"{n},u{n}@example.com,{n}" for n in range(1, 5))])
+    monkeypatch.setattr("billing.imports.staging.USERS_AT_ONCE", 2)
+    add_customers = history.add_customers
+
+    def and_an_endpoint(users: Any) -> None:
+        add_customers(users)
+        WebhookEndpoint.objects.create(
+            name="ERP", url="https://erp.example.com/", events=["transaction.posted"], secret="x"
+        )
+
+    monkeypatch.setattr(history, "add_customers", and_an_endpoint)
+    with pytest.raises(ImportRefused, match="so the import was stopped"):
+        run(folder)
+    assert User.objects.count() == 2
 
 
 # --- Plans and subscriptions --------------------------------------------------------------------

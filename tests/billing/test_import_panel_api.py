@@ -445,8 +445,8 @@ def test_too_many_requests_are_waited_for(no_waiting: None) -> None:
     ("answer", "sentence"),
     [
         (error(11, "Access denied", 403), r"The Panel API refused: .*Access denied \(code 11\)"),
-        ((200, {}, b"<html>"), "HTTP 200, and no JSON object"),
-        ((200, {}, b"[]"), "no JSON object"),
+        ((200, {}, b"<html>"), "HTTP 200, without a JSON object"),
+        ((200, {}, b"[]"), "a JSON object"),
         ((302, {"Location": "https://evil.example.com/"}, b""), "HTTP 302"),
     ],
 )

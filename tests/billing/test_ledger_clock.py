@@ -59,8 +59,8 @@ def test_a_clock_that_went_back_by_more_than_a_day_is_refused_by_what_it_is() ->
     assert reached - told < timedelta(seconds=1)
     assert refused.value.data["clock"] < refused.value.data["last_at"]
     assert re.fullmatch(
-        r"The database's clock is wrong: it says \S+Z, and the user's last transaction was posted "
-        r"at \S+Z\. Nothing was posted\. Set the clock right, and try again\.",
+        r"The database's clock is wrong: it says \S+Z, but the user's last transaction was posted "
+        r"at \S+Z\. Nothing was posted\. Correct the clock and try again\.",
         str(refused.value),
     )
     assert ledger.balance(user).number == 1
@@ -160,7 +160,7 @@ def test_the_proof_accuses_the_clock_and_no_row() -> None:
         err,
     )
     assert "breaks" not in err
-    assert "later ones were not looked at" not in err
+    assert "later rows were not checked" not in err
     assert out == ""
 
 

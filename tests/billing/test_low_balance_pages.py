@@ -103,7 +103,7 @@ def test_a_threshold_that_could_be_two_amounts_is_asked_about(panel: Client) -> 
         ("amount", "NaN", "This is not a number: NaN."),
         ("amount", "0.00001", "decimals"),
         ("amount", "1000000000000000", "at most 15 digits before the decimal point"),
-        ("never", "7", "For this amount to count"),
+        ("never", "7", "To use this amount"),
         ("sometimes", "5", "Select a valid choice"),
         ("", "5", "This field is required."),
     ],

@@ -218,10 +218,10 @@ def test_a_price_is_refused_with_a_sentence(panel: Client, typed: str, why: str)
 
 def test_a_plan_in_use_keeps_its_cycle_and_changes_otherwise(panel: Client) -> None:
     plan = PlanFactory(cycle="monthly", price="10")
-    assert "Stays as it is" not in panel.get(page_of(plan)).text
+    assert "It cannot be changed" not in panel.get(page_of(plan)).text
     subscription = subscribed(user_with(real=100), plan)
     text = panel.get(page_of(plan)).text
-    assert "Stays as it is: what subscribers have paid for" in text
+    assert "It cannot be changed, because subscribers have paid for" in text
     assert 'name="cycle"' not in text
     change(panel, page_of(plan), cycle="every_year", price="20", name="Renamed")
     plan.refresh_from_db()
@@ -256,7 +256,7 @@ def test_a_plan_that_was_subscribed_to_cannot_be_deleted(panel: Client) -> None:
     for page in (panel.get(page_of(plan)), panel.get(page_of(plan, "delete"), follow=True),
                  panel.post(page_of(plan, "delete"), {"post": "yes"}, follow=True)):  # fmt: skip
         assert page.status_code == 200
-        assert "cannot be deleted: it has had subscriptions. It can be retired" in page.text
+        assert "cannot be deleted: it has had subscriptions. Retire it" in page.text
     assert f'href="{page_of(plan, "delete")}"' not in panel.get(page_of(plan)).text
     assert Plan.objects.filter(pk=plan.pk).exists()
 
@@ -378,7 +378,7 @@ def test_a_service_gets_its_code_when_it_is_added_only(panel: Client) -> None:
     service = Service.objects.get()
     text = panel.get(page_of(service)).text
     assert 'name="code"' not in text
-    assert "Transactions know the service by its code" in text
+    assert "Transactions refer to the service by its code" in text
     change(panel, page_of(service), code="other", name="SMS", is_active=None)
     service.refresh_from_db()
     assert (service.code, service.name, service.is_active) == ("outgoing_sms", "SMS", False)
@@ -392,7 +392,7 @@ def test_a_service_with_a_price_cannot_be_deleted(panel: Client) -> None:
     plan_with({service: "1"})
     assert "cannot be deleted" in panel.get(page_of(service)).text
     text = panel.post(page_of(service, "delete"), {"post": "yes"}, follow=True).text
-    assert "“SMS” cannot be deleted: a plan has a price for it. It can be retired" in text
+    assert "“SMS” cannot be deleted: a plan has a price for it. Retire it instead" in text
     assert Service.objects.exists()
 
 
@@ -407,7 +407,7 @@ def test_a_service_that_was_charged_cannot_be_deleted(panel: Client) -> None:
         channel=Channel.API,
     )
     text = panel.post(page_of(service, "delete"), {"post": "yes"}, follow=True).text
-    assert "“SMS” cannot be deleted: users have been charged for it. It can be retired" in text
+    assert "“SMS” cannot be deleted: users have been charged for it. Retire it instead" in text
     assert Service.objects.exists()
 
 
@@ -420,7 +420,7 @@ def test_a_service_is_kept_if_its_charges_cannot_be_looked_up_in_time(
     monkeypatch.setattr(reports, "was_charged", too_slow)
     service = ServiceFactory(name="SMS")
     text = panel.post(page_of(service, "delete"), {"post": "yes"}, follow=True).text
-    assert "could not be found out in time. It can be retired" in text
+    assert "could not be checked in time whether it was ever charged. Retire it" in text
     assert Service.objects.exists()
 
 

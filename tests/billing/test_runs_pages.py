@@ -274,7 +274,7 @@ def test_the_start_page_warns_when_the_run_has_not_begun(panel: Client, noon: da
     run_of(DUE - timedelta(days=1))
     text = panel.get("/admin/").text
     assert "The charging run is overdue." in text
-    assert "due on 2026-11-22 00:05 UTC, and has not begun" in text
+    assert "due on 2026-11-22 00:05 UTC, and has not started" in text
 
 
 def test_the_start_page_warns_of_an_interrupted_run(panel: Client, noon: datetime) -> None:

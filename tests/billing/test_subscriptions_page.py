@@ -155,7 +155,7 @@ def test_a_refusal_for_lack_of_money_has_the_figures_and_offers_to_wait(
 ) -> None:
     poor = user_with(real=8, bonus=100)
     first = text_of(panel.get(add_page(poor)))
-    assert "wait for money" not in first
+    assert "Start suspended" not in first
     refused = panel.post(add_page(poor), {"plan": business.pk, "device": "8617"})
     shown = text_of(refused)
     assert "Not enough money on the balance: 8.7850 needed, 8.00 available." in shown
@@ -185,7 +185,7 @@ def test_money_that_came_meanwhile_is_not_taken_unasked(panel: Client, business:
     preview = panel.post(add_page(poor), sent)
     ledger.change_balance(poor, amount=50, description="Paid by card", **BY_API)
     again = confirm(panel, add_page(poor), second_step(preview))
-    assert "Nothing was posted: something changed" in text_of(again)
+    assert "Nothing was posted: something has changed" in text_of(again)
     assert len(previewed(again)) == 1
     assert not Subscription.objects.exists()
 
@@ -196,7 +196,7 @@ def test_money_that_came_meanwhile_is_not_taken_unasked(panel: Client, business:
         ({"plan": ""}, "plan", "This field is required."),
         ({"plan": "999999"}, "plan", "This plan can no longer be chosen."),
         ({"plan": "x"}, "plan", "This plan can no longer be chosen."),
-        ({"device": "taken"}, "device", "Device taken has a subscription already, to the plan"),
+        ({"device": "taken"}, "device", "Device taken already has a subscription, to the plan"),
         ({"device": "a" * 101}, "device", "at most 100 characters"),
         ({"device": "turned\u202eround"}, "device", "invisible characters"),
         ({"device": "nul\0"}, "device", "Null characters"),
@@ -229,7 +229,7 @@ def test_another_transaction_in_between_asks_again_with_the_new_preview(
     ledger.change_balance(customer, amount=-50, description="Meanwhile, by the API", **BY_API)
     before = rows(customer)
     again = confirm(panel, add_page(customer), second_step(preview))
-    assert "Nothing was posted: something changed since you saw the preview." in text_of(again)
+    assert "Nothing was posted: something has changed since the preview." in text_of(again)
     assert "50.0000 → 41.2150" in text_of(again)
     assert rows(customer) == before
     assert not sentences(customer)
@@ -243,7 +243,7 @@ def test_a_price_that_changed_in_between_asks_again(
     preview = panel.post(add_page(customer), {"plan": business.pk, "device": "8617"})
     Plan.objects.filter(pk=business.pk).update(price=20)
     again = confirm(panel, add_page(customer), second_step(preview))
-    assert "Nothing was posted: something changed" in text_of(again)
+    assert "Nothing was posted: something has changed" in text_of(again)
     assert not Subscription.objects.exists()
 
 
@@ -280,7 +280,7 @@ def test_sent_twice_it_is_done_once(panel: Client, customer: User, business: Pla
     first = confirm(panel, add_page(customer), second_step(preview))
     again = confirm(panel, add_page(customer), second_step(preview))
     assert again["Location"] == first["Location"]
-    assert "Nothing more was done. Device 8617 has a subscription already" in text_of(
+    assert "Nothing more was done. Device 8617 already has a subscription" in text_of(
         panel.get(again["Location"])
     )
     assert len(rows(customer)) == 1
@@ -429,7 +429,7 @@ def test_a_change_of_plan_sent_twice_is_done_once(
     again = confirm(panel, address, second_step(preview))
     assert again.status_code == 302
     assert rows(customer) == before
-    assert "Nothing more was done. This is the plan already: Business." in text_of(
+    assert "Nothing more was done. The subscription is already on this plan: Business." in text_of(
         panel.get(again["Location"])
     )
 
@@ -442,7 +442,9 @@ def test_the_present_plan_is_not_offered_and_refused(
     options = re.findall(r'<option value="(\d+)"', panel.get(address).content.decode())
     assert options == [str(business.pk)]
     response = panel.post(address, {"plan": basic.pk})
-    assert response.context["form"].errors["plan"] == ["This is the plan already: Basic."]
+    assert response.context["form"].errors["plan"] == [
+        "The subscription is already on this plan: Basic."
+    ]
 
 
 def test_a_subscription_that_changed_in_between_asks_again(
@@ -456,7 +458,7 @@ def test_a_subscription_that_changed_in_between_asks_again(
         subscription, other, day=TENTH, pay_back=False, charge_now=False, **BY_API
     )
     again = confirm(panel, address, second_step(preview))
-    assert "Nothing was posted: something changed" in text_of(again)
+    assert "Nothing was posted: something has changed" in text_of(again)
     assert "Present plan Another" in text_of(again)
     subscription.refresh_from_db()
     assert subscription.plan == other

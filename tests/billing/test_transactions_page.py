@@ -687,14 +687,14 @@ def test_who_reverses_a_charge_sees_what_was_paid_back_of_it(panel: Client) -> N
     first, remainder, second, other = Transaction.objects.filter(
         user=user, type="main_charge"
     ).order_by("number")
-    warning = f"No. {remainder.number}</a> paid 21.00 of this charge back already."
+    warning = f"No. {remainder.number}</a> has already paid back 21.00 of this charge."
     assert warning in panel.get(page_of(first, "reverse")).content.decode()
     page = panel.get(page_of(second, "reverse")).content.decode()
-    assert f"No. {other.number}</a> paid" in page
-    assert f"No. {remainder.number}</a> paid" not in page
-    assert "of this charge back" not in panel.get(page_of(other, "reverse")).content.decode()
+    assert f"No. {other.number}</a> has already paid back" in page
+    assert f"No. {remainder.number}</a> has already paid back" not in page
+    assert "of this charge." not in panel.get(page_of(other, "reverse")).content.decode()
     ledger.reverse(user, number=remainder.number, description="Paid in error", **said)
-    assert "of this charge back" not in panel.get(page_of(first, "reverse")).content.decode()
+    assert "of this charge." not in panel.get(page_of(first, "reverse")).content.decode()
 
 
 def unseen_remainder(panel: Client) -> tuple[User, Transaction, dict[str, str]]:
@@ -722,8 +722,8 @@ def test_what_is_paid_back_while_the_page_is_open_is_not_given_twice_unseen(pane
     page = panel.post(page_of(charge, "reverse"), seen)
     assert ledger.balance(user) == (91, 0, 3)
     text = page.content.decode()
-    assert "Nothing was posted. 21.00 of transaction number 2 was paid back already, by" in text
-    assert "No. 3</a> paid 21.00 of this charge back already." in text
+    assert "Nothing was posted. 21.00 of transaction number 2 was already paid back by" in text
+    assert "No. 3</a> has already paid back 21.00 of this charge." in text
     shown_again = sent_from(page)
     assert shown_again["description"] == "Charged in error"
 
@@ -734,7 +734,7 @@ def test_what_is_paid_back_while_the_page_is_open_is_not_given_twice_unseen(pane
 def test_what_a_mistake_in_the_form_brings_along_counts_as_seen(panel: Client) -> None:
     user, charge, seen = unseen_remainder(panel)
     page = panel.post(page_of(charge, "reverse"), seen | {"description": "Oops"})
-    assert "No. 3</a> paid 21.00 of this charge back already." in page.content.decode()
+    assert "No. 3</a> has already paid back 21.00 of this charge." in page.content.decode()
     again = sent_from(page) | {"description": "Charged in error"}
     assert panel.post(page_of(charge, "reverse"), again).status_code == 302
     assert ledger.balance(user).real == 121
@@ -772,5 +772,5 @@ def test_what_is_paid_back_while_the_form_is_on_its_way_is_not_given_twice_unsee
 
     _, reversal = connections(2, work)
     assert reversal.error is None
-    assert "was paid back already" in reversal.result.content.decode()
+    assert "was already paid back" in reversal.result.content.decode()
     assert ledger.balance(user) == (91, 0, 3)

@@ -185,8 +185,8 @@ def test_each_function_is_named_that_is_replaced_gone_or_somebody_elses(name: st
     if not ended and "RETURNS SETOF" not in head and "RETURNS TABLE" not in head:
         other = "BEGIN RETURN NULL; END" if "RETURNS void" not in head else other
     for change, sentence in (
-        (f"{body}AS $function$ {other} $function$", "has not its current text"),
-        (f"ALTER FUNCTION {name} SET work_mem = '1MB'", "has not its current text"),
+        (f"{body}AS $function$ {other} $function$", "does not have its current text"),
+        (f"ALTER FUNCTION {name} SET work_mem = '1MB'", "does not have its current text"),
         (f"DROP FUNCTION {name} CASCADE", "is missing"),
     ):
         assert f"The function {name} {sentence}." in problems_after(change)
@@ -230,7 +230,9 @@ def test_each_trigger_is_named_that_is_gone_disarmed_or_another(name: str) -> No
         if sentence:
             assert f"The trigger {name} {sentence}." in found
         else:
-            assert re.match(f"The trigger {name} (is missing|has not its current text)", found[0])
+            assert re.match(
+                f"The trigger {name} (is missing|does not have its current text)", found[0]
+            )
     never = re.sub(r"( WHEN \(.*\))? EXECUTE", r" WHEN (1 = 2) EXECUTE", text)
     assert f"The trigger {name} does not have its current text." in problems_after(
         f"DROP TRIGGER {name} ON {table}; {never}"

@@ -107,7 +107,7 @@ def test_an_endpoint_is_added_with_a_secret_of_its_own(panel: Client) -> None:
     [
         ({"name": ""}, "This field is required."),
         ({"url": "no address"}, "Enter a valid URL."),
-        ({"url": "https://10.0.0.1/hook"}, "10.0.0.1 is not a public address"),
+        ({"url": "https://10.0.0.1/hook"}, "10.0.0.1 is neither a public address"),
         ({"url": "http://93.184.215.14/hook"}, "http://"),
         ({"url": "ftp://93.184.215.14/hook"}, "The address must begin with https://."),
         ({"events": []}, "Choose at least one event."),
@@ -182,8 +182,8 @@ def test_an_endpoint_is_deleted_after_a_question(panel: Client) -> None:
     assert "Waiting events that will not be sent: 1" in asked
     WebhookDelivery.objects.filter(pk=of_gone.pk).update(status=Status.DELIVERED)
     asked = panel.get(page_of(gone, "delete")).text
-    assert "The record of what was sent to it" in asked
-    assert "Events that wait" not in asked
+    assert "The record of all its deliveries" in asked
+    assert "Waiting events that" not in asked
     assert WebhookEndpoint.objects.count() == 2
     panel.post(page_of(gone, "delete"), {"post": "yes"})
     assert [*WebhookEndpoint.objects.all()] == [stays]
@@ -214,7 +214,7 @@ def test_the_list_says_how_each_endpoint_does(
         (idle, "inactive", "0", "0", None),
     ]
     text = panel.get(page_of(failing)).text
-    assert "Nothing has got through since 2026-11-22 12:00." in text
+    assert "Nothing has been delivered since 2026-11-22 12:00." in text
     assert "after 3 failures in a row" in text
     assert "This endpoint is not active" in panel.get(page_of(idle)).text
 
@@ -285,7 +285,7 @@ def test_a_new_secret_is_made_after_a_question(panel: Client) -> None:
     asked = panel.post(page_of(target, "secret"), {"do": "ask"}).text
     target.refresh_from_db()
     assert target.secret == old
-    assert "the new secret signs" in asked
+    assert "The new secret signs" in asked
     answer = panel.post(page_of(target, "secret"), {"do": "renew"})
     target.refresh_from_db()
     assert target.secret != old
@@ -307,8 +307,8 @@ def test_with_a_new_secret_an_endpoint_starts_anew(panel: Client) -> None:
 
 def test_an_endpoint_that_refused_one_user_alone_is_not_called_failing(panel: Client) -> None:
     of = endpoint(failing_since=timezone.now() - timedelta(hours=6))
-    assert "Nothing has got through" not in panel.get(page_of(of)).text
-    assert "do not get through" not in panel.get("/admin/").text
+    assert "Nothing has been delivered" not in panel.get(page_of(of)).text
+    assert "do not reach" not in panel.get("/admin/").text
 
 
 # --- Permissions --------------------------------------------------------------------------------
@@ -467,7 +467,7 @@ def test_a_body_is_shown_to_who_may_see_what_it_tells_of(event_type: str, right:
         client = client_of(operator_with("billing.view_webhookdelivery", *rights))
         answer = client.get(page_of(sent))
         assert bool(answer.context["body"]) == sees
-        assert ("which you may not see" in answer.text) != sees
+        assert ("You may not see it" in answer.text) != sees
         assert ("93.184.215.14" in answer.text) is False  # only the endpoint's page shows it
 
 
@@ -552,14 +552,14 @@ def test_the_start_page_warns_of_what_does_not_get_through(panel: Client) -> Non
     delivery(of, status=Status.FAILED, finished_at=timezone.now() - timedelta(days=8))
     text = panel.get("/admin/").text
     assert "1 webhook delivery was given up in the last 7 days." in text
-    assert "do not get through" not in text
+    assert "do not reach" not in text
     now = timezone.now()
     WebhookEndpoint.objects.update(failing_since=now - timedelta(minutes=1), failures=2)
-    assert "do not get through" not in panel.get("/admin/").text
+    assert "do not reach" not in panel.get("/admin/").text
     WebhookEndpoint.objects.update(failing_since=now - timedelta(minutes=6), failures=9)
-    assert "Webhooks do not get through to &lt;CRM&gt;" in panel.get("/admin/").text
+    assert "Webhooks do not reach &lt;CRM&gt;" in panel.get("/admin/").text
     WebhookEndpoint.objects.update(is_active=False)
-    assert "do not get through" not in panel.get("/admin/").text
+    assert "do not reach" not in panel.get("/admin/").text
 
 
 @pytest.mark.parametrize(
@@ -615,7 +615,7 @@ def test_the_start_page_warns_those_who_may_see_webhooks() -> None:
     delivery(of, status=Status.FAILED, finished_at=now)
     sees = {
         permission: (
-            "do not get through"
+            "do not reach"
             in (text := client_of(operator_with(permission)).get("/admin/").text),
             "given up" in text,
         )

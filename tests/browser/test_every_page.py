@@ -403,7 +403,7 @@ def test_without_javascript_filters_and_charts_leave_their_places_to_what_works(
 
         page.goto(tab(user))
         expect(page.locator("canvas")).to_be_hidden()
-        expect(page.locator(".panel-chart noscript p")).to_contain_text("The list below says both")
+        expect(page.locator(".panel-chart noscript p")).to_contain_text("The list below shows both")
         page.goto("/admin/")
         expect(page.locator("canvas")).to_be_hidden()
         expect(page.locator(".panel-chart tbody tr")).to_have_count(1)

@@ -60,7 +60,7 @@ def test_a_billing_operator_changes_balances_on_a_phone(windows: Windows) -> Non
 def test_an_operator_without_any_right_is_told_so(windows: Windows) -> None:
     user = user_with(real=100)
     page = windows(OperatorFactory(), "/admin/")
-    expect(page.get_by_text("You are logged in, and may see nothing yet.")).to_be_visible()
+    expect(page.get_by_text("You are logged in, but may see nothing yet.")).to_be_visible()
     for path in (tab(user), change_balance(user), "/admin/billing/transaction/"):
         assert status(page, path) == 403
 

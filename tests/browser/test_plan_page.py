@@ -91,11 +91,13 @@ def test_a_plan_in_use_keeps_its_cycle_and_leads_to_who_has_it(
     expect(page.get_by_role("link", name="Delete plan")).to_be_visible()
     page.goto(page_of(plan))
     expect(page.locator("select[name=cycle]")).to_have_count(0)
-    expect(page.get_by_text("Stays as it is: what subscribers have paid for")).to_be_visible()
-    expect(page.get_by_text("It can be retired instead")).to_be_visible()
+    expect(
+        page.get_by_text("It cannot be changed, because subscribers have paid for")
+    ).to_be_visible()
+    expect(page.get_by_text("Retire it instead")).to_be_visible()
     expect(page.get_by_role("link", name="Delete plan")).to_have_count(0)
     page.goto(f"{PLANS}{plan.pk}/delete/")
-    expect(page.get_by_text("cannot be deleted: it has been subscribed to").first).to_be_visible()
+    expect(page.get_by_text("cannot be deleted: it has had subscriptions").first).to_be_visible()
 
     page.goto(PLANS)
     page.get_by_role("link", name="Live subscriptions of Business").click()
@@ -118,7 +120,7 @@ def test_two_operators_on_one_plan_do_not_undo_each_other_unseen(
     first.wait_for_url(f"**{PLANS}")
     second.get_by_role("textbox", name="Price*").fill("11")
     save(second)
-    expect(second.get_by_text("Nothing was saved: this has changed")).to_contain_text(
+    expect(second.get_by_text("Nothing was saved: somebody has changed this")).to_contain_text(
         "(Olga Operator: Price of Outgoing SMS changed from 0.30 to 0.25)"
     )
     price_field(second, "Outgoing SMS").fill("0.25")

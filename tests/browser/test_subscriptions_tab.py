@@ -178,7 +178,7 @@ def test_what_came_in_between_preview_and_confirmation_is_shown_first(
     assert [each[1] for each in preview(page)] == ["−3.00"]
     refill(customer, real=-50, description="Meanwhile, by another")
     press(page, "Subscribe")
-    expect(notice(page)).to_contain_text("Nothing was posted: something changed")
+    expect(notice(page)).to_contain_text("Nothing was posted: something has changed")
     expect(page.locator(".panel-preview")).to_contain_text("50.00 →")
     assert not Subscription.objects.exists()
     press(page, "Subscribe")

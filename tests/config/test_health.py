@@ -112,7 +112,7 @@ def test_an_overdue_run_is_a_warning(db: None, client: Client) -> None:
     status, report = readiness(client)
     assert (status, report["ready"], report["status"]) == (200, True, "degraded")
     assert codes(report["warnings"]) == ["run_overdue"]
-    assert "has not begun" in report["checks"]["run"]["sentence"]
+    assert "has not started" in report["checks"]["run"]["sentence"]
 
 
 def test_missing_migrations_are_503_and_named(

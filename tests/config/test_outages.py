@@ -125,7 +125,7 @@ def test_a_password_is_not_shown_again(db: None, away: Callable[[], None]) -> No
     ("state", "sentence"),
     [
         ("55P03", "Somebody else is changing the same thing"),
-        ("25006", "The database can only be read now"),
+        ("25006", "The database can only be read at the moment"),
         ("53100", "disk is full"),
     ],
 )

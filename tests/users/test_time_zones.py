@@ -51,7 +51,7 @@ def test_an_unknown_time_zone_is_a_message_at_the_field() -> None:
     operator = OperatorFactory()
     answer = client_of(operator).post("/admin/my-time-zone/", {"time_zone": "Europe/Nowhere"})
     assert answer.status_code == 200
-    assert "no known time zone" in str(answer.context["form"].errors["time_zone"])
+    assert "not a known time zone" in str(answer.context["form"].errors["time_zone"])
     operator.refresh_from_db()
     assert operator.time_zone == ""
 

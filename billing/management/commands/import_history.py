@@ -142,15 +142,11 @@ class Command(BaseCommand):
     def _summarise(self, found: Imported, folder: Path, *, skip_users: bool) -> None:
         if found.problem_count:
             self._report(found, folder)
-        if found.problem_count and not found.is_written:
+        if found.problem_count and not found.is_written and (found.stops or not skip_users):
             raise CommandError(
                 f"{counted(found.problem_count, 'problem')}. Nothing was imported. "
                 "Correct the files and start again"
-                + (
-                    "."
-                    if skip_users or found.stops
-                    else ", or leave these users out with --skip-users."
-                )
+                + ("." if found.stops else ", or leave these users out with --skip-users.")
             )
         what = "Imported" if found.is_written else "Would be imported"
         counts = [

@@ -257,6 +257,6 @@ def test_answers_are_forgotten_in_time_and_batches_are_never_posted_again(
     problem = assert_problem(
         program.post("/balance-changes", body, key="17"), 409, "idempotency_conflict"
     )
-    assert "not kept any more" in problem["detail"]
+    assert "no longer stored" in problem["detail"]
     assert ledger.balance(user).number == 1
     assert_problem(program.post("/users", ADA, key="17"), 409, "email_taken")
