@@ -615,8 +615,7 @@ def test_the_start_page_warns_those_who_may_see_webhooks() -> None:
     delivery(of, status=Status.FAILED, finished_at=now)
     sees = {
         permission: (
-            "do not reach"
-            in (text := client_of(operator_with(permission)).get("/admin/").text),
+            "do not reach" in (text := client_of(operator_with(permission)).get("/admin/").text),
             "given up" in text,
         )
         for permission in (

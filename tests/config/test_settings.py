@@ -44,7 +44,11 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         ("PORT", "0", "PORT is “0”; it must be a number from 1 to 65535."),
         ("PORT", "65536", "PORT is “65536”; it must be a number from 1 to 65535."),
         ("DEBUG", "maybe", "DEBUG is “maybe”; it must be one of true, false, "),
-        ("TIME_ZONE", "Europe/Atlantis", "TIME_ZONE is “Europe/Atlantis”, which is not a known time"),
+        (
+            "TIME_ZONE",
+            "Europe/Atlantis",
+            "TIME_ZONE is “Europe/Atlantis”, which is not a known time",
+        ),
         ("BILLING_CURRENCY", "euro", "BILLING_CURRENCY is “euro”; it must be an ISO 4217 code"),
         ("BILLING_CURRENCY", "ÄÖÜ", "BILLING_CURRENCY is “ÄÖÜ”; it must be an ISO 4217 code"),
         ("BILLING_CURRENCY", "EUS", "BILLING_CURRENCY is “EUS”; it must be an ISO 4217 code"),
