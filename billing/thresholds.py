@@ -1,8 +1,8 @@
 """The real balance below which programs are told: a user's own threshold, or the default.
 
-A trigger on transactions creates the event (`billing/sql/`). Setting a user's own threshold locks
-the user's balance, so each posting uses the old or the new one. Setting the default locks nothing:
-postings at that moment may use either.
+A trigger on transactions creates the webhook event (`billing_tell_of_transactions.sql`). Setting a
+user's own threshold locks the user's balance, so each posting uses the old or the new one. Setting
+the default locks nothing: postings at that moment may use either.
 """
 
 from decimal import Decimal

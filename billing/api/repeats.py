@@ -1,4 +1,4 @@
-"""The header `Idempotency-Key` on calls whose effect is not one transaction of the ledger.
+"""The header `Idempotency-Key` on calls that post no transaction, or several.
 
 The first call takes the key, does its work and stores its answer, in one database transaction. A
 repeated call gets the stored answer. A refused call leaves the key free.

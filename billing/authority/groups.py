@@ -1,8 +1,8 @@
-"""The ready-made groups: what each may do. Here, and nowhere else, it is written down.
+"""The ready-made groups: what each may do. (Older migrations have lists of their time.)
 
-`grant_defaults` runs after each migrate. A permission is granted once, when it first stands in this
-table; what an installation takes from a group afterwards, or gives to it, stays as it is. A group
-that was renamed or deleted is not made again.
+`grant_defaults` runs after each migrate. It grants each permission of this table once, when the
+permission is new in the table. Later changes of an installation to a group are kept. A group that
+was renamed or deleted is not made again.
 """
 
 from collections.abc import Mapping

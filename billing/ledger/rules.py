@@ -1,4 +1,6 @@
-"""The rules that `manage.py verify_ledger` checks, in SQL over rows, without functions of ours.
+"""The rules that `manage.py verify_ledger` checks on rows, in SQL without functions of ours.
+
+`billing.sql.guards` checks the database's functions, triggers, constraints and rights.
 
 `verification` applies them to each balance, transaction and event. Values are converted to text by
 their types' own output functions, because anybody can create a cast.
@@ -43,7 +45,7 @@ class Rule(NamedTuple):
 
     guarantee: str
     says: str
-    holds: str = "true"  # for rules that are checked separately
+    holds: str = "true"  # SEPARATE_RULES are checked by queries of their own
 
 
 # The first rule that a row breaks is reported. The digest is last: it covers the whole row, so it

@@ -74,14 +74,14 @@ def decide(
     active ones before suspended ones. Money that was there then but has been spent since does not
     count.
 
-    A subscription that is suspended in the database could not be used and owes nothing. It is
+    A subscription whose stored status is suspended could not be used and owes nothing. It is
     retried once, at the end, if `resumes`; with `retry`, also if it was already tried on `through`.
 
     `active_days` holds the days not charged yet, in order, by subscription ID. If a subscription
     was added after `through`, the present state decides.
 
-    Yields None before a subscription is decided about again whose new status is not stored yet, so
-    that a caller that stores every status can store that one.
+    Yields None before it decides again about a subscription whose last decision changed its status:
+    a caller that stores every status stores that one now.
     """
     return CatchUp(
         subscriptions,
@@ -274,7 +274,7 @@ class CatchUp:
 
 
 class _Conditions(NamedTuple):
-    """What a charge depends on: the money (None: the user is deactivated) and the plan's terms."""
+    """The user's money at that moment (None: the user is deactivated) and the plan's terms."""
 
     real: Decimal | None
     terms: Terms

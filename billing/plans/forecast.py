@@ -1,4 +1,4 @@
-"""The next charge of a subscription, and what is paid ahead. Reads only."""
+"""The next charge of a subscription, and what is paid ahead and can be paid back. Reads only."""
 
 from datetime import date
 from decimal import Decimal

@@ -114,7 +114,7 @@ class Past:
 
     @cached_property
     def known(self) -> Account:
-        """The account as if what happened after `until` had always been true."""
+        """The account with everything after `until` taken as if it had been so all the time."""
         return Account(
             self._real,
             is_active=self._is_active,

@@ -116,9 +116,9 @@ def change_plan(
     yet. With `pay_back`, returns what was paid for `day` and later. With `charge_now`, charges the
     new plan from `day` on, and a suspended subscription resumes. Otherwise the new plan is charged
     from the day after what was paid ahead or, with `pay_back`, from its next regular day after
-    `day`. (By active day, every day is regular, and charged when it is over.) If nothing was paid
-    ahead and nothing is to be paid back, it is charged from `day` on in any case; the subscription
-    is suspended if that cannot be paid.
+    `day`. (For an active-day plan every day is regular; the run of the next day charges it.) If
+    nothing was paid ahead and nothing is to be paid back, it is charged from `day` on in any case;
+    the subscription is suspended if that cannot be paid.
 
     Raises InsufficientFunds, and changes nothing, if all this together cannot be paid. Raises
     SamePlan, PlanRetired, SubscriptionCancelled and, with `charge_now`, UserDeactivated.

@@ -1,4 +1,4 @@
-"""The current text of every database function and trigger, one file each.
+"""The current text of every database function and trigger of `billing`, one file each.
 
 Also finds how a database differs from them. Migrations install snapshots of these files
 (`billing/migrations/sql/`), which never change. To change a function, change its file here and add
@@ -6,7 +6,8 @@ a migration with a copy. A test checks that a migrated database has exactly thes
 the form that PostgreSQL returns (`pg_get_functiondef`, `pg_get_triggerdef`), so that comparing
 needs no parser. The comment at the top is not part of them.
 
-What each is for, and what breaks without it: docs/ledger.md.
+What each is for, and what breaks without it: docs/ledger.md. The functions of `users` (search text,
+identity of e-mail addresses) are in `users/migrations/sql/`.
 """
 
 from functools import cache

@@ -5,12 +5,12 @@
 - If nothing gets through, the endpoint is paused, each time longer, up to PAUSE_MAX. After a pause
   one event is tried, the one with the fewest attempts. When an event gets through, all others are
   sent at once, except those that the endpoint had refused.
-- "Nothing gets through" means: no answer, or one that means "not now" (OUT_OF_REACH), or events of
-  two different users were refused and none was delivered since the first of these refusals. Until
-  something is delivered, a refusal is blamed on the endpoint; an event refused again after that is
-  blamed on the event.
+- "Nothing gets through" means: there is no answer, or one that means "not now" (OUT_OF_REACH), or
+  the endpoint refused events of two different users and accepted none since the first refusal.
+  While nothing gets through, refusals are blamed on the endpoint. An event that is refused again
+  after something was delivered is blamed itself.
 - An event older than GIVE_UP_AFTER is given up at its next refusal. If nothing gets through, it is
-  given up once that has lasted for GIVE_UP_AFTER.
+  given up once that has lasted for GIVE_UP_AFTER, or after many attempts (TRIED_FOR_LONG).
 - An endpoint that gets another address or secret, or is switched off or on, starts over as if it
   had never failed.
 """
@@ -49,7 +49,7 @@ BACKOFF: Final = (
 GIVE_UP_AFTER: Final = timedelta(days=3)
 PAUSE_MIN: Final = timedelta(seconds=15)
 PAUSE_MAX: Final = timedelta(minutes=5)
-# The number of attempts that a paused endpoint gets in that time.
+# The number of attempts that a paused endpoint gets within GIVE_UP_AFTER.
 TRIED_FOR_LONG: Final = GIVE_UP_AFTER // PAUSE_MAX
 ROWS_AT_ONCE: Final = 1_000
 
@@ -152,7 +152,7 @@ def _in_doubt(endpoint: WebhookEndpoint) -> "QuerySet[WebhookDelivery]":
 
 
 def _was_tried_for_long(delivery: WebhookDelivery) -> bool:
-    """Returns whether the event itself may break the receiver, which accepts others in between."""
+    """True if the event was attempted or refused so often that it may break the receiver itself."""
     return delivery.attempt_count >= TRIED_FOR_LONG or delivery.refusal_count >= len(BACKOFF)
 
 
