@@ -57,7 +57,7 @@ def test_a_plan_is_added_and_its_price_changed_as_the_history_tells(
 
     page.locator("#result_list").get_by_role("link", name="Business", exact=True).click()
     expect(page.locator(".panel-card").last).to_contain_text("12.55 USD per month")
-    expect(page.get_by_text("Another price counts from the next charge on").first).to_be_visible()
+    expect(page.get_by_text("A new price applies from the next charge on").first).to_be_visible()
     expect(price_field(page, "Phone call")).to_have_value("1.50")
     expect(price_field(page, "Traffic")).to_have_value("")
     page.get_by_role("textbox", name="Price*").fill("13")

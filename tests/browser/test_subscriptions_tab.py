@@ -196,7 +196,7 @@ def test_what_another_window_did_already_is_not_done_again(
     for page in pages:
         press(page, "Subscribe")
         expect(page.locator("tr.marked")).to_contain_text("Own pricing plan")
-    expect(pages[1].get_by_text("Nothing more was done. The user has a")).to_be_visible()
+    expect(pages[1].get_by_text("Nothing more was done. The user already has a")).to_be_visible()
     assert money(customer) == ("97.00", "2.00")
 
 
