@@ -62,6 +62,8 @@ class WebWorker(ThreadWorker):
     taken for it.
     """
 
+    is_quitting = False
+
     def init_process(self) -> None:
         self.health_checks = ThreadPoolExecutor(HEALTH_THREADS, thread_name_prefix="health")
         super().init_process()
@@ -77,8 +79,12 @@ class WebWorker(ThreadWorker):
         ThreadWorker shuts it down here, which takes a lock. The interrupted thread may hold that
         lock already, if it was handing out a request or handling an earlier signal, and would wait
         for itself. The interpreter ends the pool's threads anyway.
+
+        A second signal, while the process ends already, would show as a traceback.
         """
-        Worker.handle_quit(self, sig, frame)
+        if not self.is_quitting:
+            self.is_quitting = True
+            Worker.handle_quit(self, sig, frame)
 
     def enqueue_req(self, conn: Any) -> None:
         """Hands a connection to a thread once data has come; health checks to their own threads."""

@@ -102,6 +102,7 @@ def test_a_web_worker_ends_also_while_it_hands_out_a_request() -> None:
         ending.start()
         ending.join(PATIENCE_SECONDS)
         assert not ending.is_alive()
+    worker.handle_quit(signal.SIGQUIT, None)  # ends already
     worker.tmp.close()
 
 
