@@ -95,6 +95,11 @@ class UnknownTransaction(BillingError):
     sentence = "The user has no transaction number {number}."
 
 
+class UnknownGrant(BillingError):
+    code = "unknown_grant"
+    sentence = "Of a gift with the number {number}, the user has nothing left."
+
+
 class InsufficientFunds(BillingError):
     """`needed` and `available` are amounts of `balance`: real, bonus, or any (both together)."""
 
@@ -183,9 +188,35 @@ class AlreadyPaidBack(BillingError):
         )
 
 
+class RefundTooLarge(BillingError):
+    """More was to be taken back of a transaction than its earlier reversals have `left`."""
+
+    code = "refund_too_large"
+    sentence = "Of transaction number {number}, {left} is left to take back, not {amount}."
+
+
+class InvalidPaymentDate(BillingError):
+    code = "invalid_payment_date"
+    sentence = "The payment date {payment_date} is in the future or before 2000."
+
+
+class InvalidExpiry(BillingError):
+    """`reason` says why: the expiry is past, or the operation adds no bonus."""
+
+    code = "invalid_expiry"
+    further_figures = ("reason",)
+    sentences: ClassVar[Mapping[str, str]] = {
+        "past": "The bonus would have expired already.",
+        "no_bonus": "An expiry needs an amount that is added to the bonus balance.",
+    }
+
+    def describe(self) -> str:
+        return self.sentences[self.data["reason"]]
+
+
 class NotReversible(BillingError):
     code = "not_reversible"
-    sentence = "Transaction number {number} is a reversal itself; change the balance instead."
+    sentence = "Transaction number {number} is a reversal or an expiry; change the balance instead."
 
 
 class InvalidQuantity(BillingError):

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-from billing.models import Subscription, Transaction
+from billing.models import Grant, Subscription, Transaction
 
 
 def amount(value: Decimal) -> str:
@@ -45,6 +45,18 @@ def transaction(row: Transaction) -> dict[str, Any]:
         "reverses": row.reverses,
         "metadata": row.metadata,
         "digest": bytes(row.digest).hex(),
+        "payment_date": day(row.payment_date),
+        "bonus_expires_at": row.bonus_expires_at and moment(row.bonus_expires_at),
+    }
+
+
+def grant(row: Grant) -> dict[str, Any]:
+    """Returns a grant for programs, as it is now."""
+    return {
+        "number": row.number,
+        "amount": amount(row.amount),
+        "left": amount(row.remaining),
+        "expires_at": row.expires_at and moment(row.expires_at),
     }
 
 

@@ -11,6 +11,9 @@
   billing_wake_webhooks, which names this task and its argument).
 - `sweep_webhooks`, every fifteen seconds, queues `send_webhooks` for endpoints with something due:
   for another attempt, or because no trigger could queue it in time.
+- `expire_grants`, every minute, posts what has expired of gifts. (Nothing that has expired can be
+  spent, whether this job has run or not.) `tell_of_expiring`, every hour, tells programs of gifts
+  that expire soon.
 - `heartbeat`, every fifteen seconds, records that jobs are done.
 - `keep_house`, every minute, gives jobs of dead workers to others; `tidy_up`, every hour, deletes
   old rows.
@@ -23,6 +26,7 @@ import logging
 from contextlib import suppress
 from typing import Final
 
+from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 from procrastinate import JobContext, RetryDecision, exceptions, jobs
@@ -32,7 +36,7 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 from procrastinate.manager import JobManager
 from procrastinate.retry import BaseRetryStrategy
 
-from billing import answers, authority, webhooks
+from billing import answers, authority, ledger, webhooks
 from billing import heartbeat as heartbeats
 from billing.models import ChargingBatch, ChargingRun
 from billing.plans import charging
@@ -198,6 +202,19 @@ def sweep_webhooks(timestamp: int) -> None:
 
 
 # --- Housekeeping -------------------------------------------------------------------------------
+
+
+@app.periodic(cron="* * * * *", queueing_lock="expire_grants")
+@app.task(name="billing.tasks.expire_grants", queue="schedule", priority=HOUSEKEEPING)
+def expire_grants(timestamp: int) -> None:
+    ledger.expire_due(timezone.now())
+
+
+@app.periodic(cron="7 * * * *", queueing_lock="tell_of_expiring")
+@app.task(name="billing.tasks.tell_of_expiring", queue="schedule", priority=HOUSEKEEPING)
+def tell_of_expiring(timestamp: int) -> None:
+    if settings.BONUS_EXPIRING_DAYS:
+        webhooks.tell_of_expiring(timezone.now(), settings.BONUS_EXPIRING_DAYS)
 
 
 @app.periodic(cron="* * * * * */15", queueing_lock="heartbeat")

@@ -208,6 +208,15 @@ def _database() -> dict[str, Any]:
 DATABASES = {"default": _database()}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+# --- Bonus --------------------------------------------------------------------------------------
+
+# The last day of a bonus is so many days after the day on which it is given, unless it is given
+# with another one; 0: it never expires.
+BONUS_DAYS = _number("BONUS_DAYS", default=0, lowest=0, highest=36_500)
+
+# Webhooks report a gift so many days before it expires (bonus.expiring); 0: they do not.
+BONUS_EXPIRING_DAYS = _number("BONUS_EXPIRING_DAYS", default=7, lowest=0, highest=30)
+
 # --- The Billing API ----------------------------------------------------------------------------
 
 # The limit of an API key that has none of its own; 0 means no limit.

@@ -27,6 +27,7 @@ RULES: Final = (
     "billing/operations/*.py",
     "billing/events/*.py",
     "billing/thresholds.py",
+    "billing/expiry.py",
     "billing/models/*.py",
     "billing/sql/*.py",
 )

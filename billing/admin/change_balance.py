@@ -1,5 +1,6 @@
 """The Change balance page."""
 
+from datetime import date
 from decimal import Decimal
 from typing import Any, Final, cast
 
@@ -19,6 +20,7 @@ from billing.admin.pages import (
     page_of_form,
 )
 from billing.admin.transaction_page import redirect_to_posted
+from billing.admin.transactions import DayField
 from billing.descriptions import DESCRIPTION_MAX_LENGTH, LENGTHS
 from billing.errors import (
     BalanceMoved,
@@ -28,7 +30,10 @@ from billing.errors import (
     IdempotencyConflict,
     InsufficientFunds,
     InvalidDescription,
+    InvalidExpiry,
+    InvalidPaymentDate,
 )
+from billing.expiry import usual_last_day
 from billing.models import Channel, StandardDescription, Transaction
 from billing.money import ZERO
 from users.models import User
@@ -70,6 +75,13 @@ class ChangeBalanceForm(PanelForm):
     )
     amount = AmountField(label="Balance changes")
     bonus_amount = AmountField(label="Bonus changes")
+    bonus_expires_on = DayField(
+        label="Bonus expires on",
+        help_text="The last day of an added bonus. Empty: it never expires.",
+    )
+    payment_date = DayField(
+        label="Payment date", help_text="The day of the payment, if it was made earlier."
+    )
     key = forms.CharField(widget=forms.HiddenInput, max_length=64)
     expected_number = forms.IntegerField(widget=forms.HiddenInput, min_value=0)
 
@@ -77,9 +89,21 @@ class ChangeBalanceForm(PanelForm):
         self.user = user
         self.actor = actor
         self.seen = ledger.balance(user)
+        self.usual_last_day = usual_last_day()
         super().__init__(
-            data, initial={"key": confirmation_key(), "expected_number": self.seen.number}
+            data,
+            initial={
+                "key": confirmation_key(),
+                "expected_number": self.seen.number,
+                "bonus_expires_on": self.usual_last_day,
+            },
         )
+
+    def clean_bonus_expires_on(self) -> date | None:
+        """Returns the last day, unless it is only the usual one and no bonus is added."""
+        last_day: date | None = self.cleaned_data["bonus_expires_on"]
+        adds_bonus = self.cleaned_data.get("bonus_amount", ZERO) > 0
+        return last_day if adds_bonus or last_day != self.usual_last_day else None
 
     def save(self) -> Transaction | None:
         """Posts. Returns the transaction, or None if it was refused; the errors then say why."""
@@ -95,6 +119,8 @@ class ChangeBalanceForm(PanelForm):
                 description=self.cleaned_data["description"],
                 amount=self.cleaned_data["amount"],
                 bonus_amount=self.cleaned_data["bonus_amount"],
+                bonus_expires_at=self.cleaned_data["bonus_expires_on"],
+                payment_date=self.cleaned_data["payment_date"],
                 idempotency_key=f"panel:{self.cleaned_data['key']}",
                 expected_number=self.cleaned_data["expected_number"],
                 actor=self.actor,
@@ -130,6 +156,10 @@ class ChangeBalanceForm(PanelForm):
             return None  # belongs to no field
         if isinstance(refusal, InvalidDescription):
             return "description"
+        if isinstance(refusal, InvalidExpiry):
+            return "bonus_expires_on"
+        if isinstance(refusal, InvalidPaymentDate):
+            return "payment_date"
         if isinstance(refusal, InsufficientFunds | BalanceOutOfRange):
             return "bonus_amount" if refusal.data["balance"] == "bonus" else "amount"
         field = str(refusal.data.get("field"))

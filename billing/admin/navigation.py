@@ -18,6 +18,7 @@ USER_PAGES = {
     "users_user_change_balance": "",
     "users_user_charge_service": "",
     "users_user_low_balance": "Profile",
+    "users_user_gift_expiry": "Profile",
     "users_user_history": "History",
     "billing_transaction_change": "Transactions",
     "billing_transaction_reverse": "Transactions",

@@ -2,7 +2,7 @@
 
 import json
 from datetime import date
-from typing import Any, cast
+from typing import Any, Final, cast
 from urllib.parse import urlencode
 
 from django import forms
@@ -20,6 +20,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 
 from billing import ledger, operations, reports
+from billing.admin.amounts import QuantityField, TypedField
 from billing.admin.pages import (
     PanelForm,
     confirmation_key,
@@ -38,7 +39,7 @@ from billing.models import (
     Transaction,
     TransactionType,
 )
-from billing.money import NotMoney, format_money, to_money
+from billing.money import NotMoney, decimals_for, format_money, to_money
 from billing.plans import services
 from billing.plans.pricing import format_period, format_quantity, to_quantity
 from users.admin.base import PanelAdmin
@@ -60,6 +61,12 @@ class ReversalForm(PanelForm):
         error_messages={"min_length": InvalidDescription.sentence},
         widget=forms.TextInput({"list": "standard-descriptions"}),
     )
+    amount = TypedField(
+        label="Amount", required=False, help_text="Only this part. Empty: all that is left."
+    )
+    quantity = QuantityField(
+        label="Quantity", required=False, help_text="Or only so many units of the service."
+    )
     key = forms.CharField(widget=forms.HiddenInput, max_length=64)
     paid_back = forms.CharField(widget=forms.HiddenInput, required=False)
 
@@ -67,19 +74,34 @@ class ReversalForm(PanelForm):
         self.reversed_one = reversed_one
         self.actor = actor
         super().__init__(data, initial={"key": confirmation_key()})
+        if not _has_quantity(reversed_one):
+            del self.fields["quantity"]
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        amount = cleaned.get("amount")
+        if amount is not None and amount <= 0:
+            self.add_error("amount", "Enter more than zero, or nothing.")
+        if amount is not None and cleaned.get("quantity") is not None:
+            self.add_error("quantity", "Enter an amount or a quantity, not both.")
+        return cleaned
 
     def save(self) -> Transaction:
-        """Reverses. Raises BillingError like `ledger.reverse`."""
+        """Reverses or refunds. Raises BillingError like `ledger.reverse`."""
         shown = self.cleaned_data["paid_back"].split()
-        return operations.money.reverse(
-            self.reversed_one.user_id,
-            number=self.reversed_one.number,
-            description=self.cleaned_data["description"],
-            seen_paid_back=[int(each) for each in shown if id_in(each) is not None],
-            idempotency_key=f"panel:{self.cleaned_data['key']}",
-            actor=self.actor,
-            channel=Channel.PANEL,
-        )
+        amount, quantity = self.cleaned_data["amount"], self.cleaned_data.get("quantity")
+        said: dict[str, Any] = {
+            "number": self.reversed_one.number,
+            "description": self.cleaned_data["description"],
+            "seen_paid_back": [int(each) for each in shown if id_in(each) is not None],
+            "idempotency_key": f"panel:{self.cleaned_data['key']}",
+            "actor": self.actor,
+            "channel": Channel.PANEL,
+        }
+        user_id = self.reversed_one.user_id
+        if amount is None and quantity is None:
+            return operations.money.reverse(user_id, **said)
+        return operations.money.refund(user_id, amount=amount, quantity=quantity, **said)
 
     def show(self, paid_back: list[Transaction]) -> None:
         """Stores in the form which paybacks the page shows, also when it is shown again."""
@@ -88,6 +110,10 @@ class ReversalForm(PanelForm):
         if self.is_bound:
             self.data = cast(QueryDict, self.data).copy()
             self.data["paid_back"] = shown
+
+
+def _has_quantity(row: Transaction) -> bool:
+    return row.type == TransactionType.SERVICE and services.PRICING in row.metadata
 
 
 def numbers_of(transactions: list[Transaction]) -> str:
@@ -135,18 +161,21 @@ class TransactionAdmin(PanelAdmin):
         row = self._row(request, object_id)
         siblings = Transaction.objects.filter(user=row.user_id)
         reports.tie_reversals([row])
-        context = page_context(request, self, title=f"Transaction {row.number}", user=row.user) | {
-            "transaction": row,
-            "previous": siblings.filter(number=row.number - 1).first(),
-            "next": siblings.filter(number=row.number + 1).first(),
-            "digest": bytes(row.digest).hex(),
-            "explanation": _explanation(row),
-            "request_id": _request_id(row),
-            "metadata": json.dumps(row.metadata, indent=2, ensure_ascii=False, sort_keys=True),
-            "can_reverse": request.user.has_perm("billing.change_balance")
-            and not row.reversed_by
-            and row.type != TransactionType.REVERSAL,
-        }
+        context = (
+            page_context(request, self, title=f"Transaction {row.number}", user=row.user)
+            | {
+                "transaction": row,
+                "previous": siblings.filter(number=row.number - 1).first(),
+                "next": siblings.filter(number=row.number + 1).first(),
+                "digest": bytes(row.digest).hex(),
+                "explanation": _explanation(row),
+                "request_id": _request_id(row),
+                "metadata": json.dumps(row.metadata, indent=2, ensure_ascii=False, sort_keys=True),
+                "can_reverse": request.user.has_perm("billing.change_balance")
+                and any(ledger.left_of(row)),
+            }
+            | _gifts_of(row)
+        )
         return TemplateResponse(request, "billing/transaction.html", context)
 
     def history_view(
@@ -169,18 +198,20 @@ class TransactionAdmin(PanelAdmin):
             except BillingError as problem:
                 refusal = problem
         reports.tie_reversals([row])
-        is_reversible = not row.reversed_by and row.type != TransactionType.REVERSAL
+        left = ledger.left_of(row)
+        is_reversible = any(left)
         if not is_reversible and refusal is None:
             refusal = _why_not(row)
         paid_back = ledger.paid_back_of(row)
         form.show(paid_back)
         context = page_context(
-            request, self, title=f"Reverse transaction {row.number}", user=row.user
+            request, self, title=f"Reverse or refund transaction {row.number}", user=row.user
         ) | {
             "form": form,
             "transaction": row,
             "refusal": refusal,
             "can_reverse": is_reversible,
+            "left": left,
             "paid_back": paid_back,
             "balance": ledger.balance(row.user_id),
             "standard_descriptions": StandardDescription.objects.values_list("text", flat=True),
@@ -195,9 +226,44 @@ class TransactionAdmin(PanelAdmin):
 
 def _why_not(row: Transaction) -> BillingError:
     """Returns why a transaction cannot be reversed at all."""
-    if row.type == TransactionType.REVERSAL:
+    if not row.reversed_by:
         return NotReversible(number=row.number)
-    return AlreadyReversed(number=row.number, reversed_by=row.reversed_by[0].number)
+    return AlreadyReversed(number=row.number, reversed_by=row.reversed_by[-1].number)
+
+
+USES_SHOWN: Final = 20
+
+
+def _gifts_of(row: Transaction) -> dict[str, Any]:
+    """Returns the grants that a transaction used, and its own grant with its uses."""
+    used = reports.grants_used(row)
+    grant = reports.grant_of(row)
+    uses = [] if grant is None else reports.uses_of(grant, USES_SHOWN)
+    numbers = {use.grant_number for use in used} | {use.number for use in uses}
+    ids = dict(
+        Transaction.objects.filter(user=row.user_id, number__in=numbers).values_list("number", "pk")
+    )
+
+    def link(number: int) -> str:
+        return reverse("admin:billing_transaction_change", args=[ids[number]])
+
+    return {
+        "grants_used": [
+            {"amount": use.amount, "grant_number": use.grant_number, "link": link(use.grant_number)}
+            for use in used
+        ],
+        "grant": grant,
+        "grant_decimals": decimals_for(*(a for use in uses for a in (use.amount, use.remaining))),
+        "grant_uses": [
+            {
+                "number": use.number,
+                "amount": use.amount,
+                "remaining": use.remaining,
+                "link": link(use.number),
+            }
+            for use in uses
+        ],
+    }
 
 
 def _explanation(row: Transaction) -> list[tuple[str, str]]:

@@ -77,9 +77,10 @@ class DayField(forms.DateField):
         MaxValueValidator(date(9000, 12, 31), "This day is too far in the future."),
     ]
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, help_text: str = "") -> None:
         super().__init__(
             label=label,
+            help_text=help_text,
             required=False,
             widget=DayInput(format="%Y-%m-%d"),
             input_formats=["%Y-%m-%d"],

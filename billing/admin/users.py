@@ -10,6 +10,7 @@ from django.db.models import QuerySet
 from django.forms.utils import ErrorList
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import URLPattern, path, reverse
+from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -17,10 +18,11 @@ from django.utils.timezone import localtime
 from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import display
 
-from billing import operations, thresholds
+from billing import operations, reports, thresholds
 from billing.admin.amounts import AdminNumberInput, Question, TypedField, links
 from billing.admin.change_balance import change_balance
 from billing.admin.charge_service import charge_service
+from billing.admin.gift import gift_expiry
 from billing.admin.history import WithHistory
 from billing.admin.low_balance import low_balance
 from billing.admin.navigation import header_actions
@@ -33,8 +35,8 @@ from billing.admin.subscriptions import (
 )
 from billing.admin.transactions import user_transactions
 from billing.errors import EmailTaken
-from billing.models import Channel, Subject, Subscription
-from billing.money import format_money
+from billing.models import Channel, Subject, Subscription, Transaction
+from billing.money import decimals_for, format_money
 from billing.typed import shown, unambiguous
 from users.admin.customers import UserAdmin
 from users.admin.people import StatusFilter
@@ -156,6 +158,7 @@ PAGES: Final = (
     ("change-balance", change_balance, "change_balance"),
     ("charge-service", charge_service, "charge_service"),
     ("low-balance", low_balance, "low_balance"),
+    ("gifts/<int:number>/expiry", gift_expiry, "gift_expiry"),
 )
 
 
@@ -170,6 +173,29 @@ def sees_money(request: HttpRequest) -> bool:
 def money(amount: Decimal, decimals: int) -> SafeString:
     shown = format_money(amount, decimals=decimals)
     return format_html('<span class="money">{}</span>', shown)
+
+
+def _gifts(request: HttpRequest, user: User) -> dict[str, Any]:
+    """Returns what can be spent of a user's grants, with links to the transactions that gave it."""
+    grants = reports.spendable_grants(user.pk, timezone.now())
+    ids: dict[int, int] = {}
+    if request.user.has_perm("billing.view_transaction"):
+        numbers = [grant.number for grant in grants]
+        rows = Transaction.objects.filter(user=user.pk, number__in=numbers)
+        ids = dict(rows.values_list("number", "pk"))
+    rows_shown = [
+        {
+            "number": grant.number,
+            "amount": grant.amount,
+            "remaining": grant.remaining,
+            "expires_at": grant.expires_at,
+            "link": grant.number in ids
+            and reverse("admin:billing_transaction_change", args=[ids[grant.number]]),
+        }
+        for grant in grants
+    ]
+    amounts = [amount for grant in grants for amount in (grant.amount, grant.remaining)]
+    return {"grants": rows_shown, "grant_decimals": decimals_for(*amounts)}
 
 
 @admin.register(User)
@@ -283,6 +309,7 @@ class BillingUserAdmin(WithHistory, UserAdmin):
             context |= {
                 "actions_detail": header_actions(request, obj.pk),
                 "balance": obj.balance if sees_money(request) else None,
+                **(_gifts(request, obj) if sees_money(request) else {}),
                 "can_change_balance": request.user.has_perm("billing.change_balance"),
                 "can_view_transactions": request.user.has_perm("billing.view_transaction"),
                 "can_view_subscriptions": request.user.has_perm("billing.view_subscription"),

@@ -23,6 +23,7 @@ from billing.api.schemas import (
     TransactionOut,
 )
 from billing.errors import BillingError, UnknownUser
+from billing.expiry import end_of_bonus
 from billing.models import Channel, Transaction
 
 router = Router(tags=["Balance changes"])
@@ -109,6 +110,8 @@ def _entry(entry: BatchEntryIn, known: set[int]) -> ledger.Entry:
         raise UnknownUser(user_id=entry.user_id)
     said = entry.model_dump(exclude={"user_id"})
     ledger.callers_key(entry.idempotency_key)
+    operations.money.refuse_future_payment(entry.payment_date)
+    said["bonus_expires_at"] = end_of_bonus(entry.bonus_expires_at)
     return ledger.balance_change_entry(entry.user_id, **said)
 
 

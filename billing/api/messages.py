@@ -7,6 +7,7 @@ from pydantic.json_schema import models_json_schema
 
 from billing.api.schemas import (
     AmountOut,
+    GrantOut,
     MomentOut,
     ResponseModel,
     SubscriptionStateOut,
@@ -50,6 +51,32 @@ class LowBalanceOut(_Message):
     data: LowBalanceData
 
 
+class ExpiringData(ResponseModel):
+    grant: GrantOut
+
+
+class BonusExpiringOut(_Message):
+    """A gift of which something is left expires soon."""
+
+    type: Literal["bonus.expiring"]
+    user_id: int
+    data: ExpiringData
+
+
+class ExpiredData(ResponseModel):
+    transaction: TransactionOut = Field(description="The transaction that took what had expired.")
+    expired: AmountOut
+    bonus: AmountOut = Field(description="The bonus balance afterwards.")
+
+
+class BonusExpiredOut(_Message):
+    """What was left of a gift has expired."""
+
+    type: Literal["bonus.expired"]
+    user_id: int
+    data: ExpiredData
+
+
 class SubscriptionData(ResponseModel):
     subscription: SubscriptionStateOut
 
@@ -85,6 +112,8 @@ class TestMessageOut(_Message):
 MESSAGES: Final[dict[str, type[_Message]]] = {
     EventType.TRANSACTION_POSTED: TransactionPostedOut,
     EventType.BALANCE_LOW: LowBalanceOut,
+    EventType.BONUS_EXPIRING: BonusExpiringOut,
+    EventType.BONUS_EXPIRED: BonusExpiredOut,
     EventType.SUBSCRIPTION_SUSPENDED: SubscriptionSuspendedOut,
     EventType.SUBSCRIPTION_RESUMED: SubscriptionResumedOut,
     "webhook.test": TestMessageOut,

@@ -59,6 +59,19 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("In UTC, this is not within the years 1 to 9999.") from None
 
 
+def _day_or_moment(text: object) -> date | datetime:
+    if isinstance(text, str) and DAY_PATTERN.fullmatch(text):
+        try:
+            return date.fromisoformat(text)
+        except ValueError:
+            raise ValueError("There is no such day.") from None
+    _like_a_moment(text)
+    try:
+        return _in_utc(datetime.fromisoformat(str(text)))
+    except ValueError as problem:
+        raise ValueError(str(problem) or "There is no such time.") from None
+
+
 Text = Annotated[str, StringConstraints(strict=True), AfterValidator(_storable)]
 AmountIn = Annotated[
     str,
@@ -86,6 +99,11 @@ Day = Annotated[
     date,
     BeforeValidator(_like_a_day),
     Field(description="A UTC day.", examples=["2026-11-22"]),
+]
+ExpiryIn = Annotated[
+    date | datetime,
+    BeforeValidator(_day_or_moment),
+    Field(examples=["2026-12-31", "2026-12-31T18:00:00Z"]),
 ]
 DayOut = Annotated[
     str,
@@ -180,6 +198,11 @@ class BalanceOut(ResponseModel):
     number: int
 
 
+class GrantUseOut(ResponseModel):
+    number: int = Field(description="The number of the grant.")
+    amount: AmountOut
+
+
 class TransactionOut(ResponseModel):
     """One operation on a user's two balances. Transactions never change."""
 
@@ -203,6 +226,12 @@ class TransactionOut(ResponseModel):
     reverses: int | None = Field(description="The number of the transaction that it reverses.")
     metadata: dict[str, Any]
     digest: str = Field(description="SHA-256, hexadecimal; see docs/ledger.md.")
+    payment_date: DayOut | None = Field(
+        description="The day on which the payment was made, if it was posted later."
+    )
+    bonus_expires_at: MomentOut | None = Field(
+        description="The moment from which the added bonus cannot be spent; null: never."
+    )
 
 
 # --- Users --------------------------------------------------------------------------------------
@@ -306,6 +335,16 @@ class BalanceChangeIn(RequestModel):
     amount: AmountIn = "0"
     bonus_amount: AmountIn = "0"
     metadata: Metadata = Field(default_factory=dict)
+    payment_date: Day | None = Field(
+        default=None,
+        description="The day on which the payment was made, if that is not today. Not in the "
+        "future.",
+    )
+    bonus_expires_at: ExpiryIn | None = Field(
+        default=None,
+        description="When the added bonus expires: a time, or the last day on which it can be "
+        "spent, in the installation's time zone. Without it: never.",
+    )
     expected_number: Number | None = Field(
         default=None,
         description="The number of the user's last transaction as you know it. The change is "
@@ -384,7 +423,14 @@ class BalanceAtOut(BalanceOut):
 
 class TransactionWithReversalOut(TransactionOut):
     reversed_by: int | None = Field(
-        description="The number of the transaction that reversed it, if there is one."
+        description="The number of the reversal after which nothing of it was left, if there is "
+        "one."
+    )
+    reversals: list[int] = Field(
+        description="The numbers of all transactions that took it back, whole or in part."
+    )
+    grants_used: list[GrantUseOut] = Field(
+        description="The grants that it took from or, with negative amounts, gave back to."
     )
 
 
@@ -411,6 +457,51 @@ class PreviewedTransactionOut(ResponseModel):
     bonus_amount: AmountOut
     old_bonus: AmountOut
     new_bonus: AmountOut
+
+
+class GrantOut(ResponseModel):
+    """Bonus money that a transaction gave, and what is left of it."""
+
+    number: int = Field(description="The number of the transaction that gave it.")
+    amount: AmountOut
+    left: AmountOut
+    expires_at: MomentOut | None = Field(
+        description="The moment from which it cannot be spent; null: never."
+    )
+
+
+class GrantsOut(ResponseModel):
+    grants: list[GrantOut] = Field(
+        description="In the order in which they are spent; those that are used up are left out."
+    )
+
+
+class GrantChangeIn(RequestModel):
+    model_config = example(expires_at="2026-12-31")
+
+    expires_at: ExpiryIn | None = Field(
+        description="A time, or the last day on which it can be spent, in the installation's time "
+        "zone; null: it never expires."
+    )
+
+
+class RefundIn(RequestModel):
+    model_config = example(description="Ten messages were not delivered", quantity="10")
+
+    description: Text = Field(
+        description=f"{LENGTHS}: why.", examples=["Ten messages were not delivered"]
+    )
+    amount: AmountIn | None = Field(
+        default=None, description="How much to take back: more than zero."
+    )
+    quantity: QuantityIn | None = Field(
+        default=None, description="For a service charge, instead: how many units to take back."
+    )
+    although_paid_back: StrictBool = Field(
+        default=False,
+        description="Refund the charge of a subscription although a part of it was paid back.",
+    )
+    expected_number: ExpectedNumber = None
 
 
 class ReversalIn(RequestModel):

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
 from ninja import Query, Router
 from ninja.responses import Status
 from pydantic import Field
@@ -24,11 +25,15 @@ from billing.api.schemas import (
     BalanceAtOut,
     CursorIn,
     Device,
+    GrantChangeIn,
+    GrantOut,
+    GrantsOut,
     Limit,
     Moment,
     Parameters,
     PathId,
     ProblemOut,
+    RefundIn,
     ReversalIn,
     Text,
     TransactionPage,
@@ -147,8 +152,19 @@ def read_transaction(
     row = of_user.filter(number=number).first()
     if row is None:
         raise UnknownTransaction(number=number)
-    reversal = of_user.filter(reverses=number).values_list("number", flat=True).first()
-    answer = {**representations.transaction(row), "reversed_by": reversal}
+    reversals = list(
+        of_user.filter(reverses=number).order_by("number").values_list("number", flat=True)
+    )
+    left = ledger.left_of(row)
+    answer = {
+        **representations.transaction(row),
+        "reversed_by": reversals[-1] if reversals and not any(left) else None,
+        "reversals": reversals,
+        "grants_used": [
+            {"number": use.grant_number, "amount": representations.amount(use.amount)}
+            for use in reports.grants_used(row)
+        ],
+    }
     etags.show(request, response, etags.tag_of(answer))
     return answer
 
@@ -158,8 +174,8 @@ def read_transaction(
     auth=RequiresPermission("billing.change_balance", writes=True, posting=True),
     response=POSTED,
     summary="Reverse a transaction",
-    description="Posts a transaction with the same amounts and opposite signs. A transaction can "
-    "be reversed once; a reversal cannot be reversed.",
+    description="Posts a transaction with the same amounts and opposite signs, less what was "
+    "refunded before. A transaction can be reversed once; a reversal cannot be reversed.",
 )
 def reverse_transaction(  # noqa: PLR0917 - the framework names them
     request: HttpRequest,
@@ -178,6 +194,67 @@ def reverse_transaction(  # noqa: PLR0917 - the framework names them
         channel=Channel.API,
     )
     return posted(response, transaction)
+
+
+@router.post(
+    "/users/{int:user_id}/transactions/{int:number}/refunds",
+    auth=RequiresPermission("billing.change_balance", writes=True, posting=True),
+    response=POSTED,
+    summary="Refund a part of a transaction",
+    description="Takes back an amount or, of a service charge, a quantity: as often as wanted, "
+    "together never more than all of it. Money goes back in the reverse order in which it was "
+    "taken: real money first, then the grants.",
+)
+def refund_transaction(  # noqa: PLR0917 - the framework names them
+    request: HttpRequest,
+    user_id: PathId,
+    number: PathId,
+    refund: RefundIn,
+    response: HttpResponse,
+    idempotency_key: KeyHeader = None,
+) -> Status[Any]:
+    transaction = operations.money.refund(
+        user_id,
+        number=number,
+        **refund.model_dump(),
+        idempotency_key=ledger.callers_key(idempotency_key),
+        actor=actor(request),
+        channel=Channel.API,
+    )
+    return posted(response, transaction)
+
+
+@router.get(
+    "/users/{int:user_id}/grants",
+    auth=RequiresPermission("billing.view_balance"),
+    response={200: GrantsOut, 404: ProblemOut},
+    summary="List what is left of a user's bonus grants",
+    description="Each addition to the bonus balance is a grant. Services take from grants, the one "
+    "that expires soonest first. A grant that has expired cannot be spent, and is not listed.",
+)
+def list_grants(request: HttpRequest, user_id: PathId) -> dict[str, Any]:
+    grants = reports.spendable_grants(customer_id(user_id), timezone.now())
+    return {"grants": [representations.grant(each) for each in grants]}
+
+
+@router.patch(
+    "/users/{int:user_id}/grants/{int:number}",
+    auth=RequiresPermission("billing.change_balance", writes=True),
+    response={200: GrantOut, 404: ProblemOut, 422: ProblemOut},
+    summary="Change when a bonus grant expires",
+    description="Only while something is left of it.",
+)
+def change_grant(
+    request: HttpRequest,
+    user_id: PathId,
+    number: PathId,
+    change: GrantChangeIn,
+    response: HttpResponse,
+) -> dict[str, Any]:
+    grant = operations.bonus.change_expiry(
+        user_id, number, change.expires_at, actor=actor(request), channel=Channel.API
+    )
+    return representations.grant(grant)
 
 
 class BalanceMoment(Parameters):

@@ -100,6 +100,20 @@ def _ending(data: Data) -> str:
     return f"{', '.join(parts)}."
 
 
+# --- Gifts --------------------------------------------------------------------------------------
+
+
+def _grant_expiry_changed(data: Data) -> str:
+    """ "The 5.00 left of gift No. 2 expire on 2026-12-31 00:00 UTC (before: never)." """
+    after, before = (_expiry(data[name]) for name in ("after", "before"))
+    left = _money(data["left"])
+    return f"The {left} left of gift No. {data['number']} expire {after} (before: {before})."
+
+
+def _expiry(written: str | None) -> str:
+    return "never" if written is None else f"on {_moment(written)}"
+
+
 # --- Low balance --------------------------------------------------------------------------------
 
 
@@ -262,6 +276,7 @@ SENTENCES: Final[Mapping[str, Callable[[Data], str]]] = {
     "subscription_started": _subscribed,
     "plan_changed": _plan_changed,
     "subscription_cancelled": _cancelled,
+    "grant_expiry_changed": _grant_expiry_changed,
     "low_balance_changed": _threshold_changed,
     "default_low_balance_changed": _default_threshold_changed,
     "key_made": _key_made,

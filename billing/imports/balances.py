@@ -39,6 +39,7 @@ AHEAD_MAX: Final = timedelta(minutes=5)
 NAMES: Final = {
     TransactionType.PAYMENT: "Payment",
     TransactionType.BONUS_REFILL: "Gift",
+    TransactionType.BONUS_EXPIRY: "Bonus expired",
     TransactionType.SUBSCRIPTION: "Subscription",
     TransactionType.SERVICE: "Service",
     TransactionType.REVERSAL: "Reversal",
@@ -47,6 +48,7 @@ NAMES: Final = {
 SUBTYPES: Final = {
     TransactionType.PAYMENT: "import",
     TransactionType.BONUS_REFILL: "gift",
+    TransactionType.BONUS_EXPIRY: "gift",
     TransactionType.SUBSCRIPTION: "monthly",
     TransactionType.SERVICE: "service",
 }
@@ -257,6 +259,7 @@ class _Builder:
         is_possible = {
             TransactionType.PAYMENT: True,
             TransactionType.BONUS_REFILL: real == 0 and bonus > 0,
+            TransactionType.BONUS_EXPIRY: real == 0 and bonus < 0,
             TransactionType.SUBSCRIPTION: bonus == 0 and (real > 0) == (subtype == "remainder"),
             TransactionType.SERVICE: real <= 0 and bonus <= 0 and (real == 0 or no_bonus_left),
         }[kind]
@@ -268,7 +271,7 @@ class _Builder:
         number, original = self.known.get(operation.reverses, (0, None))
         if (
             original is None
-            or original.type == TransactionType.REVERSAL
+            or original.type in (TransactionType.REVERSAL, TransactionType.BONUS_EXPIRY)
             or number in self.reversed_numbers
             or (original.amount, original.bonus_amount) != (-real, -bonus)
         ):

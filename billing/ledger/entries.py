@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Final, TypedDict, Unpack, cast
 from unicodedata import normalize
@@ -43,7 +44,8 @@ class Entry:
     """One operation to post. The functions below whose names end in `_entry` make them.
 
     Amounts are signed, and added to the balances. For a service, `amount` is the whole (negative)
-    cost, and the bonus balance pays first. A reversal has no amounts of its own.
+    cost, and the bonus balance pays first. For a reversal, `amount` is how much of the transaction
+    it takes back (positive); zero: all that is left.
     """
 
     user_id: int
@@ -57,6 +59,8 @@ class Entry:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     idempotency_key: str | None = None
     expected_number: int | None = None
+    payment_date: date | None = None
+    bonus_expires_at: datetime | None = None
 
 
 class Options(TypedDict, total=False):
@@ -78,6 +82,8 @@ def balance_change_entry(
     amount: Amount = ZERO,
     bonus_amount: Amount = ZERO,
     subtype: str = "partner",
+    payment_date: date | None = None,
+    bonus_expires_at: datetime | None = None,
     **options: Unpack[Options],
 ) -> Entry:
     """Adds both amounts; negative ones are taken. See `billing.ledger.change_balance`."""
@@ -88,6 +94,8 @@ def balance_change_entry(
         description=description,
         amount=amount,
         bonus_amount=bonus_amount,
+        payment_date=payment_date,
+        bonus_expires_at=bonus_expires_at,
         **options,
     )
 
@@ -98,6 +106,7 @@ def bonus_entry(
     description: str,
     amount: Amount,
     subtype: str = "register",
+    bonus_expires_at: datetime | None = None,
     **options: Unpack[Options],
 ) -> Entry:
     """Adds `amount` (positive) to the bonus balance. See `billing.ledger.give_bonus`."""
@@ -107,6 +116,7 @@ def bonus_entry(
         subtype=subtype,
         description=description,
         bonus_amount=_positive(amount),
+        bonus_expires_at=bonus_expires_at,
         **options,
     )
 
@@ -167,15 +177,21 @@ def remainder_entry(
 
 
 def reversal_entry(
-    user: User | int, *, description: str, number: int, **options: Unpack[Options]
+    user: User | int,
+    *,
+    description: str,
+    number: int,
+    amount: Amount | None = None,
+    **options: Unpack[Options],
 ) -> Entry:
-    """Reverses the user's transaction `number`. See `billing.ledger.reverse`."""
+    """Reverses the user's transaction `number`, or a part of it. See `billing.ledger.reverse`."""
     # The database sets the subtype: the type of the reversed transaction.
     return Entry(
         user_id=user_id_of(user),
         type=TransactionType.REVERSAL,
         subtype="reversal",
         description=description,
+        amount=ZERO if amount is None else _positive(amount),
         reverses=number,
         **options,
     )
@@ -317,4 +333,14 @@ def as_json(entry: Entry) -> dict[str, Any]:
         "metadata": _with_request(json_object("metadata", entry.metadata)),
         "idempotency_key": None if key is None else checked_text("idempotency_key", key, 100),
         "expected_number": whole_number("expected_number", entry.expected_number),
-    }
+    } | _dates(entry)
+
+
+def _dates(entry: Entry) -> dict[str, str]:
+    """Returns the dates of an entry, which few entries have."""
+    found = {}
+    if entry.payment_date is not None:
+        found["payment_date"] = entry.payment_date.isoformat()
+    if entry.bonus_expires_at is not None:
+        found["bonus_expires_at"] = entry.bonus_expires_at.astimezone(UTC).isoformat()
+    return found

@@ -96,6 +96,7 @@ def load_history(
                 next_id = first_id + written
                 cursor.execute("SELECT setval('billing_transaction_id_seq', %s, false)", [next_id])
             cursor.execute(_LEAVE_BALANCES, _last_of(chains))
+            cursor.execute(_BEGIN_GRANTS, [list(chains)])
     return written
 
 
@@ -111,12 +112,21 @@ _LEAVE_BALANCES: Final = """
     UPDATE billing_balance SET
         real = last.real, bonus = last.bonus,
         refilled = last.refilled, bonus_refilled = last.bonus_refilled,
-        last_number = last.number, last_digest = last.digest, last_at = last.at
+        last_number = last.number, last_digest = last.digest, last_at = last.at,
+        grants_since = last.number
     FROM unnest(
         %s::bigint[], %s::bigint[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[],
         %s::bytea[], %s::timestamptz[]
     ) AS last (user_id, number, real, bonus, refilled, bonus_refilled, digest, at)
     WHERE billing_balance.user_id = last.user_id
+"""
+
+
+# Other systems do not say which gift a charge used, so what is left of all is one grant.
+_BEGIN_GRANTS: Final = """
+    INSERT INTO billing_grant (user_id, number, amount, remaining, uses)
+    SELECT user_id, last_number, bonus, bonus, 0 FROM billing_balance
+    WHERE bonus > 0 AND user_id = ANY (%s)
 """
 
 

@@ -6,11 +6,14 @@ The function locks balances, checks, splits amounts by the debit order, and writ
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date, datetime
+from decimal import Decimal
 from functools import cache
 from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple, Unpack
 
 from django.db import DatabaseError, connection, transaction
+from django.db.models import Sum
 
 from billing import counters
 from billing.counters import counts_refusals
@@ -26,7 +29,7 @@ from billing.ledger.entries import (
     reversal_entry,
     whole_number,
 )
-from billing.models import Channel, Transaction, TransactionType
+from billing.models import Channel, Grant, Transaction, TransactionType
 from billing.money import ZERO, Amount
 from users import database
 from users.models import User
@@ -57,12 +60,18 @@ def change_balance(
     actor: User | None,
     channel: Channel,
     subtype: str = "partner",
+    payment_date: date | None = None,
+    bonus_expires_at: datetime | None = None,
     **options: Unpack[Options],
 ) -> Transaction:
     """Adds signed amounts to both balances, in one transaction.
 
+    `subtype` is `partner` for a change by hand or by the API, `import` for an import.
+    `payment_date` is the day on which a payment was made, if it is posted later. From
+    `bonus_expires_at` on, what is left of the added bonus cannot be spent; None: it never expires.
+
     Raises InsufficientFunds if a balance would become negative, NothingToChange if both amounts are
-    zero. `subtype` is `partner` for a change by hand or by the API, `import` for an import.
+    zero, InvalidExpiry if the expiry is past or no bonus is added, and InvalidPaymentDate.
     """
     entry = balance_change_entry(
         user,
@@ -70,6 +79,8 @@ def change_balance(
         amount=amount,
         bonus_amount=bonus_amount,
         subtype=subtype,
+        payment_date=payment_date,
+        bonus_expires_at=bonus_expires_at,
         **options,
     )
     return post(entry, actor=actor, channel=channel)
@@ -84,10 +95,21 @@ def give_bonus(
     actor: User | None,
     channel: Channel,
     subtype: str = "register",
+    bonus_expires_at: datetime | None = None,
     **options: Unpack[Options],
 ) -> Transaction:
-    """Adds `amount` to the bonus balance; `subtype` names the occasion."""
-    entry = bonus_entry(user, description=description, amount=amount, subtype=subtype, **options)
+    """Adds `amount` to the bonus balance; `subtype` names the occasion.
+
+    From `bonus_expires_at` on, what is left of it cannot be spent; None: it never expires.
+    """
+    entry = bonus_entry(
+        user,
+        description=description,
+        amount=amount,
+        subtype=subtype,
+        bonus_expires_at=bonus_expires_at,
+        **options,
+    )
     return post(entry, actor=actor, channel=channel)
 
 
@@ -99,21 +121,50 @@ def reverse(
     description: str,
     actor: User | None,
     channel: Channel,
+    amount: Amount | None = None,
     although_paid_back: bool = False,
     **options: Unpack[Options],
 ) -> Transaction:
-    """Reverses the user's transaction `number`: posts the same amounts with opposite signs.
+    """Reverses the user's transaction `number`, or `amount` (positive) of it.
 
-    Raises AlreadyReversed the second time, NotReversible for a reversal, UnknownTransaction, and
-    InsufficientFunds if the added money has been spent. Raises AlreadyPaidBack for a subscription
-    charge of which a remainder was paid back, unless `although_paid_back`.
+    Without `amount`, takes back all that earlier reversals have left. With it, money goes back in
+    the reverse order in which it was taken: real money first, then the grants.
+
+    Raises AlreadyReversed if nothing is left, RefundTooLarge, NotReversible for reversals and
+    expiries, UnknownTransaction, and InsufficientFunds if the added money has been spent. Raises
+    AlreadyPaidBack for a subscription charge of which a remainder was paid back, unless
+    `although_paid_back`.
     """
-    entry = reversal_entry(user, number=number, description=description, **options)
+    entry = reversal_entry(user, number=number, description=description, amount=amount, **options)
     with transaction.atomic():
         if not although_paid_back:
             lock_balances([entry.user_id])  # so that nobody pays back meanwhile
             _refuse_what_was_paid_back(entry)
         return post(entry, actor=actor, channel=channel)
+
+
+class Left(NamedTuple):
+    """What earlier reversals have left of a transaction's two amounts, with their signs."""
+
+    real: Decimal
+    bonus: Decimal
+
+    @property
+    def amount(self) -> Decimal:
+        """The most that a refund in part can have; zero if the two signs differ."""
+        return ZERO if self.real * self.bonus < 0 else abs(self.real + self.bonus)
+
+
+def left_of(original: Transaction) -> Left:
+    """Returns what reversals can still take back of a transaction: nothing of a reversal."""
+    if original.type in (TransactionType.REVERSAL, TransactionType.BONUS_EXPIRY):
+        return Left(ZERO, ZERO)
+    reversals = Transaction.objects.filter(user=original.user_id, reverses=original.number)
+    taken_back = reversals.aggregate(real=Sum("amount"), bonus=Sum("bonus_amount"))
+    return Left(
+        original.amount + (taken_back["real"] or ZERO),
+        original.bonus_amount + (taken_back["bonus"] or ZERO),
+    )
 
 
 def paid_back_of(charge: Transaction) -> list[Transaction]:
@@ -208,6 +259,42 @@ def post_for_numbers(
         outcomes = [outcome for _, outcome in numbered]
     _count([entry.type for entry in entries], outcomes, channel)
     return [number for number, _ in numbered]
+
+
+# --- Grants that have expired -------------------------------------------------------------------
+
+
+USERS_EXPIRED_AT_ONCE: Final = 200
+
+
+def expire_due(now: datetime) -> int:
+    """Posts what has expired of all users' grants by `now`. Returns the number of users."""
+    due = Grant.objects.filter(is_open=True, expires_at__lte=now).order_by("user_id")
+    done, last = 0, 0
+    while True:
+        of_users = due.filter(user_id__gt=last).values_list("user_id", flat=True).distinct()
+        user_ids = list(of_users[:USERS_EXPIRED_AT_ONCE])
+        if not user_ids:
+            return done
+        expire_grants(user_ids)
+        done, last = done + len(user_ids), user_ids[-1]
+
+
+def expire_grants(user_ids: Iterable[int]) -> None:
+    """Posts what has expired of these users' grants, as each of their next postings would.
+
+    Leaves out users for whom nothing can be posted now, because the database's clock is wrong.
+    """
+    entries = [{"user_id": user_id, "type": TransactionType.BONUS_EXPIRY} for user_id in user_ids]
+    with connection.cursor() as cursor:
+        arguments = _arguments(entries, None, Channel.SYSTEM, skip_refused=True)
+        cursor.execute(_CALL_FOR_NUMBERS, arguments)
+
+
+def set_expiry(user_id: int, number: int, expires_at: datetime | None) -> None:
+    """Sets when a grant expires. The user's last event has to record it (`operations.bonus`)."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT billing_set_expiry(%s, %s, %s)", [user_id, number, expires_at])
 
 
 # --- Around postings ----------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 `verification` applies them to each balance, transaction and event. Values are converted to text by
 their types' own output functions, because anybody can create a cast.
 """
+# ruff: noqa: S608 - all SQL here is put together from the constants below
 
 from typing import Final, NamedTuple
 
@@ -15,7 +16,7 @@ COLUMNS: Final = (
     *("id", "user_id", "number", "type", "subtype", "description", "device"),
     *("amount", "old_balance", "new_balance", "bonus_amount", "old_bonus", "new_bonus"),
     *("refilled", "bonus_refilled", "created_at", "actor_id", "channel", "idempotency_key"),
-    *("reverses", "metadata", "digest"),
+    *("reverses", "metadata", "digest", "payment_date", "bonus_expires_at", "form"),
 )
 AMOUNTS: Final = COLUMNS[7:15]
 
@@ -25,16 +26,33 @@ def _texts(writer: str, *columns: str) -> str:
     return ", ".join(f"textin({writer}({column}))" for column in columns)
 
 
-# The canonical form of docs/ledger.md, for a row `v` beside the user's previous row.
-DIGEST: Final = f"""sha256(convert_to(textin(json_out(json_build_array(
+# The canonical forms of docs/ledger.md, for a row `v` beside the user's previous row.
+_FORM_1: Final = f"""
     encode(coalesce(before_digest, ''), 'hex'),
     {_texts("int8out", "id", "user_id", "number")},
     type, subtype, description, device,
     {_texts("numeric_out", *AMOUNTS)},
     to_char(created_at AT TIME ZONE INTERVAL '0', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
     {_texts("int8out", "actor_id")}, channel, idempotency_key, {_texts("int8out", "reverses")},
-    {_texts("jsonb_out", "metadata")}
-))), 'UTF8'))"""
+    {_texts("jsonb_out", "metadata")}"""
+_USES: Final = f"""(
+    SELECT jsonb_agg(jsonb_build_array({_texts("int8out", "u.grant_number")},
+        {_texts("numeric_out", "u.amount")}) ORDER BY u.line)
+    FROM public.billing_grantuse u WHERE u.user_id = v.user_id AND u.number = v.number
+)"""
+_FORM_2: Final = f"""{_FORM_1}, textin(jsonb_out(jsonb_strip_nulls(jsonb_build_object(
+        'uses', {_USES},
+        'payment_date', textin(date_out(payment_date)),
+        'bonus_expires_at', to_char(
+            bonus_expires_at AT TIME ZONE INTERVAL '0', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+    ))))"""
+
+
+def _digest(form: str) -> str:
+    return f"sha256(convert_to(textin(json_out(json_build_array({form}))), 'UTF8'))"
+
+
+DIGEST: Final = f"CASE form WHEN 1 THEN {_digest(_FORM_1)} WHEN 2 THEN {_digest(_FORM_2)} END"
 
 
 class Rule(NamedTuple):
@@ -115,8 +133,8 @@ TRANSACTION_RULES: Final = (
     Rule(
         "G8",
         "its type, subtype and channel are codes that there are",
-        "type IN ('payment', 'bonus_charge', 'main_charge', 'tariff_charge', 'reversal') "
-        "AND channel IN ('panel', 'api', 'charging', 'import') "
+        "type IN ('payment', 'bonus_charge', 'bonus_expiry', 'main_charge', 'tariff_charge', "
+        "'reversal') AND channel IN ('panel', 'api', 'charging', 'import', 'system') "
         "AND subtype ~ '^[a-z][a-z0-9_]*$'",
     ),
     Rule(
@@ -124,6 +142,7 @@ TRANSACTION_RULES: Final = (
         "what is paid with falls on the balances by the debit order",
         """CASE type
             WHEN 'bonus_charge' THEN amount = 0 AND bonus_amount > 0
+            WHEN 'bonus_expiry' THEN amount = 0 AND bonus_amount < 0
             WHEN 'main_charge' THEN bonus_amount = 0 AND (amount > 0) = (subtype = 'remainder')
             WHEN 'tariff_charge' THEN amount <= 0 AND bonus_amount <= 0
                 AND (amount = 0 OR new_bonus = 0)
@@ -132,18 +151,45 @@ TRANSACTION_RULES: Final = (
     ),
     Rule(
         "G2",
-        "a reversal, and nothing else, takes back one earlier transaction, whole and only once",
+        "a reversal, and nothing else, takes back from one earlier transaction, together never "
+        "more than all of it",
         # Scalar subqueries run for reversals only, and always use an index.
         """CASE type WHEN 'reversal' THEN reverses < number AND (
-            SELECT o.type <> 'reversal' AND o.type = v.subtype
-                AND (o.amount, o.bonus_amount) = (-v.amount, -v.bonus_amount)
+            SELECT o.type NOT IN ('reversal', 'bonus_expiry') AND o.type = v.subtype
+                AND o.amount * v.amount <= 0 AND o.bonus_amount * v.bonus_amount <= 0
+                AND abs(o.amount) >= abs(sum(r.amount))
+                AND abs(o.bonus_amount) >= abs(sum(r.bonus_amount))
             FROM public.billing_transaction o
-            WHERE o.user_id = v.user_id AND o.number = v.reverses LIMIT 1
-        ) AND (
-            SELECT count(*) FROM public.billing_transaction o
-            WHERE o.user_id = v.user_id AND o.reverses = v.reverses
-        ) = 1
+            JOIN public.billing_transaction r ON r.user_id = o.user_id
+                AND r.reverses = o.number AND r.number <= v.number
+            WHERE o.user_id = v.user_id AND o.number = v.reverses
+            GROUP BY o.id, o.type, o.amount, o.bonus_amount LIMIT 1
+        )
         ELSE reverses IS NULL END""",
+    ),
+    Rule(
+        "G8",
+        "its dates are those of payments and of added bonuses, and its form has a place for them",
+        """form IN (1, 2) AND (payment_date IS NULL OR form = 2 AND type = 'payment'
+            AND payment_date >= date_in('2000-01-01'))
+        AND (bonus_expires_at IS NULL OR form = 2 AND bonus_amount > 0
+            AND type IN ('payment', 'bonus_charge') AND bonus_expires_at > created_at)""",
+    ),
+    Rule(
+        "G11",
+        "what it adds to the bonus is a grant or goes back to grants, and what it takes comes "
+        "from grants",
+        """CASE WHEN bonus_amount = 0 OR number <= (
+            SELECT b.grants_since FROM public.billing_balance b
+            WHERE b.user_id = v.user_id LIMIT 1
+        ) THEN true
+        WHEN bonus_amount > 0 AND type <> 'reversal' OR bonus_amount > 0 AND form = 1 THEN (
+            SELECT g.amount = v.bonus_amount FROM public.billing_grant g
+            WHERE g.user_id = v.user_id AND g.number = v.number LIMIT 1
+        ) ELSE form = 2 AND (
+            SELECT sum(u.amount) = -v.bonus_amount FROM public.billing_grantuse u
+            WHERE u.user_id = v.user_id AND u.number = v.number
+        ) END""",
     ),
     Rule(
         "G9",
@@ -198,6 +244,58 @@ CLOCK: Final = Rule(
     "created_at <= clock_timestamp() + interval '1 day'",
 )
 
+# For the uses of a grant, like `TRANSACTION_RULES` for the transactions of a user.
+USE_RULES: Final = (
+    Rule("G11", "its grant exists", "grant_amount IS NOT NULL"),
+    Rule(
+        "G2",
+        "uses of a grant run 1, 2, 3, … without gaps",
+        "place = coalesce(before_place, 0) + 1",
+    ),
+    Rule(
+        "G11",
+        "what was left of the grant less its amount is what is left, from nothing to all of it",
+        "remaining = coalesce(before_remaining, grant_amount) - amount "
+        "AND remaining BETWEEN 0 AND grant_amount AND amount <> 0",
+    ),
+    Rule(
+        "G11",
+        "its transaction, later than the grant, took it from the bonus balance or gave it back",
+        """(
+            SELECT sign(t.bonus_amount) = -sign(v.amount) AND t.form = 2 AND (
+                t.created_at < v.expires_at OR v.expires_at IS NULL OR v.is_moved
+                OR t.type IN ('bonus_expiry', 'reversal')
+            ) FROM public.billing_transaction t
+            WHERE t.user_id = v.user_id AND t.number = v.number AND t.number > v.grant_number
+            LIMIT 1
+        )""",
+    ),
+)
+
+GRANT_RULES: Final = (
+    Rule(
+        "G11",
+        "a transaction gave it, or it is the bonus with which the user's grants began",
+        """(
+            SELECT CASE WHEN t.number = b.grants_since THEN t.new_bonus = v.amount
+                ELSE t.number > b.grants_since AND t.bonus_amount = v.amount END
+            FROM public.billing_transaction t
+            JOIN public.billing_balance b ON b.user_id = t.user_id
+            WHERE t.user_id = v.user_id AND t.number = v.number LIMIT 1
+        )""",
+    ),
+    Rule(
+        "G11",
+        "what remains of it is what its last use left",
+        "(uses, remaining) = (coalesce(last_place, 0), coalesce(last_remaining, amount))",
+    ),
+    Rule(
+        "G11",
+        "it expires when its transaction says or, if that was changed, the last such event",
+        "expires_at IS NOT DISTINCT FROM said_expires_at",
+    ),
+)
+
 BALANCE_RULES: Final = (
     Rule(
         "G1",
@@ -236,5 +334,12 @@ BALANCE_RULES: Final = (
         "its amounts have four decimals",
         "scale(b.real) = 4 AND scale(b.bonus) = 4 "
         "AND scale(b.refilled) = 4 AND scale(b.bonus_refilled) = 4",
+    ),
+    Rule(
+        "G11",
+        "what remains of the user's grants is the bonus balance",
+        """b.bonus = coalesce((
+            SELECT sum(g.remaining) FROM public.billing_grant g WHERE g.user_id = b.user_id
+        ), 0)""",
     ),
 )

@@ -24,10 +24,13 @@ from billing.ledger.rules import (
     CLOCK,
     COLUMNS,
     EVENT_RULES,
+    GRANT_RULES,
     HAS_USER,
+    SEPARATE_RULES,
     TRANSACTION_RULES,
     UNIQUE_ID,
     UNIQUE_KEY,
+    USE_RULES,
     Rule,
 )
 from billing.sql.guards import untrusting_cursor
@@ -57,6 +60,12 @@ class Problem:
                 f"user {self.user_id} was posted at {posted}. All rows are as they should be. "
                 "Postings of such users are refused (clock_behind) until the clock is set right; "
                 "then run this again."
+            )
+        if self.rule in (*GRANT_RULES, *USE_RULES):
+            use = f"Use {self.row['place']} of grant" if self.rule in USE_RULES else "Grant"
+            return (
+                f"{use} {self.number} of user {self.user_id} breaks {self.rule.guarantee}: "
+                f"it does not hold that {self.rule.says}."
             )
         what = "Balance" if self.number is None else f"Transaction {self.number}"
         return (
@@ -216,6 +225,8 @@ def _check(cursor: CursorWrapper, stretch: Stretch) -> Checked:
         problems.append(_first_broken(cursor, rows, bad_user, TRANSACTION_RULES))
     problems.append(_key_used_twice(cursor, stretch))
     problems.append(_actor_of_nowhere(cursor, stretch, actors))
+    problems.append(_broken_grant(cursor, _judged_uses(stretch), USE_RULES))
+    problems.append(_broken_grant(cursor, _judged_grants(stretch), GRANT_RULES))
     user_count, bad_user = _summary(cursor, balances)
     if bad_user is not None:
         problems.append(_first_broken(cursor, balances, bad_user, BALANCE_RULES))
@@ -223,10 +234,12 @@ def _check(cursor: CursorWrapper, stretch: Stretch) -> Checked:
     return Checked(row_count, user_count, min(found, key=_place, default=None))
 
 
-def _place(problem: Problem) -> tuple[int, float]:
-    """Returns a sort key: by user, then by number; a balance comes after all transactions."""
+def _place(problem: Problem) -> tuple[int, int, int]:
+    """Returns a sort key: by user; transactions by number, the balance, grants, then their sum."""
     user_id = -1 if problem.user_id is None else problem.user_id
-    return user_id, float("inf") if problem.number is None else problem.number
+    kinds = (TRANSACTION_RULES + SEPARATE_RULES, BALANCE_RULES[:-1], USE_RULES, GRANT_RULES)
+    kind = next((i for i, rules in enumerate(kinds) if problem.rule in rules), len(kinds))
+    return user_id, kind, problem.number or 0
 
 
 def _judged_transactions(stretch: Stretch) -> str:
@@ -265,6 +278,73 @@ def _judged_balances(stretch: Stretch) -> str:
             ORDER BY x.number DESC LIMIT 1
         ) t ON true
     ) judged"""
+
+
+# When a grant expires: as its transaction says or, if that was changed, the last event about it.
+_EXPIRY_CHANGES: Final = """
+    LEFT JOIN LATERAL (
+        SELECT true AS is_moved,
+            timestamptz_in(textout(e.data ->> 'after'), 0, -1) AS after
+        FROM public.billing_event e
+        WHERE e.subject = 'user' AND e.subject_id = g.user_id AND e.action = 'grant_expiry_changed'
+            AND e.data ->> 'number' = textin(int8out(g.number))
+        ORDER BY e.number DESC LIMIT 1
+    ) moved ON true"""
+
+
+def _judged_uses(stretch: Stretch) -> str:
+    """Returns SQL for uses of grants with `broken`, and `grant_number` as their number."""
+    return f"""(
+        SELECT v.*, {_place_of_first_broken(USE_RULES)} AS broken FROM (
+            SELECT u.user_id, u.grant_number, u.place, u.number, u.amount, u.remaining,
+                g.amount AS grant_amount, g.expires_at, moved.is_moved,
+                lag(u.place) OVER w AS before_place,
+                lag(u.remaining) OVER w AS before_remaining
+            FROM public.billing_grantuse u
+            LEFT JOIN public.billing_grant g
+                ON g.user_id = u.user_id AND g.number = u.grant_number
+            {_EXPIRY_CHANGES}
+            WHERE {stretch.covers("u.user_id")}
+            WINDOW w AS (PARTITION BY u.user_id, u.grant_number ORDER BY u.place)
+        ) v
+    ) judged"""
+
+
+def _judged_grants(stretch: Stretch) -> str:
+    """Returns the same for grants."""
+    return f"""(
+        SELECT v.*, v.number AS grant_number, {_place_of_first_broken(GRANT_RULES)} AS broken
+        FROM (
+            SELECT g.user_id, g.number, g.amount, g.remaining, g.uses, g.expires_at,
+                CASE WHEN moved.is_moved THEN moved.after ELSE t.bonus_expires_at END
+                    AS said_expires_at,
+                last.place AS last_place, last.remaining AS last_remaining
+            FROM public.billing_grant g
+            LEFT JOIN public.billing_transaction t
+                ON t.user_id = g.user_id AND t.number = g.number
+            LEFT JOIN LATERAL (
+                SELECT u.place, u.remaining FROM public.billing_grantuse u
+                WHERE u.user_id = g.user_id AND u.grant_number = g.number
+                ORDER BY u.place DESC LIMIT 1
+            ) last ON true
+            {_EXPIRY_CHANGES}
+            WHERE {stretch.covers("g.user_id")}
+        ) v
+    ) judged"""
+
+
+def _broken_grant(cursor: CursorWrapper, judged: str, rules: tuple[Rule, ...]) -> Problem | None:
+    """Returns the first grant, or use of a grant, that breaks a rule."""
+    cursor.execute(
+        f"SELECT * FROM {judged} WHERE broken IS NOT NULL ORDER BY user_id, grant_number LIMIT 1"
+    )
+    if (found := cursor.fetchone()) is None:
+        return None
+    assert cursor.description  # noqa: S101 - of a SELECT
+    row = dict(zip([column.name for column in cursor.description], found, strict=True))
+    rule = rules[row.pop("broken")]
+    row.pop("number")
+    return Problem(rule, row.pop("user_id"), row.pop("grant_number"), row)
 
 
 def _place_of_first_broken(rules: tuple[Rule, ...]) -> str:

@@ -3,6 +3,7 @@ from billing.models.balances import Balance
 from billing.models.credentials import ApiAllowance, ApiKey, ApiSession
 from billing.models.descriptions import StandardDescription
 from billing.models.events import Event, EventChannel, Subject
+from billing.models.grants import Grant, GrantUse
 from billing.models.groups import GroupDefault
 from billing.models.moments import Activation, PlanTerms
 from billing.models.plans import Plan, Service, ServicePrice, UserDefaults
@@ -39,6 +40,8 @@ __all__ = [
     "Event",
     "EventChannel",
     "EventType",
+    "Grant",
+    "GrantUse",
     "GroupDefault",
     "Heartbeat",
     "KeptAnswer",

@@ -56,6 +56,11 @@ class Balance(models.Model):
     last_number = models.BigIntegerField(default=0, db_default=0)
     last_digest = models.BinaryField(default=b"", db_default=b"")
     last_at = models.DateTimeField("last transaction", null=True, blank=True)
+    grants_since = models.BigIntegerField(
+        default=0,
+        db_default=0,
+        help_text="The last transaction of a history without grants. Its bonus is one grant.",
+    )
 
     class Meta:
         default_permissions = ("view", "change")

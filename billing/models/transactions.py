@@ -20,6 +20,7 @@ class TransactionType(models.TextChoices):
 
     PAYMENT = "payment", "Payment"
     BONUS_REFILL = "bonus_charge", "Gift"
+    BONUS_EXPIRY = "bonus_expiry", "Bonus expired"
     SUBSCRIPTION = "main_charge", "Subscription"
     SERVICE = "tariff_charge", "Service"
     REVERSAL = "reversal", "Reversal"
@@ -32,6 +33,7 @@ class Channel(models.TextChoices):
     API = "api", "API"
     CHARGING = "charging", "Charging run"
     IMPORT = "import", "Import"
+    SYSTEM = "system", "System"
 
 
 SUBTYPE_LABELS = {
@@ -66,6 +68,7 @@ class Label(models.TextChoices):
     PAYMENT = "payment", "Payment"
     DEDUCTION = "deduction", "Deduction"
     GIFT = "bonus_charge", "Gift"
+    EXPIRY = "bonus_expiry", "Bonus expired"
     SUBSCRIPTION = "main_charge", "Subscription"
     SERVICE = "tariff_charge", "Service"
     REVERSAL = "reversal", "Reversal"
@@ -90,13 +93,17 @@ def label_of(type: str, amount: Decimal, bonus_amount: Decimal) -> Label:  # noq
     return Label.GIFT if amount == 0 and bonus_amount > 0 else Label.DEDUCTION
 
 
-LABELLED_TYPES = frozenset(TransactionType.values) - {TransactionType.REVERSAL}
+LABELLED_TYPES = frozenset(TransactionType.values) - {
+    TransactionType.REVERSAL,
+    TransactionType.BONUS_EXPIRY,
+}
 _BY_HAND = Q(type=TransactionType.PAYMENT)
 _GIVES = Q(amount=0, bonus_amount__gt=0)
 LABELLED = {
     Label.PAYMENT: _BY_HAND & Q(amount__gt=0),
     Label.DEDUCTION: _BY_HAND & Q(amount__lte=0) & ~_GIVES,
     Label.GIFT: Q(type=TransactionType.BONUS_REFILL) | (_BY_HAND & _GIVES),
+    Label.EXPIRY: Q(type=TransactionType.BONUS_EXPIRY),
     Label.SUBSCRIPTION: Q(type=TransactionType.SUBSCRIPTION),
     Label.SERVICE: Q(type=TransactionType.SERVICE),
     Label.REVERSAL: Q(type=TransactionType.REVERSAL),
@@ -108,6 +115,7 @@ class Reference(NamedTuple):
 
     id: int
     number: int
+    is_part: bool = False  # it takes back only a part
 
 
 class TransactionManager(models.Manager["Transaction"]):
@@ -169,6 +177,20 @@ class Transaction(models.Model):
     )
     metadata = models.JSONField(default=dict, blank=True, help_text="For integrators.")
     digest = models.BinaryField(help_text="SHA-256; see docs/ledger.md for its canonical form.")
+    payment_date = models.DateField(
+        null=True,
+        blank=True,
+        help_text="The day on which the payment was made, if it was posted later.",
+    )
+    bonus_expires_at = models.DateTimeField(
+        "bonus expires",
+        null=True,
+        blank=True,
+        help_text="The moment from which the added bonus cannot be spent. Empty: it never expires.",
+    )
+    form = models.SmallIntegerField(
+        default=1, db_default=1, help_text="The version of the digest's canonical form."
+    )
 
     # Set by the ledger on what it returns: an earlier call with the same idempotency key posted
     # this transaction, and nothing was changed now.
@@ -181,7 +203,14 @@ class Transaction(models.Model):
 
     class Meta:
         default_permissions = ("view",)
-        indexes = [models.Index(fields=["created_at", "id"], name="transaction_by_date")]
+        indexes = [
+            models.Index(fields=["created_at", "id"], name="transaction_by_date"),
+            models.Index(
+                fields=["user", "reverses"],
+                condition=Q(reverses__isnull=False),
+                name="reversals_of_a_transaction",
+            ),
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["user", "number"],
@@ -192,12 +221,6 @@ class Transaction(models.Model):
                 condition=Q(idempotency_key__isnull=False),
                 name="idempotency_keys_are_unique_per_user",
                 violation_error_message="This idempotency key has been used.",
-            ),
-            models.UniqueConstraint(
-                fields=["user", "reverses"],
-                condition=Q(reverses__isnull=False),
-                name="a_transaction_is_reversed_at_most_once",
-                violation_error_message="This transaction has been reversed.",
             ),
             models.CheckConstraint(
                 name="transaction_numbers_start_at_one",
@@ -239,6 +262,9 @@ class Transaction(models.Model):
                     F("bonus_amount"),
                     F("new_bonus"),
                     F("reverses"),
+                    F("payment_date"),
+                    F("bonus_expires_at"),
+                    F("form"),
                     function="billing_type_allows",  # in billing/sql/functions/
                     output_field=models.BooleanField(),
                 ),

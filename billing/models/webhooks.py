@@ -22,6 +22,8 @@ class EventType(models.TextChoices):
 
     TRANSACTION_POSTED = "transaction.posted", "Transaction posted"
     BALANCE_LOW = "balance.low", "Balance below its threshold"
+    BONUS_EXPIRING = "bonus.expiring", "Bonus expires soon"
+    BONUS_EXPIRED = "bonus.expired", "Bonus expired"
     SUBSCRIPTION_SUSPENDED = "subscription.suspended", "Subscription suspended"
     SUBSCRIPTION_RESUMED = "subscription.resumed", "Subscription resumed"
 

@@ -15,6 +15,7 @@ Common to all of them:
 """
 
 from billing.operations import (
+    bonus,
     configuration,
     customers,
     history,
@@ -27,6 +28,7 @@ from billing.operations import (
 )
 
 __all__ = [
+    "bonus",
     "configuration",
     "customers",
     "history",

@@ -11,6 +11,7 @@ from django.db import IntegrityError, transaction
 from billing import events
 from billing.errors import EmailTaken, UnknownUser
 from billing.events import Note
+from billing.expiry import end_of_bonus, usual_last_day
 from billing.models import Channel, Event, Plan, Subject, Subscription, Transaction
 from billing.money import ZERO
 from billing.operations._common import one_transaction, record_subscription, subscription_data
@@ -93,7 +94,13 @@ def create(
             # Only now, because only active users can be subscribed.
             user.is_active = is_active
             user.save(update_fields=["is_active"])
-        subscriptions.welcome(user, day=day, actor=actor, channel=channel)
+        subscriptions.welcome(
+            user,
+            day=day,
+            bonus_expires_at=end_of_bonus(usual_last_day()),
+            actor=actor,
+            channel=channel,
+        )
         event = events.record(
             Subject.USER, user.pk, "added", actor=actor, channel=channel, **_given_to(user)
         )

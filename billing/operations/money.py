@@ -1,9 +1,16 @@
 """Balance changes, service charges and reversals. Their transactions are their records."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
 from typing import Any, Unpack
+from zoneinfo import ZoneInfo
+
+from django.conf import settings
+from django.utils import timezone
 
 from billing import ledger
+from billing.errors import InvalidEntry, InvalidPaymentDate, UnknownTransaction
+from billing.expiry import end_of_bonus
 from billing.ledger import Entry, Options, Posted
 from billing.models import Channel, Transaction
 from billing.money import ZERO, Amount
@@ -19,18 +26,26 @@ def change_balance(
     description: str,
     amount: Amount = ZERO,
     bonus_amount: Amount = ZERO,
+    payment_date: date | None = None,
+    bonus_expires_at: date | datetime | None = None,
     actor: User | None,
     channel: Channel,
     dry_run: bool = False,
     **options: Unpack[Options],
 ) -> Transaction:
-    """See `billing.ledger.change_balance`. Raises UnknownUser also for an operator's account."""
+    """See `billing.ledger.change_balance`. Raises UnknownUser also for an operator's account.
+
+    A day as `bonus_expires_at` is the last day of the bonus, in the installation's time zone.
+    """
     customer_id(user_id)
+    refuse_future_payment(payment_date)
     with one_posting(dry_run=dry_run):
         return ledger.change_balance(
             user_id,
             amount=amount,
             bonus_amount=bonus_amount,
+            payment_date=payment_date,
+            bonus_expires_at=end_of_bonus(bonus_expires_at),
             description=description,
             actor=actor,
             channel=channel,
@@ -74,6 +89,7 @@ def reverse(
     *,
     number: int,
     description: str,
+    amount: Amount | None = None,
     although_paid_back: bool = False,
     seen_paid_back: Sequence[int] | None = None,
     actor: User | None,
@@ -95,12 +111,61 @@ def reverse(
         return ledger.reverse(
             user_id,
             number=number,
+            amount=amount,
             description=description,
             although_paid_back=although_paid_back,
             actor=actor,
             channel=channel,
             **options,
         )
+
+
+def refund(
+    user_id: int,
+    *,
+    number: int,
+    description: str,
+    amount: Amount | None = None,
+    quantity: Amount | None = None,
+    although_paid_back: bool = False,
+    seen_paid_back: Sequence[int] | None = None,
+    actor: User | None,
+    channel: Channel,
+    dry_run: bool = False,
+    **options: Unpack[Options],
+) -> Transaction:
+    """Takes back a part of a transaction: an amount, or for a service a quantity of units.
+
+    Like `reverse` otherwise. Raises InvalidEntry unless exactly one of both is given.
+    """
+    if (amount is None) == (quantity is None):
+        raise InvalidEntry(field="amount", reason="give an amount or a quantity")
+    customer_id(user_id)
+    with one_transaction(dry_run=dry_run):
+        if quantity is not None:
+            charge = Transaction.objects.filter(user=user_id, number=number).first()
+            if charge is None:
+                raise UnknownTransaction(number=number)
+            amount = services.cost_of_part(charge, quantity)
+        return reverse(
+            user_id,
+            number=number,
+            amount=amount,
+            description=description,
+            although_paid_back=although_paid_back,
+            seen_paid_back=seen_paid_back,
+            actor=actor,
+            channel=channel,
+            **options,
+        )
+
+
+def refuse_future_payment(payment_date: date | None) -> None:
+    """Raises InvalidPaymentDate for a day after today in the installation's time zone."""
+    if payment_date is not None and payment_date > timezone.localdate(
+        timezone=ZoneInfo(settings.TIME_ZONE)
+    ):
+        raise InvalidPaymentDate(payment_date=payment_date.isoformat())
 
 
 def post_batch(

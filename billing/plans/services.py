@@ -32,7 +32,7 @@ from billing.models import (
     Transaction,
     TransactionType,
 )
-from billing.money import Amount, NotMoney
+from billing.money import Amount, NotMoney, to_money
 from billing.plans.pricing import format_quantity, service_cost, to_quantity
 from users.models import User
 
@@ -196,6 +196,22 @@ class _CallersMetadata(Func):
 
     template = f"(%(expressions)s - '{ledger.REQUEST_ID}' - '{PRICING}')"
     output_field = JSONField()
+
+
+def cost_of_part(charge: Transaction, quantity: Amount) -> Decimal:
+    """Returns what `quantity` units of a service charge cost, at the price of the charge.
+
+    Raises InvalidQuantity, also for more than was charged, and InvalidEntry for other transactions.
+    """
+    pricing = charge.metadata.get(PRICING)
+    if charge.type != TransactionType.SERVICE or not isinstance(pricing, dict):
+        raise InvalidEntry(field="quantity", reason="this transaction charges no quantity")
+    part, whole = _checked_quantity(quantity), to_quantity(pricing["quantity"])
+    if part > whole:
+        raise InvalidQuantity(reason="out_of_range", value=format_quantity(part))
+    if part == whole:
+        return -charge.amount - charge.bonus_amount
+    return service_cost(to_money(pricing["price"]), part)
 
 
 def _charged_before(user_id: int, key: str | None, asked: _Request) -> Transaction | None:

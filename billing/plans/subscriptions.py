@@ -11,7 +11,7 @@ Common to all functions that write:
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import date
+from datetime import date, datetime
 from typing import Final, NamedTuple
 
 from django.db import transaction
@@ -218,7 +218,14 @@ def record_active_day(user: User, *, device: str, day: date, today: date) -> Act
 
 @counts_refusals
 @transaction.atomic
-def welcome(user: User, *, day: date, actor: User | None, channel: Channel) -> None:
+def welcome(
+    user: User,
+    *,
+    day: date,
+    bonus_expires_at: datetime | None = None,
+    actor: User | None,
+    channel: Channel,
+) -> None:
     """Gives a new user what the defaults for new users say, once."""
     defaults = UserDefaults.objects.select_related("plan").first()
     if defaults is None:
@@ -230,6 +237,7 @@ def welcome(user: User, *, day: date, actor: User | None, channel: Channel) -> N
                 amount=defaults.bonus,
                 description="Gift on registration",
                 subtype="register",
+                bonus_expires_at=bonus_expires_at,
                 idempotency_key="registration",
                 actor=actor,
                 channel=channel,

@@ -7,6 +7,7 @@ from billing.reports.following import (
     slice_of_all,
     slice_of_user,
 )
+from billing.reports.grants import grant_of, grants_used, spendable_grants, uses_of
 from billing.reports.history import Before, HistoryEntry, HistoryPage, history_of
 from billing.reports.listing import Listing, TooSlow, time_limit
 from billing.reports.pages import (
@@ -65,6 +66,8 @@ __all__ = [
     "charging_runs",
     "complete_until",
     "cursor_at",
+    "grant_of",
+    "grants_used",
     "history_of",
     "holdings",
     "last_progress_at",
@@ -77,6 +80,7 @@ __all__ = [
     "runs_of_day",
     "slice_of_all",
     "slice_of_user",
+    "spendable_grants",
     "state_of",
     "subscriptions_with",
     "tie_reversals",
@@ -84,5 +88,6 @@ __all__ = [
     "totals",
     "turnover",
     "turnover_by_day",
+    "uses_of",
     "was_charged",
 ]

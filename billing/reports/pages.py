@@ -8,6 +8,7 @@ go back, so a period is a range of numbers, and each page is one range of the in
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
 from django.db import connection
@@ -77,11 +78,11 @@ def tie_reversals(rows: Sequence[Transaction]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT t.user_id, t.number, t.id, t.reverses
+            SELECT t.user_id, t.number, t.id, t.reverses, t.amount, t.bonus_amount
             FROM unnest(%s::bigint[], %s::bigint[]) AS x (user_id, number)
             JOIN billing_transaction t ON t.user_id = x.user_id AND t.reverses = x.number
             UNION ALL
-            SELECT t.user_id, t.number, t.id, NULL
+            SELECT t.user_id, t.number, t.id, NULL, t.amount, t.bonus_amount
             FROM unnest(%s::bigint[], %s::bigint[]) AS x (user_id, number)
             JOIN billing_transaction t ON t.user_id = x.user_id AND t.number = x.number
             ORDER BY 1, 2
@@ -94,18 +95,31 @@ def tie_reversals(rows: Sequence[Transaction]) -> None:
             ],
         )
         found = cursor.fetchall()
-    reversals: dict[tuple[int, int], list[Reference]] = {}
-    originals: dict[tuple[int, int], Reference] = {}
-    for user_id, number, row_id, reverses in found:
-        reference = Reference(row_id, number)
+    reversals: dict[tuple[int, int], list[_Moved]] = {}
+    originals: dict[tuple[int, int], _Moved] = {}
+    for user_id, number, row_id, reverses, *amounts in found:
+        moved = _Moved(row_id, number, *amounts)
         if reverses is None:
-            originals[user_id, number] = reference
+            originals[user_id, number] = moved
         else:
-            reversals.setdefault((user_id, reverses), []).append(reference)
+            reversals.setdefault((user_id, reverses), []).append(moved)
     for row in rows:
-        row.reversed_by = reversals.get((row.user_id, row.number), [])
-        if row.reverses is not None:
-            row.reversed_one = originals.get((row.user_id, row.reverses))
+        took_back = reversals.get((row.user_id, row.number), [])
+        row.reversed_by = [_reference(each, row) for each in took_back]
+        original = None if row.reverses is None else originals.get((row.user_id, row.reverses))
+        row.reversed_one = None if original is None else _reference(original, row)
+
+
+class _Moved(NamedTuple):
+    id: int
+    number: int
+    amount: Decimal
+    bonus_amount: Decimal
+
+
+def _reference(other: _Moved, row: Transaction) -> Reference:
+    is_whole = (other.amount, other.bonus_amount) == (-row.amount, -row.bonus_amount)
+    return Reference(other.id, other.number, is_part=not is_whole)
 
 
 def _page(listing: Listing, cursor: Cursor) -> Page[Transaction]:

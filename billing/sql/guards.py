@@ -17,7 +17,13 @@ from django.db.backends.utils import CursorWrapper
 from billing import sql
 
 # Only functions with the owner's rights write these tables.
-LEDGER: Final = ("billing_transaction", "billing_balance", "billing_event")
+LEDGER: Final = (
+    "billing_transaction",
+    "billing_balance",
+    "billing_grant",
+    "billing_grantuse",
+    "billing_event",
+)
 # Append-only: what operators did.
 HISTORY: Final = ("django_admin_log",)
 
@@ -37,7 +43,8 @@ def untrusting_cursor() -> Iterator[CursorWrapper]:
             "SET LOCAL transaction_read_only = on;"
             "SET LOCAL row_security = off;"  # a policy then raises an error instead of hiding rows
             "SET LOCAL jit = off;"  # would compile each query
-            "SET LOCAL quote_all_identifiers = off; SET LOCAL bytea_output = hex"
+            "SET LOCAL quote_all_identifiers = off; SET LOCAL bytea_output = hex;"
+            "SET LOCAL datestyle = 'ISO, YMD'"
         )
         yield cursor
         transaction.set_rollback(True)

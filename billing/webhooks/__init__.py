@@ -3,8 +3,8 @@
 Triggers (`billing/sql/`) record an event in the same database transaction as what happened. This
 package decides what is due (`deliveries`), makes signed messages (`messages`), sends them
 (`sending`) to allowed addresses only (`network`), stores the results and decides about retries and
-pauses (`results`), finds what operators should know (`watching`) and deletes what is over
-(`cleanup`). For receivers: docs/webhooks.md.
+pauses (`results`), finds what operators should know (`watching`), tells of gifts that expire
+soon (`expiring`) and deletes what is over (`cleanup`). For receivers: docs/webhooks.md.
 """
 
 from billing.webhooks.cleanup import delete_old
@@ -15,6 +15,7 @@ from billing.webhooks.deliveries import (
     send_given_up_again,
     wake,
 )
+from billing.webhooks.expiring import tell_of_expiring
 from billing.webhooks.messages import body_of, new_secret, sign
 from billing.webhooks.network import Reply, check_url
 from billing.webhooks.sending import send_due, send_test
@@ -43,6 +44,7 @@ __all__ = [
     "send_test",
     "sign",
     "stalled_since",
+    "tell_of_expiring",
     "waiting",
     "wake",
 ]

@@ -10,7 +10,7 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
-from billing.models import Transaction
+from billing.models import GrantUse, Transaction
 
 AMOUNTS = (
     "amount",
@@ -42,6 +42,15 @@ def canonical_form(row: Transaction, previous_digest: bytes) -> str:
         None if row.reverses is None else str(row.reverses),
         as_jsonb(row.metadata),
     ]
+    if row.form == 2:
+        uses = GrantUse.objects.filter(user=row.user_id, number=row.number).order_by("line")
+        further = {
+            "uses": [[str(each.grant_number), f"{each.amount:.4f}"] for each in uses] or None,
+            "payment_date": row.payment_date and row.payment_date.isoformat(),
+            "bonus_expires_at": row.bonus_expires_at
+            and row.bonus_expires_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        }
+        fields.append(as_jsonb({name: value for name, value in further.items() if value}))
     return json.dumps(fields, ensure_ascii=False)
 
 

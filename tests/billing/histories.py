@@ -8,12 +8,12 @@ from typing import Any
 from django.db import DatabaseError, connection, transaction
 
 from billing import ledger
-from billing.models import Balance, Channel, Transaction
+from billing.models import Balance, Channel, Grant, GrantUse, Transaction
 from tests.factories import OperatorFactory, charge_cost, charge_price, pay_back, user_with
 from tests.roles import as_owner
 from users.models import User
 
-LEDGER_TABLES = (Transaction._meta.db_table, Balance._meta.db_table)
+LEDGER_TABLES = tuple(model._meta.db_table for model in (Transaction, Balance, Grant, GrantUse))
 BY_PANEL: dict[str, Any] = {"actor": None, "channel": Channel.PANEL}
 
 
@@ -107,7 +107,10 @@ def _tamper(sql: str, parameters: dict[str, Any]) -> None:
         """CREATE OR REPLACE FUNCTION pg_temp.digest_of(t billing_transaction) RETURNS bytea
         LANGUAGE sql AS $$
             SELECT billing_digest(t, coalesce((SELECT digest FROM billing_transaction x
-                WHERE x.user_id = t.user_id AND x.number = t.number - 1), ''))
+                WHERE x.user_id = t.user_id AND x.number = t.number - 1), ''), (
+                SELECT jsonb_agg(jsonb_build_array(u.grant_number::text, u.amount::text)
+                    ORDER BY u.line) FROM billing_grantuse u
+                WHERE u.user_id = t.user_id AND u.number = t.number))
         $$"""
     )
     with guards_down():

@@ -44,8 +44,8 @@ def test_each_file_has_a_comment_and_the_function_that_its_name_says() -> None:
 
 DIFFERENCES = {
     "text": (
-        "CREATE OR REPLACE FUNCTION billing_digest(t billing_transaction, previous_digest bytea) "
-        "RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE AS 'SELECT t.digest'",
+        "CREATE OR REPLACE FUNCTION billing_digest(t billing_transaction, previous_digest bytea, "
+        "uses jsonb) RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE AS 'SELECT t.digest'",
         "The function billing_digest does not have its current text.",
     ),
     "setting": (

@@ -1,7 +1,7 @@
 """The functions of billing.ledger: what each one posts and what it refuses."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -94,7 +94,8 @@ def test_every_function_posts_its_type_and_subtype() -> None:
         (6, "reversal", "tariff_charge", D("5.0000"), D("25.0000")),
         (7, "tariff_charge", "traffic", D("0.0000"), D("-1.0000")),
     ]
-    assert {t.type for t in rows} == set(TransactionType.values)
+    # Only the clock makes a bonus expire: tests/billing/test_grants.py.
+    assert {t.type for t in rows} == set(TransactionType.values) - {"bonus_expiry"}
 
 
 def test_users_can_be_named_by_id_and_may_be_of_any_kind() -> None:
@@ -1002,6 +1003,10 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
         "invalid_amount",
         "invalid_description",
         "invalid_entry",
+        "invalid_expiry",
+        "invalid_payment_date",
+        "refund_too_large",
+        "unknown_grant",
         "not_reversible",
         "nothing_to_change",
         "unknown_transaction",
@@ -1012,6 +1017,7 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
 
 # Refused before anything is posted: see test_service_charges.py and test_subscriptions.py.
 OF_PLANS = {
+    "unknown_grant",
     "unknown_plan",
     "unknown_subscription",
     "email_taken",
@@ -1048,6 +1054,9 @@ def test_each_kind_of_refusal_happens_and_explains_itself() -> None:
         change(user, 0),
         ledger.reversal_entry(user, number=99, description="Which one"),
         change(4711000, 1),
+        change(user, 1, payment_date=date(2999, 1, 1)),
+        change(user, 1, bonus_expires_at=datetime(2999, 1, 1, tzinfo=UTC)),
+        ledger.reversal_entry(user, number=3, amount=6, description="More than it was"),
     ]
     results = ledger.post_batch(entries, skip_refused=True, **BY_PANEL)
     refusals = [result.refusal for result in results]

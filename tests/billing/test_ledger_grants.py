@@ -148,7 +148,8 @@ ATTACKS = {
     "no constraint": "ALTER TABLE billing_balance DROP CONSTRAINT balances_are_never_negative",
     "no table": "DROP TABLE billing_transaction CASCADE",
     "as a replica": "SET session_replication_role = replica",
-    "another digest": "ALTER FUNCTION billing_digest RENAME TO billing_digest_before",
+    "another digest": "ALTER FUNCTION billing_digest(billing_transaction, bytea, jsonb) "
+    "RENAME TO billing_digest_before",
     "as its caller": "ALTER FUNCTION billing_post SECURITY INVOKER",
     "own function": "CREATE FUNCTION public.billing_extra() RETURNS int LANGUAGE sql AS 'SELECT 1'",
     "own operator": "CREATE TABLE public.billing_extra (id int)",
@@ -205,7 +206,7 @@ def test_names_of_its_own_do_not_stand_in_for_ours(as_panel: None, customer: Use
     for function, returns, body in (
         ("clock_timestamp()", "timestamptz", "SELECT timestamptz '2020-01-01Z'"),
         ("billing_amount_problem(numeric)", "text", "SELECT NULL::text"),
-        ("billing_digest(public.billing_transaction, bytea)", "bytea", "SELECT ''::bytea"),
+        ("billing_digest(public.billing_transaction, bytea, jsonb)", "bytea", "SELECT ''::bytea"),
     ):
         execute(f"CREATE FUNCTION pg_temp.{function} RETURNS {returns} LANGUAGE sql AS $${body}$$")
     execute("SET LOCAL search_path = pg_temp, public")
@@ -244,7 +245,8 @@ def test_it_says_what_it_grants_and_can_be_repeated(as_panel: None) -> None:
     for role in ("panel_tried", "worker_tried"):
         assert (
             f"{role}: SELECT on table\n    billing_activation\n    billing_balance\n"
-            "    billing_event\n    billing_planterms\n    billing_transaction\n"
+            "    billing_event\n    billing_grant\n    billing_grantuse\n"
+            "    billing_planterms\n    billing_transaction\n"
             "    django_migrations\n" in said
         )
         assert f"{role}: SELECT, INSERT on table\n    django_admin_log\n" in said
@@ -317,6 +319,12 @@ def test_who_could_post_before_the_functions_were_closed_still_can(as_panel: Non
     execute("RESET ROLE")
     execute("CREATE ROLE earlier")
     execute("GRANT SELECT, INSERT ON billing_transaction TO earlier")
+    # Functions of that time, which have other arguments now.
+    execute(
+        "CREATE FUNCTION billing_digest(billing_transaction, bytea) RETURNS bytea "
+        "LANGUAGE sql AS 'SELECT $2'; CREATE FUNCTION billing_type_allows(varchar, varchar, "
+        "varchar, numeric, numeric, numeric, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true'"
+    )
     execute((ROOT / "billing" / "migrations" / "sql" / "0019_owners_rights.sql").read_text())
     assert execute("SELECT has_function_privilege('earlier', %s, 'EXECUTE')", [POST]) == [(True,)]
     execute("SET ROLE panel_tried")

@@ -6,7 +6,7 @@
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -318,11 +318,14 @@ def next_row(user: User, **changes: Any) -> dict[str, Any]:
         "idempotency_key": None,
         "reverses": None,
         "metadata": "{}",
+        "payment_date": None,
+        "bonus_expires_at": None,
+        "form": 1,
     }
     return row | changes
 
 
-def forge(row: dict[str, Any], digest: str = "billing_digest(t, b.last_digest)") -> None:
+def forge(row: dict[str, Any], digest: str = "billing_digest(t, b.last_digest, NULL)") -> None:
     """Inserts the row, by default with its right digest, and updates the balance to match."""
     typed = ", ".join(
         f"%({column})s::{kind} AS {column}"
@@ -347,6 +350,11 @@ def forge(row: dict[str, Any], digest: str = "billing_digest(t, b.last_digest)")
                 WHERE b.user_id = f.user_id)"""
             )
             execute("INSERT INTO billing_transaction SELECT * FROM forged")
+            execute(
+                """INSERT INTO billing_grant (user_id, number, amount, remaining)
+                SELECT user_id, number, bonus_amount, bonus_amount FROM forged
+                WHERE bonus_amount > 0 AND bonus_amount <> 'NaN'"""
+            )
             execute(
                 """UPDATE billing_balance b SET real = f.new_balance, bonus = f.new_bonus,
                 refilled = f.refilled, bonus_refilled = f.bonus_refilled, last_number = f.number,
@@ -374,7 +382,7 @@ def test_a_row_does_not_follow_another_users(user: User) -> None:
     row["refilled"] = theirs.refilled + 2
     last = f"(SELECT last_digest FROM billing_balance WHERE user_id = {other.pk})"
     with refused("does not follow"):
-        forge(row, digest=f"billing_digest(t, {last})")
+        forge(row, digest=f"billing_digest(t, {last}, NULL)")
 
 
 TYPE_ALLOWS = "a_transaction_does_what_its_type_allows"
@@ -419,7 +427,7 @@ WRONG_ROWS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "reversal_of_what_was_reversed": (
         {"type": "reversal", "subtype": "tariff_charge", "reverses": 3},
-        "a_transaction_is_reversed_at_most_once",
+        "is not the reverse of",
     ),
     "key_used": ({"idempotency_key": "messages-1"}, "idempotency_keys_are_unique_per_user"),
     "nobody": ({"actor_id": 4711000}, "foreign key"),
@@ -458,7 +466,7 @@ def test_no_table_of_the_same_name_stands_in_for_the_ledgers(disguise: str, user
 
 
 def test_a_row_needs_its_digest(user: User) -> None:
-    for digest in ("sha256('')", "''::bytea", "b.last_digest", "billing_digest(t, '')"):
+    for digest in ("sha256('')", "''::bytea", "b.last_digest", "billing_digest(t, '', NULL)"):
         with refused("does not follow"):
             forge(next_row(user), digest=digest)
 
@@ -497,6 +505,7 @@ ALLOWED = [
     ("payment", "partner", "panel", -2, -1, 5, None),
     ("payment", "partner", "panel", 0, 1, 5, None),
     ("bonus_charge", "register", "api", 0, 1, 5, None),
+    ("bonus_expiry", "register", "system", 0, -1, 5, None),
     ("main_charge", "monthly", "charging", -2, 0, 5, None),
     ("main_charge", "remainder", "charging", 2, 0, 5, None),
     ("tariff_charge", "geo_lookup", "api", 0, -1, 5, None),
@@ -506,6 +515,9 @@ ALLOWED = [
     ("reversal", "payment", "panel", -2, -1, 5, 3),
 ]
 NOT_ALLOWED = [
+    ("bonus_expiry", "register", "system", -1, -1, 5, None),
+    ("bonus_expiry", "register", "system", 0, 1, 5, None),
+    ("bonus_expiry", "register", "system", 0, -1, 5, 3),
     ("payment", "partner", "panel", 2, 0, 5, 3),
     ("payment", "Partner", "panel", 2, 0, 5, None),
     ("payment", "2_partners", "panel", 2, 0, 5, None),
@@ -534,8 +546,13 @@ NOT_ALLOWED = [
 ]
 
 
-def type_allows(*row: Any) -> bool | None:
-    [(answer,)] = execute("SELECT billing_type_allows(%s, %s, %s, %s, %s, %s, %s)", list(row))
+def type_allows(
+    *row: Any, payment_date: date | None = None, expires: datetime | None = None, form: int = 1
+) -> bool | None:
+    [(answer,)] = execute(
+        "SELECT billing_type_allows(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::smallint)",
+        [*row, payment_date, expires, form],
+    )
     return answer
 
 
@@ -547,6 +564,23 @@ def test_each_type_allows_what_it_is_for(row: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize("row", NOT_ALLOWED, ids=repr)
 def test_each_type_allows_nothing_else(row: tuple[Any, ...]) -> None:
     assert type_allows(*row) is False
+
+
+def test_dates_belong_to_payments_and_to_added_bonuses_and_need_form_2() -> None:
+    payment, day = ("payment", "partner", "panel", 2, 1, 5, None), date(2026, 11, 20)
+    moment = datetime(2027, 1, 1, tzinfo=UTC)
+    gift, service = ALLOWED[3], ("tariff_charge", "traffic", "api", 0, -1, 5, None)
+    assert type_allows(*payment, payment_date=day, form=2) is True
+    assert type_allows(*payment, payment_date=day, form=1) is False
+    assert type_allows(*gift, payment_date=day, form=2) is False
+    assert type_allows(*gift, expires=moment, form=2) is True
+    assert type_allows(*service, payment_date=day, form=2) is False
+    assert type_allows(*payment, expires=moment, form=2) is True
+    assert type_allows(*payment, expires=moment, form=1) is False
+    assert type_allows(*service, expires=moment, form=2) is False
+    taken = ("payment", "partner", "panel", 2, -1, 5, None)
+    assert type_allows(*taken, expires=moment, form=2) is False
+    assert type_allows(*payment, form=3) is False
 
 
 def test_a_row_without_its_codes_is_not_allowed() -> None:
@@ -764,6 +798,10 @@ def test_every_guard_is_installed_and_armed() -> None:
         ("billing_event", "billing_check_event"),
         ("billing_balance", "billing_refuse_balance_removal"),
         ("billing_balance", "billing_check_balance"),
+        ("billing_grant", "billing_check_grant"),
+        ("billing_grant", "billing_refuse_rewriting_grants"),
+        ("billing_grantuse", "billing_refuse_rewriting_grants"),
+        ("billing_grantuse", "billing_use_grant"),
         ("users_user", "billing_open_balance"),
         # test_plan_guards attacks the next two. The ones after them guard no money.
         ("billing_plan", "billing_refuse_other_cycle"),

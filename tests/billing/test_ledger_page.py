@@ -7,7 +7,7 @@ import pytest
 
 from billing import sql
 from billing.ledger.rules import BALANCE_RULES, TRANSACTION_RULES, UNIQUE_KEY
-from billing.models import Balance, Transaction, TransactionType
+from billing.models import Balance, Grant, GrantUse, Transaction, TransactionType
 from tests.billing.histories import execute
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text()
@@ -45,7 +45,7 @@ def test_the_triggers_are_described() -> None:
 def test_the_constraints_are_described() -> None:
     declared = {
         constraint.name
-        for model in (Transaction, Balance)
+        for model in (Transaction, Balance, Grant, GrantUse)
         for constraint in model._meta.constraints
     }
     assert first_cells("**Constraints**") == declared

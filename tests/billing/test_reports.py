@@ -124,7 +124,7 @@ def test_a_page_knows_what_lies_on_both_sides_of_it(db: None, small_pages: None)
 
 
 def test_filters_choose_by_what_a_transaction_did_to_either_balance(db: None) -> None:
-    user = user_with(real=10, bonus=5)  # 1
+    user = user_with(real=10, bonus=6)  # 1
     ledger.give_bonus(user, amount=1, description="Gift of the month", **BY_API)  # 2
     charge_cost(user, service="traffic", cost=6, description="From bonus", **BY_API)  # 3
     charge_cost(user, service="traffic", cost=1, description="From real", **BY_API)  # 4
@@ -187,7 +187,7 @@ def reverse(user: User, number: int) -> Transaction:
 def week(db: None) -> User:
     """A user with fourteen transactions. Two charges and a refill are reversed on later days."""
     user = a_transaction_a_day(7)
-    for days, number in enumerate((2, 5, 8)):
+    for days, number in enumerate((2, 7, 8)):
         with database_clock_at(NOON + timedelta(days=7 + days)):
             reverse(user, number)
     return user
@@ -258,8 +258,8 @@ def test_a_row_names_what_it_reverses_and_what_reversed_it(db: None) -> None:
         list(reports.oldest_first(Listing(user_id=user.pk), chunk_size=1))[::-1],
     ):
         reversal, charge, refill = found
-        assert reversal.reversed_one == (charge.pk, 2)
-        assert charge.reversed_by == [(reversal.pk, 3)]
+        assert reversal.reversed_one == (charge.pk, 2, False)
+        assert charge.reversed_by == [(reversal.pk, 3, False)]
         assert (refill.reversed_by, refill.reversed_one) == ([], None)
 
 
@@ -296,7 +296,7 @@ def test_every_transaction_is_found_by_what_it_is_called(db: None) -> None:
     charge_cost(user, service="traffic", cost=1, description="Some traffic", **BY_API)  # 8
     charge_price(user, cycle="monthly", price=1, description="Monthly fee", **BY_API)  # 9
     reverse(user, 2)  # 10
-    reverse(user, 3)  # 11
+    reverse(user, 7)  # 11
     found = {
         label: [row.number for row in Listing(user_id=user.pk, label=label).rows.order_by("number")]
         for label in Label
@@ -305,6 +305,7 @@ def test_every_transaction_is_found_by_what_it_is_called(db: None) -> None:
         Label.PAYMENT: [1, 5],
         Label.DEDUCTION: [2, 4, 6],
         Label.GIFT: [3, 7],
+        Label.EXPIRY: [],
         Label.SERVICE: [8],
         Label.SUBSCRIPTION: [9],
         Label.REVERSAL: [10, 11],

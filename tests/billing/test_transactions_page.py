@@ -374,7 +374,11 @@ def test_what_cannot_be_reversed_is_not_offered_for_it(panel: Client) -> None:
     sent = {"description": "Take it back again", "key": "a-key"}
     for row, why, named in (
         (first, "Transaction number 1 was already reversed by number 2.", reversal),
-        (reversal, "Transaction number 2 is a reversal itself; change the balance instead.", first),
+        (
+            reversal,
+            "Transaction number 2 is a reversal or an expiry; change the balance instead.",
+            first,
+        ),
     ):
         for response in (
             panel.get(page_of(row, "reverse")),

@@ -84,8 +84,8 @@ def test_it_uses_a_fixed_number_of_queries_for_each_stretch(victim: User) -> Non
 
     one, few = queries(10_000), queries(8)
     assert one[0] == 1
-    # Begin, settings, rows, keys, actors, balances, and two queries at the end.
-    assert few[1] - one[1] == 8 * (few[0] - one[0])
+    # Begin, settings, rows, keys, actors, uses, grants, balances, and two queries at the end.
+    assert few[1] - one[1] == 10 * (few[0] - one[0])
 
 
 # --- Every column -------------------------------------------------------------------------------
@@ -114,6 +114,9 @@ EDITS = {
     "reverses": "reverses = 1",
     "metadata": "metadata = '{\"messages\": 10}'",
     "digest": "digest = sha256('')",
+    "payment_date": "payment_date = '2026-11-20'",
+    "bonus_expires_at": "bonus_expires_at = '2099-01-01Z'",
+    "form": "form = 1",
 }
 
 
@@ -130,6 +133,9 @@ SAYS = {
     "refilled": "all refills so far",
     "bonus_refilled": "all refills so far",
     "reverses": "a reversal, and nothing else",
+    "payment_date": "its dates are those of payments",
+    "bonus_expires_at": "its dates are those of payments",
+    "form": "what it takes comes from grants",
 }
 
 
@@ -327,7 +333,7 @@ REWRITES: dict[str, tuple[str, int | None, str]] = {
     "another_reversal_of_the_same": (
         "UPDATE billing_transaction SET type = 'reversal', subtype = 'tariff_charge', reverses = 3 "
         "WHERE user_id = %(user)s AND number = 7",
-        6,
+        7,
         "G2",
     ),
     "a_reversal_of_something_else": (
@@ -374,6 +380,8 @@ def test_money_of_nobody_is_found(victim: User) -> None:
 def test_transactions_of_nobody_are_found(victim: User) -> None:
     tamper(
         "UPDATE billing_transaction SET user_id = 4711000 WHERE user_id = %(user)s;"
+        "DELETE FROM billing_grantuse WHERE user_id = %(user)s;"
+        "DELETE FROM billing_grant WHERE user_id = %(user)s;"
         "UPDATE billing_balance SET real = 0, bonus = 0, refilled = 0, bonus_refilled = 0, "
         "last_number = 0, last_digest = '', last_at = NULL WHERE user_id = %(user)s",
         user=victim.pk,
@@ -412,6 +420,11 @@ def test_a_tail_cut_off_with_its_balance_shows_only_against_an_earlier_digest(vi
     [(kept,)] = execute("SELECT last_digest FROM billing_balance WHERE user_id = %s", [victim.pk])
     tamper(
         "DELETE FROM billing_transaction WHERE user_id = %(user)s AND number > 5;"
+        "DELETE FROM billing_grantuse WHERE user_id = %(user)s AND number > 5;"
+        "UPDATE billing_grant g SET uses = u.place, remaining = u.remaining FROM ("
+        "SELECT DISTINCT ON (grant_number) * FROM billing_grantuse WHERE user_id = %(user)s "
+        "ORDER BY grant_number, place DESC) u "
+        "WHERE g.user_id = u.user_id AND g.number = u.grant_number;"
         "UPDATE billing_balance b SET real = t.new_balance, bonus = t.new_bonus, "
         "refilled = t.refilled, bonus_refilled = t.bonus_refilled, last_number = t.number, "
         "last_digest = t.digest, last_at = t.created_at FROM billing_transaction t "

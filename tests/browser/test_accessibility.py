@@ -254,7 +254,7 @@ def test_axe_finds_nothing_on_any_kind_of_page(
         (transaction_page(first.pk),),
         (transaction_page(reversed_one.pk),),
         (transaction_page(first.pk, "reverse"),),
-        (transaction_page(first.pk, "reverse"), press("Reverse")),
+        (transaction_page(first.pk, "reverse"), press("Reverse or refund")),
         ("/admin/billing/plan/",),
         (f"{plan}/change/",),
         (f"{plan}/delete/",),

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 
 def reverse(page: Page, description: str) -> None:
     page.get_by_label("Transaction description").fill(description)
-    page.get_by_role("button", name="Reverse").click()
+    page.get_by_role("button", name="Reverse or refund").click()
 
 
 def first_transaction(user: User) -> Transaction:

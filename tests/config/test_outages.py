@@ -73,7 +73,8 @@ def losing_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def form_of(client: Client, user: User) -> dict[str, Any]:
-    return client.get(page_of(user)).context["form"].initial | TYPED
+    initial = client.get(page_of(user)).context["form"].initial
+    return {name: value for name, value in initial.items() if value is not None} | TYPED
 
 
 # --- Pages --------------------------------------------------------------------------------------

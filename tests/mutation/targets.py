@@ -17,6 +17,7 @@ LEDGER_TESTS: Final = (
     "tests/billing/test_ledger_clock.py",
     "tests/billing/test_ledger_model.py",
     "tests/billing/test_ledger_races.py",
+    "tests/billing/test_grants.py",
 )
 # Tests of callers. Like all tests of Python code, they are run only if they run a changed line.
 LEDGER_CALLERS_TESTS: Final = (
@@ -72,6 +73,12 @@ TARGETS: Final[dict[str, Target]] = {
     "ledger-sql": Target(
         _functions(
             "post",
+            "write",
+            "expiry",
+            "use_grant",
+            "check_grant",
+            "set_expiry",
+            "refuse_rewriting_grants",
             "amount_problem",
             "type_allows",
             "check_transaction",

@@ -13,8 +13,10 @@ from billing.ledger.rules import (
     BALANCE_RULES,
     CLOCK,
     EVENT_RULES,
+    GRANT_RULES,
     SEPARATE_RULES,
     TRANSACTION_RULES,
+    USE_RULES,
 )
 from billing.ledger.verification import Problem
 from billing.sql import guards
@@ -94,6 +96,8 @@ class Command(BaseCommand):
         for of, rules in (
             ("balance", BALANCE_RULES),
             ("transaction", TRANSACTION_RULES + SEPARATE_RULES),
+            ("grant", GRANT_RULES),
+            ("use of a grant", USE_RULES),
             ("event", EVENT_RULES),
         ):
             self.stdout.write(f"Checked of each {of}:")

@@ -191,6 +191,8 @@ def _entry(operation: PastTransaction) -> ledger.Entry:
         case TransactionType.REVERSAL:
             assert operation.reverses is not None  # noqa: S101 - the story names it
             return ledger.reversal_entry(user_id, number=operation.reverses, **said)
+        case TransactionType.BONUS_EXPIRY:
+            raise ValueError("The ledger itself posts what has expired.")
 
 
 def _tidy() -> None:

@@ -22,6 +22,10 @@ BEGIN
         NEW.last_number <> 0 OR NEW.real <> 0 OR NEW.bonus <> 0 OR NEW.refilled <> 0
         OR NEW.bonus_refilled <> 0 OR NEW.last_digest <> '' OR NEW.last_at IS NOT NULL
     ) OR TG_OP = 'UPDATE' AND NEW.last_number < OLD.last_number
+        -- Grants begin with the first transaction, or after a history that was imported as one.
+        OR (CASE WHEN TG_OP = 'UPDATE' AND OLD.last_number > 0
+            THEN NEW.grants_since <> OLD.grants_since
+            ELSE NEW.grants_since NOT IN (0, NEW.last_number) END)
     THEN
         RAISE EXCEPTION 'The balance of user % does not match the last transaction.', NEW.user_id
             USING ERRCODE = 'BL002',

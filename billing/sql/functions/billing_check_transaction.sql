@@ -1,6 +1,6 @@
--- Guard of billing_transaction: a row continues the user's previous row and has the right digest, a
--- reversal is the opposite of the transaction that it reverses, and the balance row has reached at
--- least this number.
+-- Guard of billing_transaction: a row continues the user's previous row and has the right digest,
+-- reversals take back no more than the transaction that they reverse, and the balance row has
+-- reached at least this number.
 CREATE OR REPLACE FUNCTION public.billing_check_transaction()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -9,7 +9,14 @@ CREATE OR REPLACE FUNCTION public.billing_check_transaction()
  SET jit TO 'off'
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
+DECLARE
+    used jsonb;
 BEGIN
+    IF NEW.form = 2 THEN
+        SELECT jsonb_agg(jsonb_build_array(u.grant_number::text, u.amount::text) ORDER BY u.line)
+        INTO used
+        FROM billing_grantuse u WHERE u.user_id = NEW.user_id AND u.number = NEW.number;
+    END IF;
     PERFORM FROM billing_balance balance
     LEFT JOIN billing_transaction previous
         ON previous.user_id = balance.user_id AND previous.number = NEW.number - 1
@@ -23,18 +30,44 @@ BEGIN
         AND NEW.refilled = coalesce(previous.refilled, 0) + greatest(NEW.amount, 0)
         AND NEW.bonus_refilled
             = coalesce(previous.bonus_refilled, 0) + greatest(NEW.bonus_amount, 0)
-        AND NEW.digest = billing_digest(NEW, coalesce(previous.digest, ''));
+        AND NEW.digest = billing_digest(NEW, coalesce(previous.digest, ''), used);
     IF NOT FOUND THEN
         RAISE EXCEPTION 'Transaction % of user % does not follow the one before it.',
                 NEW.number, NEW.user_id
             USING ERRCODE = 'BL002',
                   HINT = 'Transactions are posted by billing.ledger only.';
     END IF;
+    -- What it adds to the bonus is a grant, or was given back to grants; what it takes comes from
+    -- grants. (The guard of uses compares their sum.)
+    IF NEW.bonus_amount <> 0 AND used IS NULL THEN
+        PERFORM FROM billing_balance balance WHERE balance.user_id = NEW.user_id AND (
+            NEW.number <= balance.grants_since
+            OR NEW.bonus_amount > 0 AND EXISTS (
+                SELECT FROM billing_grant g
+                WHERE g.user_id = NEW.user_id AND g.number = NEW.number
+            )
+        );
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'Transaction % of user % changes the bonus without a grant.',
+                    NEW.number, NEW.user_id
+                USING ERRCODE = 'BL002';
+        END IF;
+    END IF;
     IF NEW.type = 'reversal' THEN
-        PERFORM FROM billing_transaction original
+        -- Together, the reversals of a transaction take back at most all of it.
+        PERFORM FROM billing_transaction original CROSS JOIN LATERAL (
+            SELECT sum(r.amount) AS amount, sum(r.bonus_amount) AS bonus_amount
+            FROM billing_transaction r
+            WHERE r.user_id = NEW.user_id AND r.reverses = NEW.reverses
+                AND r.number <= NEW.number
+        ) reversed
         WHERE original.user_id = NEW.user_id AND original.number = NEW.reverses
-            AND original.type = NEW.subtype AND original.type <> 'reversal'
-            AND original.amount = -NEW.amount AND original.bonus_amount = -NEW.bonus_amount;
+            AND original.number < NEW.number
+            AND original.type = NEW.subtype AND original.type NOT IN ('reversal', 'bonus_expiry')
+            AND NEW.amount * original.amount <= 0
+            AND NEW.bonus_amount * original.bonus_amount <= 0
+            AND abs(reversed.amount) <= abs(original.amount)
+            AND abs(reversed.bonus_amount) <= abs(original.bonus_amount);
         IF NOT FOUND THEN
             RAISE EXCEPTION 'Transaction % of user % is not the reverse of number %.',
                     NEW.number, NEW.user_id, NEW.reverses

@@ -3,10 +3,15 @@
 --
 -- `entries` is a JSON array of objects:
 --     user_id, type, subtype, description, device, amount, bonus_amount, idempotency_key,
---     expected_number, reverses, metadata
+--     expected_number, reverses, metadata, payment_date, bonus_expires_at
 -- Amounts are signed strings. A `tariff_charge` has its whole cost as a negative `amount`, which is
--- taken from the bonus balance first. A `reversal` only names the transaction it `reverses`; its
--- amounts follow from that transaction.
+-- taken from the bonus balance first. A `reversal` names the transaction that it `reverses`, and as
+-- `amount` how much of it (positive), or 0 for all that is left of it. A `bonus_expiry` posts what
+-- has expired of its user's grants, and nothing else.
+--
+-- Bonus money that is added becomes a grant. Bonus money that is taken comes from grants, soonest
+-- expiry first, and leaves a use for each. A grant that has expired is posted as a `bonus_expiry`
+-- before anything else of its user.
 --
 -- Balance rows are locked in the order of user IDs before anything is checked, so batches cannot
 -- deadlock and no check can become outdated. Entries of one user keep their order.
@@ -37,37 +42,57 @@ DECLARE
     bonus_change numeric;
     -- Written in one statement each, at the end: checking a table's constraints costs more for a
     -- statement than for a row.
-    pending billing_transaction[] := '{}';
-    changed billing_balance[] := '{}';
-    user_changed boolean := false;   -- whether b is to be stored
-    user_keys text[] := '{}';        -- the idempotency keys of this user's rows in `pending`
+    pending billing_transaction[];
+    changed billing_balance[];
+    user_changed boolean;      -- whether b is to be stored
+    user_keys text[];          -- the idempotency keys of this user's rows in `pending`
+    -- Of users with a bonus balance only. (A transaction pays for each expression that it evaluates,
+    -- so others evaluate none of these.)
+    spendable billing_grant[]; -- in the order of spending
+    given billing_grant[];     -- the grants and uses of the rows in `pending`
+    uses billing_grantuse[];
+    has_moved boolean;         -- whether there are any
+    used jsonb;                -- the uses of the current row, as its digest has them
+    g record;
+    part numeric;
+    left_over numeric;
+    real_left numeric;         -- of the transaction that is reversed
+    bonus_left numeric;
+    last_reversal bigint;
+    gave_back jsonb;           -- entries for users whose grants got something back
 BEGIN
     FOR e IN
         SELECT place, user_id, type, subtype,
             btrim(description) AS description, coalesce(device, '') AS device,
             coalesce(amount, 0) AS amount, coalesce(bonus_amount, 0) AS bonus_amount,
-            idempotency_key, expected_number, reverses, coalesce(metadata, '{}') AS metadata
+            idempotency_key, expected_number, reverses, coalesce(metadata, '{}') AS metadata,
+            payment_date, bonus_expires_at
         FROM ROWS FROM (jsonb_to_recordset(entries) AS (
             user_id bigint, type text, subtype text, description text, device text,
             amount numeric, bonus_amount numeric, idempotency_key text,
-            expected_number bigint, reverses bigint, metadata jsonb
+            expected_number bigint, reverses bigint, metadata jsonb,
+            payment_date date, bonus_expires_at timestamptz
         )) WITH ORDINALITY AS entry (
             user_id, type, subtype, description, device, amount, bonus_amount, idempotency_key,
-            expected_number, reverses, metadata, place
+            expected_number, reverses, metadata, payment_date, bonus_expires_at, place
         ) ORDER BY user_id, place
     LOOP
         IF b.user_id IS DISTINCT FROM e.user_id THEN
             IF user_changed THEN
                 changed := changed || b;
+                user_changed := false;
+                user_keys := NULL;
             END IF;
-            user_changed := false;
-            user_keys := '{}';
             SELECT * INTO b FROM billing_balance x WHERE x.user_id = e.user_id FOR NO KEY UPDATE;
-        ELSIF e.reverses IS NOT NULL OR e.idempotency_key = ANY (user_keys) THEN
-            -- Looking for earlier transactions of the user, below, must find those of this batch.
-            INSERT INTO billing_transaction SELECT * FROM unnest(pending);
-            pending := '{}';
-            user_keys := '{}';
+        ELSIF has_moved OR e.reverses IS NOT NULL OR e.idempotency_key = ANY (user_keys) THEN
+            -- What is looked for below, earlier transactions of the user and what is left of
+            -- grants, must include that of this batch.
+            PERFORM billing_write(pending, given, uses);
+            pending := NULL;
+            given := NULL;
+            uses := NULL;
+            has_moved := false;
+            user_keys := NULL;
         END IF;
 
         clock := clock_timestamp();  -- under the lock
@@ -79,6 +104,7 @@ BEGIN
             OR NOT (abs(e.amount) <= max_money AND scale(e.amount) <= 4)
             OR NOT (abs(e.bonus_amount) <= max_money AND scale(e.bonus_amount) <= 4)
             OR coalesce(char_length(e.description), 0) NOT BETWEEN 5 AND 200
+            OR e.payment_date NOT BETWEEN '2000-01-01' AND (clock AT TIME ZONE 'UTC')::date + 1
         THEN
             refusal := CASE
                 WHEN b.user_id IS NULL THEN
@@ -90,20 +116,33 @@ BEGIN
                     jsonb_build_object('code', 'invalid_amount', 'field', 'bonus_amount',
                         'reason', billing_amount_problem(e.bonus_amount),
                         'value', e.bonus_amount::text)
-                ELSE jsonb_build_object('code', 'invalid_description')
+                WHEN e.type = 'bonus_expiry' THEN NULL  -- says nothing
+                WHEN coalesce(char_length(e.description), 0) NOT BETWEEN 5 AND 200 THEN
+                    jsonb_build_object('code', 'invalid_description')
+                ELSE jsonb_build_object('code', 'invalid_payment_date',
+                    'payment_date', to_char(e.payment_date, 'YYYY-MM-DD'))
             END;
 
-        -- The idempotency key: used before for the same, it answers the transaction of that time.
+        -- The idempotency key: used before for the same, it returns the transaction of that time.
         ELSIF e.idempotency_key IS NOT NULL THEN
             SELECT * INTO t FROM billing_transaction x
             WHERE x.user_id = e.user_id AND x.idempotency_key = e.idempotency_key;
             IF FOUND THEN
                 -- Which request brought it is not content: a repeated call is another request.
-                IF (t.type, t.description, t.metadata - 'request_id', t.reverses)
+                IF (t.type, t.description, t.metadata - 'request_id', t.reverses, t.payment_date,
+                        t.bonus_expires_at)
                     IS NOT DISTINCT FROM
-                    (e.type, e.description, e.metadata - 'request_id', e.reverses)
+                    (e.type, e.description, e.metadata - 'request_id', e.reverses, e.payment_date,
+                        e.bonus_expires_at)
                     AND (CASE t.type
-                        WHEN 'reversal' THEN true
+                        WHEN 'reversal' THEN
+                            -- Its amount or, without one, all that was left then.
+                            abs(t.amount + t.bonus_amount) = CASE e.amount WHEN 0 THEN (
+                                SELECT abs(sum(x.amount + x.bonus_amount))
+                                FROM billing_transaction x
+                                WHERE x.user_id = t.user_id AND (x.number = t.reverses
+                                    OR x.reverses = t.reverses AND x.number < t.number)
+                            ) ELSE e.amount END
                         WHEN 'tariff_charge' THEN
                             (t.subtype, t.device, t.amount + t.bonus_amount, 0::numeric)
                             = (e.subtype, e.device, e.amount, e.bonus_amount)
@@ -121,11 +160,42 @@ BEGIN
             END IF;
         END IF;
 
-        -- What the caller saw.
+        -- What the caller saw. (An expiry since is no change that a caller has to see.)
         IF refusal IS NULL AND e.expected_number <> b.last_number THEN
             refusal := jsonb_build_object('code', 'balance_moved', 'number', b.last_number,
                 'expected_number', e.expected_number,
                 'balance', b.real::text, 'bonus', b.bonus::text);
+        END IF;
+
+        -- What has expired of the user's grants comes first.
+        IF b.bonus > 0 AND refusal IS NULL THEN
+            spendable := ARRAY(
+                SELECT x FROM billing_grant x WHERE x.user_id = e.user_id AND x.is_open
+                ORDER BY x.expires_at NULLS LAST, x.number
+            );
+            IF spendable[1].expires_at <= clock AND b.last_at <= clock + interval '1 day' THEN
+                WHILE spendable[1].expires_at <= clock LOOP
+                    t := billing_expiry(b, spendable[1], clock);
+                    pending := pending || t;
+                    uses := uses || ROW(
+                        spendable[1].number, spendable[1].uses + 1, t.number, 1,
+                        spendable[1].remaining, 0, e.user_id
+                    )::billing_grantuse;
+                    b := ROW(
+                        b.user_id, b.real, t.new_bonus, b.refilled, b.bonus_refilled, t.number,
+                        t.digest, t.created_at, b.grants_since
+                    );
+                    spendable := spendable[2:];
+                END LOOP;
+                user_changed := true;
+                PERFORM billing_write(pending, given, uses);
+                pending := NULL;
+                given := NULL;
+                uses := NULL;
+                has_moved := false;
+                user_keys := NULL;
+            END IF;
+            CONTINUE WHEN e.type = 'bonus_expiry';
         END IF;
 
         -- How the amount falls on the two balances.
@@ -138,17 +208,49 @@ BEGIN
                 IF NOT FOUND THEN
                     refusal := jsonb_build_object(
                         'code', 'unknown_transaction', 'number', e.reverses);
-                ELSIF original.type = 'reversal' THEN
+                ELSIF original.type IN ('reversal', 'bonus_expiry') THEN
                     refusal := jsonb_build_object('code', 'not_reversible', 'number', e.reverses);
                 ELSE
-                    SELECT jsonb_build_object('code', 'already_reversed',
-                            'number', e.reverses, 'reversed_by', x.number)
-                    INTO refusal FROM billing_transaction x
+                    SELECT original.amount + coalesce(sum(x.amount), 0),
+                        original.bonus_amount + coalesce(sum(x.bonus_amount), 0), max(x.number)
+                    INTO real_left, bonus_left, last_reversal
+                    FROM billing_transaction x
                     WHERE x.user_id = e.user_id AND x.reverses = e.reverses;
-                    real_change := -original.amount;
-                    bonus_change := -original.bonus_amount;
                     e.subtype := original.type;
                     e.device := original.device;
+                    IF real_left = 0 AND bonus_left = 0 THEN
+                        refusal := jsonb_build_object('code', 'already_reversed',
+                            'number', e.reverses, 'reversed_by', last_reversal);
+                    ELSIF e.amount = 0 THEN
+                        real_change := -real_left;
+                        bonus_change := -bonus_left;
+                    ELSIF e.amount < 0 OR real_left * bonus_left < 0 THEN
+                        refusal := jsonb_build_object('code', 'invalid_amount', 'field', 'amount',
+                            'reason', 'wrong_sign', 'value', e.amount::text);
+                    ELSIF e.amount > abs(real_left + bonus_left) THEN
+                        refusal := jsonb_build_object('code', 'refund_too_large',
+                            'number', e.reverses, 'amount', e.amount::numeric(19,4)::text,
+                            'left', abs(real_left + bonus_left)::text);
+                    ELSE
+                        -- In the reverse order in which it was taken: real money first.
+                        real_change := -sign(real_left + bonus_left)
+                            * least(e.amount, abs(real_left));
+                        bonus_change := -sign(real_left + bonus_left)
+                            * (e.amount - abs(real_change));
+                    END IF;
+                    -- A gift is taken back from its own grant alone.
+                    IF bonus_change < 0 AND original.number > b.grants_since THEN
+                        spendable := ARRAY(
+                            SELECT x FROM unnest(spendable) x WHERE x.number = e.reverses);
+                        IF coalesce(spendable[1].remaining, 0) + bonus_change < 0
+                            AND refusal IS NULL
+                        THEN
+                            refusal := jsonb_build_object('code', 'insufficient_funds',
+                                'balance', 'bonus',
+                                'needed', (-bonus_change)::numeric(19,4)::text,
+                                'available', coalesce(spendable[1].remaining, 0.0000)::text);
+                        END IF;
+                    END IF;
                 END IF;
             ELSIF e.type = 'tariff_charge' THEN
                 IF bonus_change <> 0 OR real_change > 0 THEN
@@ -162,6 +264,7 @@ BEGIN
                     bonus_change := -least(b.bonus, -real_change);
                     real_change := real_change - bonus_change;
                 END IF;
+            -- A subscription never takes the bonus; only a remainder of one gives something back.
             ELSIF e.type = 'main_charge' AND (
                 bonus_change <> 0 OR (real_change > 0) <> (e.subtype = 'remainder')
             ) OR e.type = 'bonus_charge' AND (real_change <> 0 OR bonus_change < 0) THEN
@@ -176,6 +279,8 @@ BEGIN
             OR real_change = 0 AND bonus_change = 0
             OR b.real + real_change NOT BETWEEN 0 AND max_money
             OR b.bonus + bonus_change NOT BETWEEN 0 AND max_money
+            OR e.bonus_expires_at <= clock
+            OR e.bonus_expires_at IS NOT NULL AND bonus_change <= 0
         ) THEN
             refusal := CASE
                 WHEN b.last_at > clock + interval '1 day' THEN
@@ -184,6 +289,8 @@ BEGIN
                             'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
                         'last_at', to_char(b.last_at AT TIME ZONE 'UTC',
                             'YYYY-MM-DD"T"HH24:MI:SS"Z"'))
+                WHEN e.bonus_expires_at <= clock THEN
+                    jsonb_build_object('code', 'invalid_expiry', 'reason', 'past')
                 WHEN real_change = 0 AND bonus_change = 0 THEN
                     jsonb_build_object('code', 'nothing_to_change')
                 WHEN b.real + real_change < 0 THEN
@@ -194,7 +301,9 @@ BEGIN
                         'needed', (-bonus_change)::numeric(19,4)::text, 'available', b.bonus::text)
                 WHEN b.real + real_change > max_money THEN
                     jsonb_build_object('code', 'balance_out_of_range', 'balance', 'real')
-                ELSE jsonb_build_object('code', 'balance_out_of_range', 'balance', 'bonus')
+                WHEN b.bonus + bonus_change > max_money THEN
+                    jsonb_build_object('code', 'balance_out_of_range', 'balance', 'bonus')
+                ELSE jsonb_build_object('code', 'invalid_expiry', 'reason', 'no_bonus')
             END;
         END IF;
 
@@ -208,6 +317,62 @@ BEGIN
             posted := NULL;
             RETURN NEXT;
             CONTINUE;
+        END IF;
+
+        -- What is added to the bonus is a grant or goes back to grants; what is taken comes from
+        -- grants.
+        IF bonus_change <> 0 THEN
+            used := NULL;
+            left_over := bonus_change;
+            IF bonus_change < 0 THEN
+                FOREACH g IN ARRAY spendable LOOP
+                    EXIT WHEN left_over = 0;
+                    part := least(-left_over, g.remaining);
+                    left_over := left_over + part;
+                    uses := uses || ROW(
+                        g.number, g.uses + 1, b.last_number + 1,
+                        coalesce(jsonb_array_length(used), 0) + 1,
+                        part, g.remaining - part, e.user_id
+                    )::billing_grantuse;
+                    used := coalesce(used, '[]') || jsonb_build_array(jsonb_build_array(
+                        g.number::text, part::numeric(19,4)::text));
+                END LOOP;
+            ELSIF e.type = 'reversal' AND original.number > b.grants_since THEN
+                -- The last grant that was taken from gets its money back first.
+                FOR g IN
+                    SELECT x.number, x.uses, x.remaining, n.amount FROM (
+                        SELECT u.grant_number, sum(u.amount) AS amount,
+                            min(u.line) FILTER (WHERE u.number = e.reverses) AS line
+                        FROM billing_grantuse u
+                        WHERE u.user_id = e.user_id AND (u.number = e.reverses OR u.number IN (
+                            SELECT r.number FROM billing_transaction r
+                            WHERE r.user_id = e.user_id AND r.reverses = e.reverses))
+                        GROUP BY u.grant_number
+                    ) n JOIN billing_grant x
+                        ON x.user_id = e.user_id AND x.number = n.grant_number
+                    WHERE n.amount > 0 ORDER BY n.line DESC
+                LOOP
+                    EXIT WHEN left_over = 0;
+                    part := least(left_over, g.amount);
+                    left_over := left_over - part;
+                    uses := uses || ROW(
+                        g.number, g.uses + 1, b.last_number + 1,
+                        coalesce(jsonb_array_length(used), 0) + 1,
+                        -part, g.remaining + part, e.user_id
+                    )::billing_grantuse;
+                    used := coalesce(used, '[]') || jsonb_build_array(jsonb_build_array(
+                        g.number::text, (-part)::numeric(19,4)::text));
+                END LOOP;
+                -- What has expired meanwhile expires again.
+                gave_back := coalesce(gave_back, '[]') || jsonb_build_object(
+                    'user_id', e.user_id, 'type', 'bonus_expiry');
+            ELSE
+                given := given || ROW(
+                    b.last_number + 1, bonus_change, bonus_change, 0, e.bonus_expires_at, NULL,
+                    e.user_id
+                )::billing_grant;
+            END IF;
+            has_moved := true;
         END IF;
 
         -- One expression, because a transaction pays for each that it evaluates for the first
@@ -236,20 +401,22 @@ BEGIN
             e.metadata,
             NULL,                                             -- digest, below
             acting_user_id,                                   -- actor_id
-            e.user_id
+            e.user_id,
+            e.payment_date,
+            e.bonus_expires_at,
+            CASE WHEN bonus_change <> 0 AND used IS NOT NULL OR e.payment_date IS NOT NULL
+                OR e.bonus_expires_at IS NOT NULL THEN 2 ELSE 1 END  -- form
         );
-        t.digest := billing_digest(t, b.last_digest);
+        t.digest := billing_digest(
+            t, b.last_digest, CASE WHEN bonus_change <> 0 THEN used END);
         pending := pending || t;
         IF t.idempotency_key IS NOT NULL THEN
             user_keys := user_keys || e.idempotency_key;
         END IF;
-        b.real := t.new_balance;
-        b.bonus := t.new_bonus;
-        b.refilled := t.refilled;
-        b.bonus_refilled := t.bonus_refilled;
-        b.last_number := t.number;
-        b.last_digest := t.digest;
-        b.last_at := t.created_at;
+        b := ROW(
+            b.user_id, t.new_balance, t.new_bonus, t.refilled, t.bonus_refilled, t.number,
+            t.digest, t.created_at, b.grants_since
+        );
         user_changed := true;
         outcome := 'posted';
         posted := t;
@@ -258,11 +425,18 @@ BEGIN
     IF user_changed THEN
         changed := changed || b;
     END IF;
-    INSERT INTO billing_transaction SELECT * FROM unnest(pending);
+    IF has_moved THEN
+        PERFORM billing_write(pending, given, uses);
+    ELSE
+        INSERT INTO billing_transaction SELECT * FROM unnest(pending);
+    END IF;
     UPDATE billing_balance x SET
         real = c.real, bonus = c.bonus,
         refilled = c.refilled, bonus_refilled = c.bonus_refilled,
         last_number = c.last_number, last_digest = c.last_digest, last_at = c.last_at
     FROM unnest(changed) c WHERE x.user_id = c.user_id;
+    IF gave_back IS NOT NULL THEN
+        PERFORM billing_post(gave_back, NULL, 'system', true);
+    END IF;
 END
 $function$;

@@ -1,5 +1,5 @@
--- After transactions were posted: stores the webhook events of the transactions and of balances
--- that fell below their threshold.
+-- After transactions were posted: stores the webhook events of the transactions of balances
+-- that fell below their threshold, and of bonus that has expired.
 --
 -- If no endpoint subscribes to these events, posting pays only for the first query.
 CREATE OR REPLACE FUNCTION public.billing_tell_of_transactions()
@@ -16,7 +16,7 @@ DECLARE
 BEGIN
     IF NOT EXISTS (
         SELECT FROM billing_webhookendpoint e
-        WHERE e.is_active AND e.events && ARRAY['transaction.posted', 'balance.low']::varchar[]
+        WHERE e.is_active AND e.events && ARRAY['transaction.posted', 'balance.low', 'bonus.expired']::varchar[]
     ) THEN
         RETURN NULL;
     END IF;
@@ -37,6 +37,12 @@ BEGIN
         ) limited (threshold)
         WHERE 'balance.low' = ANY (wanted)
             AND p.old_balance >= limited.threshold AND p.new_balance < limited.threshold
+        UNION ALL
+        SELECT p.user_id, p.number, 3, 'bonus.expired', jsonb_build_object(
+            'expired', (-p.bonus_amount)::text, 'bonus', p.new_bonus::text
+        )
+        FROM posted p
+        WHERE 'bonus.expired' = ANY (wanted) AND p.type = 'bonus_expiry'
     ), noted AS (
         INSERT INTO billing_webhookevent (type, user_id, number, data, created_at)
         SELECT type, user_id, number, data, clock_timestamp() FROM happened
@@ -48,7 +54,7 @@ BEGIN
     FROM noted n JOIN billing_webhookendpoint e ON e.is_active AND n.type = ANY (e.events)
     ORDER BY n.id, e.id;
     PERFORM billing_wake_webhooks(e.id) FROM billing_webhookendpoint e
-    WHERE e.is_active AND e.events && ARRAY['transaction.posted', 'balance.low']::varchar[];
+    WHERE e.is_active AND e.events && ARRAY['transaction.posted', 'balance.low', 'bonus.expired']::varchar[];
     RETURN NULL;
 END
 $function$;

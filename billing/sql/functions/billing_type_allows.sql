@@ -1,7 +1,7 @@
 -- Returns true if a transaction of this type may have these values: known codes and the debit
 -- order. A constraint takes NULL for true, so this never returns NULL, and everything that is not
 -- plainly allowed is false.
-CREATE OR REPLACE FUNCTION public.billing_type_allows(type character varying, subtype character varying, channel character varying, amount numeric, bonus_amount numeric, new_bonus numeric, reverses bigint)
+CREATE OR REPLACE FUNCTION public.billing_type_allows(type character varying, subtype character varying, channel character varying, amount numeric, bonus_amount numeric, new_bonus numeric, reverses bigint, payment_date date, bonus_expires_at timestamp with time zone, form smallint)
  RETURNS boolean
  LANGUAGE plpgsql
  IMMUTABLE PARALLEL SAFE
@@ -10,7 +10,11 @@ AS $function$
 BEGIN
     RETURN (
         subtype ~ '^[a-z][a-z0-9_]*$'
-        AND channel IN ('panel', 'api', 'charging', 'import')
+        AND channel IN ('panel', 'api', 'charging', 'import', 'system')
+        AND (form = 2 OR form = 1 AND payment_date IS NULL AND bonus_expires_at IS NULL)
+        AND (payment_date IS NULL OR type = 'payment' AND payment_date >= '2000-01-01')
+        AND (bonus_expires_at IS NULL
+            OR bonus_amount > 0 AND type IN ('payment', 'bonus_charge'))
         AND CASE type
             -- A payment changes either balance, either way.
             WHEN 'payment' THEN
@@ -18,6 +22,9 @@ BEGIN
             -- A bonus refill adds to the bonus only.
             WHEN 'bonus_charge' THEN
                 reverses IS NULL AND amount = 0 AND bonus_amount > 0
+            -- What is left of a grant, when it expires.
+            WHEN 'bonus_expiry' THEN
+                reverses IS NULL AND amount = 0 AND bonus_amount < 0
             -- A subscription never touches the bonus. It takes; only a remainder gives back.
             WHEN 'main_charge' THEN
                 reverses IS NULL AND bonus_amount = 0 AND (amount > 0) = (subtype = 'remainder')

@@ -100,6 +100,20 @@ CALLS = (
         201,
         lambda world: {"description": "Wrong user"},
     ),
+    of_user(
+        "POST",
+        "/transactions/{number}/refunds",
+        "billing.change_balance",
+        201,
+        lambda world: {"description": "A part of it", "amount": "1"},
+    ),
+    of_user("GET", "/grants", "billing.view_balance"),
+    of_user(
+        "PATCH",
+        "/grants/{number}",
+        "billing.change_balance",
+        body=lambda world: {"expires_at": "2999-12-31"},
+    ),
     of_user("POST", "/service-charges", "billing.change_balance", 201, lambda world: TEN_SMS),
     of_user(
         "POST",

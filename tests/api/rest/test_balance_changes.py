@@ -71,6 +71,8 @@ def test_a_change_answers_its_transaction(program: Program) -> None:
         "reverses": None,
         "metadata": {"order": 17, "request_id": "order-4711"},
         "digest": bytes(row.digest).hex(),
+        "payment_date": None,
+        "bonus_expires_at": None,
     }
     call_command("verify_ledger", verbosity=0)
 

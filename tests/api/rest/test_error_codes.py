@@ -162,6 +162,14 @@ PROVOKED: dict[str, Callable[[Scene], HttpResponse]] = {
     "nothing_to_change": lambda scene: scene.refill(amount="0"),
     "invalid_description": lambda scene: scene.refill(description="Four"),
     "invalid_entry": lambda scene: scene.refill(description="Line\nbreak"),
+    "invalid_expiry": lambda scene: scene.refill(bonus_expires_at="2999-12-31"),
+    "invalid_payment_date": lambda scene: scene.refill(payment_date="2999-12-31"),
+    "refund_too_large": lambda scene: scene.post(
+        "/transactions/1/refunds", {"description": "Too much", "amount": "1000000"}
+    ),
+    "unknown_grant": lambda scene: scene.program.call(
+        "PATCH", f"{scene.user}/grants/99", {"expires_at": None}
+    ),
     "unknown_user": lambda scene: scene.program.get(f"/users/{2**63 - 1}"),
     "unknown_transaction": lambda scene: scene.program.get(f"{scene.user}/transactions/999"),
     "insufficient_funds": lambda scene: scene.refill(amount="-9999"),

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
 
@@ -11,7 +12,7 @@ from django.test import Client
 from django.test.utils import override_script_prefix
 from django.utils import timezone
 
-from billing import ledger
+from billing import ledger, webhooks
 from billing.api import messages
 from billing.api.openapi import TAGS
 from billing.api.pages import kinds
@@ -28,6 +29,7 @@ from billing.models import (
 )
 from billing.plans import subscriptions
 from billing.webhooks import messages as messages_of_webhooks
+from tests.billing.clock import database_clock_at
 from tests.factories import PlanFactory, subscribed, user_with
 from tests.test_architecture import ROOT
 
@@ -107,7 +109,7 @@ def test_calls_that_post_tell_of_replays(described: dict[str, Any]) -> None:
         for name, call in calls(described)
         if any(each["name"] == "Idempotency-Key" for each in call["parameters"])
     }
-    assert len(keyed) == 12
+    assert len(keyed) == 14
     for call in keyed.values():
         assert "Idempotency-Replayed" in call["responses"]["200"]["headers"]
         assert {"409", "412"} < set(call["responses"])
@@ -200,6 +202,18 @@ def test_each_webhook_is_as_it_is_described(db: None) -> None:
         actor=None,
         channel=Channel.API,
     )
+    soon = timezone.now() + timedelta(days=1)
+    gift = ledger.give_bonus(
+        user,
+        amount=5,
+        description="A gift",
+        bonus_expires_at=soon,
+        actor=None,
+        channel=Channel.API,
+    )
+    webhooks.tell_of_expiring(timezone.now(), 7)
+    with database_clock_at(gift.bonus_expires_at):
+        ledger.expire_grants([user.pk])
     told = {}
     for event in WebhookEvent.objects.all():
         body = json.loads(messages_of_webhooks.body_of(event))

@@ -1,0 +1,26 @@
+"""When a bonus expires. Its days are those of the installation's time zone."""
+
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from django.conf import settings
+from django.utils import timezone
+
+
+def end_of_bonus(expires_at: date | datetime | None) -> datetime | None:
+    """Returns the moment from which a bonus cannot be spent.
+
+    A day is the last on which it can, in the installation's time zone.
+    """
+    if expires_at is None or isinstance(expires_at, datetime):
+        return expires_at
+    zone = ZoneInfo(settings.TIME_ZONE)
+    return datetime.combine(expires_at + timedelta(days=1), time(tzinfo=zone)).astimezone(UTC)
+
+
+def usual_last_day() -> date | None:
+    """Returns the last day of a bonus that is given today, if the installation has one."""
+    if not settings.BONUS_DAYS:
+        return None
+    today = timezone.localdate(timezone=ZoneInfo(settings.TIME_ZONE))
+    return today + timedelta(days=settings.BONUS_DAYS)
