@@ -105,6 +105,8 @@ class TransactionFilters(PanelForm):
         ],
     )
     channel = forms.ChoiceField(required=False, choices=[("", "All"), *Channel.choices])
+    paid_from = DayField(label="Paid from")
+    paid_to = DayField(label="Paid to")
     q = forms.CharField(label="Description", required=False, max_length=DESCRIPTION_MAX_LENGTH)
     device = forms.CharField(required=False, max_length=100)
 
@@ -124,6 +126,9 @@ class TransactionFilters(PanelForm):
         first, last = cleaned.get("from_day"), cleaned.get("to_day")
         if first and last and first > last:
             self.add_error("to_day", "This day is before the first one.")
+        first, last = cleaned.get("paid_from"), cleaned.get("paid_to")
+        if first and last and first > last:
+            self.add_error("paid_to", "This day is before the first one.")
         return cleaned
 
     def listing(self, user_id: int | None) -> reports.Listing | None:
@@ -140,6 +145,8 @@ class TransactionFilters(PanelForm):
             subtype=chosen.get("subtype", ""),
             kind=chosen.get("direction", ""),
             channel=chosen.get("channel", ""),
+            paid_from=chosen.get("paid_from"),
+            paid_to=chosen.get("paid_to"),
             text=chosen.get("q", "").replace("\0", ""),
             device=chosen.get("device", "").replace("\0", ""),
         )

@@ -107,7 +107,9 @@ def _grant_expiry_changed(data: Data) -> str:
     """ "The 5.00 left of gift No. 2 expire on 2026-12-31 00:00 UTC (before: never)." """
     after, before = (_expiry(data[name]) for name in ("after", "before"))
     left = _money(data["left"])
-    return f"The {left} left of gift No. {data['number']} expire {after} (before: {before})."
+    what = f"The {left} left of gift No. {data['number']}"
+    then = f"expire {after}" if data["after"] else "never expire"
+    return f"{what} {then} (before: {before})."
 
 
 def _expiry(written: str | None) -> str:

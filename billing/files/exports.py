@@ -12,7 +12,7 @@ begin with an apostrophe: formulas ("=1+1"), and what it would turn into a numbe
 import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import IO, Any, Final
 
@@ -25,10 +25,11 @@ from billing.money import decimals_for
 from billing.reports import Listing, oldest_first
 
 DATE: Final = "date"
+EXPIRY: Final = "bonus_expires_at"
 COLUMNS: Final = (
     "id", "user_id", "login", "number", DATE, "type", "subtype", "description", "device",
     "amount", "old_balance", "new_balance", "bonus_amount", "old_bonus", "new_bonus",
-    "operator", "channel", "reverses", "reversed_by", "label",
+    "operator", "channel", "reverses", "reversed_by", "label", "payment_date", EXPIRY,
 )  # fmt: skip
 XLSX_MAX_ROWS: Final = 1_048_575  # rows of a sheet below the heading
 EXACT_DIGITS: Final = 15  # digits that a spreadsheet's number holds
@@ -43,7 +44,7 @@ CHANGED: Final = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 
-Cell = str | int | Decimal | datetime | None
+Cell = str | int | Decimal | datetime | date | None
 
 
 class TooManyRows(Exception):
@@ -59,9 +60,9 @@ def csv_lines(listing: Listing) -> Iterator[str]:
 
 
 def headings() -> list[str]:
-    """Returns the columns of transactions. The one with times names the time zone."""
+    """Returns the columns of transactions. Those with times name the time zone."""
     zone = timezone.get_current_timezone_name()
-    return [f"{name} ({zone})" if name == DATE else name for name in COLUMNS]
+    return [f"{name} ({zone})" if name in (DATE, EXPIRY) else name for name in COLUMNS]
 
 
 def csv_table(
@@ -96,7 +97,8 @@ def write_xlsx_table(
         bold = book.add_format({"bold": True})
         money = book.add_format()
         decimals = currencies.own_decimals()
-        date = book.add_format({"num_format": "yyyy-mm-dd hh:mm:ss"})
+        time = book.add_format({"num_format": "yyyy-mm-dd hh:mm:ss"})
+        day = book.add_format({"num_format": "yyyy-mm-dd"})
         sheet.freeze_panes(1, 0)
         sheet.set_column(0, len(columns) - 1, 14)
         if wide:
@@ -106,7 +108,7 @@ def write_xlsx_table(
             if place > XLSX_MAX_ROWS:
                 raise TooManyRows
             cells = list(row)
-            _write_row(sheet, place, cells, money=money, date=date)
+            _write_row(sheet, place, cells, money=money, time=time, day=day)
             amounts = (cell for cell in cells if isinstance(cell, Decimal))
             decimals = max(decimals, decimals_for(*amounts))
         # Set at the end, when the decimals of all amounts are known, so that they line up.
@@ -121,6 +123,7 @@ def _cells(row: Transaction) -> Iterable[Cell]:
         row.bonus_amount, row.old_bonus, row.new_bonus,
         row.actor.email if row.actor else "", row.channel, row.reverses,
         " ".join(str(each.number) for each in row.reversed_by), row.label.label,
+        row.payment_date, row.bonus_expires_at and timezone.localtime(row.bonus_expires_at),
     )  # fmt: skip
 
 
@@ -136,7 +139,9 @@ def _csv_cell(cell: Cell, *, for_people: bool) -> str:
     return "" if cell is None else str(cell)
 
 
-def _write_row(sheet: Any, place: int, cells: Iterable[Cell], *, money: Any, date: Any) -> None:
+def _write_row(
+    sheet: Any, place: int, cells: Iterable[Cell], *, money: Any, time: Any, day: Any
+) -> None:
     for column, cell in enumerate(cells):
         if isinstance(cell, Decimal):
             if Decimal(repr(float(cell))) == cell:
@@ -144,7 +149,9 @@ def _write_row(sheet: Any, place: int, cells: Iterable[Cell], *, money: Any, dat
             else:  # as text: a spreadsheet's number has too few digits
                 sheet.write_string(place, column, str(cell))
         elif isinstance(cell, datetime):  # spreadsheets have no time zones
-            sheet.write_datetime(place, column, cell.replace(tzinfo=None), date)
+            sheet.write_datetime(place, column, cell.replace(tzinfo=None), time)
+        elif isinstance(cell, date):
+            sheet.write_datetime(place, column, cell, day)
         elif type(cell) is int and abs(cell) >= 10**EXACT_DIGITS:
             sheet.write_string(place, column, str(cell))
         elif cell is not None:

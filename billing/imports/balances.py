@@ -12,7 +12,7 @@ from zero on, nothing is ever negative, and each type may do certain things only
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 from unicodedata import normalize
@@ -28,6 +28,7 @@ TAKEN_OVER: Final = "Balance taken over from the previous system"
 DIFFERENCE: Final = "Difference in the history of the previous system"
 KEY: Final = "import:{}"  # the idempotency key of an operation with an ID
 BY_PLACE: Final = "import-{}"  # and of one without: its number here
+EARLIEST_PAYMENT: Final = date(2000, 1, 1)
 OWN_KEY: Final = "imported"  # what an import adds to a transaction's metadata
 KEY_MAX: Final = 100
 SUBTYPE_MAX: Final = 32
@@ -195,6 +196,13 @@ class _Builder:
             not _adds_up(operation.old_bonus, operation.bonus_amount, operation.new_bonus)
         ):
             self._refuse("The old balance and the amount do not make the new balance.", operation)
+        elif operation.payment_date and not (
+            EARLIEST_PAYMENT <= operation.payment_date <= (self.now + AHEAD_MAX).date()
+        ):
+            self._refuse(
+                f"The payment date {operation.payment_date} is in the future or before 2000.",
+                operation,
+            )
         else:
             return True
         return False
@@ -216,6 +224,8 @@ class _Builder:
             return
         kind, subtype, reverses = self._kind_of(operation, real, bonus)
         kept = {name: getattr(operation, name) for name in ("id", "reverses")}
+        if kind != TransactionType.PAYMENT and operation.payment_date:
+            kept["payment_date"] = f"{operation.payment_date}"
         if kind != operation.type:
             kept |= {"type": operation.type, "subtype": operation.subtype}
             self.account.as_payments += bool(operation.type)
@@ -235,6 +245,7 @@ class _Builder:
             device=normalize("NFC", readable(operation.device)).strip(),
             key=key,
             reverses=reverses,
+            payment_date=operation.payment_date if kind == TransactionType.PAYMENT else None,
             kept={name: value for name, value in kept.items() if value},
         )
         if operation.id:
@@ -293,6 +304,7 @@ class _Builder:
         device: str = "",
         key: str | None = None,
         reverses: int | None = None,
+        payment_date: date | None = None,
         kept: dict[str, Any] | None = None,
     ) -> None:
         account = self.account
@@ -314,6 +326,7 @@ class _Builder:
                 idempotency_key=key,
                 reverses=reverses,
                 metadata=as_jsonb({OWN_KEY: kept}) if kept else "{}",
+                payment_date=payment_date,
             )
         )
 

@@ -71,7 +71,7 @@ TRANSACTIONS: Final = Table(
     ("user_id", "at"),
     (
         *("id", "amount", "bonus_amount", "description", "type", "subtype", "device", "reverses"),
-        *("old_balance", "new_balance", "old_bonus", "new_bonus"),
+        *("old_balance", "new_balance", "old_bonus", "new_bonus", "payment_date"),
     ),
 )
 TRANSACTIONS_OF_USERS: Final = "transactions"  # a directory with more files like transactions.csv
@@ -310,6 +310,7 @@ def _operation(line: _Line) -> PastOperation:
         new_balance=new_balance,
         old_bonus=_before(line.amount("old_bonus"), bonus_amount, new_bonus),
         new_bonus=new_bonus,
+        payment_date=line.day("payment_date"),
         **{
             name: line.text(name)
             for name in ("id", "description", "type", "subtype", "device", "reverses")

@@ -101,3 +101,4 @@ class PastOperation:
     new_balance: Decimal | None = None
     old_bonus: Decimal | None = None
     new_bonus: Decimal | None = None
+    payment_date: date | None = None

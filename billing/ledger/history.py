@@ -16,7 +16,7 @@ owner. Nothing is weakened:
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from hashlib import sha256
 from itertools import count
@@ -34,7 +34,7 @@ COLUMNS: Final = (
     "id, user_id, number, type, subtype, description, device, "
     "amount, old_balance, new_balance, bonus_amount, old_bonus, new_bonus, "
     "refilled, bonus_refilled, created_at, actor_id, channel, idempotency_key, reverses, "
-    "metadata, digest"
+    "metadata, digest, payment_date, form"
 )
 
 
@@ -58,6 +58,7 @@ class PastTransaction(NamedTuple):
     idempotency_key: str | None = None
     reverses: int | None = None
     metadata: str = "{}"
+    payment_date: date | None = None
 
 
 def units_of(amount: Decimal) -> int:
@@ -169,7 +170,7 @@ def _rows(
     encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
     for past in transactions:
         (user_id, at, kind, subtype, description, device, amount, bonus_amount,
-         actor_id, channel, idempotency_key, reverses, metadata) = past  # fmt: skip
+         actor_id, channel, idempotency_key, reverses, metadata, payment_date) = past  # fmt: skip
         chain = chains.get(user_id)
         if chain is None:
             chain = chains[user_id] = _Chain()
@@ -200,8 +201,12 @@ def _rows(
             None if reverses is None else str(reverses), metadata,
         ]  # fmt: skip
         # The canonical form of docs/ledger.md, as the database's billing_digest makes it.
-        chain.digest = sha256(encode([chain.digest, *row]).encode()).hexdigest()
-        row.append(f"\\x{chain.digest}")
+        said = [chain.digest, *row]
+        if payment_date is not None:  # form 2
+            said.append(f'{{"payment_date": "{payment_date}"}}')
+        chain.digest = sha256(encode(said).encode()).hexdigest()
+        day = None if payment_date is None else f"{payment_date}"
+        row += [f"\\x{chain.digest}", day, "1" if payment_date is None else "2"]
         yield row
 
 

@@ -168,15 +168,13 @@ def left_of(original: Transaction) -> Left:
 
 
 def paid_back_of(charge: Transaction) -> list[Transaction]:
-    """Returns the remainders of this subscription charge that were not reversed since."""
+    """Returns the remainders of this subscription charge of which something is still paid back."""
     if charge.type != TransactionType.SUBSCRIPTION:
         return []
     later = Transaction.objects.filter(user=charge.user_id, number__gt=charge.number)
     remainders = later.filter(type=charge.type, subtype="remainder").order_by("number")
-    reversed_since = later.filter(reverses__isnull=False).values("reverses")
-    return list(
-        remainders.filter(metadata__charge=charge.number).exclude(number__in=reversed_since)
-    )
+    found = remainders.filter(metadata__charge=charge.number)
+    return [row for row in found if left_of(row).real]
 
 
 def paid_back_of_number(user_id: int, number: int) -> list[Transaction]:
@@ -186,14 +184,14 @@ def paid_back_of_number(user_id: int, number: int) -> list[Transaction]:
 
 
 def _refuse_what_was_paid_back(reversal: Entry) -> None:
-    """Raises AlreadyPaidBack. Leaves charges that were reversed before to `billing_post`."""
+    """Raises AlreadyPaidBack. Leaves charges of which nothing is left to `billing_post`."""
     number = whole_number("reverses", reversal.reverses)
     of_user = Transaction.objects.filter(user=reversal.user_id)
     charge = of_user.filter(number=number).first() if number is not None else None
-    if charge is None or of_user.filter(reverses=number).exists():
+    if charge is None or not any(left_of(charge)):
         return
     if paid_back := paid_back_of(charge):
-        amount = sum((row.amount for row in paid_back), ZERO)
+        amount = sum((left_of(row).real for row in paid_back), ZERO)
         raise AlreadyPaidBack(number=number, amount=str(amount), paid_back_by=paid_back[-1].number)
 
 

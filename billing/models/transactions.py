@@ -210,6 +210,11 @@ class Transaction(models.Model):
                 condition=Q(reverses__isnull=False),
                 name="reversals_of_a_transaction",
             ),
+            models.Index(
+                fields=["payment_date"],
+                condition=Q(payment_date__isnull=False),
+                name="transaction_by_payment_date",
+            ),
         ]
         constraints = [
             models.UniqueConstraint(

@@ -4,7 +4,7 @@ from datetime import date
 from decimal import Decimal
 from typing import NamedTuple
 
-from django.db.models import Count
+from django.db.models import Count, Sum
 from django.db.models.fields.json import KeyTextTransform
 
 from billing.models import Plan, Subscription, Transaction
@@ -49,7 +49,8 @@ class PaidAhead(NamedTuple):
 def paid_ahead(subscription: Subscription, day: date) -> list[PaidAhead]:
     """Returns what was paid for `day` and later, over all periods and plans of a subscription.
 
-    Leaves out what was already paid back, and charges that were reversed.
+    Leaves out what was already paid back, reversed or refunded: after a refund of a part, the rest
+    of the amount counts as paid for the same days.
     """
     of_user = Transaction.objects.filter(user=subscription.user_id)
     mine = of_user.filter(type="main_charge", metadata__subscription=subscription.pk).alias(
@@ -57,19 +58,25 @@ def paid_ahead(subscription: Subscription, day: date) -> list[PaidAhead]:
     )
     rows = list(mine.filter(through__gte=f"{day}").order_by("number"))
     numbers = [row.number for row in rows]
-    reversed_ones = set(of_user.filter(reverses__in=numbers).values_list("reverses", flat=True))
-    rows = [row for row in rows if row.number not in reversed_ones]
+    taken_back = dict(
+        of_user.filter(reverses__in=numbers)
+        .order_by()
+        .values_list("reverses")
+        .annotate(amount=Sum("amount"))
+    )
+    net = {row.number: row.amount + taken_back.get(row.number, ZERO) for row in rows}
+    rows = [row for row in rows if net[row.number]]
     plans = Plan.objects.in_bulk({row.metadata.get("plan") for row in rows})
     left = []
     for row in rows:
         if row.subtype == "remainder":
             continue
         first, last = _days_of(row)
-        amount = -row.amount
+        amount = -net[row.number]
         for other in rows:
             if other.subtype == "remainder" and _returns(other, row):
                 last = min(last, _days_of(other)[0] - DAY)
-                amount -= other.amount
+                amount -= net[other.number]
         if last >= day:
             rest = Charge(max(first, day), last, remainder(Charge(first, last, amount), day))
             plan = plans.get(row.metadata.get("plan"), subscription.plan)

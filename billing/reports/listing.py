@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, time, timedelta
 from functools import cached_property
 from typing import Final, Literal
+from zoneinfo import ZoneInfo
 
+from django.conf import settings
 from django.db import OperationalError, connection, transaction
 from django.db.models import Q, QuerySet
 
-from billing.models import Balance, Label, Transaction
+from billing.models import Balance, Label, Transaction, TransactionType
 from billing.plans.schedule import INSTANT
 
 QUERY_CANCELED: Final = "57014"  # SQLSTATE
@@ -33,7 +35,8 @@ KINDS: Final = {
 class Listing:
     """Which transactions a list shows: of one user or all users, in a period, with filters.
 
-    The period includes `since` and excludes `until`; None leaves that end open.
+    The period includes `since` and excludes `until`; None leaves that end open. `paid_from` and
+    `paid_to` are the first and the last day of payments by their payment date.
     """
 
     user_id: int | None = None
@@ -49,13 +52,15 @@ class Listing:
     device: str = ""  # or a part of its name
     exact_device: str | None = None  # "": transactions that concern no device
     channel: str = ""
+    paid_from: date | None = None
+    paid_to: date | None = None
 
     @property
     def is_filtered(self) -> bool:
         """True if filters other than the period apply."""
         filters = (
             self.type, self.subtype, self.direction, self.kind, self.label, self.channel,
-            self.text, self.device,
+            self.text, self.device, self.paid_from, self.paid_to,
         )  # fmt: skip
         return any(filters) or self.exact_device is not None
 
@@ -108,7 +113,25 @@ class Listing:
             condition &= Q(device__icontains=self.device)
         if self.exact_device is not None:
             condition &= Q(device=self.exact_device)
+        if self.paid_from or self.paid_to:
+            condition &= Q(type=TransactionType.PAYMENT) & self._paid()
         return condition
+
+    def _paid(self) -> Q:
+        """Returns the condition on the day of a payment: its date, else the day of its posting."""
+        dated, undated = Q(payment_date__isnull=False), Q(payment_date=None)
+        if self.paid_from:
+            dated &= Q(payment_date__gte=self.paid_from)
+            undated &= Q(created_at__gte=_midnight(self.paid_from))
+        if self.paid_to:
+            dated &= Q(payment_date__lte=self.paid_to)
+            undated &= Q(created_at__lt=_midnight(self.paid_to + timedelta(days=1)))
+        return dated | undated
+
+
+def _midnight(day: date) -> datetime:
+    """Returns the first moment of a day in the installation's time zone, like payment dates."""
+    return datetime.combine(day, time(tzinfo=ZoneInfo(settings.TIME_ZONE)))
 
 
 class TooSlow(Exception):

@@ -11,15 +11,17 @@ from django.core.management import call_command
 from django.db import DatabaseError, transaction
 from django.utils import timezone
 
-from billing import errors, expiry, ledger, operations, reports
+from billing import errors, events, expiry, ledger, operations, reports
 from billing.ledger import verification
 from billing.ledger.history import PastTransaction, load_history
 from billing.models import Event, Grant, GrantUse, Transaction, TransactionType
+from billing.plans import subscriptions
 from billing.tasks import expire_grants
 from tests.billing.clock import database_clock_at
 from tests.billing.histories import BY_PANEL, execute, judge, tamper
 from tests.conftest import Connections
 from tests.factories import (
+    PlanFactory,
     ServiceFactory,
     UserFactory,
     charge_cost,
@@ -140,6 +142,12 @@ def test_what_has_expired_is_not_spent_although_nothing_has_swept_it(db: None) -
     assert (expired.channel, expired.actor, expired.subtype) == ("system", None, "register")
     assert expired.description == "Expired: A gift"
     assert uses(expired) == [(given.number, D(6))]
+    [used] = reports.grants_used(expired)
+    assert str(used) == f"Use 1 of grant {given.number} of user {user.pk}"
+    [grant] = Grant.objects.filter(user=user)
+    assert str(grant) == f"Grant {given.number} of user {user.pk}"
+    assert reports.uses_of(grant, 5) == [used]
+    assert reports.grant_of(given) == grant
     assert charge.number == 4
     assert reports.spendable_grants(user.pk, at) == []
 
@@ -305,6 +313,10 @@ def test_the_date_of_a_gift_is_extended_and_cut_with_an_event(db: None) -> None:
     found = list(Event.objects.filter(subject="user", subject_id=user.pk).order_by("number"))
     assert [event.action for event in found] == ["grant_expiry_changed"] * 2
     assert found[0].data["after"] is None
+    assert events.sentence(found[0]).startswith(
+        f"The 5.00 left of gift No. {given.number} never expire (before: on "
+    )
+    assert events.sentence(found[1]).endswith("(before: never).")
     verify()
     with database_clock_at(cut):
         use(user, 1)
@@ -419,6 +431,8 @@ def test_refunds_go_back_real_money_first_and_never_exceed_the_charge(db: None) 
         refund(user, charge.number, D("1.51"))
     assert refusal.value.data["left"] == "1.5000"
     assert ledger.left_of(charge) == (0, D("-1.5"))
+    assert ledger.left_of(charge).amount == D("1.5")
+    assert ledger.left_of(moved[0]) == (0, 0)
     rest = refund(user, charge.number)
     assert (rest.amount, rest.bonus_amount) == (0, D("1.5"))
     with pytest.raises(errors.AlreadyReversed):
@@ -496,9 +510,32 @@ def test_a_part_of_a_change_of_both_signs_is_refused(db: None) -> None:
     both = ledger.change_balance(
         user, amount=5, bonus_amount=-5, description="Exchanged", **BY_PANEL
     )
+    assert ledger.left_of(both).amount == 0
     with pytest.raises(errors.InvalidAmount):
         refund(user, both.number, 2)
     assert refund(user, both.number).bonus_amount == 5
+    verify()
+
+
+def test_what_was_refunded_of_a_subscription_is_not_paid_back_again(db: None) -> None:
+    """30.00 for 30 days, 10.00 refunded: of the rest, half is paid back in the middle."""
+    user = user_with(real=100)
+    said: dict[str, Any] = {"actor": None, "channel": "panel"}
+    its = subscribed(user, PlanFactory(price=30), day=date(2026, 4, 1))
+    refund(user, 2, 10)
+    subscriptions.cancel(its, day=date(2026, 4, 16), pay_back=True, **said)
+    assert rows(user)[-1] == ("main_charge", 10, 0)
+    assert ledger.balance(user).real == 90
+    with pytest.raises(errors.AlreadyPaidBack) as refusal:
+        refund(user, 2, 1)
+    assert refusal.value.data["amount"] == "10.0000"
+    refund(user, 4, 4)  # of the remainder
+    with pytest.raises(errors.AlreadyPaidBack) as refusal:
+        refund(user, 2)
+    assert refusal.value.data["amount"] == "6.0000"
+    refund(user, 4)
+    assert refund(user, 2).amount == 20
+    assert ledger.balance(user).real == 100
     verify()
 
 
@@ -514,6 +551,26 @@ def test_a_payment_has_the_date_on_which_it_was_made(db: None) -> None:
     assert (posted.payment_date, posted.form) == (made, 2)
     assert posted.created_at.date() >= made
     verify()
+
+
+def test_lists_filter_by_the_day_of_the_payment_and_not_of_its_posting(db: None) -> None:
+    user, today = UserFactory(), timezone.now().date()
+    for days in (9, 5, None):
+        day = None if days is None else today - timedelta(days=days)
+        ledger.change_balance(user, amount=5, description="A payment", payment_date=day, **BY_PANEL)
+    use(user, 1)
+
+    def found(**days: int) -> list[int]:
+        limits = {name: today - timedelta(days=ago) for name, ago in days.items()}
+        listing = reports.Listing(user_id=user.pk, **limits)  # type: ignore[arg-type]
+        assert listing.is_filtered
+        return sorted(listing.rows.values_list("number", flat=True))
+
+    assert found(paid_from=9, paid_to=9) == [1]
+    assert found(paid_from=8) == [2, 3]
+    assert found(paid_to=5) == [1, 2]
+    assert found(paid_from=0, paid_to=0) == [3]
+    assert found(paid_from=4, paid_to=1) == []
 
 
 @pytest.mark.parametrize("days", [2, 3_000])

@@ -125,6 +125,28 @@ def test_operations_of_the_same_moment_keep_the_order_of_the_file(db: None, file
     assert [row[3] for row in rows_of("ada@example.com")] == [5, -5, 7, -7, 9]
 
 
+def test_payments_keep_the_day_on_which_they_were_made(db: None, files: Files) -> None:
+    found = run(
+        files(
+            users=USERS[:2],
+            transactions=[
+                "user_id,id,at,amount,bonus_amount,type,subtype,payment_date",
+                "7,1,2025-01-05T10:00:00Z,100,5,payment,partner,2025-01-02",
+                "7,2,2025-01-06T10:00:00Z,-29.5,,main_charge,monthly,2025-01-02",
+                "7,3,2025-01-07T10:00:00Z,,-2,tariff_charge,sms,",
+            ],
+        )
+    )
+    assert problems(found) == []
+    payment, charge, _service = Transaction.objects.order_by("number")
+    assert (payment.payment_date, payment.form) == (date(2025, 1, 2), 2)
+    assert (charge.payment_date, charge.form) == (None, 1)
+    assert charge.metadata["imported"]["payment_date"] == "2025-01-02"
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    call_command("verify_ledger", verbosity=0, stdout=StringIO())
+
+
 def test_two_spellings_of_a_device_are_one_device(db: None, files: Files) -> None:
     run(
         files(
@@ -405,6 +427,11 @@ def test_an_operation_that_changed_nothing_is_left_out(db: None, files: Files) -
             {"users": USERS, "plans": ["id,name,cycle,price", "5,Fleet,monthly,1"],
              "subscriptions": ["user_id,plan_id,started_on", "7,5,2999-01-01"]},
             "It starts in the future",
+        ),
+        (
+            {"users": USERS, "transactions": ["user_id,at,amount,payment_date",
+                                              "7,2025-01-01T10:00:00Z,1,2999-01-01"]},
+            "The payment date 2999-01-01 is in the future",
         ),
     ],
 )  # fmt: skip
