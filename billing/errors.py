@@ -219,6 +219,16 @@ class NotReversible(BillingError):
     sentence = "Transaction number {number} is a reversal or an expiry; change the balance instead."
 
 
+class NotMovable(BillingError):
+    code = "not_movable"
+    sentence = "Transaction number {number} is no payment; only payments and gifts are moved."
+
+
+class SameUser(BillingError):
+    code = "same_user"
+    sentence = "The transaction is already of the user with ID {user_id}."
+
+
 class InvalidQuantity(BillingError):
     """`reason` is a key of `sentences`; `value` is the given text."""
 

@@ -21,6 +21,7 @@ from django.urls import URLPattern, path, reverse
 
 from billing import ledger, operations, reports
 from billing.admin.amounts import QuantityField, TypedField
+from billing.admin.move import is_movable, move_page
 from billing.admin.pages import (
     PanelForm,
     confirmation_key,
@@ -131,6 +132,11 @@ class TransactionAdmin(PanelAdmin):
                 self.admin_site.admin_view(self.reverse_view),
                 name="billing_transaction_reverse",
             ),
+            path(
+                "<int:transaction_id>/move/",
+                self.admin_site.admin_view(self.move_view),
+                name="billing_transaction_move",
+            ),
             *super().get_urls(),
         ]
 
@@ -161,6 +167,7 @@ class TransactionAdmin(PanelAdmin):
         row = self._row(request, object_id)
         siblings = Transaction.objects.filter(user=row.user_id)
         reports.tie_reversals([row])
+        may_take_back = request.user.has_perm("billing.change_balance") and any(ledger.left_of(row))
         context = (
             page_context(request, self, title=f"Transaction {row.number}", user=row.user)
             | {
@@ -171,8 +178,9 @@ class TransactionAdmin(PanelAdmin):
                 "explanation": _explanation(row),
                 "request_id": _request_id(row),
                 "metadata": json.dumps(row.metadata, indent=2, ensure_ascii=False, sort_keys=True),
-                "can_reverse": request.user.has_perm("billing.change_balance")
-                and any(ledger.left_of(row)),
+                "can_reverse": may_take_back,
+                "can_move": may_take_back and is_movable(row),
+                "moved": _moved(row),
             }
             | _gifts_of(row)
         )
@@ -218,6 +226,11 @@ class TransactionAdmin(PanelAdmin):
         }
         return page_of_form(request, "billing/reverse.html", context, form)
 
+    def move_view(self, request: HttpRequest, transaction_id: int) -> HttpResponseBase:
+        """Shows the form and the preview, and moves a payment to another user."""
+        row = self._row(request, transaction_id)
+        return move_page(request, self, row)
+
     def _row(self, request: HttpRequest, transaction_id: object) -> Transaction:
         if not self.has_view_permission(request):
             raise PermissionDenied
@@ -229,6 +242,26 @@ def _why_not(row: Transaction) -> BillingError:
     if not row.reversed_by:
         return NotReversible(number=row.number)
     return AlreadyReversed(number=row.number, reversed_by=row.reversed_by[-1].number)
+
+
+def _moved(row: Transaction) -> tuple[str, Transaction] | None:
+    """Returns the other transaction of a move, and how this one is tied to it.
+
+    Integrators write metadata, too: only a transaction that names this one counts.
+    """
+    for own, others, words in (
+        (ledger.MOVED_TO, ledger.MOVED_FROM, "Moved to"),
+        (ledger.MOVED_FROM, ledger.MOVED_TO, "Moved from"),
+    ):
+        place = row.metadata.get(own)
+        if isinstance(place, dict):
+            user_id, number = place.get("user_id"), place.get("number")
+            if type(user_id) is int and type(number) is int:
+                named = {f"metadata__{others}": {"user_id": row.user_id, "number": row.number}}
+                other = Transaction.objects.filter(user=user_id, number=number, **named)
+                if (found := other.select_related("user").first()) is not None:
+                    return words, found
+    return None
 
 
 USES_SHOWN: Final = 20

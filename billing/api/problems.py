@@ -64,6 +64,8 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "refund_too_large": 409,
     "already_paid_back": 409,
     "not_reversible": 409,
+    "not_movable": 409,
+    "same_user": 409,
     "same_plan": 409,
     "subscription_exists": 409,
     "subscription_suspended": 409,

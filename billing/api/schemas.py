@@ -504,6 +504,22 @@ class RefundIn(RequestModel):
     expected_number: ExpectedNumber = None
 
 
+class MoveIn(RequestModel):
+    model_config = example(description="Of the customer with the same name", to_user_id=8)
+
+    description: Text = Field(
+        description=f"{LENGTHS}: why. The description of the transaction that takes it back.",
+        examples=["Of the customer with the same name"],
+    )
+    to_user_id: Id = Field(description="The user whose payment it is.")
+    expected_number: ExpectedNumber = None
+
+
+class MovedOut(ResponseModel):
+    reversal: TransactionOut = Field(description="What took it back from the wrong user.")
+    transaction: TransactionOut = Field(description="The payment of the right user.")
+
+
 class ReversalIn(RequestModel):
     model_config = example(description="Charged for the wrong device")
 

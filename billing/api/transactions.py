@@ -30,6 +30,8 @@ from billing.api.schemas import (
     GrantsOut,
     Limit,
     Moment,
+    MovedOut,
+    MoveIn,
     Parameters,
     PathId,
     ProblemOut,
@@ -222,6 +224,36 @@ def refund_transaction(  # noqa: PLR0917 - the framework names them
         channel=Channel.API,
     )
     return posted(response, transaction)
+
+
+@router.post(
+    "/users/{int:user_id}/transactions/{int:number}/moves",
+    auth=RequiresPermission("billing.change_balance", writes=True, lasts=True),
+    response={
+        200: MovedOut,
+        402: ProblemOut,
+        404: ProblemOut,
+        409: ProblemOut,
+        422: ProblemOut,
+    },
+    summary="Move a payment to the right user",
+    description="Takes a payment or a gift back from the user and posts it for another one: both, "
+    "or neither. Each of the two transactions names the other in its metadata.",
+)
+def move_transaction(
+    request: HttpRequest, user_id: PathId, number: PathId, move: MoveIn, response: HttpResponse
+) -> dict[str, Any]:
+    moved = operations.money.move(
+        user_id,
+        number=number,
+        **move.model_dump(),
+        actor=actor(request),
+        channel=Channel.API,
+    )
+    return {
+        "reversal": representations.transaction(moved.reversal),
+        "transaction": representations.transaction(moved.payment),
+    }
 
 
 @router.get(

@@ -49,6 +49,7 @@ from billing.ledger.entries import (
     subscription_entry,
     user_id_of,
 )
+from billing.ledger.moving import MOVED_FROM, MOVED_TO, MovedPayment, move
 from billing.ledger.posting import (
     Left,
     Posted,
@@ -73,11 +74,14 @@ __all__ = [
     "CODE",
     "LONGEST_TEXT",
     "MAX_METADATA",
+    "MOVED_FROM",
+    "MOVED_TO",
     "OWN_KEYS",
     "REQUEST_ID",
     "Balances",
     "Entry",
     "Left",
+    "MovedPayment",
     "Options",
     "Posted",
     "balance",
@@ -98,6 +102,7 @@ __all__ = [
     "json_object",
     "left_of",
     "lock_balances",
+    "move",
     "paid_back_of",
     "paid_back_of_number",
     "post",

@@ -160,6 +160,32 @@ def refund(
         )
 
 
+def move(
+    user_id: int,
+    *,
+    number: int,
+    to_user_id: int,
+    description: str,
+    expected_number: int | None = None,
+    actor: User | None,
+    channel: Channel,
+    dry_run: bool = False,
+) -> ledger.MovedPayment:
+    """See `billing.ledger.move`. Raises UnknownUser, also for an operator's account."""
+    customer_id(user_id)
+    customer_id(to_user_id)
+    with one_transaction(dry_run=dry_run):
+        return ledger.move(
+            user_id,
+            number=number,
+            to_user_id=to_user_id,
+            description=description,
+            expected_number=expected_number,
+            actor=actor,
+            channel=channel,
+        )
+
+
 def refuse_future_payment(payment_date: date | None) -> None:
     """Raises InvalidPaymentDate for a day after today in the installation's time zone."""
     if payment_date is not None and payment_date > timezone.localdate(

@@ -1006,6 +1006,8 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
         "invalid_expiry",
         "invalid_payment_date",
         "refund_too_large",
+        "not_movable",
+        "same_user",
         "unknown_grant",
         "not_reversible",
         "nothing_to_change",
@@ -1017,6 +1019,8 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
 
 # Refused before anything is posted: see test_service_charges.py and test_subscriptions.py.
 OF_PLANS = {
+    "not_movable",
+    "same_user",
     "unknown_grant",
     "unknown_plan",
     "unknown_subscription",

@@ -10,7 +10,14 @@ from ninja.operation import Operation
 from billing import ledger
 from billing.api.rest import api
 from billing.models import Channel, LowBalanceThreshold, Plan, Service, Subscription
-from tests.factories import PlanFactory, ServiceFactory, plan_with, subscribed, user_with
+from tests.factories import (
+    PlanFactory,
+    ServiceFactory,
+    UserFactory,
+    plan_with,
+    subscribed,
+    user_with,
+)
 from users.models import User
 
 
@@ -21,6 +28,7 @@ class World(NamedTuple):
     service: Service
     subscription: Subscription
     other_plan: Plan
+    other: User
 
 
 def make_world() -> World:
@@ -35,7 +43,9 @@ def make_world() -> World:
     LowBalanceThreshold.objects.create(user=user, amount="5")
     service = ServiceFactory(code="outgoing_sms", name="Outgoing SMS", unit="")
     plan = plan_with({service: "0.3"}, name="Business", price="12.55")
-    return World(user, service, subscribed(user, plan), PlanFactory(name="Basic", price="5"))
+    return World(
+        user, service, subscribed(user, plan), PlanFactory(name="Basic", price="5"), UserFactory()
+    )
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,12 @@ CALLS = (
         "billing.change_balance",
         201,
         lambda world: {"description": "A part of it", "amount": "1"},
+    ),
+    of_user(
+        "POST",
+        "/transactions/{number}/moves",
+        "billing.change_balance",
+        body=lambda world: {"description": "Of another user", "to_user_id": world.other.pk},
     ),
     of_user("GET", "/grants", "billing.view_balance"),
     of_user(

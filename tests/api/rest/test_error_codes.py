@@ -71,6 +71,12 @@ def reversed_reversal(scene: Scene) -> HttpResponse:
     return scene.post(f"/transactions/{number}/reversal", {"description": "Wrong user"})
 
 
+def moved_charge(scene: Scene) -> HttpResponse:
+    number = scene.charge().json()["number"]
+    body = {"description": "No payment", "to_user_id": scene.world.other.pk}
+    return scene.post(f"/transactions/{number}/moves", body)
+
+
 def without_plan(scene: Scene) -> HttpResponse:
     return scene.program.post(f"/users/{UserFactory().pk}/service-charges", TEN_SMS)
 
@@ -166,6 +172,11 @@ PROVOKED: dict[str, Callable[[Scene], HttpResponse]] = {
     "invalid_payment_date": lambda scene: scene.refill(payment_date="2999-12-31"),
     "refund_too_large": lambda scene: scene.post(
         "/transactions/1/refunds", {"description": "Too much", "amount": "1000000"}
+    ),
+    "not_movable": moved_charge,
+    "same_user": lambda scene: scene.post(
+        "/transactions/1/moves",
+        {"description": "To itself", "to_user_id": scene.world.user.pk},
     ),
     "unknown_grant": lambda scene: scene.program.call(
         "PATCH", f"{scene.user}/grants/99", {"expires_at": None}

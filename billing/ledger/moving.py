@@ -1,0 +1,77 @@
+"""Moving a payment that was posted for the wrong user to the right one."""
+
+from typing import Final, NamedTuple
+
+from django.db import transaction
+from django.utils import timezone
+
+from billing.counters import counts_refusals
+from billing.errors import AlreadyReversed, NotMovable, SameUser, UnknownTransaction
+from billing.ledger.balances import balance, lock_balances
+from billing.ledger.entries import Options, balance_change_entry, reversal_entry
+from billing.ledger.posting import expire_grants, left_of, post
+from billing.models import Channel, Grant, Transaction, TransactionType
+from users.models import User
+
+# In the metadata of both transactions: the user and the number of the other one.
+MOVED_TO: Final = "moved_to"
+MOVED_FROM: Final = "moved_from"
+
+
+class MovedPayment(NamedTuple):
+    """The transaction that took the payment back, and the one that posted it for the right user."""
+
+    reversal: Transaction
+    payment: Transaction
+
+
+@counts_refusals
+@transaction.atomic
+def move(
+    user_id: int,
+    *,
+    number: int,
+    to_user_id: int,
+    description: str,
+    expected_number: int | None = None,
+    actor: User | None,
+    channel: Channel,
+) -> MovedPayment:
+    """Takes a payment back from one user and posts it for another: both, or neither.
+
+    What earlier refunds took back is not moved. The day of the payment and the expiry of a gift
+    stay as they were. Both transactions name each other in their metadata.
+
+    Raises NotMovable for anything but a payment, AlreadyReversed if nothing is left of it,
+    SameUser, UnknownTransaction, InsufficientFunds if the money has been spent, and BalanceMoved.
+    """
+    if user_id == to_user_id:
+        raise SameUser(user_id=user_id)
+    lock_balances([user_id, to_user_id])
+    # What has expired is posted first, so that the numbers of what follows are known.
+    expire_grants([user_id, to_user_id])
+    original = Transaction.objects.filter(user=user_id, number=number).first()
+    if original is None:
+        raise UnknownTransaction(number=number)
+    if original.type not in (TransactionType.PAYMENT, TransactionType.BONUS_REFILL):
+        raise NotMovable(number=number)
+    if not any(left_of(original)):
+        last = Transaction.objects.filter(user=user_id, reverses=number).latest("number")
+        raise AlreadyReversed(number=number, reversed_by=last.number)
+    options: Options = {
+        "metadata": {MOVED_TO: {"user_id": to_user_id, "number": balance(to_user_id).number + 1}},
+        "expected_number": expected_number,
+    }
+    taken = reversal_entry(user_id, number=number, description=description, **options)
+    reversal = post(taken, actor=actor, channel=channel)
+    grant = Grant.objects.filter(user=user_id, number=number).first()
+    given = balance_change_entry(
+        to_user_id,
+        amount=-reversal.amount,
+        bonus_amount=-reversal.bonus_amount,
+        description=original.description,
+        payment_date=original.payment_date or timezone.localdate(original.created_at),
+        bonus_expires_at=grant.expires_at if grant and reversal.bonus_amount < 0 else None,
+        metadata={MOVED_FROM: {"user_id": user_id, "number": reversal.number}},
+    )
+    return MovedPayment(reversal, post(given, actor=actor, channel=channel))
