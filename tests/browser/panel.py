@@ -159,7 +159,10 @@ def happened_at(user: User, moments: Sequence[datetime]) -> None:
             execute(
                 """UPDATE billing_transaction t SET digest = billing_digest(t, coalesce(
                     (SELECT digest FROM billing_transaction p
-                    WHERE p.user_id = t.user_id AND p.number = t.number - 1), ''))
+                    WHERE p.user_id = t.user_id AND p.number = t.number - 1), ''), (
+                    SELECT jsonb_agg(jsonb_build_array(u.grant_number::text, u.amount::text)
+                        ORDER BY u.line) FROM billing_grantuse u
+                    WHERE u.user_id = t.user_id AND u.number = t.number))
                 WHERE t.user_id = %s AND t.number = %s""",
                 [user.pk, number],
             )

@@ -93,8 +93,10 @@ def test_a_balance_is_changed_with_the_keyboard_alone(
     page.keyboard.type("-40.25")
     page.keyboard.press("Tab")
     page.keyboard.type("2.5")
-    page.keyboard.press("Tab")  # Cancel
-    page.keyboard.press("Tab")
+    for _ in range(10):  # past the dates with their calendars, and what leaves it as it is
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.type") == "submit":
+            break
     page.keyboard.press("Enter")
     expect(notice(page)).to_have_text(
         re.compile(

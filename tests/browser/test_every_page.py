@@ -358,7 +358,8 @@ def test_everything_on_the_tab_is_reached_with_the_keyboard(
     # The first stop is the page itself.
     stops = list(enumerate(reached))[1:]
     calendars = [place for place, stop in stops if "Choose from a calendar" in stop]
-    assert calendars == [reached.index("from_day") + 1, reached.index("to_day") + 1]
+    days = ["from_day", "to_day", "paid_from", "paid_to"]
+    assert calendars == [reached.index(day) + 1 for day in days]
     assert any("Change balance" in stop for stop in reached)
 
 

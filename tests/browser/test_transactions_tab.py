@@ -128,7 +128,7 @@ def test_days_are_the_operators_and_the_last_one_counts_whole(windows: Windows) 
     end = midnight + timedelta(days=2)
     happened_at(user, [midnight - instant, midnight, end - instant, end])
     page = windows(operator, tab(user))
-    page.get_by_label("From").fill("2024-03-01")
+    page.get_by_label("From", exact=True).fill("2024-03-01")
     page.get_by_label("To", exact=True).fill("2024-03-02")
     press_filter(page)
     assert numbers(page) == [3, 2]
@@ -169,7 +169,7 @@ def test_a_preset_chooses_its_period(
             expect(page.locator(".presets a[aria-current]", has_text=name)).to_be_visible()
             expected = [n for n, day in enumerate(days, start=1) if first <= day <= last]
             assert numbers(page) == expected[::-1]
-            expect(page.get_by_label("From")).to_have_value(first.isoformat())
+            expect(page.get_by_label("From", exact=True)).to_have_value(first.isoformat())
             expect(page.get_by_label("To", exact=True)).to_have_value(last.isoformat())
             assert reconciles(page)
 
