@@ -18,6 +18,7 @@ from billing.models import (
     ChargingFailure,
     ChargingRun,
     EventType,
+    Grant,
     LowBalanceThreshold,
     StandardDescription,
     Transaction,
@@ -81,6 +82,7 @@ class Things:
         self.ids = {model: thing.pk for model, thing in by_model.items()}
         self.fixed = {
             "subscription_id": subscription.pk,
+            "number": Grant.objects.get(user=self.user).number,
             "content_type_id": ContentType.objects.get_for_model(User).pk,
             "app_label": "billing",
             "url": "nowhere",

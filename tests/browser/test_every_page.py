@@ -21,6 +21,7 @@ from billing.models import (
     ChargingFailure,
     ChargingRun,
     EventType,
+    Grant,
     LowBalanceThreshold,
     Plan,
     Service,
@@ -144,6 +145,8 @@ def addresses(user: User, operator: User) -> Sequence[str]:
         "billing_webhookdelivery": WebhookDelivery.objects.earliest("pk").pk,
         "billing_lowbalancethreshold": LowBalanceThreshold.objects.earliest("pk").pk,
     }
+    gift = Grant.objects.filter(user=user).earliest("number")
+    within = {"users_user_gift_expiry": gift.number}  # the others are about a subscription
     found = []
     for pattern in admin.site.get_urls():
         for name in [
@@ -152,7 +155,8 @@ def addresses(user: User, operator: User) -> Sequence[str]:
             if name in NO_PAGES:
                 continue
             known = [pk for model, pk in objects.items() if name.startswith(f"{model}_")]
-            for arguments in ([], known[:1], [*known[:1], objects["billing_subscription"]]):
+            second = within.get(name, objects["billing_subscription"])
+            for arguments in ([], known[:1], [*known[:1], second]):
                 try:
                     found.append(reverse(f"admin:{name}", args=arguments))
                 except NoReverseMatch:
