@@ -55,6 +55,10 @@ def gift_expiry(
     if grant is None:
         raise Http404("The user has no such gift.")
     form = GiftForm(grant, request.POST if request.method == "POST" else None)
+    if form.is_valid() and not form.has_changed():
+        # A time within the day, which a program has set, is not moved to the end of the day.
+        messages.info(request, f"Gift No. {number} was left as it is.")
+        return HttpResponseRedirect(reverse("admin:users_user_change", args=[user.pk]))
     if form.is_valid():
         try:
             with outages_shown_in(form):

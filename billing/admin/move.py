@@ -13,13 +13,9 @@ from billing.admin.confirmation import ConfirmedForm, Effect, advance
 from billing.admin.pages import page_context, page_of_form
 from billing.descriptions import DESCRIPTION_MAX_LENGTH, LENGTHS
 from billing.errors import BillingError, InvalidDescription, SameUser, UnknownUser
-from billing.models import Channel, Transaction, TransactionType
+from billing.models import Channel, Transaction
 from users.ids import id_in
 from users.models import User
-
-
-def is_movable(row: Transaction) -> bool:
-    return row.type in (TransactionType.PAYMENT, TransactionType.BONUS_REFILL)
 
 
 class MoveForm(ConfirmedForm):
@@ -95,6 +91,6 @@ def move_page(request: HttpRequest, model_admin: ModelAdmin, row: Transaction) -
         "step": step,
         "transaction": row,
         "left": left,
-        "can_move": is_movable(row) and any(left),
+        "can_move": ledger.is_movable(row),
     }
     return page_of_form(request, "billing/move.html", context, form)

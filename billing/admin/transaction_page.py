@@ -21,7 +21,7 @@ from django.urls import URLPattern, path, reverse
 
 from billing import ledger, operations, reports
 from billing.admin.amounts import QuantityField, TypedField
-from billing.admin.move import is_movable, move_page
+from billing.admin.move import move_page
 from billing.admin.pages import (
     PanelForm,
     confirmation_key,
@@ -179,7 +179,7 @@ class TransactionAdmin(PanelAdmin):
                 "request_id": _request_id(row),
                 "metadata": json.dumps(row.metadata, indent=2, ensure_ascii=False, sort_keys=True),
                 "can_reverse": may_take_back,
-                "can_move": may_take_back and is_movable(row),
+                "can_move": may_take_back and ledger.is_movable(row),
                 "moved": _moved(row),
             }
             | _gifts_of(row)

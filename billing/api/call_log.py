@@ -53,13 +53,13 @@ _SHOWN = """
     expected_number expired expires_at field first format from grant grants grants_used has_more
     header hide_inactive id idempotency_key is_active is_charged is_default last left legal_type
     limit list method needed new_balance new_bonus next_charge next_cursor number offset
-    old_balance old_bonus order order_by outcome paid paid_back_by pay_back payment_date
-    permission plan plan_id plan_since plans price price_is_per problem proportional_charge
-    quantity real real_pays request_id results reversal reversals reversed_by reverses seconds
-    service services skip_refused started_on status status_since subscription subscription_id
-    subscriptions subtype success suspension_reason tariff_id threshold time_zone title to
-    to_user_id tracker_id trackers_count transaction transactions type unit unit_price user
-    user_id users wait_for_money
+    old_balance old_bonus order order_by outcome paid paid_back_by paid_from paid_to pay_back
+    payment_date permission plan plan_id plan_since plans price price_is_per problem
+    proportional_charge quantity real real_pays request_id results reversal reversals reversed_by
+    reverses seconds service services skip_refused started_on status status_since subscription
+    subscription_id subscriptions subtype success suspension_reason tariff_id threshold time_zone
+    title to to_user_id tracker_id trackers_count transaction transactions type unit unit_price
+    user user_id users wait_for_money
 """
 SHOWN: Final = frozenset(_SHOWN.split())
 # Fields of which only the names may be shown: personal, freely written, or secret.

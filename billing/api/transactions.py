@@ -24,6 +24,7 @@ from billing.api.problems import Problem
 from billing.api.schemas import (
     BalanceAtOut,
     CursorIn,
+    Day,
     Device,
     GrantChangeIn,
     GrantOut,
@@ -67,6 +68,10 @@ class TransactionFilters(Parameters):
         description="Transactions that added to a balance, or that took from one. A reversal "
         "counts by what it did.",
     )
+    paid_from: Day | None = Field(
+        None, description="Payments made on this day or later, by their payment date."
+    )
+    paid_to: Day | None = Field(None, description="Payments made on this day or earlier.")
     order: Literal["newest", "oldest"] = Field(
         "newest",
         description="`oldest` is for programs that follow the list: its cursor continues later "
@@ -81,12 +86,9 @@ class TransactionFilters(Parameters):
 
     def listing(self, user_id: int | None = None) -> reports.Listing:
         if self.since and self.until and self.since > self.until:
-            reason = "It is later than “to”."
-            raise Problem(
-                "invalid_request",
-                reasons=f"from: {reason}",
-                errors=[{"field": "from", "reason": reason}],
-            )
+            raise _later_than("from", "to")
+        if self.paid_from and self.paid_to and self.paid_from > self.paid_to:
+            raise _later_than("paid_from", "paid_to")
         return reports.Listing(
             user_id=user_id,
             since=self.since and max(self.since, EPOCH),
@@ -95,7 +97,16 @@ class TransactionFilters(Parameters):
             subtype=self.subtype or "",
             exact_device=None if self.device is None else ledger.checked_device(self.device),
             direction=DIRECTIONS[self.direction] if self.direction else "",
+            paid_from=self.paid_from,
+            paid_to=self.paid_to,
         )
+
+
+def _later_than(first: str, last: str) -> Problem:
+    reason = f"It is later than “{last}”."
+    return Problem(
+        "invalid_request", reasons=f"{first}: {reason}", errors=[{"field": first, "reason": reason}]
+    )
 
 
 @router.get(

@@ -49,7 +49,7 @@ from billing.ledger.entries import (
     subscription_entry,
     user_id_of,
 )
-from billing.ledger.moving import MOVED_FROM, MOVED_TO, MovedPayment, move
+from billing.ledger.moving import MOVED_FROM, MOVED_TO, MovedPayment, is_movable, move
 from billing.ledger.posting import (
     Left,
     Posted,
@@ -99,6 +99,7 @@ __all__ = [
     "expire_grants",
     "for_request",
     "give_bonus",
+    "is_movable",
     "json_object",
     "left_of",
     "lock_balances",

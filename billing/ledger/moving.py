@@ -1,7 +1,9 @@
 """Moving a payment that was posted for the wrong user to the right one."""
 
 from typing import Final, NamedTuple
+from zoneinfo import ZoneInfo
 
+from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
@@ -16,6 +18,8 @@ from users.models import User
 # In the metadata of both transactions: the user and the number of the other one.
 MOVED_TO: Final = "moved_to"
 MOVED_FROM: Final = "moved_from"
+
+MOVABLE: Final = (TransactionType.PAYMENT, TransactionType.BONUS_REFILL)
 
 
 class MovedPayment(NamedTuple):
@@ -48,30 +52,63 @@ def move(
     if user_id == to_user_id:
         raise SameUser(user_id=user_id)
     lock_balances([user_id, to_user_id])
-    # What has expired is posted first, so that the numbers of what follows are known.
-    expire_grants([user_id, to_user_id])
+    while True:
+        # What has expired is posted first, so that the number of the payment is known.
+        expire_grants([user_id, to_user_id])
+        named = balance(to_user_id).number + 1
+        with transaction.atomic():
+            moved = _moved(
+                user_id,
+                number=number,
+                to={"user_id": to_user_id, "number": named},
+                description=description,
+                expected_number=expected_number,
+                actor=actor,
+                channel=channel,
+            )
+            if moved.payment.number == named:
+                return moved
+            transaction.set_rollback(True)  # a gift expired at this very moment
+
+
+def _moved(
+    user_id: int,
+    *,
+    number: int,
+    to: dict[str, int],
+    description: str,
+    expected_number: int | None,
+    actor: User | None,
+    channel: Channel,
+) -> MovedPayment:
     original = Transaction.objects.filter(user=user_id, number=number).first()
     if original is None:
         raise UnknownTransaction(number=number)
-    if original.type not in (TransactionType.PAYMENT, TransactionType.BONUS_REFILL):
+    if original.type not in MOVABLE:
         raise NotMovable(number=number)
     if not any(left_of(original)):
         last = Transaction.objects.filter(user=user_id, reverses=number).latest("number")
         raise AlreadyReversed(number=number, reversed_by=last.number)
     options: Options = {
-        "metadata": {MOVED_TO: {"user_id": to_user_id, "number": balance(to_user_id).number + 1}},
+        "metadata": {MOVED_TO: to},
         "expected_number": expected_number,
     }
     taken = reversal_entry(user_id, number=number, description=description, **options)
     reversal = post(taken, actor=actor, channel=channel)
     grant = Grant.objects.filter(user=user_id, number=number).first()
     given = balance_change_entry(
-        to_user_id,
+        to["user_id"],
         amount=-reversal.amount,
         bonus_amount=-reversal.bonus_amount,
         description=original.description,
-        payment_date=original.payment_date or timezone.localdate(original.created_at),
+        payment_date=original.payment_date
+        or timezone.localdate(original.created_at, ZoneInfo(settings.TIME_ZONE)),
         bonus_expires_at=grant.expires_at if grant and reversal.bonus_amount < 0 else None,
         metadata={MOVED_FROM: {"user_id": user_id, "number": reversal.number}},
     )
     return MovedPayment(reversal, post(given, actor=actor, channel=channel))
+
+
+def is_movable(row: Transaction) -> bool:
+    """True for a payment of which something is left."""
+    return row.type in MOVABLE and any(left_of(row))

@@ -50,10 +50,11 @@ def _tell(grants: Iterable[Grant], now: datetime) -> int:
                 )
             )
     stored = WebhookEvent.objects.bulk_create(new)
+    endpoints = _wanting()
     WebhookDelivery.objects.bulk_create(
         WebhookDelivery(event=event, endpoint_id=endpoint_id, user_id=event.user_id)
         for event in stored
-        for endpoint_id in _wanting()
+        for endpoint_id in endpoints
     )
     return len(stored)
 

@@ -8,7 +8,7 @@ from django.test import Client
 from django.utils import timezone
 
 from billing import ledger, operations
-from billing.models import Event, Transaction
+from billing.models import Event, Grant, Transaction
 from tests.billing.histories import BY_PANEL
 from tests.factories import (
     ServiceFactory,
@@ -204,3 +204,15 @@ def test_who_may_not_change_balances_may_not_change_dates() -> None:
     client = client_of(operator_with("billing.view_transaction", "billing.view_balance"))
     assert client.get(address).status_code == 403
     assert client.post(address, {"last_day": ""}).status_code == 403
+
+
+def test_saving_the_date_of_a_gift_unchanged_keeps_its_time_of_day(panel: Client) -> None:
+    user, until = UserFactory(), timezone.now().replace(hour=18) + timedelta(days=9)
+    ledger.give_bonus(
+        user, amount=2, description="Until the evening", bonus_expires_at=until, **BY_PANEL
+    )
+    address = page_of(user, "gifts/1/expiry")
+    day = shown_form(panel, address)["last_day"]
+    assert panel.post(address, {"last_day": f"{day}"}).status_code == 302
+    assert Grant.objects.get(user=user).expires_at == until
+    assert not Event.objects.filter(action="grant_expiry_changed").exists()

@@ -10,7 +10,9 @@ from django.test import Client
 from django.utils import timezone
 
 from billing import errors, ledger, operations
+from billing.ledger import moving
 from billing.models import Channel, Transaction
+from tests.billing.clock import database_clock_at
 from tests.billing.histories import BY_PANEL, judge
 from tests.conftest import Connections
 from tests.factories import OperatorFactory, UserFactory, charge_cost, user_with
@@ -49,7 +51,9 @@ def test_a_payment_is_taken_back_and_posted_for_the_other_user(db: None) -> None
 
 def test_a_payment_without_a_date_keeps_the_day_of_its_posting(db: None) -> None:
     wrong, right = user_with(real=5), UserFactory()
-    assert move(wrong, 1, right).payment.payment_date == timezone.localdate()
+    with timezone.override("Pacific/Kiritimati"):  # the operator's; the days are the installation's
+        moved = move(wrong, 1, right)
+    assert moved.payment.payment_date == moved.reversal.created_at.date()
 
 
 def test_a_gift_keeps_its_expiry_and_what_was_refunded_stays(db: None) -> None:
@@ -190,3 +194,26 @@ def test_who_may_not_change_balances_may_not_move(db: None) -> None:
     client = client_of(operator_with("billing.view_transaction"))
     assert client.get(page_of(row, "move")).status_code == 403
     assert page_of(row, "move") not in client.get(page_of(row)).text
+
+
+def test_the_two_name_each_other_although_a_gift_expires_in_between(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong, right = user_with(real=5), UserFactory()
+    at = timezone.now() + timedelta(hours=1)
+    ledger.give_bonus(right, amount=3, description="For an hour", bonus_expires_at=at, **BY_PANEL)
+    expire, tried = moving.expire_grants, []
+
+    def too_early_at_first(user_ids: list[int]) -> None:
+        tried.append(user_ids)
+        if len(tried) > 1:
+            expire(user_ids)
+
+    monkeypatch.setattr(moving, "expire_grants", too_early_at_first)
+    with database_clock_at(at):
+        moved = move(wrong, 1, right)
+    assert len(tried) == 2
+    assert moved.payment.number == 3  # 2 is the expiry
+    assert moved.reversal.metadata["moved_to"] == {"user_id": right.pk, "number": 3}
+    assert Transaction.objects.filter(user=wrong).count() == 2
+    verify()

@@ -1,6 +1,6 @@
 """Transactions and balances over the API: lists to page through and follow, and reversals."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -95,6 +95,23 @@ def test_filters_leave_out_what_they_say(
     expected = ids(rows_of(path).filter(**condition))
     found = walked(program, path, order=order, **parameters)
     assert (found if order == "oldest" else found[::-1]) == expected
+
+
+@pytest.mark.parametrize("of", ["one", "all"])
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+def test_payments_are_found_by_the_day_they_were_made_both_days_included(
+    program: Program, of: str, order: str
+) -> None:
+    user = user_with(real=1)  # posted today, without a payment date
+    for day in (9, 10, 11, 12):
+        ledger.change_balance(
+            user, amount=day, description="Transfer", payment_date=date(2026, 3, day), **BY_API
+        )
+    path = f"/users/{user.pk}/transactions" if of == "one" else "/transactions"
+    period = {"paid_from": "2026-03-10", "paid_to": "2026-03-11"}
+    rows = Transaction.objects.filter(user=user, amount__in=[10, 11]).order_by("number")
+    found = walked(program, path, order=order, **period)
+    assert (found if order == "oldest" else found[::-1]) == ids(rows)
 
 
 @pytest.mark.parametrize("of", ["one", "all"])
@@ -200,6 +217,9 @@ def test_a_page_asks_for_no_count_and_skips_no_rows(
         ("subtype=%00", "subtype"),
         ("device=%00", "device"),
         ("direction=up", "direction"),
+        ("paid_from=2026-02-30", "paid_from"),
+        ("paid_to=2026-03-11T12:00:00Z", "paid_to"),
+        ("paid_from=2026-03-11&paid_to=2026-03-10", "paid_from"),
         ("order=random", "order"),
         ("limit=0", "limit"),
         ("limit=201", "limit"),
