@@ -201,12 +201,13 @@ class InvalidPaymentDate(BillingError):
 
 
 class InvalidExpiry(BillingError):
-    """`reason` says why: the expiry is past, or the operation adds no bonus."""
+    """`reason` says why: the expiry is past or too far ahead, or the operation adds no bonus."""
 
     code = "invalid_expiry"
     further_figures = ("reason",)
     sentences: ClassVar[Mapping[str, str]] = {
         "past": "The bonus would have expired already.",
+        "too_far": "A bonus expires by the end of the year 9000, or never.",
         "no_bonus": "An expiry needs an amount that is added to the bonus balance.",
     }
 

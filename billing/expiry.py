@@ -1,10 +1,13 @@
 """When a bonus expires. Its days are those of the installation's time zone."""
 
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.utils import timezone
+
+LAST_DAY_WITH_AN_END: Final = date.max - timedelta(days=3)
 
 
 def end_of_bonus(expires_at: date | datetime | None) -> datetime | None:
@@ -15,7 +18,9 @@ def end_of_bonus(expires_at: date | datetime | None) -> datetime | None:
     if expires_at is None or isinstance(expires_at, datetime):
         return expires_at
     zone = ZoneInfo(settings.TIME_ZONE)
-    return datetime.combine(expires_at + timedelta(days=1), time(tzinfo=zone)).astimezone(UTC)
+    # The last days there are have no end in every time zone. They are refused as too far ahead.
+    after = min(expires_at, LAST_DAY_WITH_AN_END) + timedelta(days=1)
+    return datetime.combine(after, time(tzinfo=zone)).astimezone(UTC)
 
 
 def usual_last_day() -> date | None:

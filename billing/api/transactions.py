@@ -6,7 +6,7 @@ its cursor continues after everything that was seen (`reports.Slice`).
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, Literal
 
 from django.conf import settings
@@ -51,6 +51,7 @@ router = Router(tags=["Transactions"])
 SEARCH_SECONDS: Final = 10
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 INSTANT: Final = timedelta(microseconds=1)
+FAR_AHEAD: Final = date(9000, 12, 31)  # the day after the last possible one cannot be computed
 # Words of the API from before reversals were counted separately.
 DIRECTIONS: Final[dict[str, Literal["adds", "takes"]]] = {"refills": "adds", "charges": "takes"}
 
@@ -98,7 +99,7 @@ class TransactionFilters(Parameters):
             exact_device=None if self.device is None else ledger.checked_device(self.device),
             direction=DIRECTIONS[self.direction] if self.direction else "",
             paid_from=self.paid_from,
-            paid_to=self.paid_to,
+            paid_to=self.paid_to and min(self.paid_to, FAR_AHEAD),
         )
 
 

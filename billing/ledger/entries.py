@@ -15,7 +15,7 @@ from typing import Any, Final, TypedDict, Unpack, cast
 from unicodedata import normalize
 
 from billing.descriptions import DESCRIPTION_MAX_LENGTH
-from billing.errors import InvalidAmount, InvalidEntry
+from billing.errors import InvalidAmount, InvalidEntry, InvalidExpiry
 from billing.models import TransactionType
 from billing.money import ZERO, Amount, NotMoney, to_money
 from users.models import User
@@ -27,6 +27,9 @@ REQUEST_ID: Final = "request_id"
 # Idempotency keys of the panel itself. A caller's key like these would be taken for a charge.
 OWN_KEYS: Final = re.compile(r"subscription:.*|registration", re.DOTALL)
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+# By then the year 9000 has ended in every time zone.
+END_OF_EXPIRIES: Final = datetime(9001, 1, 2, tzinfo=UTC)
 
 LONGEST_TEXT: Final = (
     10_000  # above the length of a description, which the database refuses with its own code
@@ -342,5 +345,12 @@ def _dates(entry: Entry) -> dict[str, str]:
     if entry.payment_date is not None:
         found["payment_date"] = entry.payment_date.isoformat()
     if entry.bonus_expires_at is not None:
-        found["bonus_expires_at"] = entry.bonus_expires_at.astimezone(UTC).isoformat()
+        found["bonus_expires_at"] = checked_expiry(entry.bonus_expires_at).isoformat()
     return found
+
+
+def checked_expiry(expires_at: datetime) -> datetime:
+    """Returns it in UTC. Raises InvalidExpiry for a time that not every time zone could show."""
+    if expires_at >= END_OF_EXPIRIES:
+        raise InvalidExpiry(reason="too_far")
+    return expires_at.astimezone(UTC)

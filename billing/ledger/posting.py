@@ -25,6 +25,7 @@ from billing.ledger.entries import (
     as_json,
     balance_change_entry,
     bonus_entry,
+    checked_expiry,
     request_id,
     reversal_entry,
     whole_number,
@@ -290,7 +291,12 @@ def expire_grants(user_ids: Iterable[int]) -> None:
 
 
 def set_expiry(user_id: int, number: int, expires_at: datetime | None) -> None:
-    """Sets when a grant expires. The user's last event has to record it (`operations.bonus`)."""
+    """Sets when a grant expires. The user's last event has to record it (`operations.bonus`).
+
+    Raises InvalidExpiry for a time after the year 9000.
+    """
+    if expires_at is not None:
+        expires_at = checked_expiry(expires_at)
     with connection.cursor() as cursor:
         cursor.execute("SELECT billing_set_expiry(%s, %s, %s)", [user_id, number, expires_at])
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from billing.models import Grant
-from tests.api.rest.programs import Program
+from tests.api.rest.programs import Program, assert_problem
 from tests.billing.histories import BY_PANEL
 from tests.factories import UserFactory, charge_cost, user_with
 
@@ -49,6 +49,28 @@ def test_programs_give_bonuses_with_an_expiry_and_read_what_is_left(program: Pro
     ]
     changed = program.call("PATCH", f"/users/{user.pk}/grants/1", {"expires_at": None})
     assert changed.json()["expires_at"] is None
+    assert Grant.objects.get(user=user, number=1).expires_at is None
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Pacific/Midway"])
+@pytest.mark.parametrize(
+    "given", ["9999-12-31", "9001-01-03", "9999-12-31T23:59:59Z", "9999-12-31T00:00:00+14:00"]
+)
+def test_an_expiry_that_no_page_could_show_is_refused_everywhere(
+    program: Program, settings: Any, zone: str, given: str
+) -> None:
+    settings.TIME_ZONE = zone
+    user = user_with(bonus=5)
+    gift = {"description": "A gift", "bonus_amount": "5", "bonus_expires_at": given}
+    for answer in (
+        program.post(f"/users/{user.pk}/balance-changes", gift),
+        program.post("/balance-changes", {"entries": [{**gift, "user_id": user.pk}]}),
+        program.call("PATCH", f"/users/{user.pk}/grants/1", {"expires_at": given}),
+    ):
+        problem = assert_problem(answer, 422, "invalid_expiry")
+        assert problem["reason"] == "too_far"
+    last = {**gift, "bonus_expires_at": "9000-12-31"}
+    assert program.post(f"/users/{user.pk}/balance-changes", last).status_code == 201
     assert Grant.objects.get(user=user, number=1).expires_at is None
 
 

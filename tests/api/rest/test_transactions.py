@@ -112,6 +112,8 @@ def test_payments_are_found_by_the_day_they_were_made_both_days_included(
     rows = Transaction.objects.filter(user=user, amount__in=[10, 11]).order_by("number")
     found = walked(program, path, order=order, **period)
     assert (found if order == "oldest" else found[::-1]) == ids(rows)
+    ever = {"paid_from": "0001-01-01", "paid_to": "9999-12-31"}
+    assert len(walked(program, path, order=order, **ever)) == 5
 
 
 @pytest.mark.parametrize("of", ["one", "all"])
