@@ -80,11 +80,17 @@ class WebWorker(ThreadWorker):
         lock already, if it was handing out a request or handling an earlier signal, and would wait
         for itself. The interpreter ends the pool's threads anyway.
 
-        A second signal, while the process ends already, would show as a traceback.
+        A signal while the process ends already would show as a traceback.
         """
         if not self.is_quitting:
             self.is_quitting = True
             Worker.handle_quit(self, sig, frame)
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            self.is_quitting = True  # the interpreter ends the pool's threads now
 
     def enqueue_req(self, conn: Any) -> None:
         """Hands a connection to a thread once data has come; health checks to their own threads."""

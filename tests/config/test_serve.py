@@ -1,6 +1,7 @@
 """`manage.py serve` and the embedded PostgreSQL, as real processes that are killed."""
 
 import os
+import selectors
 import signal
 import socket
 import subprocess
@@ -103,6 +104,17 @@ def test_a_web_worker_ends_also_while_it_hands_out_a_request() -> None:
         ending.join(PATIENCE_SECONDS)
         assert not ending.is_alive()
     worker.handle_quit(signal.SIGQUIT, None)  # ends already
+    worker.tmp.close()
+
+
+def test_a_web_worker_that_has_stopped_serving_ignores_a_signal_to_end_at_once() -> None:
+    worker = WebWorker(0, os.getpid(), [], None, 0, Config(), Logger(Config()))
+    worker.tpool = worker.get_thread_pool()
+    worker.poller = selectors.DefaultSelector()
+    worker.method_queue.init()
+    worker.alive = False  # as after SIGTERM
+    worker.run()
+    worker.handle_quit(signal.SIGINT, None)  # the interpreter waits for the pool's threads
     worker.tmp.close()
 
 

@@ -82,6 +82,7 @@ class Command(BaseCommand):
             handler.addFilter(_is_no_trouble_with_the_connection)
         with suppress(KeyboardInterrupt, asyncio.CancelledError):
             self.work_until_told_to_end()
+        self.ending = True  # a signal from now on has nothing to end
         diary.info("The worker has ended.")
 
     def end(self, signal_number: int = 0, frame: FrameType | None = None) -> None:
