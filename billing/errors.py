@@ -200,6 +200,48 @@ class InvalidPaymentDate(BillingError):
     sentence = "The payment date {payment_date} is in the future or before 2000."
 
 
+class UnknownReason(BillingError):
+    code = "unknown_reason"
+    sentence = "There is no reason with the code {reason}."
+
+
+class ReasonRefused(BillingError):
+    """The change does not fit its reason: `why` is a key of `sentences`."""
+
+    code = "reason_refused"
+    further_figures = ("reason", "why")
+    sentences: ClassVar[Mapping[str, str]] = {
+        "retired": "“{label}” is no longer used as a reason.",
+        "type": "Only balance changes, gifts and reversals have a reason.",
+        "real_only": "“{label}” is for the real balance only.",
+        "bonus_only": "“{label}” is for the bonus balance only.",
+        "adds_only": "“{label}” only adds to a balance.",
+        "takes_only": "“{label}” only takes from a balance.",
+        "fields": "Fill in what stands in braces in the description of “{label}”.",
+        "comment": "“{label}” needs a comment: say more in the description.",
+    }
+
+    def describe(self) -> str:
+        return self.sentences[self.data["why"]].format_map(self.data)
+
+
+class UnknownBatch(BillingError):
+    code = "unknown_batch"
+    sentence = "There is no batch {batch}."
+
+
+class BatchReversed(BillingError):
+    code = "batch_reversed"
+    sentence = "Nothing is left of batch {batch} to reverse."
+
+
+class ReasonRequired(BillingError):
+    """Operators have to choose a reason: the setting REASON_REQUIRED."""
+
+    code = "reason_required"
+    sentence = "Choose a reason; this installation requires one."
+
+
 class InvalidExpiry(BillingError):
     """`reason` says why: the expiry is past or too far ahead, or the operation adds no bonus."""
 

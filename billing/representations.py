@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-from billing.models import Grant, Subscription, Transaction
+from billing.models import Batch, Grant, Reason, Subscription, Transaction
 
 
 def amount(value: Decimal) -> str:
@@ -47,6 +47,43 @@ def transaction(row: Transaction) -> dict[str, Any]:
         "digest": bytes(row.digest).hex(),
         "payment_date": day(row.payment_date),
         "bonus_expires_at": row.bonus_expires_at and moment(row.bonus_expires_at),
+        "reason": row.reason_id,
+        "batch": row.batch_id,
+    }
+
+
+def batch(row: Batch) -> dict[str, Any]:
+    """Returns a batch for programs, as it is now."""
+    return {
+        "id": row.pk,
+        "kind": row.kind,
+        "title": row.title,
+        "actor_id": row.actor_id,
+        "channel": row.channel,
+        "file_name": row.file_name or None,
+        "file_hash": row.file_hash or None,
+        "created_at": moment(row.created_at),
+        "entries": row.entries,
+        "posted": row.posted,
+        "refused": row.refused,
+        "real": amount(row.real),
+        "bonus": amount(row.bonus),
+        "reverses": row.reverses_id,
+    }
+
+
+def reason(row: Reason) -> dict[str, Any]:
+    """Returns a reason for programs, as it is now."""
+    return {
+        "code": row.code,
+        "label": row.label,
+        "template": row.template,
+        "fields": row.fields,
+        "direction": row.direction,
+        "balances": row.balances,
+        "bonus_days": row.bonus_days,
+        "is_comment_required": row.is_comment_required,
+        "is_active": row.is_active,
     }
 
 

@@ -208,6 +208,11 @@ def _database() -> dict[str, Any]:
 DATABASES = {"default": _database()}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+# --- Balance changes ----------------------------------------------------------------------------
+
+# Whether operators have to choose a reason for each balance change.
+REASON_REQUIRED = _flag("REASON_REQUIRED", default=False)
+
 # --- Bonus --------------------------------------------------------------------------------------
 
 # The last day of a bonus is so many days after the day on which it is given, unless it is given

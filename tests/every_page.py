@@ -12,21 +12,24 @@ from django.contrib.auth.models import Group
 from django.contrib.contenttypes.models import ContentType
 from django.utils import timezone
 
-from billing import authority, webhooks
+from billing import authority, ledger, webhooks
 from billing.models import (
     ApiKey,
+    Batch,
+    Channel,
     ChargingFailure,
     ChargingRun,
     EventType,
     Grant,
     LowBalanceThreshold,
-    StandardDescription,
+    Reason,
     Transaction,
     UserDefaults,
     WebhookAttempt,
     WebhookDelivery,
     WebhookEndpoint,
 )
+from billing.operations import batches
 from tests.factories import ServiceFactory, plan_with, subscribed, user_with
 from users.models import User
 
@@ -36,6 +39,15 @@ class PanelPage(NamedTuple):
 
     name: str
     path: str
+
+
+def a_batch(user: User) -> Batch:
+    """Posts a batch of one refill."""
+    entries = [ledger.balance_change_entry(user, amount=3, description="Of a batch")]
+    sheet = batches.Sheet(kind=Batch.Kind.REQUEST, title="Refills")
+    batch = batches.post(entries, sheet, actor=None, channel=Channel.API).batch
+    assert batch is not None
+    return batch
 
 
 class Things:
@@ -65,7 +77,10 @@ class Things:
             "users_operator": operator,
             "auth_user": operator,
             "auth_group": Group.objects.earliest("pk"),
-            "billing_standarddescription": StandardDescription.objects.create(text="Paid in cash"),
+            "billing_reason": Reason.objects.create(
+                code="cash", label="Paid in cash", template="Paid in cash"
+            ),
+            "billing_batch": a_batch(self.user),
             "billing_transaction": Transaction.objects.filter(user=self.user).earliest("pk"),
             "billing_plan": plan,
             "billing_service": service,

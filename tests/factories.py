@@ -7,7 +7,15 @@ import factory
 from factory.django import DjangoModelFactory
 
 from billing import ledger
-from billing.models import Channel, Plan, Service, ServicePrice, Subscription, Transaction
+from billing.models import (
+    Channel,
+    Plan,
+    Reason,
+    Service,
+    ServicePrice,
+    Subscription,
+    Transaction,
+)
 from billing.money import Amount
 from billing.plans import subscriptions
 from billing.plans.pricing import Cycle
@@ -119,3 +127,9 @@ def subscribed(
     """Subscribes `user` to `plan` as an operator does; without money, the subscription waits."""
     options = {"actor": None, "channel": Channel.PANEL, "wait_for_money": True} | options
     return subscriptions.start(user, plan, day=day, **options).subscription
+
+
+def reason(code: str = "goodwill", **fields: Any) -> Reason:
+    """Creates a reason; its label and template are made from its code."""
+    label = code.replace("_", " ").capitalize()
+    return Reason.objects.create(**{"code": code, "label": label, "template": label} | fields)

@@ -265,7 +265,7 @@ def test_a_write_of_money_is_seen(source: str, monkeypatch: pytest.MonkeyPatch) 
         "Balance.objects.get(pk=1)",
         "Transaction.objects.filter(user=1).aggregate(Sum('amount'))",
         "user.save()",
-        "StandardDescription.objects.create(text='Refill')",
+        "Reason.objects.create(template='Refill')",
         "ledger.change_balance(user, amount=5)",
         "cursor.execute('SELECT * FROM billing_transaction')",
         "cursor.copy('COPY billing_transaction TO STDOUT')",

@@ -5,11 +5,12 @@ Django's autodiscovery imports only this package, so it imports every module tha
 
 from billing.admin import (
     api_keys,
-    descriptions,
+    batches,
     jobs,
     login,
     low_balance,
     plans,
+    reasons,
     runs,
     services,
     staff,
@@ -22,11 +23,12 @@ from billing.admin import (
 
 __all__ = [
     "api_keys",
-    "descriptions",
+    "batches",
     "jobs",
     "login",
     "low_balance",
     "plans",
+    "reasons",
     "runs",
     "services",
     "staff",

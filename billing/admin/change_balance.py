@@ -1,10 +1,11 @@
 """The Change balance page."""
 
-from datetime import date
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final, cast
 
 from django import forms
+from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase, QueryDict
 from unfold.admin import ModelAdmin
@@ -19,6 +20,7 @@ from billing.admin.pages import (
     page_context,
     page_of_form,
 )
+from billing.admin.reasons import ReasonField, offered, wordings
 from billing.admin.transaction_page import redirect_to_posted
 from billing.admin.transactions import DayField
 from billing.descriptions import DESCRIPTION_MAX_LENGTH, LENGTHS
@@ -32,13 +34,27 @@ from billing.errors import (
     InvalidDescription,
     InvalidExpiry,
     InvalidPaymentDate,
+    ReasonRefused,
+    ReasonRequired,
+    UnknownReason,
 )
 from billing.expiry import usual_last_day
-from billing.models import Channel, StandardDescription, Transaction
+from billing.models import Channel, Reason, Transaction
 from billing.money import ZERO
 from users.models import User
 
 AMOUNT_HINT: Final = "Amount to add (positive) or subtract (negative)."
+
+# Where the page shows a refusal; None: above the form.
+FIELDS: Final[Mapping[type[BillingError], str | None]] = {
+    ClockBehind: None,
+    InvalidDescription: "description",
+    InvalidExpiry: "bonus_expires_on",
+    InvalidPaymentDate: "payment_date",
+    ReasonRefused: "reason",
+    ReasonRequired: "reason",
+    UnknownReason: "reason",
+}
 
 
 class AmountField(TypedField):
@@ -67,11 +83,12 @@ class ChangeBalanceForm(PanelForm):
     renewed when the operator has to confirm again.
     """
 
+    reason = ReasonField()
     description = forms.CharField(
         label="Transaction description",
         max_length=DESCRIPTION_MAX_LENGTH,
-        help_text=f"{LENGTHS} for the user's history. The list offers standard descriptions.",
-        widget=forms.TextInput({"list": "standard-descriptions"}),
+        help_text=f"{LENGTHS} for the user's history.",
+        widget=forms.TextInput({"list": "wordings"}),
     )
     amount = AmountField(label="Balance changes")
     bonus_amount = AmountField(label="Bonus changes")
@@ -99,11 +116,27 @@ class ChangeBalanceForm(PanelForm):
             },
         )
 
-    def clean_bonus_expires_on(self) -> date | None:
-        """Returns the last day, unless it is only the usual one and no bonus is added."""
-        last_day: date | None = self.cleaned_data["bonus_expires_on"]
-        adds_bonus = self.cleaned_data.get("bonus_amount", ZERO) > 0
-        return last_day if adds_bonus or last_day != self.usual_last_day else None
+        self.fields["reason"].required = settings.REASON_REQUIRED
+        if self.data.get("reason"):
+            self.fields["description"].required = False  # the reason has one
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        reason = cleaned.get("reason")
+        if reason is None and "reason" not in self.errors:
+            # A wording that was typed, or chosen from the list, is that of its reason.
+            wording = cleaned.get("description", "")
+            reason = Reason.objects.filter(is_active=True, template=wording).first()
+            cleaned["reason"] = reason
+        # The usual last day is filled in before anything is known. It does not count if no bonus is
+        # added, or if the reason has a last day of its own.
+        adds_bonus = cleaned.get("bonus_amount", ZERO) > 0
+        has_own_day = reason is not None and reason.bonus_days is not None
+        if cleaned.get("bonus_expires_on") == self.usual_last_day and (
+            has_own_day or not adds_bonus
+        ):
+            cleaned["bonus_expires_on"] = None
+        return cleaned
 
     def save(self) -> Transaction | None:
         """Posts. Returns the transaction, or None if it was refused; the errors then say why."""
@@ -113,6 +146,7 @@ class ChangeBalanceForm(PanelForm):
         return None if self.outage else posted
 
     def _post(self) -> Transaction | None:
+        reason: Reason | None = self.cleaned_data["reason"]
         try:
             return operations.money.change_balance(
                 self.user.pk,
@@ -121,6 +155,7 @@ class ChangeBalanceForm(PanelForm):
                 bonus_amount=self.cleaned_data["bonus_amount"],
                 bonus_expires_at=self.cleaned_data["bonus_expires_on"],
                 payment_date=self.cleaned_data["payment_date"],
+                reason=reason.code if reason else None,
                 idempotency_key=f"panel:{self.cleaned_data['key']}",
                 expected_number=self.cleaned_data["expected_number"],
                 actor=self.actor,
@@ -139,8 +174,16 @@ class ChangeBalanceForm(PanelForm):
                 "another transaction."
             )
         except BillingError as refusal:
+            if isinstance(refusal, ReasonRefused) and reason is not None:
+                self._show_template(reason)
             self.add_error(self._field_of(refusal), str(refusal))
         return None
+
+    def _show_template(self, reason: Reason) -> None:
+        """Fills in the reason's description, if there is none, so that it can be completed."""
+        if not self.cleaned_data["description"]:
+            self.data = cast(QueryDict, self.data).copy()
+            self.data["description"] = reason.template
 
     def _ask_again(self, message: str) -> None:
         self.seen = ledger.balance(self.user)
@@ -152,16 +195,12 @@ class ChangeBalanceForm(PanelForm):
 
     @staticmethod
     def _field_of(refusal: BillingError) -> str | None:
-        if isinstance(refusal, ClockBehind):
-            return None  # belongs to no field
-        if isinstance(refusal, InvalidDescription):
+        if isinstance(refusal, ReasonRefused) and refusal.data["why"] in ("fields", "comment"):
             return "description"
-        if isinstance(refusal, InvalidExpiry):
-            return "bonus_expires_on"
-        if isinstance(refusal, InvalidPaymentDate):
-            return "payment_date"
         if isinstance(refusal, InsufficientFunds | BalanceOutOfRange):
             return "bonus_amount" if refusal.data["balance"] == "bonus" else "amount"
+        if type(refusal) in FIELDS:
+            return FIELDS[type(refusal)]
         field = str(refusal.data.get("field"))
         return field if field in ("description", "bonus_amount") else "amount"
 
@@ -178,6 +217,7 @@ def change_balance(request: HttpRequest, user_id: int, model_admin: ModelAdmin) 
     context = page_context(request, model_admin, title="Change balance", user=user) | {
         "form": form,
         "balance": form.seen,
-        "standard_descriptions": StandardDescription.objects.values_list("text", flat=True),
+        "reasons": offered(),
+        "wordings": wordings(),
     }
     return page_of_form(request, "billing/change_balance.html", context, form)

@@ -74,6 +74,13 @@ ENTRIES = [
     ),
     (
         "Billing",
+        "Batches",
+        "stacks",
+        "billing_batch_changelist",
+        ("billing.view_batch",),
+    ),
+    (
+        "Billing",
         "Defaults for new users",
         "person_add",
         "billing_userdefaults_changelist",
@@ -81,10 +88,10 @@ ENTRIES = [
     ),
     (
         "Billing",
-        "Standard descriptions",
+        "Reasons",
         "format_list_bulleted",
-        "billing_standarddescription_changelist",
-        ("billing.view_standarddescription", "billing.change_standarddescription"),
+        "billing_reason_changelist",
+        ("billing.view_reason", "billing.change_reason"),
     ),
     (
         "Integrations",

@@ -30,13 +30,13 @@ from billing.admin.pages import (
     page_of_form,
     row_or_404,
 )
+from billing.admin.reasons import wordings
 from billing.admin.transactions import list_page
 from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH
 from billing.errors import AlreadyReversed, BillingError, InvalidDescription, NotReversible
 from billing.models import (
     Channel,
     Plan,
-    StandardDescription,
     Transaction,
     TransactionType,
 )
@@ -222,7 +222,7 @@ class TransactionAdmin(PanelAdmin):
             "left": left,
             "paid_back": paid_back,
             "balance": ledger.balance(row.user_id),
-            "standard_descriptions": StandardDescription.objects.values_list("text", flat=True),
+            "wordings": wordings(),
         }
         return page_of_form(request, "billing/reverse.html", context, form)
 

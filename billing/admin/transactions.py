@@ -35,6 +35,7 @@ from billing.files.exports import TooManyRows, csv_lines, write_xlsx
 from billing.models import (
     Channel,
     Label,
+    Reason,
     Service,
     Subscription,
     Transaction,
@@ -105,6 +106,10 @@ class TransactionFilters(PanelForm):
         ],
     )
     channel = forms.ChoiceField(required=False, choices=[("", "All"), *Channel.choices])
+    reason = forms.CharField(required=False, widget=forms.Select, max_length=32)
+    batch = forms.IntegerField(
+        required=False, min_value=1, max_value=2**63 - 1, widget=forms.HiddenInput
+    )
     paid_from = DayField(label="Paid from")
     paid_to = DayField(label="Paid to")
     q = forms.CharField(label="Description", required=False, max_length=DESCRIPTION_MAX_LENGTH)
@@ -119,6 +124,8 @@ class TransactionFilters(PanelForm):
             known[chosen] = subtype_label(chosen)
         widget = cast(forms.Select, self.fields["subtype"].widget)
         widget.choices = [("", "All subtypes"), *known.items()]
+        reasons = [("", "All reasons"), *Reason.objects.values_list("code", "label")]
+        cast(forms.Select, self.fields["reason"].widget).choices = reasons
         self.fields["q"].widget.attrs |= {"placeholder": "Words"}
 
     def clean(self) -> dict[str, Any]:
@@ -145,6 +152,8 @@ class TransactionFilters(PanelForm):
             subtype=chosen.get("subtype", ""),
             kind=chosen.get("direction", ""),
             channel=chosen.get("channel", ""),
+            reason=chosen.get("reason", ""),
+            batch=chosen.get("batch"),
             paid_from=chosen.get("paid_from"),
             paid_to=chosen.get("paid_to"),
             text=chosen.get("q", "").replace("\0", ""),
@@ -213,9 +222,16 @@ def _listed(request: HttpRequest, user: User | None, listing: reports.Listing) -
                 context |= _of_one_user(request, user, listing)
             elif listing.since or listing.until:
                 context["turnover"] = reports.turnover(listing)
+            if listing.since or listing.until:
+                context["by_reason"] = _with_reasons(reports.by_reason(listing))
     except reports.TooSlow:
         context = {"is_filtered": listing.is_filtered, "is_too_slow": True}
     return context
+
+
+def _with_reasons(sums: list[reports.ReasonSums]) -> list[reports.ReasonSums]:
+    """Returns the sums by reason; nothing where no change has a reason."""
+    return sums if any(row.reason for row in sums) else []
 
 
 def _of_one_user(request: HttpRequest, user: User, listing: reports.Listing) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Calls that change balances: of one user, or of many users in one batch."""
+"""Calls that change the balances of one user."""
 
 from typing import Annotated, Any
 
@@ -10,20 +10,14 @@ from pydantic import Field
 
 from billing import ledger, operations, representations
 from billing.api.keys import IDEMPOTENCY_KEY, RequiresPermission, actor
-from billing.api.problems import details
 from billing.api.repeats import PLAIN, REPLAYED
 from billing.api.schemas import (
     BalanceChangeIn,
-    BatchEntryIn,
-    BatchIn,
-    BatchOut,
     IdempotencyKey,
     PathId,
     ProblemOut,
     TransactionOut,
 )
-from billing.errors import BillingError, UnknownUser
-from billing.expiry import end_of_bonus
 from billing.models import Channel, Transaction
 
 router = Router(tags=["Balance changes"])
@@ -72,75 +66,3 @@ def change_balance(
         channel=Channel.API,
     )
     return posted(response, transaction)
-
-
-@router.post(
-    "/balance-changes",
-    auth=RequiresPermission("billing.change_balance", writes=True, lasts=True),
-    response={200: BatchOut, 402: ProblemOut, 404: ProblemOut, 409: ProblemOut, 422: ProblemOut},
-    summary="Change balances of many users",
-    description="Up to 1,000 changes. Those of one user are posted in this order. Each can have "
-    "its own idempotency key. All are posted, or none; in that case the problem's "
-    "`entry` is the position, from 1, of an entry that was refused. With "
-    "`skip_refused`, all others are posted.",
-)
-def change_balances(request: HttpRequest, batch: BatchIn, response: HttpResponse) -> dict[str, Any]:
-    known = operations.customers.existing_customer_ids({entry.user_id for entry in batch.entries})
-    refused: dict[int, BillingError] = {}
-    entries: list[tuple[int, ledger.Entry]] = []
-    for place, entry in enumerate(batch.entries, start=1):
-        try:
-            entries.append((place, _entry(entry, known)))
-        except BillingError as refusal:
-            refusal.data["entry"] = place
-            if not batch.skip_refused:
-                raise
-            refused[place] = refusal
-    results = _post(entries, request, skip_refused=batch.skip_refused)
-    return {
-        "results": [
-            results[place] if place in results else _refused(refused[place])
-            for place in range(1, len(batch.entries) + 1)
-        ]
-    }
-
-
-def _entry(entry: BatchEntryIn, known: set[int]) -> ledger.Entry:
-    if entry.user_id not in known:
-        raise UnknownUser(user_id=entry.user_id)
-    said = entry.model_dump(exclude={"user_id"})
-    ledger.callers_key(entry.idempotency_key)
-    operations.money.refuse_future_payment(entry.payment_date)
-    said["bonus_expires_at"] = end_of_bonus(entry.bonus_expires_at)
-    return ledger.balance_change_entry(entry.user_id, **said)
-
-
-def _post(
-    entries: list[tuple[int, ledger.Entry]], request: HttpRequest, *, skip_refused: bool
-) -> dict[int, dict[str, Any]]:
-    """Posts entries. Returns the results by the places of the entries."""
-    results = operations.money.post_batch(
-        [entry for _, entry in entries],
-        actor=actor(request),
-        channel=Channel.API,
-        skip_refused=skip_refused,
-    )
-    return {
-        place: _result(result, place) for (place, _), result in zip(entries, results, strict=True)
-    }
-
-
-def _result(result: ledger.Posted, place: int) -> dict[str, Any]:
-    if result.refusal is not None:
-        result.refusal.data["entry"] = place
-        return _refused(result.refusal)
-    assert result.transaction is not None  # noqa: S101 - posted or replayed
-    return {
-        "outcome": result.outcome,
-        "transaction": representations.transaction(result.transaction),
-        "problem": None,
-    }
-
-
-def _refused(refusal: BillingError) -> dict[str, Any]:
-    return {"outcome": "refused", "transaction": None, "problem": details(refusal)}

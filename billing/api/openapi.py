@@ -142,6 +142,7 @@ TAGS: Final = (
     ("Users", "Customers and their details."),
     ("Transactions", "The operations on users' balances, and the balances at any time."),
     ("Balance changes", "Refills and charges of balances."),
+    ("Batches", "Changes of many balances that are posted together, and can be reversed together."),
     ("Service charges", "What is charged per use."),
     ("Subscriptions", "The plans of users and devices."),
     ("Active days", "For plans that are charged by active day."),

@@ -57,6 +57,8 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "unknown_transaction": 404,
     "unknown_subscription": 404,
     "unknown_grant": 404,
+    "unknown_batch": 404,
+    "batch_reversed": 409,
     "email_taken": 409,
     "idempotency_conflict": 409,
     "balance_moved": 409,

@@ -14,6 +14,7 @@ from ninja.types import DictStrAny
 from billing.api import (
     active_days,
     balance_changes,
+    batches,
     plans,
     service_charges,
     subscriptions,
@@ -126,6 +127,7 @@ ROUTERS = (
     users.router,
     transactions.router,
     balance_changes.router,
+    batches.router,
     service_charges.router,
     subscriptions.router,
     active_days.router,

@@ -4,6 +4,8 @@ Requests accept only these fields. For amounts and texts only the type is checke
 checks the rest and refuses with its own codes.
 """
 
+import csv
+import io
 import re
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
@@ -17,11 +19,13 @@ from pydantic import (
     Field,
     StrictBool,
     StrictInt,
+    StrictStr,
     StringConstraints,
+    model_validator,
 )
 
 from billing.descriptions import DESCRIPTION_MAX_LENGTH, LENGTHS
-from billing.models import Channel, Subscription, TransactionType
+from billing.models import Batch, Channel, Reason, Subscription, TransactionType
 from billing.plans.pricing import Cycle
 from users.ids import MAX_ID
 from users.texts import storage_problem
@@ -232,6 +236,8 @@ class TransactionOut(ResponseModel):
     bonus_expires_at: MomentOut | None = Field(
         description="The moment from which the added bonus cannot be spent; null: never."
     )
+    reason: str | None = Field(description="The code of the reason of a balance change.")
+    batch: int | None = Field(description="The ID of the batch with which it was posted.")
 
 
 # --- Users --------------------------------------------------------------------------------------
@@ -331,7 +337,11 @@ class BalanceChangeIn(RequestModel):
         description="Bank transfer 4711", amount="25.00", bonus_amount="5.00", metadata={}
     )
 
-    description: Text = Field(description=f"{LENGTHS}.", examples=["Bank transfer 4711"])
+    description: Text = Field(
+        default="",
+        description=f"{LENGTHS}. Without it: what the reason says.",
+        examples=["Bank transfer 4711"],
+    )
     amount: AmountIn = "0"
     bonus_amount: AmountIn = "0"
     metadata: Metadata = Field(default_factory=dict)
@@ -343,7 +353,10 @@ class BalanceChangeIn(RequestModel):
     bonus_expires_at: ExpiryIn | None = Field(
         default=None,
         description="When the added bonus expires: a time, or the last day on which it can be "
-        "spent, in the installation's time zone. Without it: never.",
+        "spent, in the installation's time zone. Without it: as the reason says, or never.",
+    )
+    reason: Annotated[Text, Field(max_length=32)] | None = Field(
+        default=None, description="The code of a reason: `GET /reasons`.", examples=["goodwill"]
     )
     expected_number: Number | None = Field(
         default=None,
@@ -362,6 +375,9 @@ class BatchEntryIn(BalanceChangeIn):
 
 
 MAX_ENTRIES = 1000
+MAX_FILE = 400_000  # characters
+WHOLE = ("user_id", "expected_number")
+WHOLE_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 def _not_too_many(entries: Any) -> Any:
@@ -390,6 +406,9 @@ class BatchIn(RequestModel):
         skip_refused=False,
     )
 
+    title: Annotated[Text, Field(max_length=200)] = Field(
+        default="", description="What the list of batches calls it."
+    )
     entries: Annotated[list[BatchEntryIn], BeforeValidator(_not_too_many)] = Field(
         min_length=1, max_length=MAX_ENTRIES
     )
@@ -408,6 +427,128 @@ class BatchResultOut(ResponseModel):
 
 class BatchOut(ResponseModel):
     results: list[BatchResultOut] = Field(description="In the order of the entries.")
+    batch: int | None = Field(description="The ID of the batch; null: nothing was posted.")
+
+
+class FileIn(RequestModel):
+    """A CSV file. Its first line names the columns, which are the fields of an entry."""
+
+    model_config = example(
+        name="march.csv", content="user_id,amount,description\n7,25.00,Bank transfer 4711\n"
+    )
+
+    name: Annotated[Text, Field(min_length=1, max_length=255)]
+    content: Annotated[StrictStr, Field(max_length=MAX_FILE)] = Field(
+        examples=["user_id,amount,description\n7,25.00,Bank transfer 4711\n"]
+    )
+
+
+class NewBatchIn(BatchIn):
+    """Either the entries themselves, or a file with them."""
+
+    file: FileIn | None = Field(
+        default=None,
+        description="Instead of the entries. The same file is the same batch: it is posted once.",
+    )
+    dry_run: StrictBool = Field(
+        default=False, description="Answer what would happen now, and post nothing."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def read_file(cls, said: Any) -> Any:
+        """Reads the entries from the file, so that they are checked like any others."""
+        if not isinstance(said, dict) or said.get("file") is None:
+            return said
+        if "entries" in said:
+            raise ValueError("Give either entries or a file.")
+        file = FileIn.model_validate(said["file"])
+        return said | {"entries": entries_of_csv(file.content)}
+
+
+def entries_of_csv(content: str) -> list[dict[str, Any]]:
+    """Returns the lines of a CSV file as entries. Empty cells are left out."""
+    lines = csv.DictReader(io.StringIO(content.removeprefix("\ufeff")), strict=True)
+    known = set(BatchEntryIn.model_fields) - {"metadata"}
+    try:
+        if unknown := [name for name in lines.fieldnames or () if name not in known]:
+            raise ValueError(f"The file has a column that is not known: {unknown[0]}.")
+        entries: list[dict[str, Any]] = []
+        for line in lines:
+            if None in line:
+                raise ValueError(f"Line {lines.line_num} of the file has too many cells.")
+            cells = {name: cell.strip() for name, cell in line.items() if cell and cell.strip()}
+            entries.append(
+                {
+                    name: int(cell) if name in WHOLE and WHOLE_NUMBER.fullmatch(cell) else cell
+                    for name, cell in cells.items()
+                }
+            )
+    except csv.Error as problem:
+        raise ValueError(f"Line {lines.line_num} of the file is no CSV: {problem}.") from None
+    return entries
+
+
+class BatchFiguresOut(ResponseModel):
+    """Transactions that were posted together. Its figures are those of its transactions."""
+
+    id: int
+    kind: Batch.Kind
+    title: str
+    actor_id: int | None
+    channel: Channel
+    file_name: str | None
+    file_hash: str | None = Field(description="SHA-256 of the file, hexadecimal.")
+    created_at: MomentOut
+    entries: int = Field(description="How many entries it was given.")
+    posted: int = Field(description="How many transactions it has.")
+    refused: int
+    real: AmountOut = Field(description="What it added to real balances, less what it took.")
+    bonus: AmountOut
+    reverses: int | None = Field(description="The ID of the batch that it reverses.")
+
+
+class PostedBatchOut(ResponseModel):
+    batch: BatchFiguresOut | None = Field(description="Null: nothing was posted.")
+    results: list[BatchResultOut] = Field(description="In the order of the entries.")
+
+
+class BatchPage(ResponseModel):
+    batches: list[BatchFiguresOut]
+    next_cursor: str | None = Field(description="For the next page; null: this is the last page.")
+
+
+class BatchReversalIn(RequestModel):
+    model_config = example(description="The file was of last month")
+
+    description: Text = Field(description=f"{LENGTHS}.")
+    skip_refused: StrictBool = Field(
+        default=False, description="Reverse what can be reversed. Otherwise all, or nothing."
+    )
+    dry_run: StrictBool = Field(
+        default=False, description="Answer what would happen now, and post nothing."
+    )
+
+
+# --- Reasons ------------------------------------------------------------------------------------
+
+
+class ReasonOut(ResponseModel):
+    """Why balances are changed. Its template is the description of a change without one."""
+
+    code: str
+    label: str
+    template: str
+    fields: list[str] = Field(description="What stands in braces in the template.")
+    direction: Reason.Direction
+    balances: Reason.Balances
+    bonus_days: int | None = Field(description="For how many days an added bonus can be spent.")
+    is_comment_required: bool
+    is_active: bool
+
+
+class ReasonsOut(ResponseModel):
+    reasons: list[ReasonOut]
 
 
 # --- Transactions -------------------------------------------------------------------------------

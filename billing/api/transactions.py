@@ -45,6 +45,7 @@ from billing.api.schemas import (
 from billing.errors import UnknownTransaction
 from billing.models import Channel, Transaction, TransactionType
 from billing.operations.customers import customer_id
+from users.ids import MAX_ID
 
 router = Router(tags=["Transactions"])
 
@@ -73,6 +74,8 @@ class TransactionFilters(Parameters):
         None, description="Payments made on this day or later, by their payment date."
     )
     paid_to: Day | None = Field(None, description="Payments made on this day or earlier.")
+    reason: Text | None = Field(None, max_length=32, examples=["goodwill"])
+    batch: int | None = Field(None, ge=1, le=MAX_ID, description="The ID of a batch.")
     order: Literal["newest", "oldest"] = Field(
         "newest",
         description="`oldest` is for programs that follow the list: its cursor continues later "
@@ -100,6 +103,8 @@ class TransactionFilters(Parameters):
             direction=DIRECTIONS[self.direction] if self.direction else "",
             paid_from=self.paid_from,
             paid_to=self.paid_to and min(self.paid_to, FAR_AHEAD),
+            reason=self.reason or "",
+            batch=self.batch,
         )
 
 

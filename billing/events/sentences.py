@@ -17,8 +17,8 @@ from billing.models import (
     Event,
     EventType,
     Plan,
+    Reason,
     Service,
-    StandardDescription,
     Subject,
     Subscription,
     UserDefaults,
@@ -142,10 +142,15 @@ FIELD_LABELS: Final[Mapping[tuple[str, str], str]] = {
     (Subject.USER_DEFAULTS, "bonus"): "Bonus on registration",
     (Subject.PLAN, "cycle"): "Billing cycle",
 }
-MODELS: Final = {
-    model._meta.model_name: model
-    for model in (Plan, Service, StandardDescription, UserDefaults, WebhookEndpoint)
+MODELS: Final[Mapping[str, type[models.Model]]] = {
+    Subject.PLAN: Plan,
+    Subject.SERVICE: Service,
+    Subject.REASON: Reason,
+    Subject.USER_DEFAULTS: UserDefaults,
+    Subject.WEBHOOK_ENDPOINT: WebhookEndpoint,
 }
+# What fields were called when older events were recorded.
+RENAMED: Final[Mapping[tuple[str, str], str]] = {(Subject.REASON, "text"): "template"}
 
 
 def _configured(data: Data, subject: str) -> str:
@@ -172,14 +177,18 @@ def _label(subject: str, change: Data) -> str:
     if change["field"] == "service_price":
         return f"Price of {change['service']['name']}"
     known = FIELD_LABELS.get((subject, change["field"]))
-    field = MODELS[subject]._meta.get_field(change["field"])
-    return known or capfirst(str(field.verbose_name))  # type: ignore[union-attr]
+    field = _field(subject, change["field"])
+    return known or capfirst(str(field.verbose_name))
+
+
+def _field(subject: str, name: str) -> Any:
+    return MODELS[subject]._meta.get_field(RENAMED.get((subject, name), name))
 
 
 def _value(subject: str, change: Data, when: str) -> str:
     """Returns a value as text for people."""
     name, value = change["field"], change[when]
-    field = None if name == "service_price" else MODELS[subject]._meta.get_field(name)
+    field = None if name == "service_price" else _field(subject, name)
     choices = dict(getattr(field, "flatchoices", ()))
     match value:
         case bool():

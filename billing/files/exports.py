@@ -30,6 +30,7 @@ COLUMNS: Final = (
     "id", "user_id", "login", "number", DATE, "type", "subtype", "description", "device",
     "amount", "old_balance", "new_balance", "bonus_amount", "old_bonus", "new_bonus",
     "operator", "channel", "reverses", "reversed_by", "label", "payment_date", EXPIRY,
+    "reason", "batch",
 )  # fmt: skip
 XLSX_MAX_ROWS: Final = 1_048_575  # rows of a sheet below the heading
 EXACT_DIGITS: Final = 15  # digits that a spreadsheet's number holds
@@ -124,6 +125,7 @@ def _cells(row: Transaction) -> Iterable[Cell]:
         row.actor.email if row.actor else "", row.channel, row.reverses,
         " ".join(str(each.number) for each in row.reversed_by), row.label.label,
         row.payment_date, row.bonus_expires_at and timezone.localtime(row.bonus_expires_at),
+        row.reason_id or "", row.batch_id,
     )  # fmt: skip
 
 

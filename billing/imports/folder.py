@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,6 +116,15 @@ class Folder:
                     except Unreadable as problem:
                         whose = line.cells.get("id" if table is USERS else "user_id") or None
                         self.problems.append(Problem(str(problem), line.place, whose))
+
+    def fingerprint(self) -> str:
+        """Returns a SHA-256, in hexadecimal, over the names and the contents of all files."""
+        seen = sha256()
+        for table in TABLES:
+            for name in self._files(table):
+                with (self.path / name).open("rb") as file:
+                    seen.update(f"{name} {file_digest(file, 'sha256').hexdigest()}\n".encode())
+        return seen.hexdigest()
 
     def _files(self, table: Table) -> Iterator[str]:
         if (self.path / table.name).exists():

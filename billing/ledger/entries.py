@@ -64,15 +64,23 @@ class Entry:
     expected_number: int | None = None
     payment_date: date | None = None
     bonus_expires_at: datetime | None = None
+    reason: str | None = None
+    batch: int | None = None
 
 
 class Options(TypedDict, total=False):
-    """Optional fields of every entry. `billing.ledger` explains the last two."""
+    """Optional fields of every entry. `billing.ledger` explains the keys and numbers.
+
+    `reason` is the code of a reason, for changes and reversals only. `batch` is the ID of the batch
+    with which it is posted.
+    """
 
     device: str
     metadata: Mapping[str, Any]
     idempotency_key: str | None
     expected_number: int | None
+    reason: str | None
+    batch: int | None
 
 
 # --- Making entries -----------------------------------------------------------------------------
@@ -336,12 +344,16 @@ def as_json(entry: Entry) -> dict[str, Any]:
         "metadata": _with_request(json_object("metadata", entry.metadata)),
         "idempotency_key": None if key is None else checked_text("idempotency_key", key, 100),
         "expected_number": whole_number("expected_number", entry.expected_number),
-    } | _dates(entry)
+    } | _further(entry)
 
 
-def _dates(entry: Entry) -> dict[str, str]:
-    """Returns the dates of an entry, which few entries have."""
-    found = {}
+def _further(entry: Entry) -> dict[str, Any]:
+    """Returns the fields of an entry that few entries have."""
+    found: dict[str, Any] = {}
+    if entry.reason is not None:
+        found["reason"] = checked_text("reason", entry.reason, 32)
+    if entry.batch is not None:
+        found["batch"] = entry.batch
     if entry.payment_date is not None:
         found["payment_date"] = entry.payment_date.isoformat()
     if entry.bonus_expires_at is not None:

@@ -34,7 +34,7 @@ COLUMNS: Final = (
     "id, user_id, number, type, subtype, description, device, "
     "amount, old_balance, new_balance, bonus_amount, old_bonus, new_bonus, "
     "refilled, bonus_refilled, created_at, actor_id, channel, idempotency_key, reverses, "
-    "metadata, digest, payment_date, form"
+    "metadata, digest, payment_date, form, batch_id"
 )
 
 
@@ -67,13 +67,18 @@ def units_of(amount: Decimal) -> int:
 
 
 def load_history(
-    transactions: Iterable[PastTransaction], *, expected: int, is_always_checked: bool = False
+    transactions: Iterable[PastTransaction],
+    *,
+    expected: int,
+    batch: int | None = None,
+    is_always_checked: bool = False,
 ) -> int:
     """Writes transactions in the order given, which must be that of time for each user.
 
-    `expected` is about how many there are. Above CHECKED_MAX the whole ledger is locked until the
-    end, unless `is_always_checked`. All or nothing: one database transaction, or a part of the
-    caller's, who has created or locked the users. Returns the number of transactions.
+    `batch` is the ID of their batch. `expected` is about how many there are. Above CHECKED_MAX the
+    whole ledger is locked until the end, unless `is_always_checked`. All or nothing: one database
+    transaction, or a part of the caller's, who has created or locked the users. Returns the number
+    of transactions.
     """
     chains: dict[int, _Chain] = {}
     written = 0
@@ -90,7 +95,7 @@ def load_history(
         with _checks(row_by_row=is_checked):
             copying = cursor.copy(f"COPY billing_transaction ({COLUMNS}) FROM STDIN")
             with connection.wrap_database_errors, copying as copy:
-                for row in _rows(transactions, ids, chains):
+                for row in _rows(transactions, ids, chains, batch):
                     copy.write_row(row)
                     written += 1
             if not is_checked:
@@ -161,13 +166,17 @@ def _last_of(chains: Mapping[int, _Chain]) -> list[list[Any]]:
 
 
 def _rows(
-    transactions: Iterable[PastTransaction], ids: Iterator[int], chains: dict[int, _Chain]
+    transactions: Iterable[PastTransaction],
+    ids: Iterator[int],
+    chains: dict[int, _Chain],
+    batch: int | None,
 ) -> Iterator[list[str | None]]:
     """Yields the transactions as rows of COLUMNS, each value in PostgreSQL's text form.
 
     Most of the time of a load is spent here, so it is one function and makes no text twice.
     """
     encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
+    batch_text = None if batch is None else str(batch)
     for past in transactions:
         (user_id, at, kind, subtype, description, device, amount, bonus_amount,
          actor_id, channel, idempotency_key, reverses, metadata, payment_date) = past  # fmt: skip
@@ -202,11 +211,14 @@ def _rows(
         ]  # fmt: skip
         # The canonical form of docs/ledger.md, as the database's billing_digest makes it.
         said = [chain.digest, *row]
-        if payment_date is not None:  # form 2
-            said.append(f'{{"payment_date": "{payment_date}"}}')
-        chain.digest = sha256(encode(said).encode()).hexdigest()
         day = None if payment_date is None else f"{payment_date}"
-        row += [f"\\x{chain.digest}", day, "1" if payment_date is None else "2"]
+        further = {} if batch_text is None else {"batch": batch_text}
+        if day is not None:
+            further["payment_date"] = day
+        if further:
+            said.append(as_jsonb(further))
+        chain.digest = sha256(encode(said).encode()).hexdigest()
+        row += [f"\\x{chain.digest}", day, "2" if further else "1", batch_text]
         yield row
 
 

@@ -44,7 +44,7 @@ def move(
     """Takes a payment back from one user and posts it for another: both, or neither.
 
     What earlier refunds took back is not moved. The day of the payment and the expiry of a gift
-    stay as they were. Both transactions name each other in their metadata.
+    stay as they were, and its reason. Both transactions name each other in their metadata.
 
     Raises NotMovable for anything but a payment, AlreadyReversed if nothing is left of it,
     SameUser, UnknownTransaction, InsufficientFunds if the money has been spent, and BalanceMoved.
@@ -105,6 +105,8 @@ def _moved(
         or timezone.localdate(original.created_at, ZoneInfo(settings.TIME_ZONE)),
         bonus_expires_at=grant.expires_at if grant and reversal.bonus_amount < 0 else None,
         metadata={MOVED_FROM: {"user_id": user_id, "number": reversal.number}},
+        # A reason that is no longer used cannot be given again.
+        reason=original.reason_id if original.reason and original.reason.is_active else None,
     )
     return MovedPayment(reversal, post(given, actor=actor, channel=channel))
 

@@ -17,6 +17,7 @@ COLUMNS: Final = (
     *("amount", "old_balance", "new_balance", "bonus_amount", "old_bonus", "new_bonus"),
     *("refilled", "bonus_refilled", "created_at", "actor_id", "channel", "idempotency_key"),
     *("reverses", "metadata", "digest", "payment_date", "bonus_expires_at", "form"),
+    *("reason_id", "batch_id"),
 )
 AMOUNTS: Final = COLUMNS[7:15]
 
@@ -44,7 +45,8 @@ _FORM_2: Final = f"""{_FORM_1}, textin(jsonb_out(jsonb_strip_nulls(jsonb_build_o
         'uses', {_USES},
         'payment_date', textin(date_out(payment_date)),
         'bonus_expires_at', to_char(
-            bonus_expires_at AT TIME ZONE INTERVAL '0', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+            bonus_expires_at AT TIME ZONE INTERVAL '0', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+        'reason', reason_id, 'batch', {_texts("int8out", "batch_id")}
     ))))"""
 
 
@@ -169,11 +171,14 @@ TRANSACTION_RULES: Final = (
     ),
     Rule(
         "G8",
-        "its dates are those of payments and of added bonuses, and its form has a place for them",
+        "its dates are those of payments and of added bonuses, its reason that of a change or "
+        "reversal, and its form has a place for them",
         """form IN (1, 2) AND (payment_date IS NULL OR form = 2 AND type = 'payment'
             AND payment_date >= date_in('2000-01-01'))
         AND (bonus_expires_at IS NULL OR form = 2 AND bonus_amount > 0
-            AND type IN ('payment', 'bonus_charge') AND bonus_expires_at > created_at)""",
+            AND type IN ('payment', 'bonus_charge') AND bonus_expires_at > created_at)
+        AND (reason_id IS NULL OR form = 2 AND type IN ('payment', 'bonus_charge', 'reversal'))
+        AND (batch_id IS NULL OR form = 2)""",
     ),
     Rule(
         "G11",
@@ -201,9 +206,12 @@ TRANSACTION_RULES: Final = (
 # These need more than a row and the one before it, so they are checked separately.
 UNIQUE_KEY: Final = Rule("G6", "no other transaction of the user has its idempotency key")
 ACTOR: Final = Rule("G8", "its actor is somebody who exists")
+REASON: Final = Rule("G8", "its reason is one that there is")
+BATCH: Final = Rule("G8", "its batch is one that there is")
+FIGURES: Final = Rule("G8", "its figures are those of its transactions")
 UNIQUE_ID: Final = Rule("G2", "no other transaction has its ID")
 HAS_USER: Final = Rule("G1", "it says whose it is")
-SEPARATE_RULES: Final = (UNIQUE_KEY, ACTOR, UNIQUE_ID, HAS_USER)
+SEPARATE_RULES: Final = (UNIQUE_KEY, ACTOR, REASON, BATCH, UNIQUE_ID, HAS_USER)
 
 # For the events of a subject, like `TRANSACTION_RULES` for the transactions of a user.
 EVENT_DIGEST: Final = f"""sha256(convert_to(textin(json_out(json_build_array(

@@ -21,11 +21,14 @@ from django.db.backends.utils import CursorWrapper
 from billing.ledger.rules import (
     ACTOR,
     BALANCE_RULES,
+    BATCH,
     CLOCK,
     COLUMNS,
     EVENT_RULES,
+    FIGURES,
     GRANT_RULES,
     HAS_USER,
+    REASON,
     SEPARATE_RULES,
     TRANSACTION_RULES,
     UNIQUE_ID,
@@ -66,6 +69,11 @@ class Problem:
             return (
                 f"{use} {self.number} of user {self.user_id} breaks {self.rule.guarantee}: "
                 f"it does not hold that {self.rule.says}."
+            )
+        if self.rule is FIGURES:
+            return (
+                f"Batch {self.number} breaks {self.rule.guarantee}: it does not hold that "
+                f"{self.rule.says}."
             )
         what = "Balance" if self.number is None else f"Transaction {self.number}"
         return (
@@ -143,7 +151,7 @@ def check(parts: list[Stretch]) -> Iterator[Checked]:
             return
     all_of_them = Stretch(parts[0].after, parts[-1].up_to, 0)
     with untrusting_cursor() as cursor:
-        for ask in (_nobodys, _same_id, _broken_event, _clock_behind):
+        for ask in (_nobodys, _same_id, _broken_event, _wrong_figures, _clock_behind):
             if problem := ask(cursor, all_of_them):
                 yield Checked(0, 0, problem)
                 return
@@ -203,6 +211,25 @@ def _broken_event(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
     return Problem(EVENT_RULES[broken], None, number, row)
 
 
+def _wrong_figures(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
+    """Returns the first batch whose figures are not those of its transactions."""
+    if stretch.after is not None or stretch.up_to is not None:
+        return None
+    cursor.execute(
+        """
+        SELECT b.id FROM public.billing_batch b LEFT JOIN (
+            SELECT batch_id, count(*) AS posted, sum(amount) AS real, sum(bonus_amount) AS bonus
+            FROM public.billing_transaction WHERE batch_id IS NOT NULL GROUP BY batch_id
+        ) t ON t.batch_id = b.id
+        WHERE (b.posted, b.real, b.bonus) IS DISTINCT FROM
+            (coalesce(t.posted, 0), coalesce(t.real, 0), coalesce(t.bonus, 0))
+        ORDER BY b.id LIMIT 1
+        """
+    )
+    found = cursor.fetchone()
+    return None if found is None else Problem(FIGURES, None, found[0], {})
+
+
 def _clock_behind(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
     """Returns the first transaction dated more than a day after the database's clock."""
     cursor.execute(
@@ -225,6 +252,8 @@ def _check(cursor: CursorWrapper, stretch: Stretch) -> Checked:
         problems.append(_first_broken(cursor, rows, bad_user, TRANSACTION_RULES))
     problems.append(_key_used_twice(cursor, stretch))
     problems.append(_actor_of_nowhere(cursor, stretch, actors))
+    problems.append(_reference_to_nothing(cursor, stretch, REASON, "reason_id", "reason", "code"))
+    problems.append(_reference_to_nothing(cursor, stretch, BATCH, "batch_id", "batch", "id"))
     problems.append(_broken_grant(cursor, _judged_uses(stretch), USE_RULES))
     problems.append(_broken_grant(cursor, _judged_grants(stretch), GRANT_RULES))
     user_count, bad_user = _summary(cursor, balances)
@@ -396,6 +425,22 @@ def _actor_of_nowhere(cursor: CursorWrapper, stretch: Stretch, actors: list[int]
     return _problem_at(
         cursor, ACTOR, f"{stretch.covers('user_id')} AND actor_id = ANY ({asked}::bigint[])"
     )
+
+
+def _reference_to_nothing(  # noqa: PLR0917 - a table of two calls
+    cursor: CursorWrapper, stretch: Stretch, rule: Rule, column: str, table: str, key: str
+) -> Problem | None:
+    """Returns the first transaction whose reason, or batch, does not exist."""
+    cursor.execute(
+        "SELECT user_id, number FROM public.billing_transaction t "
+        f"WHERE {stretch.covers('t.user_id')} AND t.{column} IS NOT NULL AND NOT EXISTS ("
+        f"SELECT FROM public.billing_{table} x WHERE x.{key} = t.{column}) "
+        "ORDER BY 1, 2 LIMIT 1"
+    )
+    if (found := cursor.fetchone()) is None:
+        return None
+    user_id, number = found
+    return _problem_at(cursor, rule, f"user_id = {user_id}::bigint AND number = {number}::bigint")
 
 
 def _problem_at(cursor: CursorWrapper, rule: Rule, condition: str) -> Problem:

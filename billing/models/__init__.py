@@ -1,12 +1,13 @@
 from billing.models.answers import KeptAnswer
 from billing.models.balances import Balance
+from billing.models.batches import Batch
 from billing.models.credentials import ApiAllowance, ApiKey, ApiSession
-from billing.models.descriptions import StandardDescription
 from billing.models.events import Event, EventChannel, Subject
 from billing.models.grants import Grant, GrantUse
 from billing.models.groups import GroupDefault
 from billing.models.moments import Activation, PlanTerms
 from billing.models.plans import Plan, Service, ServicePrice, UserDefaults
+from billing.models.reasons import Reason
 from billing.models.runs import ChargingBatch, ChargingFailure, ChargingRun, Heartbeat
 from billing.models.subscriptions import ActiveDay, Subscription
 from billing.models.transactions import (
@@ -33,6 +34,7 @@ __all__ = [
     "ApiKey",
     "ApiSession",
     "Balance",
+    "Batch",
     "Channel",
     "ChargingBatch",
     "ChargingFailure",
@@ -49,10 +51,10 @@ __all__ = [
     "LowBalanceThreshold",
     "Plan",
     "PlanTerms",
+    "Reason",
     "Reference",
     "Service",
     "ServicePrice",
-    "StandardDescription",
     "Subject",
     "Subscription",
     "Transaction",

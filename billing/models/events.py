@@ -7,7 +7,7 @@ from billing.models.transactions import Channel
 
 
 class Subject(models.TextChoices):
-    """What an event is about. Codes are Django's model names where a model exists."""
+    """What an event is about. Codes are mostly Django's model names."""
 
     USER = "user", "User"
     OPERATOR = "operator", "Operator"
@@ -16,7 +16,8 @@ class Subject(models.TextChoices):
     SERVICE = "service", "Service"
     USER_DEFAULTS = "userdefaults", "Defaults for new users"
     LOW_BALANCE = "lowbalancethreshold", "Low balance"
-    DESCRIPTION = "standarddescription", "Standard description"
+    # Reasons were called standard descriptions at first; an event's subject never changes.
+    REASON = "standarddescription", "Reason"
     API_KEY = "apikey", "API key"
     WEBHOOK_ENDPOINT = "webhookendpoint", "Webhook endpoint"
 

@@ -191,6 +191,25 @@ class Transaction(models.Model):
     form = models.SmallIntegerField(
         default=1, db_default=1, help_text="The version of the digest's canonical form."
     )
+    reason = models.ForeignKey(
+        "billing.Reason",
+        to_field="code",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_index=False,  # the index below serves
+        help_text="Why the balance was changed, by its code.",
+    )
+    batch = models.ForeignKey(
+        "billing.Batch",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="transactions",
+        db_index=False,  # the index below serves
+        help_text="The batch with which it was posted.",
+    )
 
     # Set by the ledger on what it returns: an earlier call with the same idempotency key posted
     # this transaction, and nothing was changed now.
@@ -214,6 +233,16 @@ class Transaction(models.Model):
                 fields=["payment_date"],
                 condition=Q(payment_date__isnull=False),
                 name="transaction_by_payment_date",
+            ),
+            models.Index(
+                fields=["reason", "created_at", "id"],
+                condition=Q(reason__isnull=False),
+                name="transaction_by_reason",
+            ),
+            models.Index(
+                fields=["batch", "id"],
+                condition=Q(batch__isnull=False),
+                name="transaction_by_batch",
             ),
         ]
         constraints = [
@@ -270,6 +299,8 @@ class Transaction(models.Model):
                     F("payment_date"),
                     F("bonus_expires_at"),
                     F("form"),
+                    F("reason"),
+                    F("batch"),
                     function="billing_type_allows",  # in billing/sql/functions/
                     output_field=models.BooleanField(),
                 ),

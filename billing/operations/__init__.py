@@ -15,12 +15,14 @@ Common to all of them:
 """
 
 from billing.operations import (
+    batches,
     bonus,
     configuration,
     customers,
     history,
     keys,
     money,
+    reasons,
     staff,
     subscriptions,
     thresholds,
@@ -28,12 +30,14 @@ from billing.operations import (
 )
 
 __all__ = [
+    "batches",
     "bonus",
     "configuration",
     "customers",
     "history",
     "keys",
     "money",
+    "reasons",
     "staff",
     "subscriptions",
     "thresholds",

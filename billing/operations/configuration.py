@@ -1,4 +1,4 @@
-"""Saving and deleting services, plans, defaults for new users, and standard descriptions."""
+"""Saving and deleting services, plans, defaults for new users, and reasons."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -11,9 +11,9 @@ from billing.models import (
     Channel,
     Event,
     Plan,
+    Reason,
     Service,
     ServicePrice,
-    StandardDescription,
     Subject,
     UserDefaults,
     WebhookEndpoint,
@@ -26,7 +26,10 @@ KEPT: Final[Mapping[type[Model], tuple[str, ...]]] = {
     Service: ("name", "code", "unit", "is_active"),
     Plan: ("name", "cycle", "price", "proportional_charge", "is_active"),
     UserDefaults: ("bonus", "plan"),
-    StandardDescription: ("text", "position"),
+    Reason: (
+        *("code", "label", "template", "direction", "balances"),
+        *("bonus_days", "is_comment_required", "is_active", "position"),
+    ),
     WebhookEndpoint: ("name", "url", "events", "is_active"),
 }
 # Prices of a plan by ID of the service; None: the plan does not offer it.
@@ -76,7 +79,7 @@ def delete(row: Model, *, actor: User | None, channel: Channel) -> Event:
 
 def subject_of(row: Model) -> Subject:
     """Returns the subject of events about this row."""
-    return Subject(str(row._meta.model_name))
+    return Subject.REASON if isinstance(row, Reason) else Subject(str(row._meta.model_name))
 
 
 def _values(row: Model) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
+from functools import cached_property
 from itertools import groupby
 from typing import Final
 
@@ -28,6 +29,7 @@ from billing.imports.staging import Staged
 from billing.ledger.history import PastTransaction, as_jsonb, load_history
 from billing.models import (
     ActiveDay,
+    Batch,
     Channel,
     Service,
     Subject,
@@ -35,7 +37,7 @@ from billing.models import (
     WebhookEndpoint,
 )
 from billing.money import DECIMALS
-from billing.operations import configuration
+from billing.operations import batches, configuration
 from billing.operations._history_checks import (
     IMPORTED,
     Checks,
@@ -91,10 +93,16 @@ def add_customers(users: Sequence[User]) -> None:
 
 
 def add_transactions(
-    transactions: Iterable[PastTransaction], *, expected: int, is_always_checked: bool = False
+    transactions: Iterable[PastTransaction],
+    *,
+    expected: int,
+    batch: int | None = None,
+    is_always_checked: bool = False,
 ) -> int:
     """Writes the transactions of customers who have none: see `billing.ledger.history`."""
-    return load_history(transactions, expected=expected, is_always_checked=is_always_checked)
+    return load_history(
+        transactions, expected=expected, batch=batch, is_always_checked=is_always_checked
+    )
 
 
 def add_subscriptions(
@@ -187,6 +195,17 @@ class _Import(Checks):
 
     tells_programs = False
 
+    @cached_property
+    def sheet(self) -> batches.Sheet:
+        """What the batch of this import says. A folder that is imported again is the same batch."""
+        folder = self.staged.folder
+        return batches.Sheet(
+            kind=Batch.Kind.HISTORY,
+            title="History of the previous system",
+            file_name=folder.path.resolve().name,
+            file_hash=folder.fingerprint(),
+        )
+
     def write(self, checked: Imported, progress: Progress) -> Imported:
         done = Imported(
             problems=checked.problems, problem_count=checked.problem_count, is_written=True
@@ -260,7 +279,17 @@ class _Import(Checks):
             transactions += account.transactions
             self.count(done, customer)
         # The panel is at work: no table is locked, however long one user's history is.
-        add_transactions(transactions, expected=len(transactions), is_always_checked=True)
+        batch = batches.begin(self.sheet, actor=self.actor, channel=Channel.IMPORT)
+        add_transactions(
+            transactions, expected=len(transactions), batch=batch.pk, is_always_checked=True
+        )
+        batches.add_figures(
+            batch,
+            entries=len(transactions),
+            posted=len(transactions),
+            real=_money(sum(each.amount for each in transactions)),
+            bonus=_money(sum(each.bonus_amount for each in transactions)),
+        )
         try:
             with transaction.atomic():
                 add_subscriptions(subscriptions)
@@ -334,10 +363,15 @@ class _Import(Checks):
             "through": f"{past.paid_through}",
         }
         rows[number - 1] = row._replace(metadata=as_jsonb(metadata))
-        return Payment(number, -Decimal(row.amount).scaleb(-DECIMALS), first)
+        return Payment(number, -_money(row.amount), first)
 
 
 def _next_subscription_id() -> int:
     with connection.cursor() as cursor:
         cursor.execute("SELECT nextval('billing_subscription_id_seq')")
         return int(cursor.fetchone()[0])
+
+
+def _money(units: int) -> Decimal:
+    """Returns an amount given in the ledger's smallest unit."""
+    return Decimal(units).scaleb(-DECIMALS)

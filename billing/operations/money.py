@@ -1,6 +1,6 @@
 """Balance changes, service charges and reversals. Their transactions are their records."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Unpack
 from zoneinfo import ZoneInfo
@@ -10,10 +10,10 @@ from django.utils import timezone
 
 from billing import ledger
 from billing.errors import InvalidEntry, InvalidPaymentDate, UnknownTransaction
-from billing.expiry import end_of_bonus
-from billing.ledger import Entry, Options, Posted
+from billing.ledger import Options
 from billing.models import Channel, Transaction
 from billing.money import ZERO, Amount
+from billing.operations import reasons
 from billing.operations._common import one_posting, one_transaction
 from billing.operations.customers import customer_id
 from billing.plans import services
@@ -23,7 +23,7 @@ from users.models import User
 def change_balance(
     user_id: int,
     *,
-    description: str,
+    description: str = "",
     amount: Amount = ZERO,
     bonus_amount: Amount = ZERO,
     payment_date: date | None = None,
@@ -35,18 +35,33 @@ def change_balance(
 ) -> Transaction:
     """See `billing.ledger.change_balance`. Raises UnknownUser also for an operator's account.
 
-    A day as `bonus_expires_at` is the last day of the bonus, in the installation's time zone.
+    A day as `bonus_expires_at` is the last day of the bonus, in the installation's time zone. The
+    option `reason` describes a change without a description, and may say for how long a bonus
+    lasts. Raises UnknownReason, ReasonRefused if the change does not fit it, and ReasonRequired.
     """
     customer_id(user_id)
     refuse_future_payment(payment_date)
+    reason = options.get("reason")
+    reasons.refuse_none(reason, channel)
+    said = reasons.terms_of_repeat(
+        reasons.terms(
+            reasons.by_code(reason),
+            description=description,
+            bonus_amount=bonus_amount,
+            bonus_expires_at=bonus_expires_at,
+        ),
+        user_id,
+        options.get("idempotency_key"),
+        is_said=bonus_expires_at is not None,
+    )
     with one_posting(dry_run=dry_run):
         return ledger.change_balance(
             user_id,
             amount=amount,
             bonus_amount=bonus_amount,
             payment_date=payment_date,
-            bonus_expires_at=end_of_bonus(bonus_expires_at),
-            description=description,
+            bonus_expires_at=said.bonus_expires_at,
+            description=said.description,
             actor=actor,
             channel=channel,
             **options,
@@ -192,16 +207,3 @@ def refuse_future_payment(payment_date: date | None) -> None:
         timezone=ZoneInfo(settings.TIME_ZONE)
     ):
         raise InvalidPaymentDate(payment_date=payment_date.isoformat())
-
-
-def post_batch(
-    entries: Iterable[Entry],
-    *,
-    actor: User | None,
-    channel: Channel,
-    skip_refused: bool = False,
-    dry_run: bool = False,
-) -> list[Posted]:
-    """See `billing.ledger.post_batch`."""
-    with one_posting(dry_run=dry_run):
-        return ledger.post_batch(entries, actor=actor, channel=channel, skip_refused=skip_refused)

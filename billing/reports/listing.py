@@ -52,6 +52,8 @@ class Listing:
     device: str = ""  # or a part of its name
     exact_device: str | None = None  # "": transactions that concern no device
     channel: str = ""
+    reason: str = ""  # its code
+    batch: int | None = None
     paid_from: date | None = None
     paid_to: date | None = None
 
@@ -60,7 +62,7 @@ class Listing:
         """True if filters other than the period apply."""
         filters = (
             self.type, self.subtype, self.direction, self.kind, self.label, self.channel,
-            self.text, self.device, self.paid_from, self.paid_to,
+            self.text, self.device, self.paid_from, self.paid_to, self.reason, self.batch,
         )  # fmt: skip
         return any(filters) or self.exact_device is not None
 
@@ -92,11 +94,14 @@ class Listing:
         return rows
 
     def _condition(self) -> Q:
-        condition = Q()
-        if self.type:
-            condition &= Q(type=self.type)
-        if self.subtype:
-            condition &= Q(subtype=self.subtype)
+        same = {
+            "type": self.type,
+            "subtype": self.subtype,
+            "channel": self.channel,
+            "reason": self.reason,
+            "batch": self.batch,
+        }
+        condition = Q(**{field: value for field, value in same.items() if value})
         if self.direction == "adds":
             condition &= ADDS
         elif self.direction == "takes":
@@ -105,8 +110,6 @@ class Listing:
             condition &= Label(self.label).condition
         if self.kind:
             condition &= KINDS[self.kind]
-        if self.channel:
-            condition &= Q(channel=self.channel)
         for word in self.text.split():
             condition &= Q(description__icontains=word)
         if self.device:

@@ -1,14 +1,15 @@
 """Sums: of a period of one user, of all users by day, and of all balances."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from django.db import connection
-from django.db.models import Q, Sum
+from django.db.models import Count, Q, Sum
 
-from billing.models import Transaction
+from billing.models import Reason, Transaction, TransactionType
 from billing.money import ZERO
 from billing.reports.listing import REVERSALS, Listing
 
@@ -122,16 +123,53 @@ def _turnover(added: Decimal, net: Decimal, reversed_: _Reversed) -> Turnover:
     return Turnover(refills, refills + reversed_.net - net, reversed_.net)
 
 
+_SUMS: Final = {
+    "refills": Sum("amount", filter=Q(amount__gt=0) & ~REVERSALS, default=ZERO),
+    "charges": Sum("amount", filter=Q(amount__lt=0) & ~REVERSALS, default=ZERO),
+    "reversals": Sum("amount", filter=REVERSALS, default=ZERO),
+    "bonus_refills": Sum("bonus_amount", filter=Q(bonus_amount__gt=0) & ~REVERSALS, default=ZERO),
+    "bonus_charges": Sum("bonus_amount", filter=Q(bonus_amount__lt=0) & ~REVERSALS, default=ZERO),
+    "bonus_reversals": Sum("bonus_amount", filter=REVERSALS, default=ZERO),
+}
+
+
 def turnover(listing: Listing) -> BothTurnovers:
     """Returns the sums over all transactions of a listing. Reads all of them."""
-    sums = listing.rows.aggregate(
-        refills=Sum("amount", filter=Q(amount__gt=0) & ~REVERSALS, default=ZERO),
-        charges=Sum("amount", filter=Q(amount__lt=0) & ~REVERSALS, default=ZERO),
-        reversals=Sum("amount", filter=REVERSALS, default=ZERO),
-        bonus_refills=Sum("bonus_amount", filter=Q(bonus_amount__gt=0) & ~REVERSALS, default=ZERO),
-        bonus_charges=Sum("bonus_amount", filter=Q(bonus_amount__lt=0) & ~REVERSALS, default=ZERO),
-        bonus_reversals=Sum("bonus_amount", filter=REVERSALS, default=ZERO),
+    return _both_turnovers(listing.rows.aggregate(**_SUMS))
+
+
+class ReasonSums(NamedTuple):
+    """The number and the sums of transactions with a reason; None: of changes without one."""
+
+    reason: Reason | None
+    number: int
+    real: Turnover
+    bonus: Turnover
+
+
+def by_reason(listing: Listing) -> list[ReasonSums]:
+    """Returns the sums of a listing's changes, gifts and their reversals by reason.
+
+    In the order of the reasons; changes and gifts without a reason come last.
+    """
+    rows = listing.rows.filter(
+        Q(reason__isnull=False)
+        | Q(type__in=[TransactionType.PAYMENT, TransactionType.BONUS_REFILL])
     )
+    found: dict[str | None, Any] = {
+        row["reason"]: row  # type: ignore[misc]  # the stubs expect an ID
+        for row in rows.values("reason").annotate(number=Count("pk"), **_SUMS).order_by()
+    }
+    reasons: list[Reason | None] = [*Reason.objects.filter(code__in=filter(None, found)), None]
+    sums = []
+    for reason in reasons:
+        if (row := found.get(reason.code if reason else None)) is not None:
+            both = _both_turnovers(row)
+            sums.append(ReasonSums(reason, row["number"], both.real, both.bonus))
+    return sums
+
+
+def _both_turnovers(sums: Mapping[str, Decimal]) -> BothTurnovers:
     return BothTurnovers(
         Turnover(sums["refills"], -sums["charges"], sums["reversals"]),
         Turnover(sums["bonus_refills"], -sums["bonus_charges"], sums["bonus_reversals"]),

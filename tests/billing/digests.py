@@ -49,6 +49,8 @@ def canonical_form(row: Transaction, previous_digest: bytes) -> str:
             "payment_date": row.payment_date and row.payment_date.isoformat(),
             "bonus_expires_at": row.bonus_expires_at
             and row.bonus_expires_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "reason": row.reason_id,
+            "batch": row.batch_id and str(row.batch_id),
         }
         fields.append(as_jsonb({name: value for name, value in further.items() if value}))
     return json.dumps(fields, ensure_ascii=False)

@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 
 from billing import ledger
-from billing.models import Channel, StandardDescription, Transaction
+from billing.models import Channel, Reason, Transaction
 from tests.factories import PlanFactory, subscribed, user_with
 from users.models import User
 
@@ -167,10 +167,10 @@ def test_a_damaged_form_is_said_to_be_damaged(
 
 
 def test_standard_descriptions_are_offered_in_their_order(panel: Client, customer: User) -> None:
-    StandardDescription.objects.create(text="Second <one>", position=2)
-    StandardDescription.objects.create(text="First one", position=1)
+    Reason.objects.create(code="second", label="Second", template="Second <one>", position=2)
+    Reason.objects.create(code="first", label="First", template="First one", position=1)
     page = panel.get(address(customer)).content.decode()
-    options = re.findall(r'<option value="([^"]*)">', page.split("standard-descriptions")[2])
+    options = re.findall(r'<option value="([^"]*)">', page.split('id="wordings"')[1])
     assert options == ["First one", "Second &lt;one&gt;"]
 
 

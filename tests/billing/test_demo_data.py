@@ -25,8 +25,8 @@ from billing.models import (
     ChargingFailure,
     ChargingRun,
     Plan,
+    Reason,
     ServicePrice,
-    StandardDescription,
     Subscription,
     Transaction,
     TransactionType,
@@ -454,7 +454,7 @@ def test_people_differ(db: None) -> None:
         customer.clean_fields(exclude=["password"])
         customer.clean()
     assert not Transaction.objects.filter(created_at__lt=F("user__created_at")).exists()
-    assert StandardDescription.objects.count() == len(company.STANDARD_DESCRIPTIONS)
+    assert Reason.objects.count() == len(company.REASONS)
 
 
 def test_the_demo_operator_can_log_in_and_customers_cannot(db: None) -> None:

@@ -18,6 +18,7 @@ from billing import errors, events, ledger
 from billing.imports.folder import Folder
 from billing.imports.records import Problem
 from billing.models import (
+    Batch,
     Channel,
     Event,
     Plan,
@@ -140,7 +141,7 @@ def test_payments_keep_the_day_on_which_they_were_made(db: None, files: Files) -
     assert problems(found) == []
     payment, charge, _service = Transaction.objects.order_by("number")
     assert (payment.payment_date, payment.form) == (date(2025, 1, 2), 2)
-    assert (charge.payment_date, charge.form) == (None, 1)
+    assert (charge.payment_date, charge.form) == (None, 2)  # it has a batch
     assert charge.metadata["imported"]["payment_date"] == "2025-01-02"
     with connection.cursor() as cursor:
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
@@ -554,6 +555,9 @@ def test_the_same_folder_again_changes_nothing(db: None, files: Files) -> None:
     assert (found.users, found.kept, found.problem_count) == (0, 2, 0)
     assert Transaction.objects.count() == 4
     assert Event.objects.filter(action="imported").count() == 2
+    [batch] = Batch.objects.all()
+    assert (batch.kind, batch.posted, batch.file_name) == ("history", 3, folder.name)
+    assert set(Transaction.objects.values_list("batch", flat=True)) == {batch.pk, None}
 
 
 def test_an_interrupted_import_goes_on_where_it_stopped(
@@ -582,6 +586,8 @@ def test_an_interrupted_import_goes_on_where_it_stopped(
     assert [row.user.email for row in Transaction.objects.order_by("id")] == [
         f"u{n}@example.com" for n in range(1, 8)
     ]
+    [batch] = Batch.objects.all()
+    assert (batch.entries, batch.posted, batch.real) == (7, 7, 28)
 
 
 def test_only_one_import_runs_at_a_time(

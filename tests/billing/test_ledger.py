@@ -12,7 +12,7 @@ from django.db.models import ProtectedError
 
 from billing import errors, ledger
 from billing.errors import ERRORS_BY_CODE, BillingError
-from billing.models import Balance, Channel, Transaction, TransactionType
+from billing.models import Balance, Channel, Reason, Transaction, TransactionType
 from billing.money import MAX_MONEY
 from tests.billing.histories import BY_PANEL, judge, user_with_history
 from tests.factories import (
@@ -1005,6 +1005,11 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
         "invalid_entry",
         "invalid_expiry",
         "invalid_payment_date",
+        "unknown_reason",
+        "reason_refused",
+        "reason_required",
+        "unknown_batch",
+        "batch_reversed",
         "refund_too_large",
         "not_movable",
         "same_user",
@@ -1019,6 +1024,9 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
 
 # Refused before anything is posted: see test_service_charges.py and test_subscriptions.py.
 OF_PLANS = {
+    "reason_required",
+    "unknown_batch",
+    "batch_reversed",
     "not_movable",
     "same_user",
     "unknown_grant",
@@ -1043,6 +1051,7 @@ OF_PLANS = {
 
 def test_each_kind_of_refusal_happens_and_explains_itself() -> None:
     user = user_with(real=5)
+    Reason.objects.create(code="old", label="Old", template="Old reason", is_active=False)
     ledger.reverse(user, number=1, description="Taken back", **BY_PANEL)
     ledger.change_balance(user, amount=5, description="Keyed", idempotency_key="k", **BY_PANEL)
     entries = [
@@ -1059,6 +1068,8 @@ def test_each_kind_of_refusal_happens_and_explains_itself() -> None:
         ledger.reversal_entry(user, number=99, description="Which one"),
         change(4711000, 1),
         change(user, 1, payment_date=date(2999, 1, 1)),
+        change(user, 1, reason="no_reason"),
+        change(user, 1, reason="old"),
         change(user, 1, bonus_expires_at=datetime(2999, 1, 1, tzinfo=UTC)),
         ledger.reversal_entry(user, number=3, amount=6, description="More than it was"),
     ]

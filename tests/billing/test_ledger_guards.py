@@ -319,6 +319,8 @@ def next_row(user: User, **changes: Any) -> dict[str, Any]:
         "reverses": None,
         "metadata": "{}",
         "payment_date": None,
+        "reason_id": None,
+        "batch_id": None,
         "bonus_expires_at": None,
         "form": 1,
     }
@@ -431,6 +433,10 @@ WRONG_ROWS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "key_used": ({"idempotency_key": "messages-1"}, "idempotency_keys_are_unique_per_user"),
     "nobody": ({"actor_id": 4711000}, "foreign key"),
+    "no_reason": ({"reason_id": "no_reason", "form": 2}, "foreign key"),
+    "no_batch": ({"batch_id": 4711000, "form": 2}, "foreign key"),
+    "reason_without_form": ({"reason_id": "no_reason"}, TYPE_ALLOWS),
+    "batch_without_form": ({"batch_id": 4711000}, TYPE_ALLOWS),
 }
 
 
@@ -547,11 +553,16 @@ NOT_ALLOWED = [
 
 
 def type_allows(
-    *row: Any, payment_date: date | None = None, expires: datetime | None = None, form: int = 1
+    *row: Any,
+    payment_date: date | None = None,
+    expires: datetime | None = None,
+    form: int = 1,
+    reason: str | None = None,
+    batch: int | None = None,
 ) -> bool | None:
     [(answer,)] = execute(
-        "SELECT billing_type_allows(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::smallint)",
-        [*row, payment_date, expires, form],
+        "SELECT billing_type_allows(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::smallint, %s, %s)",
+        [*row, payment_date, expires, form, reason, batch],
     )
     return answer
 
@@ -573,6 +584,11 @@ def test_dates_belong_to_payments_and_to_added_bonuses_and_need_form_2() -> None
     assert type_allows(*payment, payment_date=day, form=2) is True
     assert type_allows(*payment, payment_date=day, form=1) is False
     assert type_allows(*gift, payment_date=day, form=2) is False
+    for kind in (payment, gift):
+        assert type_allows(*kind, reason="goodwill", form=2) is True
+        assert type_allows(*kind, reason="goodwill", form=1) is False
+        assert type_allows(*kind, batch=7, form=2) is True
+        assert type_allows(*kind, batch=7, form=1) is False
     assert type_allows(*gift, expires=moment, form=2) is True
     assert type_allows(*service, payment_date=day, form=2) is False
     assert type_allows(*payment, expires=moment, form=2) is True

@@ -16,8 +16,9 @@ EVERYTHING = [
     "Services",
     "Subscriptions",
     "Charging runs",
+    "Batches",
     "Defaults for new users",
-    "Standard descriptions",
+    "Reasons",
     "API keys",
     "Webhooks",
     "Webhook deliveries",
@@ -25,7 +26,7 @@ EVERYTHING = [
     "Operators",
     "Groups",
 ]
-FOR_VIEWERS = [*EVERYTHING[:7], "Standard descriptions"]
+FOR_VIEWERS = [*EVERYTHING[:8], "Reasons"]
 
 
 def sidebar_of(operator: Operator, address: str = "/admin/my-time-zone/") -> dict[str, bool]:

@@ -13,14 +13,15 @@ from django.db.models.deletion import ProtectedError
 
 from billing import authority, errors, ledger, operations
 from billing.models import (
+    Batch,
     Channel,
     Event,
     EventChannel,
     EventType,
     Plan,
+    Reason,
     Service,
     ServicePrice,
-    StandardDescription,
     Subject,
     Subscription,
     Transaction,
@@ -29,6 +30,7 @@ from billing.models import (
     WebhookEndpoint,
     WebhookEvent,
 )
+from billing.operations.batches import Sheet
 from tests.conftest import Connections
 from tests.factories import (
     OperatorFactory,
@@ -289,8 +291,10 @@ def test_a_reversal_goes_by_what_was_seen_to_be_paid_back() -> None:
 def test_a_batch_is_posted() -> None:
     users = [UserFactory(), UserFactory()]
     entries = [ledger.balance_change_entry(u, amount=3, description="By hand") for u in users]
-    assert [each.outcome for each in operations.money.post_batch(entries, **BY)] == ["posted"] * 2
-    operations.money.post_batch(entries, dry_run=True, **BY)
+    sheet = Sheet(kind=Batch.Kind.REQUEST, title="Two changes")
+    posted = operations.batches.post(entries, sheet, **BY)
+    assert [each.outcome for each in posted.results] == ["posted"] * 2
+    operations.batches.post(entries, sheet, dry_run=True, **BY)
     assert [ledger.balance(user).real for user in users] == [3, 3]
 
 
@@ -407,14 +411,18 @@ def test_what_is_in_use_is_not_deleted_and_nothing_is_recorded() -> None:
 def test_services_descriptions_and_defaults_are_recorded() -> None:
     plan = PlanFactory(name="Trial")
     operations.configuration.save(Service(code="sms", name="SMS", unit=""), **BY)
-    operations.configuration.save(StandardDescription(text="Paid in cash"), **BY)
+    operations.configuration.save(
+        Reason(code="cash", label="Paid in cash", template="Paid in cash"), **BY
+    )
     defaults = UserDefaults(pk=UserDefaults.ONLY_ID, bonus=D("5.5"), plan=plan)
     operations.configuration.save(defaults, **BY)
     defaults.plan = None
     operations.configuration.save(defaults, **BY)
     assert all_sentences() == [
         "Added. Name: “SMS”; Code: “sms”; Active: yes.",
-        "Added. Text: “Paid in cash”; Position: “0”.",
+        "Added. Code: “cash”; Label: “Paid in cash”; Description: “Paid in cash”; "
+        "Direction: Adds or takes; Balances: Either balance; Comment required: no; Active: yes; "
+        "Position: “0”.",
         "Bonus on registration changed from 0.00 to 5.50; Plan changed from nothing to “Trial”.",
         "Plan changed from “Trial” to nothing.",
     ]

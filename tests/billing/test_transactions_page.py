@@ -225,7 +225,7 @@ def test_a_long_page_takes_as_many_queries_as_a_short_one(
             user, amount=1, description="One of many", actor=actor, channel=Channel.PANEL
         )
     panel.get(tab(user))  # the first request notes when the session began
-    with django_assert_max_num_queries(15):
+    with django_assert_max_num_queries(16):
         assert len(numbers(panel.get(tab(user)))) == reports.PAGE_SIZE
     with django_assert_max_num_queries(10):
         assert len(numbers(panel.get(everybody()))) == reports.PAGE_SIZE

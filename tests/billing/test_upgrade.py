@@ -1,6 +1,7 @@
 """A database that was upgraded from the first release is the same as a new one."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -146,3 +147,49 @@ def test_what_is_compared_sees_a_weaker_constraint(upgraded: str) -> None:
     )
     after = catalogs(upgraded)
     assert [name for name in before if before[name] != after[name]] == ["constraints"]
+
+
+def test_standard_descriptions_become_reasons_with_codes(upgraded: str) -> None:
+    migrate(upgraded, "billing", "0034")
+    texts = [
+        "Bank transfer",
+        "Bank-transfer!",
+        "Credit: traffic was counted twice, and more",
+        "Credit: traffic was counted twice, and more than that",
+        "Оплата наличными",
+        "42 days for nothing",
+        "x" * 200,
+    ]
+    for place, text in enumerate(texts):
+        execute(
+            upgraded,
+            "INSERT INTO billing_standarddescription (text, position) VALUES (%s, %s)",
+            [text, place],
+        )
+    execute(upgraded, "INSERT INTO auth_group (name) VALUES ('Wordings')")
+    execute(
+        upgraded,
+        "INSERT INTO auth_group_permissions (group_id, permission_id) SELECT g.id, p.id "
+        "FROM auth_group g, auth_permission p WHERE g.name = 'Wordings' "
+        "AND p.codename = 'change_standarddescription'",
+    )
+    migrate(upgraded)
+    reasons = execute(
+        upgraded,
+        "SELECT template, code, label, direction, is_active FROM billing_reason ORDER BY position",
+    )
+    assert [row[0] for row in reasons] == texts
+    codes = [code for _, code, *_ in reasons]
+    assert codes[5] == "days_for_nothing"
+    assert codes[4].startswith("reason_")
+    assert len(set(codes)) == len({row[2] for row in reasons}) == len(texts)
+    assert all(re.fullmatch("[a-z][a-z0-9_]*", code) and len(code) <= 32 for code in codes)
+    assert {row[3:] for row in reasons} == {("both", True)}
+    held = "SELECT p.codename FROM auth_group_permissions h JOIN auth_group g ON g.id = h.group_id "
+    held += "JOIN auth_permission p ON p.id = h.permission_id WHERE g.name = 'Wordings'"
+    assert execute(upgraded, held) == [("change_reason",)]
+    migrate(upgraded, "billing", "0034")
+    back = execute(upgraded, "SELECT text FROM billing_standarddescription ORDER BY position")
+    assert [text for (text,) in back] == texts
+    migrate(upgraded)
+    assert execute(upgraded, "SELECT count(*) FROM billing_reason") == [(len(texts),)]

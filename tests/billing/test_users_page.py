@@ -494,7 +494,7 @@ def test_the_profile_leads_to_change_balance_from_the_header_and_from_the_page()
 
 
 def test_standard_descriptions_are_for_those_with_the_permission() -> None:
-    address = "/admin/billing/standarddescription/"
+    address = "/admin/billing/reason/"
     assert client_of(operator_with(group="Viewer")).get(address).status_code == 200
     assert client_of(operator_with(group="Viewer")).get(f"{address}add/").status_code == 403
     client = client_of(operator_with(group="Administrator"))

@@ -84,8 +84,9 @@ def test_it_uses_a_fixed_number_of_queries_for_each_stretch(victim: User) -> Non
 
     one, few = queries(10_000), queries(8)
     assert one[0] == 1
-    # Begin, settings, rows, keys, actors, uses, grants, balances, and two queries at the end.
-    assert few[1] - one[1] == 10 * (few[0] - one[0])
+    # Begin, settings, rows, keys, actors, reasons, batches, uses, grants, balances, and two queries
+    # at the end.
+    assert few[1] - one[1] == 12 * (few[0] - one[0])
 
 
 # --- Every column -------------------------------------------------------------------------------
@@ -117,6 +118,8 @@ EDITS = {
     "payment_date": "payment_date = '2026-11-20'",
     "bonus_expires_at": "bonus_expires_at = '2099-01-01Z'",
     "form": "form = 1",
+    "reason_id": "reason_id = 'other'",
+    "batch_id": "batch_id = 4711000",
 }
 
 
@@ -135,6 +138,7 @@ SAYS = {
     "reverses": "a reversal, and nothing else",
     "payment_date": "its dates are those of payments",
     "bonus_expires_at": "its dates are those of payments",
+    "reason_id": "its dates are those of payments",
     "form": "what it takes comes from grants",
 }
 

@@ -17,7 +17,7 @@ from billing import authority, ledger
 from billing.models import (
     ApiKey,
     ChargingRun,
-    StandardDescription,
+    Reason,
     Transaction,
     UserDefaults,
 )
@@ -214,12 +214,12 @@ def test_axe_finds_nothing_on_any_kind_of_page(
     subscription = subscribe(user)
     PlanFactory(name="Another plan")
     delivery = integrate(user, operator)
-    StandardDescription.objects.create(text="Paid in cash")
+    Reason.objects.create(code="cash", label="Paid in cash", template="Paid in cash")
     first, reversed_one = (Transaction.objects.get(user=user, number=n) for n in (1, 3))
     person = f"/admin/users/user/{user.pk}"
     subscribed_to = f"{person}/subscriptions/{subscription.pk}"
     plan = f"/admin/billing/plan/{subscription.plan_id}"
-    text = f"/admin/billing/standarddescription/{StandardDescription.objects.latest('pk').pk}"
+    text = f"/admin/billing/reason/{Reason.objects.latest('pk').pk}"
     group = f"/admin/auth/group/{Group.objects.earliest('pk').pk}"
     key = f"/admin/billing/apikey/{ApiKey.objects.get().pk}"
     endpoint = f"/admin/billing/webhookendpoint/{delivery.endpoint_id}"
@@ -267,7 +267,7 @@ def test_axe_finds_nothing_on_any_kind_of_page(
         ("/admin/billing/chargingrun/",),
         (f"/admin/billing/chargingrun/{ChargingRun.objects.get().pk}/change/",),
         (f"/admin/billing/userdefaults/{UserDefaults.ONLY_ID}/change/",),
-        ("/admin/billing/standarddescription/",),
+        ("/admin/billing/reason/",),
         (f"{text}/change/",),
         (f"{text}/delete/",),
         ("/admin/billing/apikey/",),

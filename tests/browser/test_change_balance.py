@@ -6,7 +6,7 @@ import pytest
 from django.db import transaction
 from playwright.sync_api import Page, expect
 
-from billing.models import Balance, StandardDescription, Transaction
+from billing.models import Balance, Reason, Transaction
 from tests.browser.conftest import Windows
 from tests.browser.panel import (
     change_balance,
@@ -71,8 +71,10 @@ def test_the_resulting_balances_are_shown_while_typing(
 def test_standard_descriptions_are_offered_in_their_order(
     windows: Windows, operator: User, customer: User
 ) -> None:
-    StandardDescription.objects.create(text="Paid in cash", position=2)
-    StandardDescription.objects.create(text="Goodwill gift", position=1)
+    Reason.objects.create(code="cash", label="Paid in cash", template="Paid in cash", position=2)
+    Reason.objects.create(
+        code="goodwill", label="Goodwill gift", template="Goodwill gift", position=1
+    )
     page = windows(operator, change_balance(customer))
     offered = page.get_by_label("Transaction description").evaluate(
         "input => [...input.list.options].map((option) => option.value)"

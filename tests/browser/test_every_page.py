@@ -15,17 +15,19 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from billing import authority, webhooks
+from billing import authority, ledger, webhooks
 from billing.models import (
     ApiKey,
+    Batch,
+    Channel,
     ChargingFailure,
     ChargingRun,
     EventType,
     Grant,
     LowBalanceThreshold,
     Plan,
+    Reason,
     Service,
-    StandardDescription,
     Subscription,
     Transaction,
     UserDefaults,
@@ -33,6 +35,7 @@ from billing.models import (
     WebhookDelivery,
     WebhookEndpoint,
 )
+from billing.operations import batches
 from tests.billing.histories import user_with_history
 from tests.browser.conftest import PHONE, Windows
 from tests.browser.panel import (
@@ -125,6 +128,13 @@ def integrate(user: User, operator: User) -> WebhookDelivery:
     return delivery
 
 
+def post_batch(user: User) -> None:
+    """Posts a batch with a long title and large sums."""
+    sheet = batches.Sheet(kind=Batch.Kind.REQUEST, title=UNBROKEN * 2)
+    entry = ledger.balance_change_entry(user, amount="-12345678901.2345", description=UNBROKEN)
+    batches.post([entry], sheet, actor=None, channel=Channel.API)
+
+
 def addresses(user: User, operator: User) -> Sequence[str]:
     """Returns the addresses of all pages of the panel."""
     transaction = Transaction.objects.filter(user=user).earliest("number")
@@ -132,7 +142,8 @@ def addresses(user: User, operator: User) -> Sequence[str]:
         "users_user": user.pk,
         "users_operator": operator.pk,
         "auth_group": Group.objects.earliest("pk").pk,
-        "billing_standarddescription": StandardDescription.objects.earliest("pk").pk,
+        "billing_reason": Reason.objects.earliest("pk").pk,
+        "billing_batch": Batch.objects.earliest("pk").pk,
         "billing_transaction": transaction.pk,
         "billing_plan": Plan.objects.earliest("pk").pk,
         "billing_service": Service.objects.earliest("pk").pk,
@@ -232,9 +243,10 @@ def test_long_words_and_large_amounts_fit_on_every_page(
 ) -> None:
     user = user_with_history()
     stand_out(user)
-    StandardDescription.objects.create(text=UNBROKEN * 2)
+    Reason.objects.create(code="long", label=UNBROKEN[:90], template=UNBROKEN * 2)
     subscribe(user)
     integrate(user, operator)
+    post_batch(user)
     page = windows(operator, viewport=PHONE)
     walked = addresses(user, operator)
     assert change_balance(user) in walked

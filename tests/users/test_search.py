@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.models import StandardDescription
+from billing.models import Reason
 from tests.api.panel.client import Program as PanelProgram
 from tests.api.rest.programs import program_of_administrator
 from tests.factories import (
@@ -262,11 +262,13 @@ def test_plans_services_and_descriptions_are_found_by_the_same_fold(db: None, ty
     PlanFactory(name="Other")
     service = ServiceFactory(code="lodz", name="Basic Łódź O’Hara’s")
     ServiceFactory(code="other", name="Other")
-    standard = StandardDescription.objects.create(text="Basic Łódź O’Hara’s")
-    StandardDescription.objects.create(text="Something else")
+    standard = Reason.objects.create(
+        code="lodz", label="Basic Łódź O’Hara’s", template="Basic Łódź O’Hara’s"
+    )
+    Reason.objects.create(code="else", label="Something else", template="Something else")
     administrator = AdministratorFactory()
     client = client_of(administrator)
-    for name, row in (("plan", plan), ("service", service), ("standarddescription", standard)):
+    for name, row in (("plan", plan), ("service", service), ("reason", standard)):
         answer = client.get(f"/admin/billing/{name}/", {"q": typed})
         assert list(answer.context["cl"].result_list) == [row], name
     shown = PanelProgram(administrator)("tariff/list", filter=typed)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from copy import copy
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import groupby, islice
@@ -20,27 +21,82 @@ from billing.management.demo import catalogue, people
 from billing.management.demo.accounts import Account, Staff
 from billing.management.demo.contracts import Contracts
 from billing.management.demo.story import tell
-from billing.models import Channel, StandardDescription, TransactionType
+from billing.models import Channel, Reason, TransactionType
 from billing.money import DECIMALS
 from billing.operations import history
 from users.models import User
 
 BY_LEDGER_MAX: Final = 100  # so many of the last operations are posted, not loaded
 
-STANDARD_DESCRIPTIONS: Final = (
-    "Bank transfer",
-    "Card payment by phone",
-    "Cash payment",
-    "Credit: traffic was counted twice",
-    "Credit: service was not available",
-    "Goodwill credit",
-    "Debit: payment credited twice",
-    "Debit: SIM card replaced",
-    "Debit: unpaid fee",
-    "Gift: seasonal campaign",
-    "Gift: recommended us to a friend",
-    "Contract ended: balance paid out, bonus expired",
+_ADDS, _TAKES = Reason.Direction.ADDS, Reason.Direction.TAKES
+_REAL, _BONUS = Reason.Balances.REAL, Reason.Balances.BONUS
+REASONS: Final = (
+    Reason(label="Bank transfer", template="Bank transfer", direction=_ADDS, balances=_REAL),
+    Reason(
+        label="Bank transfer by reference",
+        template="Bank transfer {reference}",
+        direction=_ADDS,
+        balances=_REAL,
+    ),
+    Reason(
+        label="Card payment by phone",
+        template="Card payment by phone",
+        direction=_ADDS,
+        balances=_REAL,
+    ),
+    Reason(label="Cash payment", template="Cash payment", direction=_ADDS, balances=_REAL),
+    Reason(
+        label="Traffic counted twice",
+        template="Credit: traffic was counted twice",
+        direction=_ADDS,
+    ),
+    Reason(
+        label="Service not available",
+        template="Credit: service was not available",
+        direction=_ADDS,
+    ),
+    Reason(label="Goodwill credit", template="Goodwill credit", direction=_ADDS),
+    Reason(
+        label="Payment credited twice",
+        template="Debit: payment credited twice",
+        direction=_TAKES,
+        balances=_REAL,
+    ),
+    Reason(
+        label="SIM card replaced",
+        template="Debit: SIM card replaced",
+        direction=_TAKES,
+        balances=_REAL,
+    ),
+    Reason(label="Unpaid fee", template="Debit: unpaid fee", direction=_TAKES, balances=_REAL),
+    Reason(
+        label="Seasonal campaign",
+        template="Gift: seasonal campaign",
+        direction=_ADDS,
+        balances=_BONUS,
+        bonus_days=90,
+    ),
+    Reason(
+        label="Recommended us to a friend",
+        template="Gift: recommended us to a friend",
+        direction=_ADDS,
+        balances=_BONUS,
+        bonus_days=365,
+    ),
+    Reason(
+        label="Contract ended",
+        template="Contract ended: balance paid out, bonus expired",
+        direction=_TAKES,
+    ),
 )
+
+
+def _coded(reason: Reason, place: int) -> Reason:
+    """Returns a new reason with a code made from its label."""
+    coded = copy(reason)
+    coded.code = reason.label.lower().replace(" ", "_")[:32]
+    coded.position = place
+    return coded
 
 
 class UsersExist(Exception):
@@ -61,10 +117,7 @@ def found(*, users: int, transactions: int, seed: int, now: datetime) -> None:
         if User.objects.exists():
             raise UsersExist
         staff = _hire(now)
-        StandardDescription.objects.bulk_create(
-            StandardDescription(text=text, position=place)
-            for place, text in enumerate(STANDARD_DESCRIPTIONS)
-        )
+        Reason.objects.bulk_create(_coded(reason, place) for place, reason in enumerate(REASONS))
         offered = catalogue.draw_up()
         catalogue.publish(offered)
         accounts = _sign_up(rng, users, now)

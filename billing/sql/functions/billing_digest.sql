@@ -6,7 +6,8 @@ CREATE OR REPLACE FUNCTION public.billing_digest(t public.billing_transaction, p
  STABLE PARALLEL SAFE
 AS $function$
 BEGIN
-    -- Form 2 says what form 1 has no place for: dates, and the grants that it took from.
+    -- Form 2 says what form 1 has no place for: dates, reason, batch, and the grants that it took
+    -- from.
     IF t.form = 2 THEN
         RETURN sha256(convert_to(json_build_array(
             encode(previous_digest, 'hex'),
@@ -21,7 +22,9 @@ BEGIN
                 'uses', uses,
                 'payment_date', to_char(t.payment_date, 'YYYY-MM-DD'),
                 'bonus_expires_at', to_char(
-                    t.bonus_expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+                    t.bonus_expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+                'reason', t.reason_id,
+                'batch', t.batch_id::text
             ))::text
         )::text, 'UTF8'));
     END IF;

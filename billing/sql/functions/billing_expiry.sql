@@ -36,7 +36,9 @@ BEGIN
         b.user_id,
         NULL,                                                 -- payment_date
         NULL,                                                 -- bonus_expires_at
-        2                                                     -- form
+        2,                                                    -- form
+        NULL,                                                 -- reason_id
+        NULL                                                  -- batch_id
     );
     t.digest := billing_digest(t, b.last_digest, jsonb_build_array(
         jsonb_build_array(g.number::text, g.remaining::text)));

@@ -3,7 +3,7 @@
 --
 -- `entries` is a JSON array of objects:
 --     user_id, type, subtype, description, device, amount, bonus_amount, idempotency_key,
---     expected_number, reverses, metadata, payment_date, bonus_expires_at
+--     expected_number, reverses, metadata, payment_date, bonus_expires_at, reason, batch
 -- Amounts are signed strings. A `tariff_charge` has its whole cost as a negative `amount`, which is
 -- taken from the bonus balance first. A `reversal` names the transaction that it `reverses`, and as
 -- `amount` how much of it (positive), or 0 for all that is left of it. A `bonus_expiry` posts what
@@ -66,15 +66,16 @@ BEGIN
             btrim(description) AS description, coalesce(device, '') AS device,
             coalesce(amount, 0) AS amount, coalesce(bonus_amount, 0) AS bonus_amount,
             idempotency_key, expected_number, reverses, coalesce(metadata, '{}') AS metadata,
-            payment_date, bonus_expires_at
+            payment_date, bonus_expires_at, reason, batch
         FROM ROWS FROM (jsonb_to_recordset(entries) AS (
             user_id bigint, type text, subtype text, description text, device text,
             amount numeric, bonus_amount numeric, idempotency_key text,
             expected_number bigint, reverses bigint, metadata jsonb,
-            payment_date date, bonus_expires_at timestamptz
+            payment_date date, bonus_expires_at timestamptz, reason text, batch bigint
         )) WITH ORDINALITY AS entry (
             user_id, type, subtype, description, device, amount, bonus_amount, idempotency_key,
-            expected_number, reverses, metadata, payment_date, bonus_expires_at, place
+            expected_number, reverses, metadata, payment_date, bonus_expires_at, reason, batch,
+            place
         ) ORDER BY user_id, place
     LOOP
         IF b.user_id IS DISTINCT FROM e.user_id THEN
@@ -128,12 +129,12 @@ BEGIN
             SELECT * INTO t FROM billing_transaction x
             WHERE x.user_id = e.user_id AND x.idempotency_key = e.idempotency_key;
             IF FOUND THEN
-                -- Which request brought it is not content: a repeated call is another request.
+                -- Which request or batch brought it is not content: a repeated call is another.
                 IF (t.type, t.description, t.metadata - 'request_id', t.reverses, t.payment_date,
-                        t.bonus_expires_at)
+                        t.bonus_expires_at, t.reason_id)
                     IS NOT DISTINCT FROM
                     (e.type, e.description, e.metadata - 'request_id', e.reverses, e.payment_date,
-                        e.bonus_expires_at)
+                        e.bonus_expires_at, e.reason)
                     AND (CASE t.type
                         WHEN 'reversal' THEN
                             -- Its amount or, without one, all that was left then.
@@ -273,6 +274,11 @@ BEGIN
             END IF;
         END IF;
 
+        IF e.reason IS NOT NULL AND refusal IS NULL THEN
+            refusal := billing_reason_problem(
+                e.reason, e.type, e.description, real_change, bonus_change);
+        END IF;
+
         -- Whether the balances can take it, and the clock: one that is so far behind is wrong.
         IF refusal IS NULL AND (
             b.last_at > clock + interval '1 day'
@@ -405,7 +411,10 @@ BEGIN
             e.payment_date,
             e.bonus_expires_at,
             CASE WHEN bonus_change <> 0 AND used IS NOT NULL OR e.payment_date IS NOT NULL
-                OR e.bonus_expires_at IS NOT NULL THEN 2 ELSE 1 END  -- form
+                OR e.bonus_expires_at IS NOT NULL OR e.reason IS NOT NULL
+                OR e.batch IS NOT NULL THEN 2 ELSE 1 END,     -- form
+            e.reason,
+            e.batch
         );
         t.digest := billing_digest(
             t, b.last_digest, CASE WHEN bonus_change <> 0 THEN used END);

@@ -74,6 +74,32 @@
         }
     };
 
+    /* Change balance: a chosen reason fills in its description, and the last day of a bonus. */
+    const fillInReason = () => {
+        const chosen = document.querySelector("input[list=reasons]");
+        if (!chosen) return;
+        const filled = { description: "", bonus_expires_on: null };
+        const fill = (name, text) => {
+            const input = document.getElementById(`id_${name}`);
+            filled[name] ??= input.value; // the usual day, which nobody typed
+            if (input.value.trim() && input.value !== filled[name]) return; // typed by hand
+            input.value = filled[name] = text;
+        };
+        chosen.addEventListener("input", () => {
+            const typed = chosen.value.trim().toLowerCase();
+            const reason = [...chosen.list.options].find((each) => each.value.toLowerCase() === typed);
+            if (!reason) return;
+            fill("description", reason.dataset.template);
+            if (reason.dataset.lastDay) fill("bonus_expires_on", reason.dataset.lastDay);
+        });
+        // What stands in braces is to be typed over.
+        const description = document.getElementById("id_description");
+        description.addEventListener("focus", () => {
+            const field = /\{[^{}]+\}/.exec(description.value);
+            if (field) description.setSelectionRange(field.index, field.index + field[0].length);
+        });
+    };
+
     /* Days are typed as 2026-11-28; the button opens the browser's own calendar for them. */
     const calendars = () => {
         for (const button of document.querySelectorAll("[data-calendar]")) {
@@ -327,6 +353,7 @@
     document.addEventListener("DOMContentLoaded", () => {
         closeFilters();
         previewBalances();
+        fillInReason();
         calendars();
         sendOnce();
         secrets();

@@ -9,7 +9,8 @@ from ninja.operation import Operation
 
 from billing import ledger
 from billing.api.rest import api
-from billing.models import Channel, LowBalanceThreshold, Plan, Service, Subscription
+from billing.models import Batch, Channel, LowBalanceThreshold, Plan, Service, Subscription
+from billing.operations import batches
 from tests.factories import (
     PlanFactory,
     ServiceFactory,
@@ -29,6 +30,7 @@ class World(NamedTuple):
     subscription: Subscription
     other_plan: Plan
     other: User
+    batch: Batch
 
 
 def make_world() -> World:
@@ -43,9 +45,13 @@ def make_world() -> World:
     LowBalanceThreshold.objects.create(user=user, amount="5")
     service = ServiceFactory(code="outgoing_sms", name="Outgoing SMS", unit="")
     plan = plan_with({service: "0.3"}, name="Business", price="12.55")
-    return World(
-        user, service, subscribed(user, plan), PlanFactory(name="Basic", price="5"), UserFactory()
-    )
+    subscription = subscribed(user, plan)
+    entries = [ledger.balance_change_entry(user, amount=3, description="Of a batch")]
+    sheet = batches.Sheet(kind=Batch.Kind.REQUEST, title="Refills")
+    posted = batches.post(entries, sheet, actor=None, channel=Channel.API)
+    assert posted.batch is not None
+    other_plan = PlanFactory(name="Basic", price="5")
+    return World(user, service, subscription, other_plan, UserFactory(), posted.batch)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class RestCall:
             number=1,
             subscription_id=world.subscription.pk,
             plan_id=world.other_plan.pk,
+            batch_id=world.batch.pk,
         )
         return path + self.query
 
@@ -103,6 +110,21 @@ CALLS = (
         "billing.change_balance",
         body=lambda world: {"entries": [REFILL | {"user_id": world.user.pk}]},
     ),
+    RestCall(
+        "POST",
+        "/batches",
+        "billing.change_balance",
+        body=lambda world: {"title": "Refills", "entries": [REFILL | {"user_id": world.user.pk}]},
+    ),
+    RestCall("GET", "/batches", "billing.view_batch"),
+    RestCall("GET", "/batches/{batch_id}", "billing.view_batch"),
+    RestCall(
+        "POST",
+        "/batches/{batch_id}/reversal",
+        "billing.change_balance",
+        body=lambda world: {"description": "The wrong month"},
+    ),
+    RestCall("GET", "/reasons", "billing.view_reason"),
     of_user(
         "POST",
         "/transactions/{number}/reversal",

@@ -73,6 +73,8 @@ def test_a_change_answers_its_transaction(program: Program) -> None:
         "digest": bytes(row.digest).hex(),
         "payment_date": None,
         "bonus_expires_at": None,
+        "reason": None,
+        "batch": None,
     }
     call_command("verify_ledger", verbosity=0)
 

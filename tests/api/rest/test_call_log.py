@@ -95,7 +95,7 @@ def test_where_somebody_says_so_they_are(program: Program, user: User, both: lis
     [line] = both
     said = json.loads(line)
     assert json.loads(said["request"]) == SEEN
-    hidden = {"description": "***", "device": "***", "metadata": "***"}
+    hidden = dict.fromkeys(("description", "device", "metadata", "reason"), "***")
     assert json.loads(said["response"]) == response.json() | hidden
 
 
