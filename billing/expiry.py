@@ -25,7 +25,9 @@ def end_of_bonus(expires_at: date | datetime | None) -> datetime | None:
 
 def usual_last_day() -> date | None:
     """Returns the last day of a bonus that is given today, if the installation has one."""
-    if not settings.BONUS_DAYS:
-        return None
-    today = timezone.localdate(timezone=ZoneInfo(settings.TIME_ZONE))
-    return today + timedelta(days=settings.BONUS_DAYS)
+    return days_from_today(settings.BONUS_DAYS) if settings.BONUS_DAYS else None
+
+
+def days_from_today(days: int) -> date:
+    """Returns the day that is so many days after today, in the installation's time zone."""
+    return timezone.localdate(timezone=ZoneInfo(settings.TIME_ZONE)) + timedelta(days=days)

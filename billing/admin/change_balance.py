@@ -20,7 +20,7 @@ from billing.admin.pages import (
     page_context,
     page_of_form,
 )
-from billing.admin.reasons import ReasonField, offered, wordings
+from billing.admin.reasons import ReasonField, last_day, offered, wordings
 from billing.admin.transaction_page import redirect_to_posted
 from billing.admin.transactions import DayField
 from billing.descriptions import DESCRIPTION_MAX_LENGTH, LENGTHS
@@ -128,12 +128,13 @@ class ChangeBalanceForm(PanelForm):
             wording = cleaned.get("description", "")
             reason = Reason.objects.filter(is_active=True, template=wording).first()
             cleaned["reason"] = reason
-        # The usual last day is filled in before anything is known. It does not count if no bonus is
-        # added, or if the reason has a last day of its own.
+        # The usual last day, or that of the reason, is filled in before anybody types an amount. It
+        # does not count if no bonus is added. That of the reason counts more than the usual one.
         adds_bonus = cleaned.get("bonus_amount", ZERO) > 0
-        has_own_day = reason is not None and reason.bonus_days is not None
-        if cleaned.get("bonus_expires_on") == self.usual_last_day and (
-            has_own_day or not adds_bonus
+        own_day = None if reason is None else last_day(reason)
+        last = cleaned.get("bonus_expires_on")
+        if (not adds_bonus and last in (own_day, self.usual_last_day)) or (
+            own_day is not None and last == self.usual_last_day
         ):
             cleaned["bonus_expires_on"] = None
         return cleaned

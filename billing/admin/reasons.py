@@ -1,17 +1,15 @@
 """The pages of reasons, and how a page offers them."""
 
-from datetime import date, timedelta
+from datetime import date
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo
 
 from django import forms
-from django.conf import settings
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
-from django.utils import timezone
 from unfold.decorators import display
 
 from billing.admin.configuration import ConfigurationAdmin
+from billing.expiry import days_from_today
 from billing.models import Reason, Subject, Transaction
 
 
@@ -86,14 +84,25 @@ class Offered(NamedTuple):
     reason: Reason
     last_day: date | None
 
+    @property
+    def what(self) -> str:
+        """What the reason allows, beside its label: "adds, real balance"."""
+        terms = []
+        if self.reason.direction != Reason.Direction.BOTH:
+            terms.append(self.reason.get_direction_display().lower())
+        if self.reason.balances != Reason.Balances.BOTH:
+            terms.append(f"{self.reason.get_balances_display().lower()} balance")
+        return ", ".join(terms)
+
 
 def offered() -> list[Offered]:
     """Returns the reasons that can be chosen, in their order."""
-    today = timezone.localdate(timezone=ZoneInfo(settings.TIME_ZONE))
-    return [
-        Offered(reason, today + timedelta(days=reason.bonus_days) if reason.bonus_days else None)
-        for reason in Reason.objects.filter(is_active=True)
-    ]
+    return [Offered(each, last_day(each)) for each in Reason.objects.filter(is_active=True)]
+
+
+def last_day(reason: Reason) -> date | None:
+    """Returns the last day of a bonus that is given today for this reason; None: it has none."""
+    return days_from_today(reason.bonus_days) if reason.bonus_days else None
 
 
 def wordings() -> list[str]:

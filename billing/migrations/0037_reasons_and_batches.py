@@ -81,9 +81,9 @@ class Migration(migrations.Migration):
             "direction",
             models.CharField(
                 choices=[
-                    ("both", "Adds or takes"),
-                    ("adds", "Only adds"),
-                    ("takes", "Only takes"),
+                    ("both", "Either"),
+                    ("adds", "Adds"),
+                    ("takes", "Takes"),
                 ],
                 default="both",
                 max_length=5,
@@ -94,9 +94,9 @@ class Migration(migrations.Migration):
             "balances",
             models.CharField(
                 choices=[
-                    ("both", "Either balance"),
-                    ("real", "Only the real balance"),
-                    ("bonus", "Only the bonus balance"),
+                    ("both", "Both"),
+                    ("real", "Real"),
+                    ("bonus", "Bonus"),
                 ],
                 default="both",
                 max_length=5,

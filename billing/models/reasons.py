@@ -28,14 +28,14 @@ class Reason(models.Model):
     """
 
     class Direction(models.TextChoices):
-        BOTH = "both", "Adds or takes"
-        ADDS = "adds", "Only adds"
-        TAKES = "takes", "Only takes"
+        BOTH = "both", "Either"
+        ADDS = "adds", "Adds"
+        TAKES = "takes", "Takes"
 
     class Balances(models.TextChoices):
-        BOTH = "both", "Either balance"
-        REAL = "real", "Only the real balance"
-        BONUS = "bonus", "Only the bonus balance"
+        BOTH = "both", "Both"
+        REAL = "real", "Real"
+        BONUS = "bonus", "Bonus"
 
     code = models.CharField(
         max_length=32,

@@ -1,14 +1,12 @@
 """What a reason adds to a balance change: its description, and the expiry of a bonus."""
 
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
 
 from django.conf import settings
-from django.utils import timezone
 
 from billing.errors import ReasonRequired, UnknownReason
-from billing.expiry import end_of_bonus
+from billing.expiry import days_from_today, end_of_bonus
 from billing.ledger.entries import checked_amount
 from billing.models import Channel, Reason, Transaction
 from billing.money import Amount
@@ -36,8 +34,7 @@ def terms(
             and reason.bonus_days
             and checked_amount("bonus_amount", bonus_amount) > 0
         ):
-            today = timezone.localdate(timezone=ZoneInfo(settings.TIME_ZONE))
-            bonus_expires_at = today + timedelta(days=reason.bonus_days)
+            bonus_expires_at = days_from_today(reason.bonus_days)
     return Terms(description, end_of_bonus(bonus_expires_at))
 
 

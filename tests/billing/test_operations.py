@@ -421,7 +421,7 @@ def test_services_descriptions_and_defaults_are_recorded() -> None:
     assert all_sentences() == [
         "Added. Name: “SMS”; Code: “sms”; Active: yes.",
         "Added. Code: “cash”; Label: “Paid in cash”; Description: “Paid in cash”; "
-        "Direction: Adds or takes; Balances: Either balance; Comment required: no; Active: yes; "
+        "Direction: Either; Balances: Both; Comment required: no; Active: yes; "
         "Position: “0”.",
         "Bonus on registration changed from 0.00 to 5.50; Plan changed from nothing to “Trial”.",
         "Plan changed from “Trial” to nothing.",

@@ -51,7 +51,8 @@ def test_the_page_offers_the_reasons_that_are_used(panel: Client, customer: User
     page = panel.get(address(customer)).content.decode()
     offered = re.findall(r'<option value="([^"]*)" data-template="([^"]*)"', page)
     assert offered == [("Gift &lt;3", "A small gift"), ("Cash", "Paid in cash")]
-    assert "Only adds" in page
+    assert ">adds</option>" in page
+    assert ">bonus balance</option>" in page
     assert re.search(r'data-last-day="\d{4}-\d\d-\d\d"', page)
 
 

@@ -82,6 +82,32 @@ def test_standard_descriptions_are_offered_in_their_order(
     assert offered == ["Goodwill gift", "Paid in cash"]
 
 
+def test_a_chosen_reason_fills_in_what_nobody_typed(
+    windows: Windows, operator: User, customer: User
+) -> None:
+    Reason.objects.create(
+        code="transfer", label="Transfer", template="Transfer {number} of a bank", bonus_days=30
+    )
+    Reason.objects.create(code="cash", label="Cash", template="Paid in cash")
+    page = windows(operator, change_balance(customer))
+    reason, description = page.get_by_label("Reason"), page.get_by_label("Transaction description")
+    reason.fill("Cash")
+    expect(description).to_have_value("Paid in cash")
+    reason.fill("transfer")
+    expect(description).to_have_value("Transfer {number} of a bank")
+    expect(page.get_by_label("Bonus expires on")).to_have_value(re.compile(r"^\d{4}-\d\d-\d\d$"))
+    # What stands in braces is typed over.
+    reason.press("Tab")
+    page.keyboard.type("4711")
+    expect(description).to_have_value("Transfer 4711 of a bank")
+    reason.fill("Cash")
+    expect(description).to_have_value("Transfer 4711 of a bank")  # it was typed by hand
+    reason.fill("Transfer")
+    page.get_by_label("Balance changes").fill("5")
+    page.keyboard.press("Enter")
+    expect(notice(page)).to_contain_text("“Transfer 4711 of a bank”")
+
+
 def test_a_balance_is_changed_with_the_keyboard_alone(
     windows: Windows, operator: User, customer: User
 ) -> None:
