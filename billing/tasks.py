@@ -14,6 +14,8 @@
 - `expire_grants`, every minute, posts what has expired of gifts. (Nothing that has expired can be
   spent, whether this job has run or not.) `tell_of_expiring`, every hour, tells programs of gifts
   that expire soon.
+- `prove_ledger` proves the ledger once a night, from 03:10 UTC on. It looks every ten minutes
+  whether that is still to be done, so a night without a worker is made up for.
 - `heartbeat`, every fifteen seconds, records that jobs are done.
 - `keep_house`, every minute, gives jobs of dead workers to others; `tidy_up`, every hour, deletes
   old rows.
@@ -24,6 +26,7 @@ that is sent twice has the same ID.
 
 import logging
 from contextlib import suppress
+from datetime import UTC, datetime, time, timedelta
 from typing import Final
 
 from django.conf import settings
@@ -38,6 +41,7 @@ from procrastinate.retry import BaseRetryStrategy
 
 from billing import answers, authority, ledger, webhooks
 from billing import heartbeat as heartbeats
+from billing.ledger import proofs
 from billing.models import ChargingBatch, ChargingRun
 from billing.plans import charging
 from billing.plans.schedule import RUN_TIME
@@ -48,6 +52,7 @@ log = logging.getLogger(__name__)
 HOUSEKEEPING: Final = 20
 RESUMING: Final = 10
 CHARGING: Final = 0
+PROVING: Final = -10
 
 RETRY_MAX_SECONDS: Final = 300
 RESUME_ATTEMPTS: Final = 8
@@ -199,6 +204,40 @@ def sweep_webhooks(timestamp: int) -> None:
         )
         with suppress(exceptions.AlreadyEnqueued), transaction.atomic():
             _defer([again.job])
+
+
+# --- The proof of the ledger --------------------------------------------------------------------
+
+# Well after the charging run, and before people come to work in most of the world.
+PROOF_TIME: Final = time(3, 10, tzinfo=UTC)
+
+
+@app.periodic(cron="*/10 * * * *", queueing_lock="prove_ledger")
+@app.task(
+    name="billing.tasks.prove_ledger",
+    queue="schedule",
+    priority=PROVING,
+    lock="prove_ledger",
+    pass_context=True,
+)
+def prove_ledger(context: JobContext, timestamp: int) -> None:
+    """Proves the ledger if that was not done since 03:10 UTC.
+
+    Never retried: if it was interrupted or the database was away, the next job begins again.
+    """
+    now = timezone.now()
+    try:
+        if proofs.is_due(last_proof_time(now)):
+            proofs.prove(now, clock=timezone.now, should_stop=context.should_abort)
+    except DatabaseError as problem:
+        log.warning("The ledger is proved again in some minutes: %s", problem)
+        if not connection.is_usable():
+            connection.close()
+
+
+def last_proof_time(now: datetime) -> datetime:
+    today = datetime.combine(now.astimezone(UTC).date(), PROOF_TIME)
+    return today if today <= now else today - timedelta(days=1)
 
 
 # --- Housekeeping -------------------------------------------------------------------------------

@@ -117,7 +117,12 @@ def _checks() -> Iterator[Check]:
             keeps_from_serving=True,
             retry_after_seconds=outage.retry_after_seconds,
         )
-    for name, look in (("migrations", _migrations), ("worker", _worker), ("run", _run)):
+    for name, look in (
+        ("migrations", _migrations),
+        ("worker", _worker),
+        ("run", _run),
+        ("proof", _proof),
+    ):
         if outage is UNAVAILABLE:
             yield _not_known(name)  # without waiting for the database again
             continue
@@ -190,6 +195,29 @@ def _run() -> Check:
     }
     sentence = f"The charging run of {late.since:%Y-%m-%d %H:%M} UTC {became[late.state]}"
     return Check("run", sentence, "run_overdue", figures=(("since", late.since.isoformat()),))
+
+
+def _proof() -> Check:
+    """Does not say what was found: /readyz is open to everybody."""
+    state = reports.proof_state(timezone.now())
+    if state.failed is not None:
+        return Check(
+            "proof",
+            "A proof of the ledger found a problem. See the start page, or run "
+            "manage.py verify_ledger.",
+            "proof_failed",
+        )
+    if state.is_stale:
+        days = reports.PROOF_STALE_AFTER.days
+        return Check(
+            "proof",
+            f"The ledger has not been proved for {days} days. Make sure that a worker is "
+            "running: manage.py worker.",
+            "proof_overdue",
+        )
+    if state.latest is None:
+        return Check("proof", "The ledger has not been proved yet.")
+    return Check("proof", "The latest proofs of the ledger found no problem.")
 
 
 def _database_outage() -> Outage | None:

@@ -141,6 +141,24 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "billing_charging_failures": Family(
         "counter", "Users who could not be charged, in all charging runs."
     ),
+    "billing_proof_last_end_timestamp_seconds": Family(
+        "gauge",
+        "The end of the last proof of the ledger, in seconds since 1970. "
+        "Missing if there was none.",
+    ),
+    "billing_proof_last_full_end_timestamp_seconds": Family(
+        "gauge",
+        "The end of the last proof of all rows, in seconds since 1970. Missing if there was none.",
+    ),
+    "billing_proof_last_duration_seconds": Family(
+        "gauge", "The duration of the last proof of the ledger."
+    ),
+    "billing_proof_last_transactions": Family(
+        "gauge", "Transactions that the last proof of the ledger checked."
+    ),
+    "billing_proof_clean": Family(
+        "gauge", "1 if the last proof of the ledger, and the last of all rows, found no problem."
+    ),
     "billing_webhook_waiting_deliveries": Family(
         "gauge",
         "Webhooks to active endpoints that are not yet delivered. Counted up to "
@@ -224,6 +242,19 @@ def _runs() -> Iterator[Sample]:
 RESULTS: Final = ("charged", "suspended", "resumed", "skipped", "failed")
 
 
+def _proofs() -> Iterator[Sample]:
+    state = reports.proof_state(timezone.now())
+    if state.latest_full is not None:
+        ended = state.latest_full.finished_at.timestamp()
+        yield "billing_proof_last_full_end_timestamp_seconds", ended, ()
+    if (last := state.latest) is not None:
+        yield "billing_proof_last_end_timestamp_seconds", last.finished_at.timestamp(), ()
+        took = (last.finished_at - last.started_at).total_seconds()
+        yield "billing_proof_last_duration_seconds", took, ()
+        yield "billing_proof_last_transactions", last.transactions, ()
+        yield "billing_proof_clean", int(state.failed is None), ()
+
+
 def _webhooks() -> Iterator[Sample]:
     now = timezone.now()
     oldest = webhooks.oldest_waiting()
@@ -289,6 +320,7 @@ QUESTIONS: Final[Mapping[str, Callable[[], Iterable[Sample]]]] = {
     "jobs": _jobs,
     "charging": _charging,
     "runs": _runs,
+    "proofs": _proofs,
     "webhooks": _webhooks,
     "backlog": _backlog,
 }

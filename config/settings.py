@@ -3,6 +3,7 @@
 docs/configuration.md lists the variables; a test compares that list with this file.
 """
 
+import os
 import re
 import secrets
 from collections.abc import Collection
@@ -221,6 +222,23 @@ BONUS_DAYS = _number("BONUS_DAYS", default=0, lowest=0, highest=36_500)
 
 # Webhooks report a gift so many days before it expires (bonus.expiring); 0: they do not.
 BONUS_EXPIRING_DAYS = _number("BONUS_EXPIRING_DAYS", default=7, lowest=0, highest=30)
+
+# --- The proof of the ledger --------------------------------------------------------------------
+
+# Signs the heads of the ledger. By default it is made once, in this file.
+LEDGER_SIGNING_KEY = env.ENVIRON.get("LEDGER_SIGNING_KEY", "").strip()  # like SECRET_KEY
+LEDGER_SIGNING_KEY_FILE = DATA_DIR / "ledger_signing_key"
+if LEDGER_SIGNING_KEY and len(LEDGER_SIGNING_KEY) < 32:
+    raise ImproperlyConfigured(
+        "LEDGER_SIGNING_KEY is too short; it must be a long random text that stays the same, "
+        "e.g. from: openssl rand -hex 40"
+    )
+# The nightly proof writes the heads here.
+LEDGER_HEADS_DIR = DATA_DIR / "heads"
+# So many stretches of the ledger are checked at the same time, each on a connection of its own.
+LEDGER_PROOF_PROCESSES = _number(
+    "LEDGER_PROOF_PROCESSES", default=os.cpu_count() or 1, lowest=1, highest=64
+)
 
 # --- The Billing API ----------------------------------------------------------------------------
 

@@ -8,11 +8,13 @@ A test uses it in one of two ways:
   the panel in a browser (`live_panel`).
 """
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import pytest
+from django.conf import settings
 from django.db import connection, transaction
 from django.test.utils import override_settings, setup_databases, teardown_databases
 from hypothesis import HealthCheck
@@ -54,9 +56,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def settings_of_tests() -> Iterator[None]:
-    """Serves static files from the source directories, and hashes passwords fast."""
+def settings_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Serves static files from the source directories, hashes passwords fast, keeps DATA_DIR."""
+    data_dir = tmp_path_factory.mktemp("data")
     with override_settings(
+        LEDGER_SIGNING_KEY="",
+        LEDGER_SIGNING_KEY_FILE=data_dir / "ledger_signing_key",
+        LEDGER_HEADS_DIR=data_dir / "heads",
         STORAGES={
             "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
             "staticfiles": {
@@ -165,6 +171,8 @@ def committed_db(
         yield
         connection.close()  # ends a transaction that the test has left open
         empty(tables_for_tests)
+        # Otherwise the next worker would find that all transactions were removed.
+        shutil.rmtree(settings.LEDGER_HEADS_DIR, ignore_errors=True)
         connection.close()
 
 

@@ -29,6 +29,7 @@ def start_page_context(request: HttpRequest, context: dict[str, Any]) -> dict[st
         context["shared_mailboxes"] = _shared_mailboxes()
     if request.user.has_perm("billing.view_transaction"):
         context |= _turnovers() | {"latest": reports.latest(10)}
+        context["proofs"] = reports.proof_state(timezone.now())
     if request.user.has_perm("billing.view_webhookendpoint"):
         context["failing_endpoints"] = webhooks.failing(timezone.now())
         context["stalled_since"] = webhooks.stalled_since(timezone.now())

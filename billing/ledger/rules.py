@@ -252,6 +252,9 @@ CLOCK: Final = Rule(
     "created_at <= clock_timestamp() + interval '1 day'",
 )
 
+# Of a file of signed heads (billing.ledger.heads): without one, nothing says how far a chain went.
+HEAD: Final = Rule("G3", "the last row of each chain in the heads file is there, as it was")
+
 # For the uses of a grant, like `TRANSACTION_RULES` for the transactions of a user.
 USE_RULES: Final = (
     Rule("G11", "its grant exists", "grant_amount IS NOT NULL"),

@@ -2,7 +2,8 @@
 
 The database does the work, in sets: it reads each user's transactions once, in the order of their
 numbers, each beside the one before it. Users are checked in stretches, which bounds memory and
-shows progress. Each stretch is one snapshot, so the panel may keep working.
+shows progress. Each stretch is one snapshot, so the panel may keep working. Several stretches can
+be checked at the same time, each on a connection of its own.
 
 The check trusts nothing that somebody could have put into the database. Its SQL uses only what
 comes with PostgreSQL; names are looked up in `pg_catalog`, tables in `public`
@@ -12,10 +13,15 @@ functions are the original ones.
 """
 # ruff: noqa: S608 - all SQL here is put together from the constants below and whole numbers
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
+from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
 from billing.ledger.rules import (
@@ -28,6 +34,7 @@ from billing.ledger.rules import (
     FIGURES,
     GRANT_RULES,
     HAS_USER,
+    HEAD,
     REASON,
     SEPARATE_RULES,
     TRANSACTION_RULES,
@@ -51,6 +58,8 @@ class Problem:
     row: dict[str, Any]
 
     def __str__(self) -> str:
+        if self.rule is HEAD:
+            return str(self.row["said"])
         if self.rule in EVENT_RULES:
             return (
                 f"Event {self.number} of {self.row['subject']} {self.row['subject_id']} breaks "
@@ -138,26 +147,74 @@ def stretch_of(user_id: int) -> Stretch | None:
     return None if found is None else Stretch(user_id - 1, user_id, found[0])
 
 
-def check(parts: list[Stretch]) -> Iterator[Checked]:
+def check(parts: list[Stretch], *, processes: int = 1) -> Iterator[Checked]:
     """Checks the stretches, then what needs all of them together, then the clock.
 
     Stops after the first problem.
     """
-    for stretch in parts:
-        with untrusting_cursor() as cursor:
-            checked = _check(cursor, stretch)
-        yield checked
-        if checked.problem:
-            return
+    return in_order(tasks(parts), processes)
+
+
+Task = Callable[[], Checked]
+
+
+def tasks(parts: list[Stretch]) -> Iterator[Task]:
+    """Yields the single checks of `check`."""
+    yield from (partial(_check_stretch, stretch) for stretch in parts)
     all_of_them = Stretch(parts[0].after, parts[-1].up_to, 0)
-    with untrusting_cursor() as cursor:
-        for ask in (_nobodys, _same_id, _broken_event, _wrong_figures, _clock_behind):
-            if problem := ask(cursor, all_of_them):
-                yield Checked(0, 0, problem)
+    for ask in (nobodys, _same_id, _broken_event, wrong_figures, clock_behind):
+        yield partial(ask_once, ask, all_of_them)
+
+
+def in_order(checks: Iterable[Task], processes: int) -> Iterator[Checked]:
+    """Yields the results in the order of the checks, and stops after the first problem.
+
+    With several processes of the database, so many checks run at the same time, each on a
+    connection of its own. The results are the same. Inside a database transaction there is only one
+    connection: others would not see what is not yet committed.
+    """
+    if processes == 1 or connection.in_atomic_block:
+        for task in checks:
+            checked = task()
+            yield checked
+            if checked.problem:
                 return
+        return
+    left, running = iter(checks), deque[Future[Checked]]()
+    with ThreadPoolExecutor(processes) as pool:
+        try:
+            while True:
+                for each in islice(left, 2 * processes - len(running)):
+                    running.append(pool.submit(_on_its_own_connection, each))
+                if not running:
+                    return
+                checked = running.popleft().result()
+                yield checked
+                if checked.problem:
+                    return
+        finally:
+            for future in running:
+                future.cancel()
 
 
-def _nobodys(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
+def _on_its_own_connection(task: Task) -> Checked:
+    try:
+        return task()
+    finally:
+        connection.close()
+
+
+def ask_once(ask: Callable[[CursorWrapper, Stretch], Problem | None], stretch: Stretch) -> Checked:
+    with untrusting_cursor() as cursor:
+        return Checked(0, 0, ask(cursor, stretch))
+
+
+def _check_stretch(stretch: Stretch) -> Checked:
+    with untrusting_cursor() as cursor:
+        return _check(cursor, stretch)
+
+
+def nobodys(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
     """Returns a row without a user: NULL is in no stretch."""
     if stretch.after is not None or stretch.up_to is not None:
         return None
@@ -181,7 +238,7 @@ def _same_id(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
     if (found := cursor.fetchone()) is None:
         return None
     is_it = f"id = {found[0]}::bigint" if found[0] is not None else "id IS NULL"
-    return _problem_at(cursor, UNIQUE_ID, f"{is_it} AND {stretch.covers('user_id')}")
+    return problem_at(cursor, UNIQUE_ID, f"{is_it} AND {stretch.covers('user_id')}")
 
 
 def _broken_event(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
@@ -189,20 +246,28 @@ def _broken_event(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
     limits = "true"
     if stretch.after is not None or stretch.up_to is not None:
         limits = f"subject = 'user' AND {stretch.covers('subject_id')}"
+    return first_broken_event(cursor, judged_events(f"public.billing_event e WHERE {limits}"))
+
+
+def judged_events(rows: str, also: str = "", only: str = "true") -> str:
+    """Returns the same as `judged_transactions` for events, selected from `rows` as `e`."""
+    return f"""(
+        SELECT v.*, {place_of_first_broken(EVENT_RULES)} AS broken FROM (
+            SELECT id, e.subject, e.subject_id, e.number, action, actor_id, channel, request_id,
+                data, created_at, digest{also},
+                lag(e.number) OVER w AS before_number,
+                lag(created_at) OVER w AS before_at,
+                lag(digest) OVER w AS before_digest
+            FROM {rows}
+            WINDOW w AS (PARTITION BY e.subject, e.subject_id ORDER BY e.number)
+        ) v WHERE {only}
+    ) judged"""
+
+
+def first_broken_event(cursor: CursorWrapper, judged: str) -> Problem | None:
     cursor.execute(
-        f"""
-        SELECT subject, subject_id, number, action, broken FROM (
-            SELECT v.*, {_place_of_first_broken(EVENT_RULES)} AS broken FROM (
-                SELECT id, subject, subject_id, number, action, actor_id, channel, request_id,
-                    data, created_at, digest,
-                    lag(number) OVER w AS before_number,
-                    lag(created_at) OVER w AS before_at,
-                    lag(digest) OVER w AS before_digest
-                FROM public.billing_event e WHERE {limits}
-                WINDOW w AS (PARTITION BY subject, subject_id ORDER BY number)
-            ) v
-        ) judged WHERE broken IS NOT NULL ORDER BY subject, subject_id, number LIMIT 1
-        """
+        f"SELECT subject, subject_id, number, action, broken FROM {judged} "
+        "WHERE broken IS NOT NULL ORDER BY subject, subject_id, number LIMIT 1"
     )
     if (found := cursor.fetchone()) is None:
         return None
@@ -211,7 +276,7 @@ def _broken_event(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
     return Problem(EVENT_RULES[broken], None, number, row)
 
 
-def _wrong_figures(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
+def wrong_figures(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
     """Returns the first batch whose figures are not those of its transactions."""
     if stretch.after is not None or stretch.up_to is not None:
         return None
@@ -230,11 +295,13 @@ def _wrong_figures(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
     return None if found is None else Problem(FIGURES, None, found[0], {})
 
 
-def _clock_behind(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
+def clock_behind(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
     """Returns the first transaction dated more than a day after the database's clock."""
+    # The limit in a subquery of its own, so that an index by time can find the few beyond it.
     cursor.execute(
         "SELECT user_id, number, created_at, clock_timestamp() FROM public.billing_transaction "
-        f"WHERE {stretch.covers('user_id')} AND NOT ({CLOCK.holds}) "
+        "WHERE created_at > (SELECT clock_timestamp() + interval '1 day') "
+        f"AND {stretch.covers('user_id')} AND NOT ({CLOCK.holds}) "
         "ORDER BY created_at, user_id, number LIMIT 1"
     )
     found = cursor.fetchone()
@@ -245,25 +312,26 @@ def _clock_behind(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
 
 
 def _check(cursor: CursorWrapper, stretch: Stretch) -> Checked:
-    rows, balances = _judged_transactions(stretch), _judged_balances(stretch)
+    rows = judged_transactions(f"public.billing_transaction t WHERE {stretch.covers('user_id')}")
+    balances = judged_balances(stretch)
     problems: list[Problem | None] = []
-    row_count, bad_user, actors = _summary_by_actor(cursor, rows)
+    row_count, bad_user, actors = summary_by_actor(cursor, rows)
     if bad_user is not None:
-        problems.append(_first_broken(cursor, rows, bad_user, TRANSACTION_RULES))
+        problems.append(first_broken(cursor, rows, bad_user, TRANSACTION_RULES))
     problems.append(_key_used_twice(cursor, stretch))
-    problems.append(_actor_of_nowhere(cursor, stretch, actors))
-    problems.append(_reference_to_nothing(cursor, stretch, REASON, "reason_id", "reason", "code"))
-    problems.append(_reference_to_nothing(cursor, stretch, BATCH, "batch_id", "batch", "id"))
-    problems.append(_broken_grant(cursor, _judged_uses(stretch), USE_RULES))
-    problems.append(_broken_grant(cursor, _judged_grants(stretch), GRANT_RULES))
-    user_count, bad_user = _summary(cursor, balances)
+    problems.append(actor_of_nowhere(cursor, stretch, actors))
+    problems.append(reference_to_nothing(cursor, stretch, REASON, "reason_id", "reason", "code"))
+    problems.append(reference_to_nothing(cursor, stretch, BATCH, "batch_id", "batch", "id"))
+    problems.append(broken_grant(cursor, judged_uses(stretch), USE_RULES))
+    problems.append(broken_grant(cursor, judged_grants(stretch), GRANT_RULES))
+    user_count, bad_user = summary(cursor, balances)
     if bad_user is not None:
-        problems.append(_first_broken(cursor, balances, bad_user, BALANCE_RULES))
+        problems.append(first_broken(cursor, balances, bad_user, BALANCE_RULES))
     found = [problem for problem in problems if problem is not None]
-    return Checked(row_count, user_count, min(found, key=_place, default=None))
+    return Checked(row_count, user_count, min(found, key=place, default=None))
 
 
-def _place(problem: Problem) -> tuple[int, int, int]:
+def place(problem: Problem) -> tuple[int, int, int]:
     """Returns a sort key: by user; transactions by number, the balance, grants, then their sum."""
     user_id = -1 if problem.user_id is None else problem.user_id
     kinds = (TRANSACTION_RULES + SEPARATE_RULES, BALANCE_RULES[:-1], USE_RULES, GRANT_RULES)
@@ -271,32 +339,36 @@ def _place(problem: Problem) -> tuple[int, int, int]:
     return user_id, kind, problem.number or 0
 
 
-def _judged_transactions(stretch: Stretch) -> str:
-    """Returns SQL for transactions with `broken`: the place of the first broken rule, or NULL."""
+def judged_transactions(rows: str, also: str = "", only: str = "true") -> str:
+    """Returns SQL for transactions with `broken`: the place of the first broken rule, or NULL.
+
+    `rows` is what to select them from, as `t`. Of these, only those for which `only` is true are
+    judged; the others are only the rows before them. `also` adds a column that `only` needs.
+    """
     # Named one by one, so that an added column cannot shift the others.
     columns = ", ".join(f"t.{name}" for name in COLUMNS)
     return f"""(
-        SELECT v.*, {_place_of_first_broken(TRANSACTION_RULES)} AS broken FROM (
-            SELECT {columns},
-                lag(number) OVER w AS before_number,
-                lag(new_balance) OVER w AS before_balance,
-                lag(new_bonus) OVER w AS before_bonus,
-                lag(refilled) OVER w AS before_refilled,
-                lag(bonus_refilled) OVER w AS before_bonus_refilled,
-                lag(created_at) OVER w AS before_at,
-                lag(digest) OVER w AS before_digest
-            FROM public.billing_transaction t WHERE {stretch.covers("user_id")}
-            WINDOW w AS (PARTITION BY user_id ORDER BY number)
-        ) v
+        SELECT v.*, {place_of_first_broken(TRANSACTION_RULES)} AS broken FROM (
+            SELECT {columns}{also},
+                lag(t.number) OVER w AS before_number,
+                lag(t.new_balance) OVER w AS before_balance,
+                lag(t.new_bonus) OVER w AS before_bonus,
+                lag(t.refilled) OVER w AS before_refilled,
+                lag(t.bonus_refilled) OVER w AS before_bonus_refilled,
+                lag(t.created_at) OVER w AS before_at,
+                lag(t.digest) OVER w AS before_digest
+            FROM {rows}
+            WINDOW w AS (PARTITION BY t.user_id ORDER BY t.number)
+        ) v WHERE {only}
     ) judged"""
 
 
-def _judged_balances(stretch: Stretch) -> str:
+def judged_balances(stretch: Stretch) -> str:
     """Returns the same for balances, and for users without one."""
     return f"""(
         SELECT coalesce(u.id, b.user_id) AS user_id, NULL AS number,
             b.real, b.bonus, b.refilled, b.bonus_refilled, b.last_number, b.last_at, b.last_digest,
-            {_place_of_first_broken(BALANCE_RULES)} AS broken
+            {place_of_first_broken(BALANCE_RULES)} AS broken
         FROM (SELECT id FROM public.users_user WHERE {stretch.covers("id")}) u
         FULL JOIN (
             SELECT *, row_number() OVER (PARTITION BY user_id) AS place
@@ -321,10 +393,13 @@ _EXPIRY_CHANGES: Final = """
     ) moved ON true"""
 
 
-def _judged_uses(stretch: Stretch) -> str:
-    """Returns SQL for uses of grants with `broken`, and `grant_number` as their number."""
+def judged_uses(stretch: Stretch, only: str = "true") -> str:
+    """Returns SQL for uses of grants with `broken`, and `grant_number` as their number.
+
+    `only` is a condition on whole grants; it must not leave some uses of a grant out.
+    """
     return f"""(
-        SELECT v.*, {_place_of_first_broken(USE_RULES)} AS broken FROM (
+        SELECT v.*, {place_of_first_broken(USE_RULES)} AS broken FROM (
             SELECT u.user_id, u.grant_number, u.place, u.number, u.amount, u.remaining,
                 g.amount AS grant_amount, g.expires_at, moved.is_moved,
                 lag(u.place) OVER w AS before_place,
@@ -333,16 +408,16 @@ def _judged_uses(stretch: Stretch) -> str:
             LEFT JOIN public.billing_grant g
                 ON g.user_id = u.user_id AND g.number = u.grant_number
             {_EXPIRY_CHANGES}
-            WHERE {stretch.covers("u.user_id")}
+            WHERE {stretch.covers("u.user_id")} AND {only}
             WINDOW w AS (PARTITION BY u.user_id, u.grant_number ORDER BY u.place)
         ) v
     ) judged"""
 
 
-def _judged_grants(stretch: Stretch) -> str:
+def judged_grants(stretch: Stretch, only: str = "true") -> str:
     """Returns the same for grants."""
     return f"""(
-        SELECT v.*, v.number AS grant_number, {_place_of_first_broken(GRANT_RULES)} AS broken
+        SELECT v.*, v.number AS grant_number, {place_of_first_broken(GRANT_RULES)} AS broken
         FROM (
             SELECT g.user_id, g.number, g.amount, g.remaining, g.uses, g.expires_at,
                 CASE WHEN moved.is_moved THEN moved.after ELSE t.bonus_expires_at END
@@ -357,12 +432,12 @@ def _judged_grants(stretch: Stretch) -> str:
                 ORDER BY u.place DESC LIMIT 1
             ) last ON true
             {_EXPIRY_CHANGES}
-            WHERE {stretch.covers("g.user_id")}
+            WHERE {stretch.covers("g.user_id")} AND {only}
         ) v
     ) judged"""
 
 
-def _broken_grant(cursor: CursorWrapper, judged: str, rules: tuple[Rule, ...]) -> Problem | None:
+def broken_grant(cursor: CursorWrapper, judged: str, rules: tuple[Rule, ...]) -> Problem | None:
     """Returns the first grant, or use of a grant, that breaks a rule."""
     cursor.execute(
         f"SELECT * FROM {judged} WHERE broken IS NOT NULL ORDER BY user_id, grant_number LIMIT 1"
@@ -376,19 +451,19 @@ def _broken_grant(cursor: CursorWrapper, judged: str, rules: tuple[Rule, ...]) -
     return Problem(rule, row.pop("user_id"), row.pop("grant_number"), row)
 
 
-def _place_of_first_broken(rules: tuple[Rule, ...]) -> str:
+def place_of_first_broken(rules: tuple[Rule, ...]) -> str:
     cases = (f"WHEN ({rule.holds}) IS NOT TRUE THEN {i}" for i, rule in enumerate(rules))
     return f"CASE {' '.join(cases)} END"
 
 
-def _summary(cursor: CursorWrapper, judged: str) -> tuple[int, int | None]:
+def summary(cursor: CursorWrapper, judged: str) -> tuple[int, int | None]:
     """Returns the number of rows, and the first user with a bad one."""
     cursor.execute(f"SELECT count(*), min(user_id) FILTER (WHERE broken IS NOT NULL) FROM {judged}")
     count, first_user = cursor.fetchone()
     return count, first_user
 
 
-def _summary_by_actor(cursor: CursorWrapper, judged: str) -> tuple[int, int | None, list[int]]:
+def summary_by_actor(cursor: CursorWrapper, judged: str) -> tuple[int, int | None, list[int]]:
     """Returns the same, and the actors of the rows."""
     cursor.execute(
         "SELECT actor_id, count(*), min(user_id) FILTER (WHERE broken IS NOT NULL) "
@@ -409,12 +484,12 @@ def _key_used_twice(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
     if (found := cursor.fetchone()) is None:
         return None
     user_id, number = found
-    return _problem_at(
+    return problem_at(
         cursor, UNIQUE_KEY, f"user_id = {user_id}::bigint AND number = {number}::bigint"
     )
 
 
-def _actor_of_nowhere(cursor: CursorWrapper, stretch: Stretch, actors: list[int]) -> Problem | None:
+def actor_of_nowhere(cursor: CursorWrapper, stretch: Stretch, actors: list[int]) -> Problem | None:
     if not actors:
         return None
     asked = f"'{{{','.join(map(str, actors))}}}'"
@@ -422,12 +497,12 @@ def _actor_of_nowhere(cursor: CursorWrapper, stretch: Stretch, actors: list[int]
     if not (nowhere := set(actors) - {found for (found,) in cursor.fetchall()}):
         return None
     asked = f"'{{{','.join(map(str, nowhere))}}}'"
-    return _problem_at(
+    return problem_at(
         cursor, ACTOR, f"{stretch.covers('user_id')} AND actor_id = ANY ({asked}::bigint[])"
     )
 
 
-def _reference_to_nothing(  # noqa: PLR0917 - a table of two calls
+def reference_to_nothing(  # noqa: PLR0917 - a table of two calls
     cursor: CursorWrapper, stretch: Stretch, rule: Rule, column: str, table: str, key: str
 ) -> Problem | None:
     """Returns the first transaction whose reason, or batch, does not exist."""
@@ -440,10 +515,10 @@ def _reference_to_nothing(  # noqa: PLR0917 - a table of two calls
     if (found := cursor.fetchone()) is None:
         return None
     user_id, number = found
-    return _problem_at(cursor, rule, f"user_id = {user_id}::bigint AND number = {number}::bigint")
+    return problem_at(cursor, rule, f"user_id = {user_id}::bigint AND number = {number}::bigint")
 
 
-def _problem_at(cursor: CursorWrapper, rule: Rule, condition: str) -> Problem:
+def problem_at(cursor: CursorWrapper, rule: Rule, condition: str) -> Problem:
     """Returns the first transaction for which `condition` is true."""
     cursor.execute(
         f"SELECT {', '.join(COLUMNS)} FROM public.billing_transaction WHERE {condition} "
@@ -453,7 +528,7 @@ def _problem_at(cursor: CursorWrapper, rule: Rule, condition: str) -> Problem:
     return Problem(rule, row.pop("user_id"), row.pop("number"), row)
 
 
-def _first_broken(
+def first_broken(
     cursor: CursorWrapper, judged: str, user_id: int, rules: tuple[Rule, ...]
 ) -> Problem:
     cursor.execute(

@@ -8,7 +8,7 @@ from billing.models.groups import GroupDefault
 from billing.models.moments import Activation, PlanTerms
 from billing.models.plans import Plan, Service, ServicePrice, UserDefaults
 from billing.models.reasons import Reason
-from billing.models.runs import ChargingBatch, ChargingFailure, ChargingRun, Heartbeat
+from billing.models.runs import ChargingBatch, ChargingFailure, ChargingRun, Heartbeat, Proof
 from billing.models.subscriptions import ActiveDay, Subscription
 from billing.models.transactions import (
     Channel,
@@ -51,6 +51,7 @@ __all__ = [
     "LowBalanceThreshold",
     "Plan",
     "PlanTerms",
+    "Proof",
     "Reason",
     "Reference",
     "Service",

@@ -1,4 +1,4 @@
-"""Charging runs: what they did, for the panel and for finding faults."""
+"""Charging runs and proofs of the ledger: what they did, for pages and monitoring."""
 
 from django.conf import settings
 from django.db import models
@@ -108,3 +108,37 @@ class ChargingFailure(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user}: {self.problem}"
+
+
+class Proof(models.Model):
+    """One proof of the ledger: what was checked, and the first thing that was wrong.
+
+    For people and monitoring. Whoever can rewrite the ledger can rewrite this table, too; what
+    counts is a heads file that is kept elsewhere.
+    """
+
+    class Kind(models.TextChoices):
+        FULL = "full", "All rows"
+        INCREMENTAL = "incremental", "New rows"
+
+    class Start(models.TextChoices):
+        SCHEDULE = "schedule", "Schedule"
+        COMMAND = "command", "Command"
+
+    kind = models.CharField(max_length=11, choices=Kind)
+    started_by = models.CharField(max_length=10, choices=Start)
+    started_at = models.DateTimeField("started")
+    finished_at = models.DateTimeField("finished", db_default=Now())
+    users = models.BigIntegerField(help_text="Users whose balances were checked.")
+    transactions = models.BigIntegerField(help_text="Transactions checked.")
+    problem = models.TextField(blank=True, help_text="The first thing that was wrong, or nothing.")
+    heads = models.CharField(
+        max_length=100, blank=True, help_text="The name of the heads file that was written."
+    )
+
+    class Meta:
+        default_permissions = ()
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"Proof of {self.started_at:%Y-%m-%d %H:%M} UTC"

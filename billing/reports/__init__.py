@@ -22,6 +22,7 @@ from billing.reports.pages import (
     page_by_id,
     tie_reversals,
 )
+from billing.reports.proofs import PROOF_STALE_AFTER, ProofState, proof_state
 from billing.reports.runs import (
     RUN_MAY_TAKE,
     SILENCE,
@@ -49,6 +50,7 @@ from billing.reports.sums import (
 __all__ = [
     "LONGEST_TRANSACTION",
     "PAGE_SIZE",
+    "PROOF_STALE_AFTER",
     "RUN_MAY_TAKE",
     "SILENCE",
     "Before",
@@ -60,6 +62,7 @@ __all__ = [
     "Listing",
     "Page",
     "Place",
+    "ProofState",
     "ReasonSums",
     "Slice",
     "SubscriptionListing",
@@ -81,6 +84,7 @@ __all__ = [
     "overdue",
     "page",
     "page_by_id",
+    "proof_state",
     "runs_of_day",
     "slice_of_all",
     "slice_of_user",

@@ -4,12 +4,15 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import call_command
 from django.db import connection
 
+from billing import events
+from billing.models import Channel, Subject
 from billing.sql import guards
 from tests.billing.histories import execute, user_with_history
 
@@ -20,7 +23,8 @@ FUNCTIONS = re.compile(r":(?:funcid|opfuncid|winfnoid|aggfnoid) (\d+)")
 OPERATORS = re.compile(r":(?:opno|eqop|sortop) (\d+)")
 
 
-def queries_of_the_proof() -> list[str]:
+def queries_of_the_proof(file: Path) -> list[str]:
+    """Returns the queries of the whole check, and of those against heads."""
     asked: list[str] = []
 
     def note(run: Callable[..., Any], query: str, parameters: Any, *rest: Any) -> Any:
@@ -28,17 +32,20 @@ def queries_of_the_proof() -> list[str]:
             asked.append(query.replace("%(prefix)s", "'billing_'"))
         return run(query, parameters, *rest)
 
-    with connection.execute_wrapper(note), suppress(SystemExit):
-        call_command("verify_ledger", stdout=StringIO())
+    call_command("ledger_heads", str(file), stdout=StringIO())
+    for option in ("--heads", "--since"):
+        with connection.execute_wrapper(note), suppress(SystemExit):
+            call_command("verify_ledger", option, str(file), stdout=StringIO())
     return asked
 
 
 @pytest.fixture
-def called() -> dict[str, str]:
+def called(tmp_path: Path) -> dict[str, str]:
     """Returns every function that verify_ledger calls, with the name of its code."""
     user_with_history()
-    queries = queries_of_the_proof()
-    assert len(queries) > 10
+    events.record(Subject.PLAN, 1, "noted", actor=None, channel=Channel.PANEL)
+    queries = queries_of_the_proof(tmp_path / "heads")
+    assert len(queries) > 30
     functions: set[str] = set()
     operators: set[str] = set()
     execute("SET LOCAL search_path = pg_catalog, pg_temp")

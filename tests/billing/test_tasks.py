@@ -21,7 +21,14 @@ from procrastinate.exceptions import JobAborted
 from procrastinate.psycopg_connector import PsycopgConnector
 
 from billing import ledger, tasks
-from billing.models import Channel, ChargingBatch, ChargingRun, Subscription, Transaction
+from billing.models import (
+    Channel,
+    ChargingBatch,
+    ChargingRun,
+    Proof,
+    Subscription,
+    Transaction,
+)
 from billing.plans import charging
 from billing.plans.pricing import Cycle
 from tests.billing.histories import execute
@@ -451,3 +458,19 @@ def test_jobs_of_long_ago_are_removed(work: Callable[[], None], at_night: None) 
     work()
     left = ProcrastinateJob.objects.filter(queue_name="other")
     assert [job.status for job in left] == ["todo"]
+
+
+# --- The proof of the ledger --------------------------------------------------------------------
+
+
+def test_a_worker_proves_the_ledger_with_several_connections(
+    committed_db: None, work: Callable[[], None], settings: Any
+) -> None:
+    settings.LEDGER_PROOF_PROCESSES = 2
+    refill(user_with(1))
+    tasks.prove_ledger.defer(timestamp=0)
+    work()
+    proof = Proof.objects.get()
+    assert (proof.problem, proof.transactions) == ("", 2)
+    assert (settings.LEDGER_HEADS_DIR / proof.heads).exists()
+    assert queued("prove_ledger") == []

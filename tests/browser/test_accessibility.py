@@ -32,7 +32,7 @@ from tests.browser.panel import (
     tab,
     transaction_page,
 )
-from tests.browser.test_every_page import focused, integrate, subscribe
+from tests.browser.test_every_page import add_proof, focused, integrate, subscribe
 from tests.factories import OperatorFactory, PlanFactory, UserFactory, user_with
 from users.models import User
 
@@ -213,6 +213,7 @@ def test_axe_finds_nothing_on_any_kind_of_page(
     user = user_with_history()
     subscription = subscribe(user)
     PlanFactory(name="Another plan")
+    add_proof()
     delivery = integrate(user, operator)
     Reason.objects.create(code="cash", label="Paid in cash", template="Paid in cash")
     first, reversed_one = (Transaction.objects.get(user=user, number=n) for n in (1, 3))

@@ -26,6 +26,7 @@ from billing.models import (
     Grant,
     LowBalanceThreshold,
     Plan,
+    Proof,
     Reason,
     Service,
     Subscription,
@@ -89,7 +90,10 @@ def stand_out(user: User) -> None:
 
 
 def subscribe(user: User) -> Subscription:
-    """Subscribes the user to a plan with prices, and adds a charging run that failed for them."""
+    """Subscribes the user to a plan with prices.
+
+    Adds a charging run that failed for them, and a proof of the ledger that found something.
+    """
     names = [UNBROKEN[:40], "Outgoing SMS"]
     prices = {ServiceFactory(name=name, unit="1,000 look-ups"): "123456789.1234" for name in names}
     plan = plan_with(prices, name=UNBROKEN[:60], price="99.9")
@@ -100,7 +104,15 @@ def subscribe(user: User) -> Subscription:
     )  # fmt: skip
     problem = f"The posting function billing_post({'jsonb' * 20}) refused it"
     ChargingFailure.objects.create(run=run, user=user, problem=problem)
+    add_proof(problem)
     return subscription
+
+
+def add_proof(problem: str = "") -> None:
+    Proof.objects.create(
+        kind="full", started_by="schedule", started_at=timezone.now(),
+        finished_at=timezone.now(), users=1234567, transactions=123456789, problem=problem,
+    )  # fmt: skip
 
 
 def integrate(user: User, operator: User) -> WebhookDelivery:

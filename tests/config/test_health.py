@@ -63,7 +63,7 @@ def test_a_panel_with_a_worker_is_ready(db: None, client: Client) -> None:
     assert status == 200
     assert (report["ready"], report["problems"]) == (True, [])
     assert (report["status"], report["warnings"]) == ("ok", [])
-    assert set(report["checks"]) == {"database", "migrations", "worker", "run"}
+    assert set(report["checks"]) == {"database", "migrations", "worker", "run", "proof"}
     assert all(check["ok"] and check["sentence"] for check in report["checks"].values())
     assert report["checks"]["worker"]["age_seconds"] < 900
 
@@ -81,7 +81,7 @@ def test_a_database_that_does_not_answer_is_503(
     assert (answer.status_code, answer["Retry-After"]) == (503, "5")
     assert (report["ready"], report["status"]) == (False, "unavailable")
     assert codes(report["problems"]) == ["database_unavailable"]
-    assert codes(report["warnings"]) == ["not_known"] * 3
+    assert codes(report["warnings"]) == ["not_known"] * 4
     assert not report["checks"]["run"]["ok"]
 
 

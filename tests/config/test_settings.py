@@ -54,6 +54,12 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         ("BILLING_CURRENCY", "EUS", "BILLING_CURRENCY is “EUS”; it must be an ISO 4217 code"),
         ("BILLING_CURRENCY", "ZZZ", "BILLING_CURRENCY is “ZZZ”; it must be an ISO 4217 code"),
         ("BILLING_CURRENCY", "XAU", "BILLING_CURRENCY is “XAU”; it must be an ISO 4217 code"),
+        ("LEDGER_SIGNING_KEY", "secret", "LEDGER_SIGNING_KEY is too short; it must be a long"),
+        (
+            "LEDGER_PROOF_PROCESSES",
+            "0",
+            "LEDGER_PROOF_PROCESSES is “0”; it must be a number from 1 to 64.",
+        ),
         ("LOG_LEVEL", "loud", "LOG_LEVEL is “loud”; it must be one of DEBUG, "),
         ("DATABASE_URL", "billing", "DATABASE_URL must look like postgres://user:password@host"),
         ("DATABASE_URL", "mysql://a:b@c/d", "DATABASE_URL must look like postgres://"),
