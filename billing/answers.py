@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from django.db import connection
+from django.db.models import Q
 
 from billing.errors import AnswerForgotten, KeyUsed
 from billing.models import KeptAnswer
@@ -71,3 +72,13 @@ def forget_old(now: datetime) -> None:
     old = KeptAnswer.objects.filter(answered_at__lt=now - KEPT_FOR).exclude(answer="")
     old.filter(lasts=True).update(answer="")
     old.filter(lasts=False).delete()
+
+
+def forget_about(user_id: int) -> None:
+    """Erases the answers to calls about a user. Their keys stay used, with no content."""
+    address = Q(call__regex=rf"/users/{user_id}(/|$)")
+    # The address of the call that adds a user does not name the user; its answer does.
+    added = Q(call__endswith="/users", answer__contains=f'"id": {user_id},')
+    # Rows without an answer are of calls that are being answered now.
+    rows = KeptAnswer.objects.filter(address | added).exclude(answer="")
+    rows.update(answer="", fingerprint="", lasts=True)

@@ -272,6 +272,10 @@ class SameUser(BillingError):
     sentence = "The transaction is already of the user with ID {user_id}."
 
 
+class OwnDuplicate(SameUser):
+    sentence = "The user with ID {user_id} cannot be a duplicate of the same user."
+
+
 class InvalidQuantity(BillingError):
     """`reason` is a key of `sentences`; `value` is the given text."""
 
@@ -330,6 +334,48 @@ class UserDeactivated(BillingError):
     code = "user_deactivated"
     further_figures = ("user_id",)
     sentence = "The user is deactivated."
+
+
+class KeptUserDeactivated(UserDeactivated):
+    """A user was to be marked as a duplicate of one who is deactivated."""
+
+    sentence = "The user with ID {user_id} is deactivated, and takes over nothing."
+
+
+class DuplicateUser(BillingError):
+    """The user is marked as a duplicate of another, `duplicate_of`, who has all the money."""
+
+    code = "duplicate_user"
+    sentence = "User {user_id} is a duplicate. The user who is kept has the ID {duplicate_of}."
+
+
+class ForgottenUser(BillingError):
+    code = "forgotten_user"
+    sentence = "The user with ID {user_id} was forgotten: the personal data was erased."
+
+
+class NotClosed(BillingError):
+    """A user was to be forgotten who still has something.
+
+    `data`: `is_active`, the balances `real` and `bonus`, and how many `subscriptions` have not
+    ended.
+    """
+
+    code = "not_closed"
+    further_figures = ("user_id", "is_active", "real", "bonus", "subscriptions")
+    sentence = "The user cannot be forgotten yet."
+
+    def describe(self) -> str:
+        real, bonus = (Decimal(self.data[name]) for name in ("real", "bonus"))
+        count = self.data["subscriptions"]
+        reasons = [
+            "the user is active" if self.data["is_active"] else "",
+            f"the balance is {format_money(real)}" if real else "",
+            f"the bonus balance is {format_money(bonus)}" if bonus else "",
+            "a subscription has not ended" if count == 1 else "",
+            f"{count} subscriptions have not ended" if count > 1 else "",
+        ]
+        return f"{self.sentence.removesuffix('.')}: {'; '.join(filter(None, reasons))}."
 
 
 class SubscriptionExists(BillingError):

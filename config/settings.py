@@ -237,7 +237,7 @@ if LEDGER_SIGNING_KEY and len(LEDGER_SIGNING_KEY) < 32:
 LEDGER_HEADS_DIR = DATA_DIR / "heads"
 # So many stretches of the ledger are checked at the same time, each on a connection of its own.
 LEDGER_PROOF_PROCESSES = _number(
-    "LEDGER_PROOF_PROCESSES", default=os.cpu_count() or 1, lowest=1, highest=64
+    "LEDGER_PROOF_PROCESSES", default=min(os.cpu_count() or 1, 8), lowest=1, highest=64
 )
 
 # --- The Billing API ----------------------------------------------------------------------------

@@ -127,6 +127,8 @@ class PersonForm(UniqueEmailMixin, forms.ModelForm):  # type: ignore[type-arg]
                 f"Nothing was saved: somebody has changed this, since you opened the page, to "
                 f"{self._in_words(name)}. Save again to replace it with your entry.",
             )
+        if self.instance.is_closed and cleaned.get("is_active"):
+            self.add_error("is_active", "A duplicate stays deactivated.")
         return cleaned
 
     def _in_words(self, name: str) -> str:

@@ -181,6 +181,24 @@ class User(AbstractBaseUser, PermissionsMixin):
         help_text="An operator of this panel, within the operator's permissions.",
     )
     created_at = models.DateTimeField("created", default=timezone.now, editable=False)
+    # Both are set for good, for users who are deactivated.
+    duplicate_of = models.ForeignKey(
+        "self",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="duplicates",
+        editable=False,
+        db_index=False,  # see the index below
+        help_text="The same person's other account, to which everything was moved.",
+    )
+    forgotten_at = models.DateTimeField(
+        "forgotten",
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="When the personal data was erased.",
+    )
 
     # The text in which users are searched (users/search.py). The database generates it.
     search_text = models.GeneratedField(
@@ -231,9 +249,29 @@ class User(AbstractBaseUser, PermissionsMixin):
                 name="user_email_is_one_mailbox",
                 violation_error_message=ADDRESS_IS_TAKEN,
             ),
+            models.CheckConstraint(
+                name="duplicates_and_forgotten_users_stay_deactivated",
+                condition=Q(is_active=False)
+                | Q(duplicate_of__isnull=True, forgotten_at__isnull=True),
+                violation_error_message="A duplicate or forgotten user stays deactivated.",
+            ),
+            models.CheckConstraint(
+                name="nobody_is_a_duplicate_of_themselves",
+                condition=Q(duplicate_of__isnull=True) | ~Q(duplicate_of=F("id")),
+            ),
+        ]
+        # In `users`, because they are about a person; what is moved is the business of `billing`.
+        permissions = [
+            ("merge_user", "Can merge user"),
+            ("forget_user", "Can forget user"),
         ]
         indexes = [
             models.Index(fields=["-created_at"], name="user_newest_first"),
+            models.Index(
+                fields=["duplicate_of"],
+                condition=Q(duplicate_of__isnull=False),
+                name="duplicates_of_a_user",
+            ),
             models.Index(
                 fields=["email_identity"],
                 condition=Q(email_twin__gt=0),
@@ -260,11 +298,11 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     def _remember(self) -> None:
         """Notes the stored texts, so that texts which do not change need not meet newer rules."""
-        self._stored = {name: self.__dict__.get(name) for name in self._texts()}
+        self._stored = {name: self.__dict__.get(name) for name in self.texts()}
 
     @classmethod
     @cache
-    def _texts(cls) -> Sequence[str]:
+    def texts(cls) -> Sequence[str]:
         """Returns the names of the text fields that people fill in."""
         return [
             field.name
@@ -278,7 +316,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         stored: dict[str, Any] = getattr(self, "_stored", {})
         return [
             name
-            for name in self._texts()
+            for name in self.texts()
             if name in self.__dict__ and self.__dict__[name] != stored.get(name, "")
         ]
 
@@ -358,6 +396,11 @@ class User(AbstractBaseUser, PermissionsMixin):
     @property
     def person_name(self) -> str:
         return " ".join(filter(None, (self.first_name, self.middle_name, self.last_name)))
+
+    @property
+    def is_closed(self) -> bool:
+        """True for duplicates and forgotten users, who stay deactivated and get no money."""
+        return self.duplicate_of_id is not None or self.forgotten_at is not None
 
     def get_short_name(self) -> str:
         return self.first_name or self.email

@@ -25,6 +25,7 @@ LONGEST_SEARCH: Final = 200
 # The form in which telephone numbers and numbers of companies are typed.
 NUMBER: Final = re.compile(r"[0-9+.:/\\#*_]*[0-9][0-9+.:/\\#*_]*")
 GROUPING: Final = re.compile(r"[^0-9]")
+KEPT_FOUND: Final = 1_000  # no search for a person finds so many duplicates
 SHORTEST_NUMBER: Final = 4  # fewer digits, joined from several words, mean nothing
 
 # --- The index on trigrams ----------------------------------------------------------------------
@@ -120,12 +121,25 @@ def query_words(text: str) -> list[QueryWord]:
 
 
 def search(users: QuerySet[User], text: str) -> QuerySet[User]:
-    """Returns the users in whom every word of `text` is found.
+    """Returns the users in whom every word of `text` is found, or in a duplicate of theirs.
 
     A number, also after a #, finds the user with that ID as well. A telephone number is found in
     any spelling, with or without the country.
     """
-    return users.filter(found_by(text))
+    condition = found_by(text)
+    if condition:
+        condition |= Q(pk__in=_kept_ids(condition))
+    return users.filter(condition)
+
+
+def _kept_ids(condition: Q) -> list[int]:
+    """Returns the IDs of the users whose duplicates are found by `condition`.
+
+    Asked beforehand, because the index on texts is not used for "in this text or in another one".
+    """
+    found = User.objects.filter(condition, duplicate_of__isnull=False)
+    ids = found.values_list("duplicate_of", flat=True)[:KEPT_FOUND]
+    return sorted({each for each in ids if each is not None})
 
 
 def found_by(text: str, user: str = "", beside: Callable[[QueryWord], Q] | None = None) -> Q:

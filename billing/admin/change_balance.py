@@ -20,7 +20,7 @@ from billing.admin.pages import (
     page_context,
     page_of_form,
 )
-from billing.admin.reasons import ReasonField, last_day, offered, wordings
+from billing.admin.reason_choice import ReasonField, last_day, offered, wordings
 from billing.admin.transaction_page import redirect_to_posted
 from billing.admin.transactions import DayField
 from billing.descriptions import DESCRIPTION_MAX_LENGTH, LENGTHS

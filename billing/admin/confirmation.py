@@ -50,6 +50,10 @@ class Effect:
         return any(row.bonus_amount for row in self.posted)
 
     @property
+    def is_of_several_users(self) -> bool:
+        return len({row.user_id for row in self.posted}) > 1
+
+    @property
     def fingerprint(self) -> str:
         """A text that is equal for results that look the same on the page."""
         rows = [[str(getattr(row, name)) for name in SHOWN] for row in self.posted]

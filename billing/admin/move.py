@@ -10,20 +10,17 @@ from unfold.admin import ModelAdmin
 
 from billing import ledger, operations
 from billing.admin.confirmation import ConfirmedForm, Effect, advance
-from billing.admin.pages import page_context, page_of_form
+from billing.admin.pages import CustomerField, page_context, page_of_form
 from billing.descriptions import DESCRIPTION_MAX_LENGTH, LENGTHS
 from billing.errors import BillingError, InvalidDescription, SameUser, UnknownUser
 from billing.models import Channel, Transaction
-from users.ids import id_in
 from users.models import User
 
 
 class MoveForm(ConfirmedForm):
     """Moves what is left of a payment to another user, named by ID or e-mail address."""
 
-    to_user = forms.CharField(
-        label="Right user", max_length=254, help_text="The ID or the e-mail address."
-    )
+    to_user = CustomerField(label="Right user")
     description = forms.CharField(
         label="Transaction description",
         max_length=DESCRIPTION_MAX_LENGTH,
@@ -40,24 +37,8 @@ class MoveForm(ConfirmedForm):
         self.row = row
         super().__init__(row.user, actor, data)
 
-    def clean_to_user(self) -> str:
-        """Returns what was typed; `right_user` is the customer."""
-        typed: str = self.cleaned_data["to_user"].strip()
-        user_id = id_in(typed.lstrip("#"))
-        customers = User.objects.customers()
-        found = (
-            customers.filter(pk=user_id)
-            if user_id is not None
-            else customers.filter(pk__in=User.objects.with_email(typed))
-        )
-        self.right_user = found.first()
-        if self.right_user is None:
-            raise forms.ValidationError(f"There is no user {typed}.")
-        return typed
-
     def perform(self) -> Effect:
-        right = self.right_user
-        assert right is not None  # noqa: S101 - the form is valid
+        right = self.cleaned_data["to_user"]
         moved = operations.money.move(
             self.row.user_id,
             number=self.row.number,

@@ -7,6 +7,8 @@ from django.http import HttpRequest
 from django.urls import reverse
 from unfold.enums import ActionVariant
 
+from users.models import User
+
 # The URL names of a user's pages, and the tab that each belongs to.
 USER_PAGES = {
     "users_user_change": "Profile",
@@ -19,6 +21,8 @@ USER_PAGES = {
     "users_user_charge_service": "",
     "users_user_low_balance": "Profile",
     "users_user_gift_expiry": "Profile",
+    "users_user_merge": "Profile",
+    "users_user_forget": "Profile",
     "users_user_history": "History",
     "billing_transaction_change": "Transactions",
     "billing_transaction_reverse": "Transactions",
@@ -222,9 +226,15 @@ def account_links(request: HttpRequest) -> list[dict[str, Any]]:
     ]
 
 
-def header_actions(request: HttpRequest, user_id: int) -> list[dict[str, Any]]:
+def may_change_balance(request: HttpRequest, user: User | None) -> bool:
+    """Returns whether the pages of `user` offer changes of the balance."""
+    is_closed = user is not None and user.is_closed
+    return request.user.has_perm("billing.change_balance") and not is_closed
+
+
+def header_actions(request: HttpRequest, user: User) -> list[dict[str, Any]]:
     """Returns the buttons at the top right of a user's pages, for Unfold's header."""
-    if not request.user.has_perm("billing.change_balance"):
+    if not may_change_balance(request, user):
         return []
     return [
         {
@@ -232,13 +242,13 @@ def header_actions(request: HttpRequest, user_id: int) -> list[dict[str, Any]]:
             "icon": "bolt",
             "variant": ActionVariant.DEFAULT,
             "attrs": {},
-            "path": reverse("admin:users_user_charge_service", args=[user_id]),
+            "path": reverse("admin:users_user_charge_service", args=[user.pk]),
         },
         {
             "title": "Change balance",
             "icon": "account_balance_wallet",
             "variant": ActionVariant.PRIMARY,
             "attrs": {},
-            "path": reverse("admin:users_user_change_balance", args=[user_id]),
+            "path": reverse("admin:users_user_change_balance", args=[user.pk]),
         },
     ]

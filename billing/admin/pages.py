@@ -41,6 +41,7 @@ def page_context(
         "opts": User._meta if user else model_admin.opts,
         "original": user,
         "subject": user,
+        "closed": user if user and user.is_closed else None,
         "model_admin": model_admin,
     }
 
@@ -133,6 +134,27 @@ class ReadOnlyAdmin(PanelAdmin):
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         raise Http404("Nobody edits these, so they have no history.")
+
+
+class CustomerField(forms.CharField):
+    """A customer, typed as an ID or an e-mail address."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("help_text", "The ID or the e-mail address.")
+        super().__init__(max_length=254, **options)
+
+    def clean(self, value: Any) -> User:
+        typed = super().clean(value).strip()
+        user_id = id_in(typed.lstrip("#"))
+        customers = User.objects.customers()
+        found = (
+            customers.filter(pk=user_id)
+            if user_id is not None
+            else customers.filter(pk__in=User.objects.with_email(typed))
+        ).first()
+        if found is None:
+            raise forms.ValidationError(f"There is no user {typed}.")
+        return found
 
 
 class PanelForm(forms.Form):

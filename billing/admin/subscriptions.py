@@ -20,6 +20,7 @@ from unfold.admin import ModelAdmin
 
 from billing import ledger
 from billing.admin.confirmation import advance
+from billing.admin.navigation import may_change_balance
 from billing.admin.pages import (
     PanelForm,
     customer_or_404,
@@ -132,9 +133,9 @@ def user_subscriptions(
         "cancelled": latest,
         "cancelled_count": cancelled_count,
         "changed": changed,
-        "may_add": request.user.has_perm("billing.add_subscription"),
+        "may_add": request.user.has_perm("billing.add_subscription") and not user.is_closed,
         "may_change": request.user.has_perm("billing.change_subscription"),
-        "can_change_balance": request.user.has_perm("billing.change_balance"),
+        "can_change_balance": may_change_balance(request, user),
         "can_view_transactions": request.user.has_perm("billing.view_transaction"),
     }
     return TemplateResponse(request, "billing/subscriptions.html", context)
@@ -238,7 +239,7 @@ def _page(
         "today": form.today,
         "back": _tab(request, user),
         "has_no_plans": "plan" in form.fields and len([*form.fields["plan"].widget.choices]) < 2,
-        "can_change_balance": request.user.has_perm("billing.change_balance"),
+        "can_change_balance": may_change_balance(request, user),
     }
     return page_of_form(request, "billing/subscription_action.html", context, form)
 

@@ -22,6 +22,7 @@ from django.urls import URLPattern, path, reverse
 from billing import ledger, operations, reports
 from billing.admin.amounts import QuantityField, TypedField
 from billing.admin.move import move_page
+from billing.admin.navigation import may_change_balance
 from billing.admin.pages import (
     PanelForm,
     confirmation_key,
@@ -30,7 +31,7 @@ from billing.admin.pages import (
     page_of_form,
     row_or_404,
 )
-from billing.admin.reasons import wordings
+from billing.admin.reason_choice import wordings
 from billing.admin.transactions import list_page
 from billing.descriptions import DESCRIPTION_MAX_LENGTH, DESCRIPTION_MIN_LENGTH
 from billing.errors import AlreadyReversed, BillingError, InvalidDescription, NotReversible
@@ -167,7 +168,7 @@ class TransactionAdmin(PanelAdmin):
         row = self._row(request, object_id)
         siblings = Transaction.objects.filter(user=row.user_id)
         reports.tie_reversals([row])
-        may_take_back = request.user.has_perm("billing.change_balance") and any(ledger.left_of(row))
+        may_take_back = may_change_balance(request, row.user) and any(ledger.left_of(row))
         context = (
             page_context(request, self, title=f"Transaction {row.number}", user=row.user)
             | {

@@ -24,6 +24,7 @@ from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 
 from billing import currencies, reports
+from billing.admin.navigation import may_change_balance
 from billing.admin.pages import (
     PanelForm,
     customer_or_404,
@@ -206,7 +207,7 @@ def list_page(request: HttpRequest, model_admin: ModelAdmin, user: User | None) 
         "form": form,
         "presets": presets(form),
         "has_conditions": any(form.cleaned_data.values()) or bool(form.errors),
-        "can_change_balance": request.user.has_perm("billing.change_balance"),
+        "can_change_balance": may_change_balance(request, user),
         "goto_failed": request.GET.get("missed", ""),
     }
     return TemplateResponse(request, "billing/transactions.html", context)

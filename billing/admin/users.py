@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 
 from django import forms
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import QuerySet, prefetch_related_objects
 from django.forms.utils import ErrorList
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import URLPattern, path, reverse
@@ -22,10 +22,12 @@ from billing import operations, reports, thresholds
 from billing.admin.amounts import AdminNumberInput, Question, TypedField, links
 from billing.admin.change_balance import change_balance
 from billing.admin.charge_service import charge_service
+from billing.admin.forget import forget_page
 from billing.admin.gift import gift_expiry
 from billing.admin.history import WithHistory
 from billing.admin.low_balance import low_balance
-from billing.admin.navigation import header_actions
+from billing.admin.merge import merge_page
+from billing.admin.navigation import header_actions, may_change_balance
 from billing.admin.pages import one_number_of_decimals, utc_today
 from billing.admin.subscriptions import (
     add_subscription,
@@ -159,6 +161,8 @@ PAGES: Final = (
     ("charge-service", charge_service, "charge_service"),
     ("low-balance", low_balance, "low_balance"),
     ("gifts/<int:number>/expiry", gift_expiry, "gift_expiry"),
+    ("merge", merge_page, "merge"),
+    ("forget", forget_page, "forget"),
 )
 
 
@@ -280,10 +284,16 @@ class BillingUserAdmin(WithHistory, UserAdmin):
         )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
-        return super().get_queryset(request).select_related("balance")
+        return super().get_queryset(request).select_related("balance", "duplicate_of")
+
+    def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        """Returns False for a forgotten user, whose page can only be read."""
+        allowed: bool = super().has_change_permission(request, obj)
+        return allowed and (obj is None or obj.forgotten_at is None)
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         changelist = super().get_changelist_instance(request)
+        prefetch_related_objects(list(changelist.result_list), "duplicates")
         if sees_money(request):
             one_number_of_decimals(changelist.result_list, "balance.real", "balance.bonus")
         return changelist
@@ -307,14 +317,41 @@ class BillingUserAdmin(WithHistory, UserAdmin):
             if request.user.has_perm("billing.view_lowbalancethreshold"):
                 context["threshold"] = thresholds.of(obj.pk)
             context |= {
-                "actions_detail": header_actions(request, obj.pk),
+                "closed": obj if obj.is_closed else None,
+                "duplicates": obj.duplicates.order_by("pk"),
+                "may_merge": request.user.has_perm("users.merge_user") and not obj.is_closed,
+                "may_forget": request.user.has_perm("users.forget_user")
+                and not obj.is_active
+                and obj.forgotten_at is None,
+                "actions_detail": header_actions(request, obj),
                 "balance": obj.balance if sees_money(request) else None,
                 **(_gifts(request, obj) if sees_money(request) else {}),
-                "can_change_balance": request.user.has_perm("billing.change_balance"),
+                "can_change_balance": may_change_balance(request, obj),
                 "can_view_transactions": request.user.has_perm("billing.view_transaction"),
                 "can_view_subscriptions": request.user.has_perm("billing.view_subscription"),
             }
         return super().render_change_form(request, context, *args, **kwargs)
+
+    @display(description="name", header=True, ordering="last_name")
+    def name_and_email(self, user: User) -> list[str]:
+        """Returns name and address, and whose duplicate it is or which duplicates there are."""
+        name, email = super().name_and_email(user)
+        if user.duplicate_of is not None:
+            email += f" · duplicate of {user.duplicate_of} (No. {user.duplicate_of_id})"
+        for each in user.duplicates.all():
+            email += f" · also {each.email} (No. {each.pk})"
+        return [name, email]
+
+    @display(
+        description="status",
+        ordering="is_active",
+        label={"Active": "success", "Inactive": "danger", "Duplicate": "danger"}
+        | {"Forgotten": "danger"},
+    )
+    def status(self, user: User) -> str:
+        if user.forgotten_at is not None:
+            return "Forgotten"
+        return super().status(user) if user.duplicate_of_id is None else "Duplicate"
 
     @display(description="balance", ordering="balance__real", formatting="price")
     def real_balance(self, user: User) -> SafeString:

@@ -73,6 +73,9 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
     "subscription_suspended": 409,
     "subscription_cancelled": 409,
     "user_deactivated": 409,
+    "duplicate_user": 409,
+    "forgotten_user": 409,
+    "not_closed": 409,
     "clock_behind": 503,
 }
 

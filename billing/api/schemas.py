@@ -273,6 +273,12 @@ class UserOut(ResponseModel):
     time_zone: str
     comment: str
     is_active: bool
+    duplicate_of: int | None = Field(
+        description="The ID of the same person's account that was kept. A duplicate takes no money."
+    )
+    forgotten_at: MomentOut | None = Field(
+        description="When the personal data was erased. Name and address are placeholders then."
+    )
     created_at: MomentOut
     balance: BalanceOut | None = Field(
         description="null without the permission billing.view_balance."
@@ -659,6 +665,42 @@ class MoveIn(RequestModel):
 class MovedOut(ResponseModel):
     reversal: TransactionOut = Field(description="What took it back from the wrong user.")
     transaction: TransactionOut = Field(description="The payment of the right user.")
+
+
+class MergeIn(RequestModel):
+    model_config = example(into_user_id=8)
+
+    into_user_id: Id = Field(description="The user who is kept and gets everything.")
+    description: Text = Field(
+        "", description=f"Of the transactions: {LENGTHS}. Empty: they say where the money goes."
+    )
+
+
+class MergedOut(ResponseModel):
+    """A duplicate and the user who is kept, after the merge, and what was posted to both."""
+
+    duplicate: UserOut
+    user: UserOut
+    transactions: list[TransactionOut] = Field(description="In the order of posting.")
+
+
+class MergePreviewTransactionOut(PreviewedTransactionOut):
+    user_id: int
+
+
+class MergePreviewOut(ResponseModel):
+    """What a merge would come to now. Nothing was posted."""
+
+    duplicate: UserOut
+    user: UserOut
+    transactions: list[MergePreviewTransactionOut] = Field(description="In the order of posting.")
+
+
+class ForgottenOut(ResponseModel):
+    """A user whose personal data was erased, and the user's duplicates, forgotten too."""
+
+    user: UserOut
+    duplicates: list[UserOut]
 
 
 class ReversalIn(RequestModel):

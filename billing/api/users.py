@@ -18,7 +18,11 @@ from billing.api.keys import RequiresPermission, actor, may
 from billing.api.problems import Problem
 from billing.api.schemas import (
     CursorIn,
+    ForgottenOut,
     Limit,
+    MergedOut,
+    MergeIn,
+    MergePreviewOut,
     Parameters,
     PathId,
     ProblemOut,
@@ -37,6 +41,7 @@ from users.search import search
 router = Router(tags=["Users"])
 
 SEARCH_SECONDS: Final = 10
+NOT_MERGED: Final = {402: ProblemOut, 404: ProblemOut, 409: ProblemOut, 422: ProblemOut}
 PLAIN_FIELDS = [name for name in UserFields.model_fields if name != "is_active"]
 
 
@@ -46,7 +51,7 @@ class UserFilters(Parameters):
         max_length=200,
         description="Words that must all be found in the name, e-mail, phone, numbers or address. "
         "Case, accents and the grouping of digits make no difference. An ID, also as #66, "
-        "finds that user.",
+        "finds that user. Whoever finds a duplicate also finds the user who was kept.",
     )
     is_active: bool | None = None
     limit: Limit = 50
@@ -72,6 +77,8 @@ def shown(request: HttpRequest, user: User) -> dict[str, Any]:
         "id": user.pk,
         **{name: getattr(user, name) for name in PLAIN_FIELDS},
         "is_active": user.is_active,
+        "duplicate_of": user.duplicate_of_id,
+        "forgotten_at": user.forgotten_at and representations.moment(user.forgotten_at),
         "created_at": representations.moment(user.created_at),
         "balance": balance
         and {
@@ -89,7 +96,7 @@ def shown(request: HttpRequest, user: User) -> dict[str, Any]:
     summary="List users, newest first",
 )
 def list_users(request: HttpRequest, filters: Query[UserFilters]) -> dict[str, Any]:
-    rows = search(customers(request), filters.search)
+    rows = customers(request)
     if filters.is_active is not None:
         rows = rows.filter(is_active=filters.is_active)
     if filters.cursor is not None:
@@ -97,6 +104,7 @@ def list_users(request: HttpRequest, filters: Query[UserFilters]) -> dict[str, A
         rows = rows.filter(pk__lt=last)
     # A search for rare words reads all users.
     with reports.time_limit(SEARCH_SECONDS) if filters.search else nullcontext():
+        rows = search(rows, filters.search)
         found = list(rows.order_by("-pk")[: filters.limit + 1])
     page = found[: filters.limit]
     has_more = len(found) > filters.limit
@@ -157,6 +165,71 @@ def update_user(
             channel=Channel.API,
         )
     return _tagged(request, response, customer(request, user_id))
+
+
+@router.post(
+    "/users/{int:user_id}/merge",
+    auth=RequiresPermission("users.merge_user", writes=True, lasts=True),
+    response={200: MergedOut, **NOT_MERGED},
+    summary="Mark a user as a duplicate",
+    description="Moves both balances, each gift with its expiry, and the subscriptions to the user "
+    "who is kept, and deactivates the duplicate, for good: all of it, or nothing.",
+)
+def merge_user(
+    request: HttpRequest, user_id: PathId, merge: MergeIn, response: HttpResponse
+) -> dict[str, Any]:
+    return _merged(request, user_id, merge, dry_run=False)
+
+
+@router.post(
+    "/users/{int:user_id}/merge/preview",
+    auth=RequiresPermission("users.merge_user"),
+    response={200: MergePreviewOut, **NOT_MERGED},
+    summary="Preview a merge",
+    description="Returns what the merge would come to now and does nothing. It is refused exactly "
+    "when the merge would be.",
+)
+def preview_merge(request: HttpRequest, user_id: PathId, merge: MergeIn) -> dict[str, Any]:
+    return _merged(request, user_id, merge, dry_run=True)
+
+
+def _merged(request: HttpRequest, user_id: int, merge: MergeIn, *, dry_run: bool) -> dict[str, Any]:
+    merged = operations.duplicates.merge(
+        user_id,
+        **merge.model_dump(),
+        day=utc_today(),
+        actor=actor(request),
+        channel=Channel.API,
+        dry_run=dry_run,
+    )
+    users = []
+    for user in (merged.user, merged.kept):
+        after = merged.after[user.pk]
+        # The row in the database is as before after a dry run.
+        user.balance.real, user.balance.bonus = after.real, after.bonus
+        user.balance.last_number = after.number
+        users.append(shown(request, user))
+    return {
+        "duplicate": users[0],
+        "user": users[1],
+        "transactions": [representations.transaction(row) for row in merged.posted],
+    }
+
+
+@router.post(
+    "/users/{int:user_id}/forget",
+    auth=RequiresPermission("users.forget_user", writes=True, lasts=True),
+    response={200: ForgottenOut, 404: ProblemOut, 409: ProblemOut},
+    summary="Forget a user",
+    description="Erases the personal data of a deactivated user without money and subscriptions, "
+    "and of the user's duplicates, for good. The transactions stay as they are.",
+)
+def forget_user(request: HttpRequest, user_id: PathId, response: HttpResponse) -> dict[str, Any]:
+    done = operations.forgetting.forget(user_id, actor=actor(request), channel=Channel.API)
+    return {
+        "user": shown(request, done.user),
+        "duplicates": [shown(request, each) for each in done.duplicates],
+    }
 
 
 def _tagged(request: HttpRequest, response: HttpResponse, user: User) -> dict[str, Any]:

@@ -45,6 +45,8 @@ _ADMINISTRATOR: Final = _BILLING_OPERATOR | {
     "users.view_operator",
     "users.add_operator",
     "users.change_operator",
+    "users.merge_user",
+    "users.forget_user",
     "billing.view_apikey",
     "billing.add_apikey",
     "billing.change_apikey",

@@ -15,9 +15,10 @@ from billing.events.sentences import sentence
 from billing.models import Event, EventChannel, Subject
 from users.models import User
 
-__all__ = ["Note", "of_subject", "record", "record_all", "sentence"]
+__all__ = ["Note", "of_subject", "record", "record_all", "record_forgetting", "sentence"]
 
 _NOTE: Final = "SELECT (noted).* FROM billing_note_events(%s, %s, %s, %s) AS noted"
+_FORGET: Final = "SELECT (noted).* FROM billing_forget(%s, %s, %s, %s) AS noted"
 
 
 class Note(NamedTuple):
@@ -52,6 +53,16 @@ def record_all(
     written = json.dumps([each._asdict() for each in notes])
     arguments = [written, None if actor is None else actor.pk, channel, ledger.current_request()]
     return list(Event.objects.raw(_NOTE, arguments))
+
+
+def record_forgetting(user_id: int, *, actor: User | None, channel: EventChannel | str) -> Event:
+    """Erases what events say about a person, and records it: docs/ledger.md.
+
+    The user is marked as forgotten, deactivated, and without money and subscriptions.
+    """
+    arguments = [user_id, None if actor is None else actor.pk, channel, ledger.current_request()]
+    [event] = Event.objects.raw(_FORGET, arguments)
+    return event
 
 
 def of_subject(subject: Subject, subject_id: int) -> QuerySet[Event]:

@@ -3,7 +3,7 @@
 Events contain no sentences, so that wordings can be corrected and translated for old events, too.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -61,6 +61,62 @@ def _imported(data: Data) -> str:
         f"Imported from the previous system, where the ID was {data['id']}, "
         f"with {' and '.join(counts)}."
     )
+
+
+def _merged_into(data: Data) -> str:
+    """ "Marked as a duplicate of user No. 12. Moved there: 10.00 and a bonus of 3.00. …" """
+    return " ".join(
+        [
+            f"Marked as a duplicate of user No. {data['user_id']}.",
+            f"Moved there: {_moved(data)}.",
+            *_handed_over(data["subscriptions"]),
+        ]
+    )
+
+
+def _merged(data: Data) -> str:
+    return " ".join(
+        [
+            f"User No. {data['user_id']} was marked as a duplicate of this user.",
+            f"Moved here: {_moved(data)}.",
+            *_handed_over(data["subscriptions"]),
+        ]
+    )
+
+
+def _moved(data: Data) -> str:
+    real, bonus = Decimal(data["real"]), Decimal(data["bonus"])
+    parts = [format_money(real)] if real else []
+    parts += [f"a bonus of {format_money(bonus)}"] if bonus else []
+    return " and ".join(parts) or "no money"
+
+
+SUBSCRIPTIONS_NAMED: Final = 5
+
+
+def _handed_over(subscriptions: Sequence[Data]) -> list[str]:
+    """Returns a sentence for each subscription or, of many, for those that go on and that ended.
+
+    Such as "Plan Business of device 8617 goes on with the user who is kept."
+    """
+    ended = [each for each in subscriptions if each["continued_as"] is None]
+    if len(subscriptions) > SUBSCRIPTIONS_NAMED:
+        paid_back = sum((Decimal(each["paid_back"]) for each in ended), Decimal(0))
+        going_on = len(subscriptions) - len(ended)
+        return [
+            f"{_counted(going_on, 'subscriptions')} of {len(subscriptions):,} go on with the user "
+            f"who is kept; of the others, {format_money(paid_back)} was paid back."
+        ]
+    sentences = []
+    for each in subscriptions:
+        device = f" of device {each['device']}" if each["device"] else ""
+        what = (
+            f"ended; {_money(each['paid_back'])} paid back"
+            if each in ended
+            else "goes on with the user who is kept"
+        )
+        sentences.append(f"Plan {each['plan']['name']}{device} {what}.")
+    return sentences
 
 
 def _counted(number: int, nouns: str) -> str:
@@ -255,9 +311,13 @@ def _given_up_sent_again(data: Data) -> str:
 def _noted(data: Data) -> str:
     """Returns the original sentence of an entry in Django's log."""
     entry = LogEntry(
-        action_flag=data["flag"], change_message=data["message"], object_repr=data["name"]
+        action_flag=data["flag"],
+        change_message=data["message"] or "",
+        object_repr=data["name"] or "",
     )
     said = entry.get_change_message()
+    if data["message"] is None:
+        return "The wording was erased."
     if said:
         return str(said)
     return {1: "Added.", 2: "No fields changed.", 3: "Deleted."}[data["flag"]]
@@ -283,6 +343,9 @@ SENTENCES: Final[Mapping[str, Callable[[Data], str]]] = {
     "deleted": _says("Deleted."),
     "activated": _says("Activated."),
     "deactivated": _says("Deactivated."),
+    "merged_into": _merged_into,
+    "merged": _merged,
+    "forgotten": _says("The personal data was erased."),
     "password_set": _says("A new password was set."),
     "subscription_started": _subscribed,
     "plan_changed": _plan_changed,

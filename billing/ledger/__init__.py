@@ -25,6 +25,7 @@ from billing.ledger.balances import (
     balance,
     balance_at,
     lock_balances,
+    refuse_closed,
     refuse_if_moved,
 )
 from billing.ledger.entries import (
@@ -49,7 +50,15 @@ from billing.ledger.entries import (
     subscription_entry,
     user_id_of,
 )
-from billing.ledger.moving import MOVED_FROM, MOVED_TO, MovedPayment, is_movable, move
+from billing.ledger.moving import (
+    MOVED_FROM,
+    MOVED_TO,
+    MovedPart,
+    MovedPayment,
+    is_movable,
+    move,
+    move_all,
+)
 from billing.ledger.posting import (
     Left,
     Posted,
@@ -81,6 +90,7 @@ __all__ = [
     "Balances",
     "Entry",
     "Left",
+    "MovedPart",
     "MovedPayment",
     "Options",
     "Posted",
@@ -104,11 +114,13 @@ __all__ = [
     "left_of",
     "lock_balances",
     "move",
+    "move_all",
     "paid_back_of",
     "paid_back_of_number",
     "post",
     "post_batch",
     "post_for_numbers",
+    "refuse_closed",
     "refuse_if_moved",
     "remainder_entry",
     "reversal_entry",

@@ -73,12 +73,12 @@ def check_since(heads: Heads, *, processes: int, user_id: int | None = None) -> 
 
 
 def _tasks_since(heads: Heads, user_id: int | None) -> Iterator[Task]:
-    subjects = []
+    subjects: set[str] = set()
     for subject, stretch, found in _parts(heads, user_id):
         if subject is None:
             yield partial(_check_users, str(heads), stretch, found)
         else:
-            subjects.append(subject)
+            subjects.add(subject)
             yield partial(_check_events, str(heads), subject, stretch, found)
     everything = Stretch(None, None, 0)
     if user_id is None:
@@ -324,9 +324,9 @@ def _check_events(called: str, subject: str, stretch: Stretch, heads: list[Head]
         return Checked(0, 0, problem or first_broken_event(cursor, judged))
 
 
-def _check_other_events(subjects: list[str]) -> Checked:
+def _check_other_events(subjects: set[str]) -> Checked:
     """Checks the events of subjects that had none when the heads were written."""
-    others = " AND ".join(f"subject <> '{subject}'" for subject in subjects) or "true"
+    others = " AND ".join(f"subject <> '{subject}'" for subject in sorted(subjects)) or "true"
     with untrusting_cursor() as cursor:
         rows = judged_events(f"public.billing_event e WHERE {others}")
         return Checked(0, 0, first_broken_event(cursor, rows))

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from django.db import connection, transaction
 
-from billing.errors import BalanceMoved
+from billing.errors import BalanceMoved, DuplicateUser, ForgottenUser
 from billing.ledger.entries import MAX_WHOLE_NUMBER, user_id_of, whole_number
 from billing.models import Balance, Transaction
 from billing.money import ZERO
@@ -76,3 +76,13 @@ def refuse_if_moved(locked: Balances, expected_number: int | None) -> None:
             balance=str(locked.real),
             bonus=str(locked.bonus),
         )
+
+
+def refuse_closed(user_id: int) -> None:
+    """Raises DuplicateUser or ForgottenUser as posting does. For what posts nothing."""
+    closed = User.objects.filter(pk=user_id).values_list("duplicate_of", "forgotten_at").first()
+    duplicate_of, forgotten_at = closed or (None, None)
+    if duplicate_of is not None:
+        raise DuplicateUser(user_id=user_id, duplicate_of=duplicate_of)
+    if forgotten_at is not None:
+        raise ForgottenUser(user_id=user_id)

@@ -132,6 +132,14 @@ def record(proof: Proof, *, finished_at: datetime) -> None:
 
 
 def is_due(since: datetime) -> bool:
-    """True if the scheduled proof of `since` has not been made."""
-    scheduled = Proof.objects.filter(started_by=Proof.Start.SCHEDULE)
-    return not scheduled.filter(started_at__gte=since).exists()
+    """True if the scheduled proof of `since` has not been made.
+
+    Also if it found something, and somebody proved since by hand that it is repaired. A proof by
+    hand may have compared nothing with heads, so the scheduled one has to agree.
+    """
+    by_hand = Proof.objects.filter(started_by=Proof.Start.COMMAND, problem="")
+    scheduled = Proof.objects.filter(started_by=Proof.Start.SCHEDULE).order_by("-started_at")
+    latest = scheduled.first()
+    if latest is None or latest.started_at < since:
+        return True
+    return bool(latest.problem) and by_hand.filter(started_at__gt=latest.started_at).exists()

@@ -221,6 +221,41 @@ EVENT_DIGEST: Final = f"""sha256(convert_to(textin(json_out(json_build_array(
     to_char(created_at AT TIME ZONE INTERVAL '0', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
     {_texts("jsonb_out", "data")}
 ))), 'UTF8'))"""
+# How such an event `e` is listed.
+_LISTED: Final = f"""jsonb_build_object(
+    'number', e.number, 'digest', encode(e.digest, 'hex'),
+    'sha256', encode(sha256(convert_to({_texts("jsonb_out", "e.data")}, 'UTF8')), 'hex'))"""
+# The event `v` is what is left after its personal data was erased: a later event of the user, who
+# was forgotten, lists its number, its digest, and the SHA-256 of its present data.
+_ERASED: Final = f"""(
+    SELECT e.action = 'noted'
+        AND e.data ->> 'name' IS NULL AND e.data ->> 'message' IS NULL
+    FROM public.billing_event e
+    JOIN public.billing_event f ON f.subject = e.subject AND f.subject_id = e.subject_id
+    JOIN public.users_user u ON u.id = f.subject_id
+    WHERE e.subject = 'user' AND e.subject_id = v.subject_id AND e.number = v.number
+        AND f.number > v.number AND f.action = 'forgotten' AND u.forgotten_at IS NOT NULL
+        AND f.data -> 'events' @> jsonb_build_array({_LISTED})
+    LIMIT 1
+)"""
+# The event `v` that says so lists exactly the events before it whose digest is not theirs.
+_FORGOTTEN: Final = f"""(
+    SELECT v.subject = 'user' AND u.forgotten_at IS NOT NULL AND NOT u.is_active
+        AND v.data = jsonb_build_object('events', coalesce((
+            SELECT jsonb_agg({_LISTED} ORDER BY e.number)
+            FROM (
+                SELECT x.*, lag(x.digest) OVER (ORDER BY x.number) AS before_digest
+                FROM public.billing_event x
+                WHERE x.subject = v.subject AND x.subject_id = v.subject_id
+            ) e WHERE e.number < v.number AND e.digest <> {EVENT_DIGEST}
+        ), jsonb_build_array()))
+        AND NOT EXISTS (
+            SELECT FROM public.billing_event e
+            WHERE e.subject = v.subject AND e.subject_id = v.subject_id
+                AND e.action = 'forgotten' AND e.number < v.number
+        )
+    FROM public.users_user u WHERE u.id = v.subject_id LIMIT 1
+)"""
 EVENT_RULES: Final = (
     Rule(
         "G2",
@@ -240,8 +275,14 @@ EVENT_RULES: Final = (
     ),
     Rule(
         "G9",
-        "its digest is that of its fields and the digest before it",
-        f"digest = {EVENT_DIGEST}",
+        "its digest is that of its fields and the digest before it, or its personal data was "
+        "erased, as a later event records",
+        f"CASE WHEN digest = {EVENT_DIGEST} THEN true ELSE {_ERASED} END",
+    ),
+    Rule(
+        "G9",
+        "it says of a forgotten user, once, which events were erased",
+        f"action <> 'forgotten' OR {_FORGOTTEN}",
     ),
 )
 

@@ -332,9 +332,15 @@ def _check(cursor: CursorWrapper, stretch: Stretch) -> Checked:
 
 
 def place(problem: Problem) -> tuple[int, int, int]:
-    """Returns a sort key: by user; transactions by number, the balance, grants, then their sum."""
+    """Returns a sort key: by user; the head, transactions by number, the balance, grants, …"""
     user_id = -1 if problem.user_id is None else problem.user_id
-    kinds = (TRANSACTION_RULES + SEPARATE_RULES, BALANCE_RULES[:-1], USE_RULES, GRANT_RULES)
+    kinds = (
+        (HEAD,),
+        TRANSACTION_RULES + SEPARATE_RULES,
+        BALANCE_RULES[:-1],
+        USE_RULES,
+        GRANT_RULES,
+    )
     kind = next((i for i, rules in enumerate(kinds) if problem.rule in rules), len(kinds))
     return user_id, kind, problem.number or 0
 
@@ -424,8 +430,10 @@ def judged_grants(stretch: Stretch, only: str = "true") -> str:
                     AS said_expires_at,
                 last.place AS last_place, last.remaining AS last_remaining
             FROM public.billing_grant g
-            LEFT JOIN public.billing_transaction t
-                ON t.user_id = g.user_id AND t.number = g.number
+            LEFT JOIN LATERAL (
+                SELECT x.bonus_expires_at FROM public.billing_transaction x
+                WHERE x.user_id = g.user_id AND x.number = g.number LIMIT 1
+            ) t ON true
             LEFT JOIN LATERAL (
                 SELECT u.place, u.remaining FROM public.billing_grantuse u
                 WHERE u.user_id = g.user_id AND u.grant_number = g.number

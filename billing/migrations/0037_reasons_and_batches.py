@@ -16,7 +16,7 @@ class Migration(migrations.Migration):
     """Standard descriptions become reasons; what is posted together is a batch."""
 
     dependencies = [
-        ("billing", "0035_proofs"),
+        ("billing", "0036_forgetting"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

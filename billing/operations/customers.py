@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
 from billing import events
-from billing.errors import EmailTaken, UnknownUser
+from billing.errors import DuplicateUser, EmailTaken, ForgottenUser, UnknownUser
 from billing.events import Note
 from billing.expiry import end_of_bonus, usual_last_day
 from billing.models import Channel, Event, Plan, Subject, Subscription, Transaction
@@ -136,14 +136,19 @@ def edit(
     `plan` returns the plan for the account as a whole; None: no change. The plan is set before the
     fields if the user is active, otherwise after them, because only active users can be subscribed.
 
-    Raises UnknownUser, ValidationError, EmailTaken, and the errors of subscribing and changing a
-    plan. Records nothing if nothing changed.
+    Raises UnknownUser, ForgottenUser, DuplicateUser for activating a duplicate, ValidationError,
+    EmailTaken, and the errors of subscribing and changing a plan. Records nothing if nothing
+    changed.
     """
     with one_transaction(dry_run=dry_run):
         user = lock(user_id)
+        if user.forgotten_at is not None:
+            raise ForgottenUser(user_id=user.pk)
         if if_unchanged is not None:
             if_unchanged(user)
         given, new_plan = change(user), plan(user)
+        if user.duplicate_of_id is not None and (given.get("is_active") or new_plan is not None):
+            raise DuplicateUser(user_id=user.pk, duplicate_of=user.duplicate_of_id)
         before = {name: getattr(user, name) for name in given}
         was_active = user.is_active
         if new_plan is not None and was_active:
@@ -232,11 +237,16 @@ def set_active(
 ) -> int:
     """Activates or deactivates users: customers or operators, by `subject`.
 
-    Returns how many changed. A trigger resumes the subscriptions of activated users.
+    Returns how many changed. Leaves out duplicates and forgotten users, who stay deactivated. A
+    trigger resumes the subscriptions of activated users.
     """
     with one_transaction(dry_run=dry_run):
         rows = User.objects.select_for_update(of=("self",)).filter(
-            pk__in=list(user_ids), is_active=not is_active, is_staff=subject == Subject.OPERATOR
+            pk__in=list(user_ids),
+            is_active=not is_active,
+            is_staff=subject == Subject.OPERATOR,
+            duplicate_of=None,
+            forgotten_at=None,
         )
         changed = list(rows.order_by("pk").values_list("pk", flat=True))
         User.objects.filter(pk__in=changed).update(is_active=is_active)

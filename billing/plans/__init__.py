@@ -8,6 +8,7 @@
 - `posting`: posts what `due` decides, and stores the subscriptions.
 - `forecast`: the next charge, and what is paid ahead.
 - `takeover`: subscriptions that ran in another system. Pure.
+- `handover`: subscriptions of a duplicate, which go on at the user who is kept.
 - `subscriptions`: starting, changing, cancelling and paying for subscriptions.
 - `charging`: the run, which charges everything that is due.
 """

@@ -183,6 +183,21 @@ def remainder_entry(
     )
 
 
+def continued_entry(subscription: Subscription, plan: Plan, rest: Charge) -> ledger.Entry:
+    """Returns the charge of days that another user had paid, to whom this was paid back."""
+    first, last, amount = rest
+    return ledger.subscription_entry(
+        subscription.user_id,
+        cycle=plan.cycle,
+        price=amount,
+        description=_described(
+            f"Plan {plan.name}, {format_period(first, last)}, continued", subscription
+        ),
+        device=subscription.device,
+        metadata=_about(subscription, plan, first, last),
+    )
+
+
 def store(subscriptions: Sequence[Subscription]) -> None:
     """Stores the paid periods and statuses of subscriptions, in one statement."""
     if not subscriptions:

@@ -151,6 +151,7 @@ def price_of(user: User | int, *, service: str, device: str = "") -> Price:
     if subscription is None:
         if not Balance.objects.filter(user=user_id).exists():
             raise UnknownUser(user_id=user_id)
+        ledger.refuse_closed(user_id)
         raise NoPlan(user_id=user_id, device=device)
     plan = subscription.plan
     if subscription.status == Subscription.Status.SUSPENDED:

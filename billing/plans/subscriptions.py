@@ -74,9 +74,10 @@ def start(
 
     Raises InsufficientFunds if the first charge cannot be paid, and UserDeactivated. With
     `wait_for_money`, the subscription is suspended instead until it can be paid and the user is
-    active. Raises PlanRetired and SubscriptionExists.
+    active. Raises PlanRetired, SubscriptionExists, DuplicateUser and ForgottenUser.
     """
-    _charge_due_of(user.pk, day)
+    charge_due_of(user.pk, day)
+    ledger.refuse_closed(user.pk)
     plan = _offered(plan)
     device = ledger.checked_device(device)
     is_active = User.objects.filter(pk=user.pk, is_active=True).exists()
@@ -191,6 +192,7 @@ def record_active_day(user: User, *, device: str, day: date, today: date) -> Act
     if not today - ACTIVE_DAYS_BACK * DAY <= day <= today:
         raise InvalidDay(day=f"{day}", first=f"{today - ACTIVE_DAYS_BACK * DAY}", last=f"{today}")
     ledger.lock_balances([user.pk])
+    ledger.refuse_closed(user.pk)
     device = ledger.checked_device(device)
     subscription = (
         Subscription.objects.live()
@@ -259,7 +261,7 @@ def _offered(plan: Plan) -> Plan:
     return held
 
 
-def _charge_due_of(user_id: int, day: date) -> tuple[dict[int, Subscription], list[Transaction]]:
+def charge_due_of(user_id: int, day: date) -> tuple[dict[int, Subscription], list[Transaction]]:
     """Locks a user's balance, and charges what the runs up to `day` charge.
 
     The system is the actor, so that operators' actions and runs leave the same rows. Suspended
@@ -279,7 +281,7 @@ def _charged_up_to(
     subscription: Subscription, day: date, *, actor: User | None, channel: Channel
 ) -> tuple[Subscription, list[Transaction]]:
     """Locks the balance. Returns the subscription as runs up to `day` leave it, and postings."""
-    _, rows = _charge_due_of(subscription.user_id, day)
+    _, rows = charge_due_of(subscription.user_id, day)
     posted = [row for row in rows if row.metadata.get("subscription") == subscription.pk]
     subscription = Subscription.objects.select_related("plan", "user").get(pk=subscription.pk)
     if not subscription.is_live:

@@ -11,7 +11,8 @@ PROOF_STALE_AFTER: Final = timedelta(days=2)
 class ProofState(NamedTuple):
     """The latest proof, the latest of all rows, and what is wrong.
 
-    A proof of new rows does not take back what a proof of all rows has found.
+    A proof of new rows does not take back what a proof of all rows has found. One by hand does not
+    take back what a scheduled one has found, because it may have compared nothing with heads.
     """
 
     latest: Proof | None
@@ -24,7 +25,9 @@ def proof_state(now: datetime) -> ProofState:
     proofs = Proof.objects.order_by("-finished_at", "-id")
     latest = proofs.first()
     latest_full = proofs.filter(kind=Proof.Kind.FULL).first()
-    failed = next((proof for proof in (latest, latest_full) if proof and proof.problem), None)
+    scheduled = proofs.filter(started_by=Proof.Start.SCHEDULE)
+    counting = (latest, latest_full, *scheduled[:1], *scheduled.filter(kind=Proof.Kind.FULL)[:1])
+    failed = next((proof for proof in counting if proof and proof.problem), None)
     clean = proofs.filter(problem="").first()
     # A new installation has a while until its first proof.
     since = clean.finished_at if clean else _first_transaction_at()

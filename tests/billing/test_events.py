@@ -54,7 +54,7 @@ ATTACKS = {
     "edit": "UPDATE billing_event SET action = 'other'",
     "delete": "DELETE FROM billing_event",
     "truncate": "TRUNCATE billing_event",
-    "edit of none": "UPDATE billing_event SET action = 'other' WHERE false",
+    "edit to the same": "UPDATE billing_event SET action = action",
 }
 
 

@@ -992,6 +992,9 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
         "plan_retired",
         "same_plan",
         "user_deactivated",
+        "duplicate_user",
+        "forgotten_user",
+        "not_closed",
         "invalid_day",
         "already_paid_back",
         "already_reversed",
@@ -1045,6 +1048,7 @@ OF_PLANS = {
     "plan_retired",
     "same_plan",
     "user_deactivated",
+    "not_closed",
     "invalid_day",
 }
 
@@ -1072,6 +1076,8 @@ def test_each_kind_of_refusal_happens_and_explains_itself() -> None:
         change(user, 1, reason="old"),
         change(user, 1, bonus_expires_at=datetime(2999, 1, 1, tzinfo=UTC)),
         ledger.reversal_entry(user, number=3, amount=6, description="More than it was"),
+        change(UserFactory(is_active=False, duplicate_of=user), 1),
+        change(UserFactory(is_active=False, forgotten_at=datetime.now(UTC)), 1),
     ]
     results = ledger.post_batch(entries, skip_refused=True, **BY_PANEL)
     refusals = [result.refusal for result in results]

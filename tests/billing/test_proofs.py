@@ -251,6 +251,23 @@ def test_a_proof_by_hand_does_not_replace_that_of_the_night(
     assert job(NIGHT + DAY) == 3
 
 
+@pytest.mark.as_owner
+def test_a_finding_is_looked_at_again_once_a_proof_by_hand_is_clean(
+    user: User, job: Callable[[datetime], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minute = timedelta(minutes=1)
+    assert job(NIGHT) == 1
+    cut_off(user, last=5)
+    assert job(NIGHT + DAY) == 2
+    assert job(NIGHT + DAY + minute) == 2
+    monkeypatch.setattr(timezone, "now", lambda: NIGHT + DAY + 2 * minute)
+    assert verify()[0] == 0  # without heads, it cannot see what was cut off
+    assert reports.proof_state(NIGHT + DAY).failed is not None
+    assert job(NIGHT + DAY + 3 * minute) == 4
+    assert job(NIGHT + DAY + 4 * minute) == 4
+    assert "breaks G3" in Proof.objects.latest("id").problem
+
+
 def test_a_job_that_loses_the_database_is_not_a_failed_job(
     user: User,
     job: Callable[[datetime], int],
@@ -317,9 +334,11 @@ def panel(db: None, noon: datetime) -> Client:
     return client_of(operator_with("billing.view_transaction"))
 
 
-def make(finished_at: datetime, problem: str = "", kind: str = "incremental") -> Proof:
+def make(
+    finished_at: datetime, problem: str = "", kind: str = "incremental", by: str = "schedule"
+) -> Proof:
     return Proof.objects.create(
-        kind=kind, started_by="schedule", started_at=finished_at - timedelta(seconds=90),
+        kind=kind, started_by=by, started_at=finished_at - timedelta(seconds=90),
         finished_at=finished_at, users=3, transactions=12345, problem=problem,
     )  # fmt: skip
 
@@ -351,6 +370,21 @@ def test_the_start_page_says_what_is_wrong(panel: Client, noon: datetime) -> Non
     assert "new transactions" not in text
     make(noon, kind="full")
     assert "panel-notice" not in panel.get("/admin/").text
+
+
+@pytest.mark.parametrize("kind", ["full", "incremental"])
+def test_a_proof_by_hand_takes_back_what_was_found_by_hand_alone(
+    noon: datetime, db: None, kind: str
+) -> None:
+    by_hand = make(noon - 5 * DAY, "Found by hand.", kind="full", by="command")
+    assert reports.proof_state(noon).failed == by_hand
+    make(noon - 4 * DAY, kind="full", by="command")
+    assert reports.proof_state(noon).failed is None
+    found = make(noon - 3 * DAY, "Found at night.", kind=kind)
+    make(noon - 2 * DAY, kind="full", by="command")
+    assert reports.proof_state(noon).failed == found
+    make(noon, kind=kind)
+    assert reports.proof_state(noon).failed is None
 
 
 def test_the_start_page_says_that_proofs_are_missing(panel: Client, noon: datetime) -> None:

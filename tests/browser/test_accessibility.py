@@ -11,9 +11,10 @@ import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from django.contrib.auth.models import Group
 from django.template.loader import render_to_string
+from django.utils import timezone
 from playwright.sync_api import Browser, Page, Route, expect
 
-from billing import authority, ledger
+from billing import authority, ledger, operations
 from billing.models import (
     ApiKey,
     ChargingRun,
@@ -174,6 +175,11 @@ def preview_change(page: Page) -> None:
     expect(page.locator("[data-after=amount]")).to_be_visible()
 
 
+def preview_merge(page: Page) -> None:
+    page.get_by_label("User to keep").fill("other@example.com")
+    press("Preview")(page)
+
+
 def preview_service(page: Page) -> None:
     page.locator("[name=service]").select_option(index=1)
     page.get_by_role("button", name="Preview").click()
@@ -217,6 +223,11 @@ def test_axe_finds_nothing_on_any_kind_of_page(
     delivery = integrate(user, operator)
     Reason.objects.create(code="cash", label="Paid in cash", template="Paid in cash")
     first, reversed_one = (Transaction.objects.get(user=user, number=n) for n in (1, 3))
+    closed, forgotten = (UserFactory(is_active=False) for _ in range(2))
+    duplicate, _ = UserFactory(), UserFactory(email="other@example.com")
+    day = timezone.now().date()
+    operations.duplicates.merge(duplicate.pk, user.pk, day=day, **BY_SYSTEM)
+    operations.forgetting.forget(forgotten.pk, **BY_SYSTEM)
     person = f"/admin/users/user/{user.pk}"
     subscribed_to = f"{person}/subscriptions/{subscription.pk}"
     plan = f"/admin/billing/plan/{subscription.plan_id}"
@@ -251,6 +262,14 @@ def test_axe_finds_nothing_on_any_kind_of_page(
         (f"{person}/charge-service/",),
         (f"{person}/charge-service/", preview_service),
         (f"{person}/low-balance/",),
+        (f"{person}/merge/",),
+        (f"{person}/merge/", press("Preview")),
+        (f"{person}/merge/", preview_merge),
+        (f"/admin/users/user/{closed.pk}/forget/",),
+        (f"/admin/users/user/{closed.pk}/forget/", press("Forget this person")),
+        (f"/admin/users/user/{duplicate.pk}/change/",),
+        (f"/admin/users/user/{duplicate.pk}/transactions/",),
+        (f"/admin/users/user/{forgotten.pk}/change/",),
         ("/admin/billing/transaction/",),
         (transaction_page(first.pk),),
         (transaction_page(reversed_one.pk),),

@@ -109,8 +109,11 @@ TARGETS: Final[dict[str, Target]] = {
         WEBHOOK_TESTS,
     ),
     "events-sql": Target(
-        _functions("note_events", "event_digest", "check_event", "refuse_rewriting_events"),
-        ("tests/billing/test_events.py",),
+        _functions(
+            *("note_events", "event_digest", "check_event", "refuse_rewriting_events"),
+            *("erased", "erased_events", "forget"),
+        ),
+        ("tests/billing/test_events.py", "tests/billing/test_forgetting.py"),
     ),
     "charging": Target(
         (

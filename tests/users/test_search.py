@@ -227,6 +227,24 @@ def test_any_part_of_what_was_written_is_found(text: str, first: int, last: int)
     assert is_found == says_something
 
 
+# --- Duplicates ---------------------------------------------------------------------------------
+
+
+@every_door
+@pytest.mark.parametrize(
+    "typed", ["old@twin.example", "Byron", "030 5555 1234", "byron strelsau", "#{id}", "{id}"]
+)
+def test_whoever_finds_a_duplicate_finds_the_user_who_is_kept(door: Door, typed: str) -> None:
+    kept = zoe(email="new@kept.example", last_name="Kept")
+    duplicate = UserFactory(
+        email="old@twin.example", last_name="Byron", phone="+49 30 55551234", city="Strelsau"
+    )
+    assert kept.pk not in door(typed.format(id=duplicate.pk))
+    User.objects.filter(pk=duplicate.pk).update(is_active=False, duplicate_of=kept)
+    assert {kept.pk, duplicate.pk} <= set(door(typed.format(id=duplicate.pk)))
+    assert door("new@kept.example") == [kept.pk]
+
+
 # --- The index ----------------------------------------------------------------------------------
 
 
@@ -239,7 +257,11 @@ def test_the_index_is_asked_for_a_words_rarest_parts() -> None:
             assert not list(search.search(User.objects.all(), "zoe.example"))
     finally:
         cache.delete(search.INDEX)
-    asked = [each["sql"] for each in queries if "LIKE" in each["sql"]]
+    # Before each, the duplicates are asked for.
+    duplicates = '"duplicate_of_id" IS NOT NULL'
+    asked = [
+        each["sql"] for each in queries if "LIKE" in each["sql"] and duplicates not in each["sql"]
+    ]
     assert "users_trigrams" not in asked[0]
     assert "users_trigrams" in asked[1]
     assert "zoe" in asked[1].split("::text[]")[0]

@@ -26,6 +26,7 @@ FUNCTIONS: Final = (
     "billing_number_at",
     "billing_digest",
     "billing_note_events",
+    "billing_forget",
     "billing_set_expiry",
     "billing_wake_webhooks",
     "billing_clock",  # for defaults of columns

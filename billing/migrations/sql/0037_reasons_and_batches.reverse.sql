@@ -159,6 +159,8 @@ DECLARE
     real_left numeric;         -- of the transaction that is reversed
     bonus_left numeric;
     last_reversal bigint;
+    kept_id bigint;            -- the user whose duplicate this one is
+    forgotten timestamptz;
     gave_back jsonb;           -- entries for users whose grants got something back
 BEGIN
     FOR e IN
@@ -257,6 +259,18 @@ BEGIN
                     CONTINUE;
                 END IF;
                 refusal := jsonb_build_object('code', 'idempotency_conflict', 'number', t.number);
+            END IF;
+        END IF;
+
+        -- A closed account, which has no money, gets none: it would be lost to the person.
+        IF refusal IS NULL AND b.real = 0 AND b.bonus = 0 AND e.type <> 'bonus_expiry' THEN
+            SELECT u.duplicate_of_id, u.forgotten_at INTO kept_id, forgotten
+            FROM users_user u WHERE u.id = e.user_id;
+            IF kept_id IS NOT NULL THEN
+                refusal := jsonb_build_object('code', 'duplicate_user',
+                    'user_id', e.user_id, 'duplicate_of', kept_id);
+            ELSIF forgotten IS NOT NULL THEN
+                refusal := jsonb_build_object('code', 'forgotten_user', 'user_id', e.user_id);
             END IF;
         END IF;
 

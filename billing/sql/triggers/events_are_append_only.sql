@@ -1,5 +1,5 @@
--- Events are never rewritten (G3).
+-- Events are never removed (G3).
 CREATE TRIGGER events_are_append_only
-    BEFORE DELETE OR UPDATE OR TRUNCATE ON public.billing_event
+    BEFORE DELETE OR TRUNCATE ON public.billing_event
     FOR EACH STATEMENT
     EXECUTE FUNCTION public.billing_refuse_rewriting_events();

@@ -31,6 +31,7 @@ class World(NamedTuple):
     other_plan: Plan
     other: User
     batch: Batch
+    gone: User  # deactivated, without money
 
 
 def make_world() -> World:
@@ -51,7 +52,15 @@ def make_world() -> World:
     posted = batches.post(entries, sheet, actor=None, channel=Channel.API)
     assert posted.batch is not None
     other_plan = PlanFactory(name="Basic", price="5")
-    return World(user, service, subscription, other_plan, UserFactory(), posted.batch)
+    return World(
+        user,
+        service,
+        subscription,
+        other_plan,
+        UserFactory(),
+        posted.batch,
+        UserFactory(is_active=False),
+    )
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ class RestCall:
     body: Callable[[World], Any] = lambda world: None
     query: str = ""
     is_preview: bool = False  # changes nothing, though it is a POST
+    about: Callable[[World], User] = lambda world: world.user
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -75,7 +85,7 @@ class RestCall:
 
     def path_in(self, world: World) -> str:
         path = self.path.format(
-            user_id=world.user.pk,
+            user_id=self.about(world).pk,
             number=1,
             subscription_id=world.subscription.pk,
             plan_id=world.other_plan.pk,
@@ -145,6 +155,17 @@ CALLS = (
         "billing.change_balance",
         body=lambda world: {"description": "Of another user", "to_user_id": world.other.pk},
     ),
+    of_user(
+        "POST", "/merge", "users.merge_user", body=lambda world: {"into_user_id": world.other.pk}
+    ),
+    of_user(
+        "POST",
+        "/merge/preview",
+        "users.merge_user",
+        body=lambda world: {"into_user_id": world.other.pk},
+        is_preview=True,
+    ),
+    of_user("POST", "/forget", "users.forget_user", about=lambda world: world.gone),
     of_user("GET", "/grants", "billing.view_balance"),
     of_user(
         "PATCH",

@@ -77,6 +77,17 @@ def moved_charge(scene: Scene) -> HttpResponse:
     return scene.post(f"/transactions/{number}/moves", body)
 
 
+def of_duplicate(scene: Scene) -> HttpResponse:
+    scene.post("/merge", {"into_user_id": scene.world.other.pk})
+    return scene.refill()
+
+
+def of_forgotten_user(scene: Scene) -> HttpResponse:
+    gone = f"/users/{scene.world.gone.pk}"
+    scene.program.post(f"{gone}/forget", None)
+    return scene.program.patch(gone, {"city": "Berlin"})
+
+
 def without_plan(scene: Scene) -> HttpResponse:
     return scene.program.post(f"/users/{UserFactory().pk}/service-charges", TEN_SMS)
 
@@ -221,6 +232,9 @@ PROVOKED: dict[str, Callable[[Scene], HttpResponse]] = {
         f"{scene.subscription}/change-plan", BOTH | {"plan_id": scene.world.subscription.plan_id}
     ),
     "user_deactivated": of_deactivated_user,
+    "duplicate_user": of_duplicate,
+    "forgotten_user": of_forgotten_user,
+    "not_closed": lambda scene: scene.post("/forget", None),
     "subscription_exists": lambda scene: started(scene, scene.world.other_plan.pk),
     "subscription_suspended": of_suspended_subscription,
     "subscription_cancelled": cancelled_twice,
