@@ -235,6 +235,44 @@ class BatchReversed(BillingError):
     sentence = "Nothing is left of batch {batch} to reverse."
 
 
+class UnknownVoucher(BillingError):
+    """Also for a voucher that is not active, so that refusals tell nothing about such codes.
+
+    The code is not in `data`, because it is a secret.
+    """
+
+    code = "unknown_voucher"
+    sentence = "There is no voucher with this code, or it is no longer active."
+
+
+class VoucherExpired(BillingError):
+    code = "voucher_expired"
+    further_figures = ("voucher",)
+    sentence = "The voucher “{title}” could be redeemed until {day}."
+
+
+class VoucherUsedUp(BillingError):
+    code = "voucher_used_up"
+    further_figures = ("voucher", "uses")
+    sentence = "The voucher “{title}” has been redeemed as often as it can be."
+
+
+class VoucherRedeemed(BillingError):
+    """This user has redeemed the voucher before. `number` is None if it gave only a plan."""
+
+    code = "voucher_redeemed"
+    further_figures = ("voucher",)
+    sentences: ClassVar[Mapping[str, str]] = {
+        "posted": "The user has already redeemed the voucher “{title}”: "
+        "transaction number {number}.",
+        "plan": "The user has already redeemed the voucher “{title}”.",
+    }
+
+    def describe(self) -> str:
+        given = "plan" if self.data["number"] is None else "posted"
+        return self.sentences[given].format_map(self.data)
+
+
 class ReasonRequired(BillingError):
     """Operators have to choose a reason: the setting REASON_REQUIRED."""
 

@@ -30,7 +30,7 @@ from billing.models import (
     WebhookEndpoint,
 )
 from billing.operations import batches
-from tests.factories import ServiceFactory, plan_with, subscribed, user_with
+from tests.factories import ServiceFactory, a_voucher, plan_with, subscribed, user_with
 from users.models import User
 
 
@@ -81,6 +81,7 @@ class Things:
                 code="cash", label="Paid in cash", template="Paid in cash"
             ),
             "billing_batch": a_batch(self.user),
+            "billing_voucher": a_voucher(uses_max=5),
             "billing_transaction": Transaction.objects.filter(user=self.user).earliest("pk"),
             "billing_plan": plan,
             "billing_service": service,

@@ -1,12 +1,13 @@
 """Makes users, plans and subscriptions for tests. Users get their money through the ledger."""
 
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import factory
 from factory.django import DjangoModelFactory
 
-from billing import ledger
+from billing import ledger, operations
 from billing.models import (
     Channel,
     Plan,
@@ -15,6 +16,7 @@ from billing.models import (
     ServicePrice,
     Subscription,
     Transaction,
+    Voucher,
 )
 from billing.money import Amount
 from billing.plans import subscriptions
@@ -133,3 +135,11 @@ def reason(code: str = "goodwill", **fields: Any) -> Reason:
     """Creates a reason; its label and template are made from its code."""
     label = code.replace("_", " ").capitalize()
     return Reason.objects.create(**{"code": code, "label": label, "template": label} | fields)
+
+
+def a_voucher(**fields: Any) -> Voucher:
+    """Makes a voucher; unless `fields` say what it gives, it gives 10 to one user."""
+    given = {"amount": Decimal(10)} if not {"amount", "bonus", "plan"} & set(fields) else {}
+    fields = {"title": "Spring"} | given | fields
+    [voucher] = operations.vouchers.make(1, actor=None, channel=Channel.PANEL, **fields)
+    return voucher

@@ -17,6 +17,7 @@ from billing.admin import (
     subscription_list,
     transaction_page,
     users,
+    vouchers,
     webhook_deliveries,
     webhook_endpoints,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "subscription_list",
     "transaction_page",
     "users",
+    "vouchers",
     "webhook_deliveries",
     "webhook_endpoints",
 ]

@@ -19,6 +19,7 @@ USER_PAGES = {
     "users_user_subscription_cancel": "Subscriptions",
     "users_user_change_balance": "",
     "users_user_charge_service": "",
+    "users_user_redeem_voucher": "",
     "users_user_low_balance": "Profile",
     "users_user_gift_expiry": "Profile",
     "users_user_merge": "Profile",
@@ -33,6 +34,7 @@ WITH_HISTORY = {
     "billing_plan": "Plan",
     "billing_service": "Service",
     "billing_userdefaults": "Defaults for new users",
+    "billing_voucher": "Voucher",
     "billing_apikey": "API key",
     "billing_webhookendpoint": "Endpoint",
 }
@@ -82,6 +84,13 @@ ENTRIES = [
         "stacks",
         "billing_batch_changelist",
         ("billing.view_batch",),
+    ),
+    (
+        "Billing",
+        "Vouchers",
+        "redeem",
+        "billing_voucher_changelist",
+        ("billing.view_voucher", "billing.change_voucher"),
     ),
     (
         "Billing",
@@ -203,6 +212,8 @@ def tabs(request: HttpRequest) -> list[dict[str, Any]]:
         "billing.change_webhookendpoint"
     ):
         pages.insert(1, ("secret", "Secret"))
+    if model == "billing_voucher":
+        pages.insert(1, ("redemptions", "Redeemed by"))
     if here is None or model not in WITH_HISTORY or page not in dict(pages):
         return user_tabs(request)
     [object_id] = here.kwargs.values()
@@ -237,6 +248,13 @@ def header_actions(request: HttpRequest, user: User) -> list[dict[str, Any]]:
     if not may_change_balance(request, user):
         return []
     return [
+        {
+            "title": "Redeem voucher",
+            "icon": "redeem",
+            "variant": ActionVariant.DEFAULT,
+            "attrs": {},
+            "path": reverse("admin:users_user_redeem_voucher", args=[user.pk]),
+        },
         {
             "title": "Charge service",
             "icon": "bolt",

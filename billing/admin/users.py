@@ -29,6 +29,7 @@ from billing.admin.low_balance import low_balance
 from billing.admin.merge import merge_page
 from billing.admin.navigation import header_actions, may_change_balance
 from billing.admin.pages import one_number_of_decimals, utc_today
+from billing.admin.redeem_voucher import redeem_voucher
 from billing.admin.subscriptions import (
     add_subscription,
     cancel_subscription,
@@ -159,6 +160,7 @@ PAGES: Final = (
     ("subscriptions/<int:subscription_id>/cancel", cancel_subscription, "subscription_cancel"),
     ("change-balance", change_balance, "change_balance"),
     ("charge-service", charge_service, "charge_service"),
+    ("redeem-voucher", redeem_voucher, "redeem_voucher"),
     ("low-balance", low_balance, "low_balance"),
     ("gifts/<int:number>/expiry", gift_expiry, "gift_expiry"),
     ("merge", merge_page, "merge"),

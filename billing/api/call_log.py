@@ -48,22 +48,24 @@ JSON_PART: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{},]', re.DOTALL)
 _SHOWN = """
     active_days actor_id allowed although_paid_back amount ascending at available balance balances
     batch batch_id batches bonus bonus_amount bonus_days bonus_expires_at bonus_pays channel
-    charge_now charge_number charged_from charged_through code columns cost count created_at
+    charge_now charge_number charged_from charged_through charges code columns cost count created_at
     creation_date currency cursor cycle data day default_tariff_id device_limit device_type digest
     direction discount dry_run duplicate duplicate_of duplicates entries entry errors
     expected_number expired expires_at field fields file file_hash first forgotten_at format from
-    grant grants grants_used has_more header hide_inactive id idempotency_key into_user_id
-    is_active is_charged is_comment_required is_default kind last left legal_type limit list
-    method needed new_balance new_bonus next_charge next_cursor number offset old_balance
-    old_bonus order order_by outcome paid paid_back_by paid_from paid_to pay_back payment_date
-    permission plan plan_id plan_since plans posted price price_is_per problem proportional_charge
-    quantity real real_pays reasons refused request_id results reversal reversals reversed_by
-    reverses seconds service services skip_refused started_on status status_since subscription
-    subscription_id subscriptions subtype success suspension_reason tariff_id threshold time_zone
-    title to to_user_id tracker_id trackers_count transaction transactions type unit unit_price
-    user user_id users wait_for_money why
+    grant grants grants_used has_more header hide_inactive id idempotency_key into_user_id is_active
+    is_charged is_comment_required is_default kind last left legal_type limit list method needed
+    new_balance new_bonus next_charge next_cursor number offset old_balance old_bonus order order_by
+    outcome paid paid_back_by paid_from paid_to pay_back payment_date permission plan plan_id
+    plan_since plans posted price price_is_per problem proportional_charge quantity real real_pays
+    reasons refused request_id results reversal reversals reversed_by reverses seconds service
+    services skip_refused started_on status status_since subscription subscription_id subscriptions
+    subtype success suspension_reason tariff_id threshold time_zone title to to_user_id tracker_id
+    trackers_count transaction transactions type unit unit_price user user_id users voucher
+    wait_for_money why
 """
 SHOWN: Final = frozenset(_SHOWN.split())
+# Of requests: a code that is sent is that of a voucher, and whoever knows it can redeem it.
+SHOWN_IF_SENT: Final = SHOWN - {"code"}
 # Fields of which only the names may be shown: personal, freely written, or secret.
 # Sentences of refusals repeat what was sent.
 _NAMED = """
@@ -96,7 +98,7 @@ def note(request: HttpRequest, response: HttpResponseBase, seconds: float) -> No
         "duration_ms": round(seconds * 1000),
     }
     if request.GET:
-        said["query"] = _form(_pairs(request.GET))
+        said["query"] = _form(_pairs(request.GET), SHOWN_IF_SENT)
     who = getattr(request, "auth", None)
     if isinstance(who, ApiKey):
         said |= {"key_id": who.pk, "owner_id": who.owner_id}
@@ -143,8 +145,9 @@ def _words() -> frozenset[str]:
 def _sent(request: HttpRequest) -> str:
     # Only if it was read already: reading it for the log could fail, or wait.
     if request.content_type == "multipart/form-data" and hasattr(request, "_post"):
-        return _shortened(_form(_pairs(request.POST)))
-    return shown(getattr(request, "_body", b""), request.headers.get("Content-Type", ""))
+        return _shortened(_form(_pairs(request.POST), SHOWN_IF_SENT))
+    content_type = request.headers.get("Content-Type", "")
+    return shown(getattr(request, "_body", b""), content_type, SHOWN_IF_SENT)
 
 
 def _answered(response: HttpResponseBase) -> str:
@@ -160,26 +163,29 @@ def _pairs(query: QueryDict) -> list[tuple[str, str]]:
     return [(name, value) for name, values in query.lists() for value in values]
 
 
-def _form(pairs: Iterable[tuple[str, str]]) -> str:
+def _form(pairs: Iterable[tuple[str, str]], names: frozenset[str]) -> str:
     return urlencode(
-        [(_name(name), _parameter(value, name)) for name, value in pairs],
+        [(_name(name), _parameter(value, name, names)) for name, value in pairs],
         safe="*",
         errors="replace",
     )
 
 
-def _parameter(text: str, name: str) -> str:
+def _parameter(text: str, name: str, names: frozenset[str]) -> str:
     """Returns a parameter as logged. In the Panel API's forms and queries, objects are JSON."""
-    if name in SHOWN and text.lstrip()[:1] in ("{", "["):
+    if name in names and text.lstrip()[:1] in ("{", "["):
         try:
-            return json.dumps(_visible(json.loads(text), name))
+            return json.dumps(_visible(json.loads(text), names, name))
         except (ValueError, RecursionError):
             return HIDDEN
-    return str(_visible(text, name))
+    return str(_visible(text, names, name))
 
 
-def shown(body: bytes, content_type: str) -> str:
-    """Returns the beginning of a body as logged: on one line, with stars."""
+def shown(body: bytes, content_type: str, names: frozenset[str] = SHOWN) -> str:
+    """Returns the beginning of a body as logged: on one line, with stars.
+
+    `names` are the fields whose values may be shown.
+    """
     media_type = content_type.split(";", maxsplit=1)[0].strip().lower()
     beginning = body[:BODY_READ].decode(errors="replace").lstrip("\ufeff \t\r\n\v\f")
     is_whole = len(body) <= BODY_READ
@@ -189,12 +195,14 @@ def shown(body: bytes, content_type: str) -> str:
     if "json" in media_type or beginning.startswith("{"):
         try:
             found = json.loads(body if is_whole else _closed(beginning))
-            return _shortened(json.dumps(_visible(found)), is_whole=is_whole)
+            return _shortened(json.dumps(_visible(found, names)), is_whole=is_whole)
         except (ValueError, RecursionError):
             return f"({len(body)} bytes that are no JSON)"
     if media_type in ("", "application/x-www-form-urlencoded") and "=" in beginning:
         fields = beginning if is_whole else beginning.rpartition("&")[0]
-        return _shortened(_form(parse_qsl(fields, keep_blank_values=True)), is_whole=is_whole)
+        return _shortened(
+            _form(parse_qsl(fields, keep_blank_values=True), names), is_whole=is_whole
+        )
     return f"({len(body)} bytes that are neither JSON nor a form)"
 
 
@@ -217,14 +225,14 @@ def _shortened(text: str, *, is_whole: bool = True) -> str:
     return text if is_whole and len(text) <= BODY_LOGGED else f"{text[:BODY_LOGGED]}…"
 
 
-def _visible(value: Any, name: str | None = None) -> Any:
+def _visible(value: Any, names: frozenset[str], name: str | None = None) -> Any:
     """Returns what may be shown of a value. `name` is its field; None: it is a whole body."""
-    if name is not None and name not in SHOWN:
+    if name is not None and name not in names:
         return HIDDEN
     if isinstance(value, dict):
-        return {_name(each): _visible(inside, each) for each, inside in value.items()}
+        return {_name(each): _visible(inside, names, each) for each, inside in value.items()}
     if isinstance(value, list):
-        return [_visible(each, name) for each in value]
+        return [_visible(each, names, name) for each in value]
     if isinstance(value, str):
         return _text(value, name)
     return value if name is not None else HIDDEN

@@ -145,6 +145,7 @@ TAGS: Final = (
     ("Batches", "Changes of many balances that are posted together, and can be reversed together."),
     ("Service charges", "What is charged per use."),
     ("Subscriptions", "The plans of users and devices."),
+    ("Vouchers", "Codes that give money, a bonus or a plan."),
     ("Active days", "For plans that are charged by active day."),
     ("Plans and services", "Pricing plans and the prices of services."),
     ("Low balance thresholds", "The balance below which webhooks are told."),

@@ -21,6 +21,7 @@ from billing.api import (
     thresholds,
     transactions,
     users,
+    vouchers,
 )
 from billing.api.etags import NotModified
 from billing.api.keys import RequiresPermission
@@ -130,6 +131,7 @@ ROUTERS = (
     batches.router,
     service_charges.router,
     subscriptions.router,
+    vouchers.router,
     active_days.router,
     plans.router,
     thresholds.router,

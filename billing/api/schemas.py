@@ -896,6 +896,37 @@ class SubscriptionPreviewOut(ResponseModel):
     transactions: list[PreviewedTransactionOut]
 
 
+class VoucherIn(RequestModel):
+    model_config = example(code="7QXK-M3WP-ZT9B")
+
+    code: Annotated[Text, Field(max_length=100)] = Field(
+        description="Small letters, spaces and hyphens do not matter."
+    )
+    dry_run: StrictBool = Field(
+        default=False, description="Answer what would happen now, and give nothing."
+    )
+
+
+class VoucherOut(ResponseModel):
+    id: int
+    title: str
+
+
+class RedeemedOut(ResponseModel):
+    """What a voucher gave or, in a dry run, would give now."""
+
+    voucher: VoucherOut
+    transaction: TransactionOut | PreviewedTransactionOut | None = Field(
+        description="null: the voucher gives only a plan."
+    )
+    subscription: PreviewedSubscriptionOut | None = Field(
+        description="null: the voucher gives no plan."
+    )
+    charges: list[TransactionOut | PreviewedTransactionOut] = Field(
+        description="What was charged for the subscription."
+    )
+
+
 class ActiveDayIn(RequestModel):
     device: Device = Field(description="Empty: the account as a whole.", examples=["8617"])
     day: Day

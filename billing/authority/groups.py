@@ -35,6 +35,7 @@ _BILLING_OPERATOR: Final = _VIEWER | {
     "billing.add_subscription",
     "billing.change_subscription",
     "billing.view_lowbalancethreshold",
+    "billing.view_voucher",
     "billing.change_lowbalancethreshold",
 }
 _ADMINISTRATOR: Final = _BILLING_OPERATOR | {
@@ -59,6 +60,8 @@ _ADMINISTRATOR: Final = _BILLING_OPERATOR | {
     "billing.add_reason",
     "billing.change_reason",
     "billing.delete_reason",
+    "billing.add_voucher",
+    "billing.change_voucher",
     "billing.view_userdefaults",
     "billing.change_userdefaults",
     "billing.view_webhookdelivery",

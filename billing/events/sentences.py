@@ -22,6 +22,7 @@ from billing.models import (
     Subject,
     Subscription,
     UserDefaults,
+    Voucher,
     WebhookEndpoint,
 )
 from billing.money import format_money
@@ -172,6 +173,18 @@ def _expiry(written: str | None) -> str:
     return "never" if written is None else f"on {_moment(written)}"
 
 
+# --- Vouchers -----------------------------------------------------------------------------------
+
+
+def _voucher_redeemed(data: Data) -> str:
+    """ "Redeemed the voucher “Spring”: 10.00, a bonus of 5.00. Subscribed the user to …" """
+    parts = [_money(data["amount"])] if data["amount"] else []
+    parts += [f"a bonus of {_money(data['bonus'])}"] if data["bonus"] else []
+    given = f": {' and '.join(parts)}" if parts else ""
+    said = f"Redeemed the voucher “{data['voucher']['title']}”{given}."
+    return f"{said} {_subscribed(data['subscription'])}" if data["subscription"] else said
+
+
 # --- Low balance --------------------------------------------------------------------------------
 
 
@@ -203,6 +216,7 @@ MODELS: Final[Mapping[str, type[models.Model]]] = {
     Subject.SERVICE: Service,
     Subject.REASON: Reason,
     Subject.USER_DEFAULTS: UserDefaults,
+    Subject.VOUCHER: Voucher,
     Subject.WEBHOOK_ENDPOINT: WebhookEndpoint,
 }
 # What fields were called when older events were recorded.
@@ -351,6 +365,7 @@ SENTENCES: Final[Mapping[str, Callable[[Data], str]]] = {
     "plan_changed": _plan_changed,
     "subscription_cancelled": _cancelled,
     "grant_expiry_changed": _grant_expiry_changed,
+    "voucher_redeemed": _voucher_redeemed,
     "low_balance_changed": _threshold_changed,
     "default_low_balance_changed": _default_threshold_changed,
     "key_made": _key_made,

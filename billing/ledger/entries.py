@@ -25,7 +25,7 @@ from users.texts import has_invisible, readable, storage_problem
 # an idempotency key is repeated.
 REQUEST_ID: Final = "request_id"
 # Idempotency keys of the panel itself. A caller's key like these would be taken for a charge.
-OWN_KEYS: Final = re.compile(r"subscription:.*|registration", re.DOTALL)
+OWN_KEYS: Final = re.compile(r"subscription:.*|registration|redeemed_voucher:.*", re.DOTALL)
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 # By then the year 9000 has ended in every time zone.

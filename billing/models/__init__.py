@@ -18,6 +18,7 @@ from billing.models.transactions import (
     TransactionType,
     subtype_label,
 )
+from billing.models.vouchers import Voucher, VoucherRedemption
 from billing.models.webhooks import (
     EventType,
     LowBalanceThreshold,
@@ -61,6 +62,8 @@ __all__ = [
     "Transaction",
     "TransactionType",
     "UserDefaults",
+    "Voucher",
+    "VoucherRedemption",
     "WebhookAttempt",
     "WebhookDelivery",
     "WebhookEndpoint",

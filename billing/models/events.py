@@ -19,6 +19,7 @@ class Subject(models.TextChoices):
     # Reasons were called standard descriptions at first; an event's subject never changes.
     REASON = "standarddescription", "Reason"
     API_KEY = "apikey", "API key"
+    VOUCHER = "voucher", "Voucher"
     WEBHOOK_ENDPOINT = "webhookendpoint", "Webhook endpoint"
 
 

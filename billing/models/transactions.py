@@ -40,6 +40,7 @@ SUBTYPE_LABELS = {
     "partner": "Manual or API",
     "import": "Import",
     "register": "Registration gift",
+    "voucher": "Voucher",
     "monthly": "Monthly",
     "everyday": "Monthly, by day",
     "activeday": "Active day",

@@ -28,6 +28,7 @@ from billing.operations import (
     staff,
     subscriptions,
     thresholds,
+    vouchers,
     webhook_endpoints,
 )
 
@@ -45,5 +46,6 @@ __all__ = [
     "staff",
     "subscriptions",
     "thresholds",
+    "vouchers",
     "webhook_endpoints",
 ]

@@ -1,6 +1,7 @@
-"""Saving and deleting services, plans, defaults for new users, and reasons."""
+"""Saving and deleting services, plans, defaults for new users, reasons and vouchers."""
 
 from collections.abc import Mapping
+from datetime import date
 from decimal import Decimal
 from typing import Any, Final
 
@@ -16,12 +17,13 @@ from billing.models import (
     ServicePrice,
     Subject,
     UserDefaults,
+    Voucher,
     WebhookEndpoint,
 )
 from billing.operations._common import one_transaction, plan_data
 from users.models import User
 
-# The fields that events store; not the secret of a webhook.
+# The fields that events store; neither the secret of a webhook nor the code of a voucher.
 KEPT: Final[Mapping[type[Model], tuple[str, ...]]] = {
     Service: ("name", "code", "unit", "is_active"),
     Plan: ("name", "cycle", "price", "proportional_charge", "is_active"),
@@ -29,6 +31,10 @@ KEPT: Final[Mapping[type[Model], tuple[str, ...]]] = {
     Reason: (
         *("code", "label", "template", "direction", "balances"),
         *("bonus_days", "is_comment_required", "is_active", "position"),
+    ),
+    Voucher: (
+        *("title", "amount", "bonus", "bonus_days", "bonus_until", "plan"),
+        *("uses_max", "valid_until", "is_active"),
     ),
     WebhookEndpoint: ("name", "url", "events", "is_active"),
 }
@@ -48,11 +54,11 @@ def save(
         before = None if row._state.adding else kind._default_manager.filter(pk=row.pk).first()
         if kind is UserDefaults:  # the single row, created when it is first saved
             before = UserDefaults.objects.filter(pk=row.pk).first() or UserDefaults(pk=row.pk)
-        old = {} if before is None else _values(before)
+        old = {} if before is None else values(before)
         old_prices = _prices(row)
         row.save()
         _save_prices(row, prices)
-        new = _values(row)
+        new = values(row)
         changes = [
             {"field": name, "before": old.get(name), "after": value}
             for name, value in new.items()
@@ -82,14 +88,17 @@ def subject_of(row: Model) -> Subject:
     return Subject.REASON if isinstance(row, Reason) else Subject(str(row._meta.model_name))
 
 
-def _values(row: Model) -> dict[str, Any]:
+def values(row: Model) -> dict[str, Any]:
+    """Returns what events store of a row, as JSON."""
     return {name: _value(getattr(row, name)) for name in KEPT[type(row)]}
 
 
 def _value(value: Any) -> Any:
-    """Returns a field's value as JSON: an amount as text, a plan as ID and name."""
+    """Returns a field's value as JSON: an amount or a day as text, a plan as ID and name."""
     if isinstance(value, Decimal):
         return f"{value:.4f}"
+    if isinstance(value, date):
+        return value.isoformat()
     if isinstance(value, Plan):
         return plan_data(value)
     return list(value) if isinstance(value, list) else value

@@ -434,8 +434,8 @@ class Gifts(RuleBasedStateMachine):
             (each.number, each.amount, each.left)
             for each in sorted(account.grants.values(), key=lambda each: each.number)
         ]
-        [checked] = verification.check([verification.stretch_of(user.pk)])
-        assert checked.problem is None, checked.problem
+        for checked in verification.check([verification.stretch_of(user.pk)]):
+            assert checked.problem is None, checked.problem
 
     def compare_batches(self) -> None:
         for batch, rows in self.batches:

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.django_db
     [
         ("/admin/billing/subscription/", "8617", "No subscriptions match"),
         ("/admin/billing/webhookdelivery/", "evt_", "No deliveries match"),
+        ("/admin/billing/voucher/", "0 of 5", "No vouchers match"),
         ("/admin/billing/apikey/", "Begins with", "No API keys match"),
         ("/admin/users/user/{user}/subscriptions/", "8617", "No subscriptions match"),
     ],

@@ -17,6 +17,7 @@ EVERYTHING = [
     "Subscriptions",
     "Charging runs",
     "Batches",
+    "Vouchers",
     "Defaults for new users",
     "Reasons",
     "API keys",
@@ -44,7 +45,7 @@ def sidebar_of(operator: Operator, address: str = "/admin/my-time-zone/") -> dic
     [
         ("", EVERYTHING[:1]),
         ("Viewer", FOR_VIEWERS),
-        ("Billing operator", [*FOR_VIEWERS, "Low balance"]),
+        ("Billing operator", [*EVERYTHING[:9], "Reasons", "Low balance"]),
         ("Administrator", EVERYTHING),
     ],
 )
@@ -71,6 +72,7 @@ def test_the_sidebar_marks_where_one_is() -> None:
         ("/admin/billing/service/", "Services"),
         ("/admin/billing/subscription/", "Subscriptions"),
         ("/admin/billing/chargingrun/", "Charging runs"),
+        ("/admin/billing/voucher/add/", "Vouchers"),
         ("/admin/billing/userdefaults/1/change/", "Defaults for new users"),
         ("/admin/billing/apikey/add/", "API keys"),
         ("/admin/billing/webhookendpoint/add/", "Webhooks"),
@@ -90,6 +92,7 @@ def test_the_sidebar_marks_where_one_is() -> None:
         ("subscriptions", ["Subscriptions"]),
         ("subscriptions/add", ["Subscriptions"]),
         ("charge-service", []),
+        ("redeem-voucher", []),
         ("low-balance", ["Profile"]),
         ("history", ["History"]),
         ("change-balance", []),

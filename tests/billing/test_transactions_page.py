@@ -227,7 +227,7 @@ def test_a_long_page_takes_as_many_queries_as_a_short_one(
     panel.get(tab(user))  # the first request notes when the session began
     with django_assert_max_num_queries(16):
         assert len(numbers(panel.get(tab(user)))) == reports.PAGE_SIZE
-    with django_assert_max_num_queries(10):
+    with django_assert_max_num_queries(11):
         assert len(numbers(panel.get(everybody()))) == reports.PAGE_SIZE
 
 

@@ -493,14 +493,16 @@ def test_the_profile_leads_to_change_balance_from_the_header_and_from_the_page()
     assert text.count(f'href="{page(user, "change-balance")}"') == 2
 
 
-def test_standard_descriptions_are_for_those_with_the_permission() -> None:
+def test_reasons_are_for_those_with_the_permission() -> None:
     address = "/admin/billing/reason/"
     assert client_of(operator_with(group="Viewer")).get(address).status_code == 200
     assert client_of(operator_with(group="Viewer")).get(f"{address}add/").status_code == 403
     client = client_of(operator_with(group="Administrator"))
-    short = client.post(f"{address}add/", {"text": "Gift", "position": 0})
-    assert "text" in short.context["adminform"].form.errors
-    assert client.post(f"{address}add/", {"text": "A gift", "position": 0}).status_code == 302
+    sent = {"code": "gift", "label": "Gift", "direction": "both", "balances": "both"}
+    short = client.post(f"{address}add/", sent | {"template": "Gift", "position": 0})
+    assert set(short.context["adminform"].form.errors) == {"template"}
+    added = client.post(f"{address}add/", sent | {"template": "A gift", "position": 0})
+    assert added.status_code == 302
 
 
 def test_a_filter_that_is_left_at_all_leaves_nobody_out(by_balance: list[User]) -> None:

@@ -33,7 +33,7 @@ from tests.browser.panel import (
     tab,
     transaction_page,
 )
-from tests.browser.test_every_page import add_proof, focused, integrate, subscribe
+from tests.browser.test_every_page import add_proof, focused, integrate, redeemed_voucher, subscribe
 from tests.factories import OperatorFactory, PlanFactory, UserFactory, user_with
 from users.models import User
 
@@ -232,6 +232,7 @@ def test_axe_finds_nothing_on_any_kind_of_page(
     subscribed_to = f"{person}/subscriptions/{subscription.pk}"
     plan = f"/admin/billing/plan/{subscription.plan_id}"
     text = f"/admin/billing/reason/{Reason.objects.latest('pk').pk}"
+    voucher = f"/admin/billing/voucher/{redeemed_voucher(user, amount=10).pk}"
     group = f"/admin/auth/group/{Group.objects.earliest('pk').pk}"
     key = f"/admin/billing/apikey/{ApiKey.objects.get().pk}"
     endpoint = f"/admin/billing/webhookendpoint/{delivery.endpoint_id}"
@@ -290,6 +291,13 @@ def test_axe_finds_nothing_on_any_kind_of_page(
         ("/admin/billing/reason/",),
         (f"{text}/change/",),
         (f"{text}/delete/",),
+        ("/admin/billing/voucher/",),
+        ("/admin/billing/voucher/add/",),
+        ("/admin/billing/voucher/add/", press("Save")),
+        (f"{voucher}/change/",),
+        (f"{voucher}/redemptions/",),
+        (f"{person}/redeem-voucher/",),
+        (f"{person}/redeem-voucher/", press("Preview")),
         ("/admin/billing/apikey/",),
         ("/admin/billing/apikey/add/", press("Add API key")),
         (f"{key}/change/",),

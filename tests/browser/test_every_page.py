@@ -6,6 +6,7 @@ Every browser test also fails if a page reports an error or breaks its Content-S
 import re
 from collections.abc import Sequence
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from billing import authority, ledger, webhooks
+from billing import authority, ledger, operations, webhooks
 from billing.models import (
     ApiKey,
     Batch,
@@ -32,10 +33,12 @@ from billing.models import (
     Subscription,
     Transaction,
     UserDefaults,
+    Voucher,
     WebhookAttempt,
     WebhookDelivery,
     WebhookEndpoint,
 )
+from billing.money import Amount
 from billing.operations import batches
 from tests.billing.histories import user_with_history
 from tests.browser.conftest import PHONE, Windows
@@ -51,7 +54,14 @@ from tests.browser.panel import (
     tab,
     transaction_page,
 )
-from tests.factories import ServiceFactory, UserFactory, plan_with, subscribed, user_with
+from tests.factories import (
+    ServiceFactory,
+    UserFactory,
+    a_voucher,
+    plan_with,
+    subscribed,
+    user_with,
+)
 from users.models import User
 
 pytestmark = pytest.mark.browser
@@ -62,8 +72,8 @@ NO_PAGES = {"logout", "jsi18n", "autocomplete", "view_on_site", "search"}
 # cannot be added.
 REFUSED = re.compile(
     r"/(user|operator|transaction|subscription|chargingrun|userdefaults|apikey|webhookdelivery"
-    r"|lowbalancethreshold)/\d+/delete/$|/(transaction|subscription|chargingrun|webhookdelivery"
-    r"|lowbalancethreshold)/(add/|\d+/history/)$|/userdefaults/add/$"
+    r"|lowbalancethreshold|voucher|batch)/\d+/delete/$|/(transaction|subscription|chargingrun"
+    r"|webhookdelivery|lowbalancethreshold|batch)/(add/|\d+/history/)$|/userdefaults/add/$"
     r"|/webhookdelivery/given-up-again/$"  # takes a POST with an endpoint
 )
 
@@ -147,6 +157,15 @@ def post_batch(user: User) -> None:
     batches.post([entry], sheet, actor=None, channel=Channel.API)
 
 
+def redeemed_voucher(user: User, amount: Amount) -> Voucher:
+    """Makes a voucher with a long title, which the user redeems."""
+    voucher = a_voucher(title=UNBROKEN[:90], amount=Decimal(amount), uses_max=123_456)
+    operations.vouchers.redeem(
+        user.pk, voucher.code, now=timezone.now(), actor=None, channel=Channel.PANEL
+    )
+    return voucher
+
+
 def addresses(user: User, operator: User) -> Sequence[str]:
     """Returns the addresses of all pages of the panel."""
     transaction = Transaction.objects.filter(user=user).earliest("number")
@@ -156,6 +175,7 @@ def addresses(user: User, operator: User) -> Sequence[str]:
         "auth_group": Group.objects.earliest("pk").pk,
         "billing_reason": Reason.objects.earliest("pk").pk,
         "billing_batch": Batch.objects.earliest("pk").pk,
+        "billing_voucher": Voucher.objects.earliest("pk").pk,
         "billing_transaction": transaction.pk,
         "billing_plan": Plan.objects.earliest("pk").pk,
         "billing_service": Service.objects.earliest("pk").pk,
@@ -259,6 +279,7 @@ def test_long_words_and_large_amounts_fit_on_every_page(
     subscribe(user)
     integrate(user, operator)
     post_batch(user)
+    redeemed_voucher(user, amount="12345678901.2345")
     page = windows(operator, viewport=PHONE)
     walked = addresses(user, operator)
     assert change_balance(user) in walked

@@ -18,6 +18,8 @@ LEDGER_TESTS: Final = (
     "tests/billing/test_ledger_model.py",
     "tests/billing/test_ledger_races.py",
     "tests/billing/test_grants.py",
+    "tests/billing/test_reasons.py",
+    "tests/billing/test_batches.py",
 )
 # Tests of callers. Like all tests of Python code, they are run only if they run a changed line.
 LEDGER_CALLERS_TESTS: Final = (
@@ -80,6 +82,7 @@ TARGETS: Final[dict[str, Target]] = {
             "set_expiry",
             "refuse_rewriting_grants",
             "amount_problem",
+            "reason_problem",
             "type_allows",
             "check_transaction",
             "check_balance",

@@ -36,6 +36,7 @@ VIEWER_THEN = {
 def older_names() -> None:
     """Puts the permissions back to those of the time of these migrations."""
     Permission.objects.filter(codename="view_batch").delete()
+    Permission.objects.filter(codename__endswith="_voucher").delete()
     for each in Permission.objects.filter(codename__endswith="_reason"):
         each.codename = each.codename.replace("reason", "standarddescription")
         each.save()

@@ -9,12 +9,13 @@ from ninja.operation import Operation
 
 from billing import ledger
 from billing.api.rest import api
-from billing.models import Batch, Channel, LowBalanceThreshold, Plan, Service, Subscription
+from billing.models import Batch, Channel, LowBalanceThreshold, Plan, Service, Subscription, Voucher
 from billing.operations import batches
 from tests.factories import (
     PlanFactory,
     ServiceFactory,
     UserFactory,
+    a_voucher,
     plan_with,
     subscribed,
     user_with,
@@ -32,6 +33,7 @@ class World(NamedTuple):
     other: User
     batch: Batch
     gone: User  # deactivated, without money
+    voucher: Voucher
 
 
 def make_world() -> World:
@@ -60,6 +62,7 @@ def make_world() -> World:
         UserFactory(),
         posted.batch,
         UserFactory(is_active=False),
+        a_voucher(),
     )
 
 
@@ -234,6 +237,13 @@ CALLS = (
         "billing.change_subscription",
         body=lambda world: {"pay_back": True},
         is_preview=True,
+    ),
+    of_user(
+        "POST",
+        "/vouchers",
+        "billing.change_balance",
+        201,
+        lambda world: {"code": world.voucher.shown_code},
     ),
     of_user("GET", "/active-days", "billing.view_subscription", query="?device=8617"),
     of_user(

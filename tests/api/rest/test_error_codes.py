@@ -1,7 +1,7 @@
 """Provokes every error code over HTTP. A new code without an entry here fails a test."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,7 +15,7 @@ from billing.models import Reason, Service
 from tests.api.rest.calls import REFILL, TEN_SMS, World, make_world
 from tests.api.rest.programs import Program, assert_problem, program_of_administrator, program_with
 from tests.billing.histories import posted_ahead
-from tests.factories import PlanFactory, ServiceFactory, UserFactory, subscribed
+from tests.factories import PlanFactory, ServiceFactory, UserFactory, a_voucher, subscribed
 
 
 class Scene(NamedTuple):
@@ -158,6 +158,22 @@ def reversed_batch_twice(scene: Scene) -> HttpResponse:
     return response
 
 
+def redeemed(scene: Scene, **fields: Any) -> HttpResponse:
+    return scene.post("/vouchers", {"code": a_voucher(**fields).code})
+
+
+def of_used_up_voucher(scene: Scene) -> HttpResponse:
+    code = {"code": scene.world.voucher.code}
+    scene.program.post(f"/users/{scene.world.other.pk}/vouchers", code)
+    return scene.post("/vouchers", code)
+
+
+def redeemed_twice(scene: Scene) -> HttpResponse:
+    for _ in range(2):
+        response = scene.post("/vouchers", {"code": scene.world.voucher.code})
+    return response
+
+
 def failing_by(state: str) -> Callable[[Scene], HttpResponse]:
     """Returns a function that makes a refill fail with a database error of this SQLSTATE."""
 
@@ -200,6 +216,10 @@ PROVOKED: dict[str, Callable[[Scene], HttpResponse]] = {
         "/batches/99/reversal", {"description": "Which one"}
     ),
     "batch_reversed": reversed_batch_twice,
+    "unknown_voucher": lambda scene: redeemed(scene, is_active=False),
+    "voucher_expired": lambda scene: redeemed(scene, valid_until=date(2020, 1, 31)),
+    "voucher_used_up": of_used_up_voucher,
+    "voucher_redeemed": redeemed_twice,
     "refund_too_large": lambda scene: scene.post(
         "/transactions/1/refunds", {"description": "Too much", "amount": "1000000"}
     ),

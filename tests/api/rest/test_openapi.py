@@ -109,7 +109,7 @@ def test_calls_that_post_tell_of_replays(described: dict[str, Any]) -> None:
         for name, call in calls(described)
         if any(each["name"] == "Idempotency-Key" for each in call["parameters"])
     }
-    assert len(keyed) == 19
+    assert len(keyed) == 20
     for call in keyed.values():
         assert "Idempotency-Replayed" in call["responses"]["200"]["headers"]
         assert {"409", "412"} < set(call["responses"])
