@@ -1013,6 +1013,10 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
         "reason_required",
         "unknown_batch",
         "batch_reversed",
+        "unknown_voucher",
+        "voucher_expired",
+        "voucher_redeemed",
+        "voucher_used_up",
         "refund_too_large",
         "not_movable",
         "same_user",
@@ -1027,6 +1031,10 @@ def test_each_kind_of_refusal_has_a_code_of_its_own() -> None:
 
 # Refused before anything is posted: see test_service_charges.py and test_subscriptions.py.
 OF_PLANS = {
+    "unknown_voucher",
+    "voucher_expired",
+    "voucher_redeemed",
+    "voucher_used_up",
     "reason_required",
     "unknown_batch",
     "batch_reversed",
