@@ -49,6 +49,7 @@ class RedeemForm(ConfirmedForm):
         VoucherRedeemed: "code",
     }
     done_before = (VoucherRedeemed,)
+    gives_plan = False  # set when it is performed
 
     def perform(self) -> Effect:
         redeemed = operations.vouchers.redeem(
@@ -58,6 +59,7 @@ class RedeemForm(ConfirmedForm):
             actor=self.actor,
             channel=Channel.PANEL,
         )
+        self.gives_plan = redeemed.subscription is not None
         return Effect(redeemed.posted, list(_facts(redeemed)), redeemed.sentence)
 
 
@@ -85,7 +87,8 @@ def redeem_voucher(request: HttpRequest, user_id: int, model_admin: ModelAdmin) 
     form = RedeemForm(user, actor, request.POST if request.method == "POST" else None)
     step = advance(form)
     if step.done is not None:
-        messages.success(request, step.done.sentence)
+        if form.gives_plan:  # the tab tells only of the transaction
+            messages.success(request, step.done.sentence)
         if step.done.posted:
             return redirect_to_posted(step.done.posted[0])
         return HttpResponseRedirect(reverse("admin:users_user_change", args=[user.pk]))

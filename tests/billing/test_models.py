@@ -11,6 +11,7 @@ from billing.models import (
     ActiveDay,
     ApiKey,
     Balance,
+    Batch,
     ChargingBatch,
     ChargingFailure,
     ChargingRun,
@@ -23,6 +24,8 @@ from billing.models import (
     Subscription,
     Transaction,
     UserDefaults,
+    Voucher,
+    VoucherRedemption,
     WebhookAttempt,
     WebhookDelivery,
     WebhookEndpoint,
@@ -52,6 +55,7 @@ FLEET = Plan(name="Fleet", price=Decimal(10))
         (ApiSession(operator=ADA), f"Session of {ADA}"),
         (Balance(pk=7), "Balance of user 7"),
         (ChargingBatch(first_user_id=1, last_user_id=500), "Users 1 to 500"),
+        (Batch(pk=12, title="Apologies"), "Batch 12: Apologies"),
         (ChargingFailure(user=ADA, problem="It was refused."), f"{ADA}: It was refused."),
         (ChargingRun(at=MOMENT), "Charging run of 2026-05-01 03:07 UTC"),
         (FLEET, "Fleet"),
@@ -68,6 +72,8 @@ FLEET = Plan(name="Fleet", price=Decimal(10))
         (Subscription(plan=FLEET, device="8617"), "Fleet, device 8617"),
         (Transaction(user_id=7, number=2), "Transaction 2 of user 7"),
         (UserDefaults(), "Defaults for new users"),
+        (Voucher(title="Autumn"), "Autumn"),
+        (VoucherRedemption(voucher_id=3, user_id=7), "Voucher 3 redeemed by user 7"),
         (WebhookAttempt(at=MOMENT), "Attempt at 2026-05-01 03:07:00+00:00"),
         (WebhookDelivery(pk=4), "Delivery 4"),
         (WebhookEndpoint(name="CRM"), "CRM"),
@@ -77,6 +83,11 @@ FLEET = Plan(name="Fleet", price=Decimal(10))
 )
 def test_a_row_is_called_what_people_would_call_it(row: Any, name: str) -> None:
     assert str(row) == name
+
+
+def test_a_code_is_shown_in_groups_or_by_its_end() -> None:
+    voucher = Voucher(code="7QXKM3WPZT9B")
+    assert (voucher.shown_code, voucher.hidden_code) == ("7QXK-M3WP-ZT9B", "…ZT9B")
 
 
 def test_nothing_unseen_is_in_a_name_that_descriptions_repeat() -> None:

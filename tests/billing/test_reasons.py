@@ -177,6 +177,7 @@ def test_a_field_is_a_name_in_braces(template: str) -> None:
 
 
 def test_fields_are_those_of_the_template() -> None:
+    Reason(code="transfer", label="Transfer", template="Transfer {number}").full_clean()
     assert Reason(template="Transfer {reference} of {day}").fields == ["reference", "day"]
 
 

@@ -1,6 +1,8 @@
 """Vouchers: what they give, to whom, how often, and until when."""
 
 import re
+import threading
+import time
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -25,7 +27,8 @@ from billing.models import (
 )
 from billing.models.vouchers import CODE_LETTERS
 from billing.operations.vouchers import Redeemed
-from tests.conftest import Connections
+from tests.billing.test_ledger_races import somebody_waits_for_me
+from tests.conftest import THREADS_MAX_SECONDS, Connections
 from tests.factories import (
     OperatorFactory,
     PlanFactory,
@@ -404,3 +407,29 @@ def test_one_user_redeems_once_however_many_requests_come_at_once(
     assert Voucher.objects.get().uses == 1
     assert ledger.balance(user).real == 10
     call_command("verify_ledger", verbosity=0)
+
+
+def test_a_user_whose_balance_is_held_holds_up_no_other_user(connections: Connections) -> None:
+    voucher = a_voucher(uses_max=None)
+    held, other = UserFactory(), UserFactory()
+    is_held, is_waited_for, is_done = (threading.Event() for _ in range(3))
+
+    def work(place: int) -> bool:
+        if place == 0:
+            with transaction.atomic():
+                ledger.lock_balances([held.pk])
+                is_held.set()
+                while not somebody_waits_for_me():
+                    time.sleep(0.01)
+                is_waited_for.set()
+                return is_done.wait(THREADS_MAX_SECONDS / 2)
+        if place == 1:
+            assert is_held.wait(THREADS_MAX_SECONDS)
+            redeem(held, voucher)
+        else:
+            assert is_waited_for.wait(THREADS_MAX_SECONDS)
+            redeem(other, voucher)
+            is_done.set()
+        return True
+
+    assert [outcome.result for outcome in connections(3, work)] == [True] * 3

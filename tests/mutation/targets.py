@@ -30,6 +30,7 @@ LEDGER_CALLERS_TESTS: Final = (
     "tests/api/panel/test_transactions.py",
     "tests/billing/test_change_balance_page.py",
     "tests/billing/test_transactions_page.py",
+    "tests/billing/test_vouchers.py",
     "tests/config/test_limits.py",
     "tests/config/test_metrics.py",
 )
