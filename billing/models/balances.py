@@ -5,9 +5,6 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models
-from django.db.models import F, Func
-from django.db.models.functions import Greatest
-from django.db.models.lookups import LessThanOrEqual
 
 from billing.money import DECIMALS, DIGITS
 
@@ -24,15 +21,6 @@ def total_field(verbose_name: str) -> "models.DecimalField[Any, Decimal]":
     return models.DecimalField(
         verbose_name, max_digits=25, decimal_places=DECIMALS, default=0, db_default=0
     )
-
-
-def never_negative(*fields: str) -> LessThanOrEqual:
-    """Returns a condition: zero or more, and not NaN, which PostgreSQL sorts above all numbers.
-
-    Written as one comparison, because each statement that writes to the table parses it again.
-    """
-    negatives = [Func(F(field), template="(-%(expressions)s)") for field in fields]
-    return LessThanOrEqual(Greatest(*negatives), 0)
 
 
 class Balance(models.Model):
@@ -64,13 +52,6 @@ class Balance(models.Model):
 
     class Meta:
         default_permissions = ("view", "change")
-        constraints = [
-            models.CheckConstraint(
-                name="balances_are_never_negative",
-                condition=never_negative("real", "bonus"),
-                violation_error_message="A balance cannot be negative or out of range.",
-            ),
-        ]
 
     def __str__(self) -> str:
         return f"Balance of user {self.pk}"

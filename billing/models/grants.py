@@ -51,12 +51,6 @@ class Grant(models.Model):
                 name="open_grants_by_expiry",
             ),
         ]
-        constraints = [
-            models.CheckConstraint(
-                name="a_grant_has_between_nothing_and_all_of_it_left",
-                condition=Q(remaining__gte=0, remaining__lte=F("amount"), amount__gt=0),
-            ),
-        ]
 
     def __str__(self) -> str:
         return f"Grant {self.number} of user {self.user_id}"
@@ -87,7 +81,6 @@ class GrantUse(models.Model):
                 fields=["user", "number", "line"],
                 name="a_transaction_uses_grants_in_order",
             ),
-            models.CheckConstraint(name="a_use_moves_something", condition=~Q(amount=0)),
         ]
 
     def __str__(self) -> str:

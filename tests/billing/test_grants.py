@@ -604,6 +604,8 @@ ATTACKS = {
     "a use of an earlier charge": "INSERT INTO billing_grantuse VALUES (2, 2, 3, 2, 1, 2, {user})",
     "a use of a payment": "INSERT INTO billing_grantuse VALUES (2, 2, 1, 1, 1, 2, {user})",
     "a use given back": "INSERT INTO billing_grantuse VALUES (2, 2, 3, 2, -1, 4, {user})",
+    "a use of no transaction": "INSERT INTO billing_grantuse VALUES (2, 2, 99, 1, 1, 2, {user})",
+    "a use of nothing": "INSERT INTO billing_grantuse VALUES (2, 2, 3, 2, 0, 3, {user})",
     "grants that begin later": "UPDATE billing_balance SET grants_since = 3 WHERE user_id = {user}",
 }
 
@@ -620,6 +622,67 @@ def test_the_database_refuses_what_would_break_the_gifts(db: None, attack: str) 
         execute(ATTACKS[attack].format(user=user.pk, other=other.pk))
         judge()
     verify()
+
+
+@pytest.mark.as_owner
+def test_a_charge_gets_no_further_use_once_the_balance_has_reached_it(db: None) -> None:
+    """Also within the database transaction that posts it, and whenever its guard runs."""
+    user = user_with(real=5)
+    gift(user, 5, soon(days=1))
+    for is_judged in (False, True):
+        charge = use(user, 1)
+        place = GrantUse.objects.filter(user=user).count() + 1
+        if is_judged:
+            judge()
+        with pytest.raises(DatabaseError, match="are not what it took"), transaction.atomic():
+            execute(
+                f"INSERT INTO billing_grantuse VALUES (2, {place}, {charge.number}, 2, 1, "
+                f"{5 - place}, {user.pk})"
+            )
+    verify()
+
+
+@pytest.mark.as_owner
+@pytest.mark.parametrize("used", ["1.0000", "2.0000", "3.0000"])
+def test_the_uses_of_a_transaction_are_what_it_took(db: None, used: str) -> None:
+    """A whole transaction of 2.00, written by hand with its digest, and a use of it."""
+    user = user_with(real=5)
+    gift(user, 5, soon(days=1))
+    parameters = {"user": user.pk, "used": used}
+    forged = """
+        SELECT (jsonb_populate_record(t, jsonb_build_object(
+            'id', nextval('billing_transaction_id_seq'), 'number', 3, 'type', 'payment',
+            'subtype', 'partner', 'bonus_amount', -2, 'old_bonus', 5, 'new_bonus', 3,
+            'bonus_expires_at', NULL, 'form', 2, 'created_at', clock_timestamp()
+        ))).* FROM billing_transaction t WHERE t.user_id = %(user)s AND t.number = 2"""
+
+    def write() -> None:
+        execute(f"CREATE TEMPORARY TABLE forged ON COMMIT DROP AS {forged}", parameters)
+        execute(
+            "UPDATE forged SET digest = billing_digest("
+            "jsonb_populate_record(NULL::billing_transaction, to_jsonb(forged)), b.last_digest, "
+            "jsonb_build_array(jsonb_build_array('2', %(used)s::text))) "
+            "FROM billing_balance b WHERE b.user_id = %(user)s",
+            parameters,
+        )
+        execute("INSERT INTO billing_transaction SELECT * FROM forged")
+        execute(
+            "INSERT INTO billing_grantuse "
+            "VALUES (2, 1, 3, 1, %(used)s, 5 - %(used)s::numeric, %(user)s)",
+            parameters,
+        )
+        execute(
+            "UPDATE billing_balance b SET bonus = 3, last_number = 3, last_digest = f.digest, "
+            "last_at = f.created_at FROM forged f WHERE b.user_id = f.user_id"
+        )
+        judge()
+
+    if used == "2.0000":  # right in everything
+        write()
+        verify()
+        return
+    with pytest.raises(DatabaseError, match="are not what it took"), transaction.atomic():
+        write()
 
 
 @pytest.mark.as_owner

@@ -145,7 +145,8 @@ ATTACKS = {
     "no guards": "ALTER TABLE billing_transaction DISABLE TRIGGER ALL",
     "no guard": "DROP TRIGGER transactions_follow_each_other ON billing_transaction",
     "no guards of balances": "ALTER TABLE billing_balance DISABLE TRIGGER ALL",
-    "no constraint": "ALTER TABLE billing_balance DROP CONSTRAINT balances_are_never_negative",
+    "no constraint": "ALTER TABLE billing_transaction "
+    "DROP CONSTRAINT a_transaction_does_what_its_type_allows",
     "no table": "DROP TABLE billing_transaction CASCADE",
     "as a replica": "SET session_replication_role = replica",
     "another digest": "ALTER FUNCTION billing_digest(billing_transaction, bytea, jsonb) "

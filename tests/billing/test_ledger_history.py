@@ -73,7 +73,7 @@ def test_nothing_is_left_of_a_load_that_fails(
     monkeypatch.setattr(history, "CHECKED_MAX", 0)
     before = guards()
     user = UserFactory()
-    with pytest.raises(DatabaseError, match="new_balances_are_never_negative"):
+    with pytest.raises(DatabaseError, match="a_transaction_does_what_its_type_allows"):
         load_history(past(user, 5, -6), expected=2)
     assert guards() == before
     assert not Transaction.objects.exists()

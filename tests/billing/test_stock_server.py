@@ -150,7 +150,9 @@ def are_ours(plans: list[str]) -> list[str]:
 
 
 def test_every_function_that_has_queries_says_that_it_compiles_none() -> None:
-    without_queries = {
+    # `billing_post` sets it before these run.
+    within_others = {"billing_write", "billing_use_grant", "billing_check_grant"}
+    without_queries = within_others | {
         *("billing_amount_problem", "billing_digest", "billing_type_allows"),
         *("billing_event_digest", "billing_erased"),
         *("billing_refuse_balance_removal", "billing_refuse_rewriting_history"),
@@ -162,7 +164,11 @@ def test_every_function_that_has_queries_says_that_it_compiles_none() -> None:
         assert ("SET jit TO 'off'" in head) is (name not in without_queries), name
         if "SET enable_seqscan TO 'off'" in head:
             assert "SET jit TO 'off'" in head, name
-        if name in without_queries - {"billing_amount_problem", "billing_type_allows"}:
+        if name in without_queries - {
+            "billing_amount_problem",
+            "billing_type_allows",
+            *within_others,
+        }:
             assert " FROM billing_" not in body
 
 

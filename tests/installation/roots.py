@@ -111,9 +111,11 @@ class Root:
         found = {}
         for folder, folders, files in os.walk(self.own):
             inside = "/" + str(Path(folder).relative_to(self.own)).removeprefix(".")
-            folders[:] = [
-                name for name in folders if f"{inside}/{name}".replace("//", "/") not in without
-            ]
+
+            for names in (folders, files):
+                names[:] = [
+                    name for name in names if f"{inside}/{name}".replace("//", "/") not in without
+                ]
             for name in [*folders, *files]:
                 path = Path(folder) / name
                 status = path.lstat()

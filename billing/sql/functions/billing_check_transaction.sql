@@ -1,4 +1,5 @@
--- Guard of billing_transaction: a row continues the user's previous row and has the right digest,
+-- Guard of billing_transaction: a row is right by itself, continues the user's previous row and has
+-- the right digest,
 -- reversals take back no more than the transaction that they reverse, and the balance row has
 -- reached at least this number.
 CREATE OR REPLACE FUNCTION public.billing_check_transaction()
@@ -11,10 +12,35 @@ CREATE OR REPLACE FUNCTION public.billing_check_transaction()
 AS $function$
 DECLARE
     used jsonb;
+    moved numeric;
 BEGIN
+    -- By itself. Conditions stand here instead of in constraints where that is enough: PostgreSQL
+    -- parses a table's constraints for each statement that writes to it, but a function only once.
+    IF (NEW.number >= 1
+        AND NEW.new_balance = NEW.old_balance + NEW.amount
+        AND NEW.new_bonus = NEW.old_bonus + NEW.bonus_amount
+        AND (NEW.amount <> 0 OR NEW.bonus_amount <> 0)
+        AND length(btrim(NEW.description)) >= 5
+        AND CASE NEW.form
+            WHEN 1 THEN num_nonnulls(
+                NEW.payment_date, NEW.bonus_expires_at, NEW.reason_id, NEW.batch_id) = 0
+            WHEN 2 THEN
+                (NEW.payment_date IS NULL
+                    OR NEW.type = 'payment' AND NEW.payment_date >= '2000-01-01')
+                AND (NEW.bonus_expires_at IS NULL
+                    OR NEW.bonus_amount > 0 AND NEW.type IN ('payment', 'bonus_charge'))
+                AND (NEW.reason_id IS NULL
+                    OR NEW.type IN ('payment', 'bonus_charge', 'reversal'))
+        END
+    ) IS NOT TRUE THEN
+        RAISE EXCEPTION 'Transaction % of user % is wrong by itself.', NEW.number, NEW.user_id
+            USING ERRCODE = 'BL002',
+                  HINT = 'Transactions are posted by billing.ledger only.';
+    END IF;
     IF NEW.form = 2 THEN
-        SELECT jsonb_agg(jsonb_build_array(u.grant_number::text, u.amount::text) ORDER BY u.line)
-        INTO used
+        SELECT jsonb_agg(jsonb_build_array(u.grant_number::text, u.amount::text) ORDER BY u.line),
+            sum(u.amount)
+        INTO used, moved
         FROM billing_grantuse u WHERE u.user_id = NEW.user_id AND u.number = NEW.number;
     END IF;
     PERFORM FROM billing_balance balance
@@ -38,7 +64,12 @@ BEGIN
                   HINT = 'Transactions are posted by billing.ledger only.';
     END IF;
     -- What it adds to the bonus is a grant, or was given back to grants; what it takes comes from
-    -- grants. (The guard of uses compares their sum.)
+    -- grants.
+    IF moved <> -NEW.bonus_amount THEN
+        RAISE EXCEPTION 'The uses of transaction % of user % are not what it took.',
+                NEW.number, NEW.user_id
+            USING ERRCODE = 'BL002';
+    END IF;
     IF NEW.bonus_amount <> 0 AND used IS NULL THEN
         PERFORM FROM billing_balance balance WHERE balance.user_id = NEW.user_id AND (
             NEW.number <= balance.grants_since

@@ -1,7 +1,7 @@
--- Returns true if a transaction of this type may have these values: known codes and the debit
--- order. A constraint takes NULL for true, so this never returns NULL, and everything that is not
+-- Returns true if a transaction of this type may have these values: balances of zero or more, known
+-- codes and the debit order. A constraint takes NULL for true, so this never returns NULL, and everything that is not
 -- plainly allowed is false.
-CREATE OR REPLACE FUNCTION public.billing_type_allows(type character varying, subtype character varying, channel character varying, amount numeric, bonus_amount numeric, new_bonus numeric, reverses bigint, payment_date date, bonus_expires_at timestamp with time zone, form smallint, reason character varying, batch bigint)
+CREATE OR REPLACE FUNCTION public.billing_type_allows(type character varying, subtype character varying, channel character varying, amount numeric, bonus_amount numeric, new_balance numeric, new_bonus numeric, reverses bigint)
  RETURNS boolean
  LANGUAGE plpgsql
  IMMUTABLE PARALLEL SAFE
@@ -9,14 +9,9 @@ CREATE OR REPLACE FUNCTION public.billing_type_allows(type character varying, su
 AS $function$
 BEGIN
     RETURN (
-        subtype ~ '^[a-z][a-z0-9_]*$'
+        greatest(-new_balance, -new_bonus) <= 0  -- NaN is above every number
+        AND subtype ~ '^[a-z][a-z0-9_]*$'
         AND channel IN ('panel', 'api', 'charging', 'import', 'system')
-        AND (form = 2 OR form = 1 AND payment_date IS NULL AND bonus_expires_at IS NULL
-            AND reason IS NULL AND batch IS NULL)
-        AND (reason IS NULL OR type IN ('payment', 'bonus_charge', 'reversal'))
-        AND (payment_date IS NULL OR type = 'payment' AND payment_date >= '2000-01-01')
-        AND (bonus_expires_at IS NULL
-            OR bonus_amount > 0 AND type IN ('payment', 'bonus_charge'))
         AND CASE type
             -- A payment changes either balance, either way.
             WHEN 'payment' THEN

@@ -4,33 +4,34 @@ CREATE OR REPLACE FUNCTION public.billing_use_grant()
  RETURNS trigger
  LANGUAGE plpgsql
  SECURITY DEFINER
- SET enable_seqscan TO 'off'
- SET jit TO 'off'
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 BEGIN
+    -- Only for a transaction that the balance has not reached yet: the guard of transactions, which
+    -- compares it with the sum of its uses, is still to come.
     UPDATE billing_grant g SET remaining = NEW.remaining, uses = NEW.place
+    FROM billing_transaction t, billing_balance b
     WHERE g.user_id = NEW.user_id AND g.number = NEW.grant_number
-        AND g.uses = NEW.place - 1 AND g.remaining - NEW.amount = NEW.remaining;
+        AND g.uses = NEW.place - 1 AND g.remaining - NEW.amount = NEW.remaining
+        AND NEW.amount <> 0 AND NEW.remaining BETWEEN 0 AND g.amount
+        AND t.user_id = NEW.user_id AND t.number = NEW.number AND b.user_id = NEW.user_id
+        AND t.number > b.last_number AND t.number > b.grants_since AND t.number > NEW.grant_number
+        AND t.form = 2 AND sign(t.bonus_amount) = -sign(NEW.amount);
+    IF FOUND THEN
+        RETURN NULL;
+    END IF;
+    PERFORM FROM billing_grant g
+    WHERE g.user_id = NEW.user_id AND g.number = NEW.grant_number
+        AND g.uses = NEW.place - 1 AND g.remaining - NEW.amount = NEW.remaining
+        AND NEW.amount <> 0 AND NEW.remaining BETWEEN 0 AND g.amount;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'Use % of grant % of user % does not follow the one before it.',
                 NEW.place, NEW.grant_number, NEW.user_id
             USING ERRCODE = 'BL002',
                   HINT = 'Grants are used by transactions only: billing.ledger.';
     END IF;
-    PERFORM FROM billing_transaction t JOIN billing_balance b ON b.user_id = t.user_id
-    WHERE t.user_id = NEW.user_id AND t.number = NEW.number AND t.number > b.grants_since
-        AND t.number > NEW.grant_number AND t.form = 2
-        AND sign(t.bonus_amount) = -sign(NEW.amount)
-        AND t.bonus_amount = -(
-            SELECT sum(u.amount) FROM billing_grantuse u
-            WHERE u.user_id = NEW.user_id AND u.number = NEW.number
-        );
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'The uses of transaction % of user % are not what it took.',
-                NEW.number, NEW.user_id
-            USING ERRCODE = 'BL002';
-    END IF;
-    RETURN NULL;
+    RAISE EXCEPTION 'The uses of transaction % of user % are not what it took.',
+            NEW.number, NEW.user_id
+        USING ERRCODE = 'BL002';
 END
 $function$;

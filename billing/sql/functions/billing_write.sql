@@ -1,11 +1,9 @@
 -- Writes transactions with the grants that they gave and the uses of grants that they took. Each in
--- one statement: checking a table's constraints costs more for a statement than for a row.
+-- one statement: checking a table's constraints costs more for a statement than for a row. Only
+-- `billing_post` calls it, with its own settings.
 CREATE OR REPLACE FUNCTION public.billing_write(pending public.billing_transaction[], given public.billing_grant[], uses public.billing_grantuse[])
  RETURNS void
  LANGUAGE plpgsql
- SET enable_seqscan TO 'off'
- SET jit TO 'off'
- SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 BEGIN
     INSERT INTO billing_transaction SELECT * FROM unnest(pending);
