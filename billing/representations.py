@@ -66,6 +66,7 @@ def batch(row: Batch) -> dict[str, Any]:
         "entries": row.entries,
         "posted": row.posted,
         "refused": row.refused,
+        "state": row.state,
         "real": amount(row.real),
         "bonus": amount(row.bonus),
         "reverses": row.reverses_id,

@@ -44,7 +44,7 @@ class BatchAdmin(ReadOnlyAdmin):
     ) -> HttpResponseBase:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        found = reports.page_by_id(Batch.objects.all(), cursor_of(request))
+        found = reports.page_by_id(Batch.objects.with_state(), cursor_of(request))
         context = page_context(request, self, title="Batches", user=None) | {"page": found}
         return TemplateResponse(request, "billing/batches.html", context)
 

@@ -89,7 +89,7 @@ class BatchFilters(Parameters):
     description="The latest first.",
 )
 def list_batches(request: HttpRequest, filters: Query[BatchFilters]) -> dict[str, Any]:
-    rows = Batch.objects.order_by("-pk")
+    rows = Batch.objects.with_state().order_by("-pk")
     if filters.cursor is not None:
         [last] = cursors.from_text("batches", filters.cursor, 1)
         rows = rows.filter(pk__lt=last)

@@ -48,20 +48,20 @@ JSON_PART: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{},]', re.DOTALL)
 _SHOWN = """
     active_days actor_id allowed although_paid_back amount ascending at available balance balances
     batch batch_id batches bonus bonus_amount bonus_days bonus_expires_at bonus_pays channel
-    charge_now charge_number charged_from charged_through charges code columns cost count created_at
-    creation_date currency cursor cycle data day default_tariff_id device_limit device_type digest
-    direction discount dry_run duplicate duplicate_of duplicates entries entry errors
-    expected_number expired expires_at field fields file file_hash first forgotten_at format from
-    grant grants grants_used has_more header hide_inactive id idempotency_key into_user_id is_active
-    is_charged is_comment_required is_default kind last left legal_type limit list method needed
-    new_balance new_bonus next_charge next_cursor number offset old_balance old_bonus order order_by
-    outcome paid paid_back_by paid_from paid_to pay_back payment_date permission plan plan_id
-    plan_since plans posted price price_is_per problem proportional_charge quantity real real_pays
-    reasons refused request_id results reversal reversals reversed_by reverses seconds service
-    services skip_refused started_on status status_since subscription subscription_id subscriptions
-    subtype success suspension_reason tariff_id threshold time_zone title to to_user_id tracker_id
-    trackers_count transaction transactions type unit unit_price user user_id users voucher
-    wait_for_money why
+    charge_now charge_number charged_from charged_through charges code columns cost count
+    created_at creation_date currency cursor cycle data day default_tariff_id device_limit
+    device_type digest direction discount dry_run duplicate duplicate_of duplicates entries entry
+    errors expected_number expired expires_at field fields file file_hash first forgotten_at
+    format from grant grants grants_used has_more header hide_inactive id idempotency_key
+    into_user_id is_active is_charged is_comment_required is_default kind last left legal_type
+    limit list method needed new_balance new_bonus next_charge next_cursor number offset
+    old_balance old_bonus order order_by outcome paid paid_back_by paid_from paid_to pay_back
+    payment_date permission plan plan_id plan_since plans posted price price_is_per problem
+    proportional_charge quantity real real_pays reasons refused request_id results reversal
+    reversals reversed_by reverses seconds service services skip_refused started_on state status
+    status_since subscription subscription_id subscriptions subtype success suspension_reason
+    tariff_id threshold time_zone title to to_user_id tracker_id trackers_count transaction
+    transactions type unit unit_price user user_id users voucher wait_for_money why
 """
 SHOWN: Final = frozenset(_SHOWN.split())
 # Of requests: a code that is sent is that of a voucher, and whoever knows it can redeem it.

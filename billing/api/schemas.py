@@ -509,6 +509,7 @@ class BatchFiguresOut(ResponseModel):
     entries: int = Field(description="How many entries it was given.")
     posted: int = Field(description="How many transactions it has.")
     refused: int
+    state: Batch.State = Field(description="Whether it was reversed as a batch.")
     real: AmountOut = Field(description="What it added to real balances, less what it took.")
     bonus: AmountOut
     reverses: int | None = Field(description="The ID of the batch that it reverses.")

@@ -169,6 +169,7 @@ def test_a_whole_batch_is_reversed_the_latest_row_first() -> None:
     assert figures(result.batch) == (3, 3, 0, 3, -2)
     assert (result.batch.kind, result.batch.reverses) == ("reversal", batch)
     assert result.batch.title == f"Reversal of batch {batch.pk}: Apologies"
+    assert (batch.state, result.batch.state) == ("reversed", "posted")
     assert ledger.balance(ada)[:2] == (10, 0)
     assert ledger.balance(bob)[:2] == (0, 0)
     with pytest.raises(errors.BatchReversed):
@@ -194,6 +195,8 @@ def test_what_cannot_be_reversed_is_told_with_its_figures_and_the_rest_can_be() 
     result = reverse(batch, skip_refused=True)
     assert sorted(outcomes(result)) == ["posted", "refused"]
     assert (ledger.balance(ada).real, ledger.balance(bob).real) == (2, 0)
+    states = {each.pk: each.state for each in Batch.objects.with_state()}
+    assert states[batch.pk] == batch.state == "partly_reversed"
     # When there is money again, the rest is reversed.
     ledger.change_balance(ada, amount=3, description="Money again", **BY)
     assert outcomes(reverse(batch)) == ["posted"]

@@ -72,6 +72,7 @@ def test_a_batch_is_reversed_after_a_preview(
     assert ledger.balance(users[0]).real == 5
     response = reverse(panel, batch, "confirm")
     reversal = Batch.objects.get(kind="reversal")
+    assert ">Reversed</span>" in panel.get("/admin/billing/batch/").content.decode()
     assert response["Location"] == f"/admin/billing/batch/{reversal.pk}/change/"
     assert [ledger.balance(user)[:2] for user in users] == [(0, 0), (0, 0)]
     for each in (batch, reversal):

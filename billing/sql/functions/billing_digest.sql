@@ -18,14 +18,17 @@ BEGIN
             t.refilled::text, t.bonus_refilled::text,
             to_char(t.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
             t.actor_id::text, t.channel, t.idempotency_key, t.reverses::text, t.metadata::text,
-            jsonb_strip_nulls(jsonb_build_object(
-                'uses', uses,
-                'payment_date', to_char(t.payment_date, 'YYYY-MM-DD'),
-                'bonus_expires_at', to_char(
-                    t.bonus_expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-                'reason', t.reason_id,
-                'batch', t.batch_id::text
-            ))::text
+            CASE num_nonnulls(t.payment_date, t.bonus_expires_at, t.reason_id, t.batch_id)
+                WHEN 0 THEN jsonb_strip_nulls(jsonb_build_object('uses', uses))
+                ELSE jsonb_strip_nulls(jsonb_build_object(
+                    'uses', uses,
+                    'payment_date', to_char(t.payment_date, 'YYYY-MM-DD'),
+                    'bonus_expires_at', to_char(
+                        t.bonus_expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+                    'reason', t.reason_id,
+                    'batch', t.batch_id::text
+                ))
+            END::text
         )::text, 'UTF8'));
     END IF;
     RETURN sha256(convert_to(json_build_array(

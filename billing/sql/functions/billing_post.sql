@@ -448,10 +448,17 @@ BEGIN
     IF user_changed THEN
         changed := changed || b;
     END IF;
+    -- As `billing_write` does, whose call would cost more than this.
+    INSERT INTO billing_transaction SELECT * FROM unnest(pending);
     IF has_moved THEN
-        PERFORM billing_write(pending, given, uses);
-    ELSE
-        INSERT INTO billing_transaction SELECT * FROM unnest(pending);
+        IF given IS NOT NULL THEN
+            INSERT INTO billing_grant (user_id, number, amount, remaining, uses, expires_at)
+            SELECT x.user_id, x.number, x.amount, x.remaining, x.uses, x.expires_at
+            FROM unnest(given) x;
+        END IF;
+        IF uses IS NOT NULL THEN
+            INSERT INTO billing_grantuse SELECT * FROM unnest(uses);
+        END IF;
     END IF;
     UPDATE billing_balance x SET
         real = c.real, bonus = c.bonus,

@@ -28,9 +28,10 @@ def in_file(content: str, name: str = "march.csv") -> dict[str, Any]:
 def test_a_batch_is_posted_read_and_found_by_its_transactions(program: Program, user: User) -> None:
     answer = program.post("/batches", {"title": "Apologies", "entries": [entry(user, "5")]}).json()
     batch = answer["batch"]
-    assert (batch["title"], batch["kind"], batch["posted"], batch["real"]) == (
+    assert (batch["title"], batch["kind"], batch["state"], batch["posted"], batch["real"]) == (
         "Apologies",
         "request",
+        "posted",
         1,
         "5.0000",
     )
