@@ -167,7 +167,7 @@ def _post(
     refused: dict[int, BillingError] = {}
     places: list[int] = []
     entries: list[ledger.Entry] = []
-    for place, entry in _entries(batch.entries):
+    for place, entry in _entries(batch.entries, file_hash):
         if isinstance(entry, ledger.Entry):
             places.append(place)
             entries.append(entry)
@@ -196,27 +196,36 @@ def _post(
     return Answered(posted.batch, [results[place] for place in sorted(results)])
 
 
-def _entries(said: Sequence[BatchEntryIn]) -> list[tuple[int, ledger.Entry | BillingError]]:
-    """Returns the entries with their places, from 1; a refusal for one that cannot be made."""
+def _entries(
+    said: Sequence[BatchEntryIn], file_hash: str
+) -> list[tuple[int, ledger.Entry | BillingError]]:
+    """Returns the entries with their places, from 1; a refusal for one that cannot be made.
+
+    Each line of a file has a key of its own, also before and after those that are refused.
+    """
     known = operations.customers.existing_customer_ids({entry.user_id for entry in said})
     codes = {entry.reason for entry in said if entry.reason is not None}
     reasons = {row.code: row for row in Reason.objects.filter(code__in=codes)}
     made: list[tuple[int, ledger.Entry | BillingError]] = []
     for place, entry in enumerate(said, start=1):
         try:
-            made.append((place, _entry(entry, known, reasons)))
+            key = ledger.callers_key(entry.idempotency_key)
+            if key is None and file_hash:
+                key = operations.batches.key_of_line(file_hash, place)
+            made.append((place, _entry(entry, key, known, reasons)))
         except BillingError as refusal:
             made.append((place, refusal))
     return made
 
 
-def _entry(entry: BatchEntryIn, known: set[int], reasons: Mapping[str, Reason]) -> ledger.Entry:
+def _entry(
+    entry: BatchEntryIn, key: str | None, known: set[int], reasons: Mapping[str, Reason]
+) -> ledger.Entry:
     if entry.user_id not in known:
         raise UnknownUser(user_id=entry.user_id)
     if entry.reason is not None and entry.reason not in reasons:
         raise UnknownReason(reason=entry.reason)
     said = entry.model_dump(exclude={"user_id"})
-    key = ledger.callers_key(entry.idempotency_key)
     operations.money.refuse_future_payment(entry.payment_date)
     terms = operations.reasons.terms(
         reasons[entry.reason] if entry.reason else None,
@@ -227,7 +236,8 @@ def _entry(entry: BatchEntryIn, known: set[int], reasons: Mapping[str, Reason]) 
     terms = operations.reasons.terms_of_repeat(
         terms, entry.user_id, key, is_said=entry.bonus_expires_at is not None
     )
-    return ledger.balance_change_entry(entry.user_id, **said | terms._asdict())
+    said |= terms._asdict() | {"idempotency_key": key}
+    return ledger.balance_change_entry(entry.user_id, **said)
 
 
 def _figures(batch: Batch | None) -> dict[str, Any] | None:

@@ -60,10 +60,12 @@ def post(
     """Posts all entries as one batch or, if one is refused, none; see `billing.ledger.post_batch`.
 
     The same file is the same batch: what it posted before is not posted again, and what was
-    refused is tried again. `refused_before` is how many entries the caller has refused itself.
+    refused is tried again. For this, an entry of a file without an idempotency key gets that of its
+    place. `refused_before` is how many entries the caller has refused itself; the others then have
+    their keys already (`key_of_line`).
     """
     with one_transaction(dry_run=dry_run):
-        batch = _begun(sheet, actor=actor, channel=channel)
+        batch = begin(sheet, actor=actor, channel=channel)
         results = ledger.post_batch(
             [_of_batch(entry, batch, place) for place, entry in enumerate(entries, start=1)],
             actor=actor,
@@ -84,8 +86,11 @@ def post(
         return PostedBatch(counted, entries, results)
 
 
-def _begun(sheet: Sheet, *, actor: User | None, channel: Channel) -> Batch:
-    """Returns the batch of this file, locked, or a new one."""
+def begin(sheet: Sheet, *, actor: User | None, channel: Channel) -> Batch:
+    """Returns the batch of this file, locked for this database transaction, or a new one.
+
+    `add_figures` ends each database transaction that posts for it.
+    """
     said = {
         "kind": sheet.kind,
         "title": sheet.title,
@@ -102,18 +107,16 @@ def _begun(sheet: Sheet, *, actor: User | None, channel: Channel) -> Batch:
 
 
 def _of_batch(entry: Entry, batch: Batch, place: int) -> Entry:
+    """Returns the entry with its batch and, if it came from a file, a key of its line."""
     key = entry.idempotency_key
     if key is None and batch.file_hash:
-        key = FILE_KEY.format(hash=batch.file_hash[:KEPT_OF_HASH], place=place)
+        key = key_of_line(batch.file_hash, place)
     return replace(entry, batch=batch.pk, idempotency_key=key)
 
 
-def begin(sheet: Sheet, *, actor: User | None, channel: Channel) -> Batch:
-    """Returns the batch for postings of several database transactions, locked for this one.
-
-    `add_figures` ends each of them.
-    """
-    return _begun(sheet, actor=actor, channel=channel)
+def key_of_line(file_hash: str, place: int) -> str:
+    """Returns the idempotency key of a file's entry at this place, from 1."""
+    return FILE_KEY.format(hash=file_hash[:KEPT_OF_HASH], place=place)
 
 
 def add_figures(

@@ -1,9 +1,11 @@
 """Batches and reasons in the REST API."""
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from billing import ledger
 from billing.models import Batch, Transaction
@@ -92,6 +94,39 @@ def test_a_file_is_read_and_posted_once(program: Program, user: User) -> None:
     assert [each["outcome"] for each in again["results"]] == ["replayed", "replayed", "refused"]
     assert again["batch"] == batch
     assert ledger.balance(user)[:2] == (Decimal("15.25"), 2)
+
+
+def test_a_line_keeps_its_key_when_an_earlier_one_can_be_posted_later(
+    program: Program, user: User
+) -> None:
+    content = (
+        "user_id,amount,description,reason\n"
+        f"{user.pk},5,A payment,goodwill\n"
+        f"{user.pk},7,A payment,\n"
+    )
+    sent = in_file(content) | {"skip_refused": True}
+    first = program.post("/batches", sent).json()
+    assert [each["outcome"] for each in first["results"]] == ["refused", "posted"]
+    reason("goodwill")
+    second = program.post("/batches", sent).json()
+    assert [each["outcome"] for each in second["results"]] == ["posted", "replayed"]
+    assert second["batch"]["id"] == first["batch"]["id"]
+    assert (second["batch"]["posted"], second["batch"]["refused"]) == (2, 0)
+    assert ledger.balance(user).real == 22
+
+
+def test_a_file_sent_again_another_day_keeps_the_expiry_of_its_gifts(
+    program: Program, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason("goodwill", bonus_days=10)
+    sent = in_file(f"user_id,bonus_amount,reason\n{user.pk},5,goodwill\n")
+    first = program.post("/batches", sent).json()
+    later = timezone.now() + timedelta(days=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("billing.expiry.timezone.localdate", lambda **_: later.date())
+        second = program.post("/batches", sent).json()
+    assert [each["outcome"] for each in second["results"]] == ["replayed"]
+    assert second["batch"] == first["batch"]
 
 
 @pytest.mark.parametrize(
