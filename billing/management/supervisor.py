@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Final
 
@@ -19,6 +20,7 @@ ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ENDS_SECONDS: Final = 10  # enough for a request, or for a job to reach a commit
 LOOKS_SECONDS: Final = 1.0
 HURRIES_SECONDS: Final = 0.2
+DIES_SECONDS: Final = 3.0
 PAUSE_MIN_SECONDS: Final = 1.0
 PAUSE_MAX_SECONDS: Final = 60.0
 
@@ -92,6 +94,20 @@ class Child:
                 number
             )  # not sent to a process that has ended, nor to its PID's new owner
 
+    def wait_for_its_own(self) -> None:
+        """Waits a while for the processes that the ended program had started.
+
+        Web workers are killed by the kernel when gunicorn's master process ends. Until they are
+        gone they count as users of the embedded database, and nobody would stop it after them.
+        """
+        if self.process is None:
+            return
+        end = time.monotonic() + DIES_SECONDS
+        with suppress(ProcessLookupError, PermissionError):
+            while time.monotonic() < end:
+                os.killpg(self.process.pid, 0)  # asks only whether the group has a process
+                time.sleep(0.01)
+
 
 class Supervisor:
     """Runs programs until SIGINT, SIGTERM or SIGHUP. To be used in the main thread."""
@@ -143,3 +159,5 @@ class Supervisor:
             child.send(signal.SIGKILL)
             if child.process is not None:
                 child.process.wait()
+        for child in self.children:
+            child.wait_for_its_own()

@@ -81,6 +81,7 @@ SUPERVISES = """
 import sys
 from billing.management import supervisor
 supervisor.ENDS_SECONDS = 1
+supervisor.DIES_SECONDS = 60
 child = supervisor.Child("It", [sys.executable, "-c", sys.argv[1]])
 supervisor.Supervisor(child).run()
 print(child.process.returncode)
@@ -97,3 +98,26 @@ def test_what_does_not_end_in_time_is_killed() -> None:
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (0, f"{-signal.SIGKILL}\n"), ended.stderr
+
+
+LEAVES_ONE = """
+import os, signal, subprocess, sys, time
+started, tell = os.pipe()
+late = f"import os, time; os.write({tell}, b'.'); time.sleep(1); print('gone', flush=True)"
+subprocess.Popen([sys.executable, "-c", late], pass_fds=[tell])
+os.read(started, 1)
+os.kill(os.getppid(), signal.SIGTERM)
+time.sleep(1000)
+"""
+
+
+def test_it_ends_after_what_its_programs_have_left_behind() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", SUPERVISES, LEAVES_ONE],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert ended.stdout.split() == ["gone", f"{-signal.SIGTERM}"], ended.stderr
