@@ -124,9 +124,7 @@ class ChangeBalanceForm(PanelForm):
         cleaned = super().clean() or self.cleaned_data
         reason = cleaned.get("reason")
         if reason is None and "reason" not in self.errors:
-            # A wording that was typed, or chosen from the list, is that of its reason.
-            wording = cleaned.get("description", "")
-            reason = Reason.objects.filter(is_active=True, template=wording).first()
+            reason = operations.reasons.of_wording(cleaned.get("description", ""))
             cleaned["reason"] = reason
         # The usual last day, or that of the reason, is filled in before anybody types an amount. It
         # does not count if no bonus is added. That of the reason counts more than the usual one.

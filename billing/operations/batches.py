@@ -7,7 +7,7 @@ from decimal import Decimal
 from django.db.models import F, Sum
 
 from billing import ledger
-from billing.errors import BatchReversed, BillingError, UnknownBatch
+from billing.errors import AlreadyPaidBack, BatchReversed, BillingError, UnknownBatch
 from billing.ledger import Entry, Posted
 from billing.models import Batch, Channel, Transaction, TransactionType
 from billing.money import ZERO
@@ -155,8 +155,9 @@ def reverse(
     """Reverses what is left of each transaction of a batch, as a batch of its own.
 
     All or none, unless `skip_refused`. Raises UnknownBatch, BatchReversed if nothing is left of
-    any of them, and the refusal of the first transaction that cannot be reversed. `data["entry"]`
-    is then its place among the rows of `to_reverse`.
+    any of them, and the refusal of the first transaction that cannot be reversed: AlreadyPaidBack
+    for a subscription charge of which a remainder was paid back. `data["entry"]` is then its place
+    among the rows of `to_reverse`.
     """
     with one_transaction(dry_run=dry_run):
         batch = Batch.objects.select_for_update(of=("self",)).filter(pk=batch_id).first()
@@ -165,6 +166,9 @@ def reverse(
         rows = to_reverse(batch)
         if not rows:
             raise BatchReversed(batch=batch.pk)
+        refused = _paid_back(rows)
+        if refused and not skip_refused:
+            raise next(iter(refused.values()))
         sheet = Sheet(
             kind=Batch.Kind.REVERSAL,
             title=f"Reversal of batch {batch.pk}: {batch.title}"[:200],
@@ -174,7 +178,52 @@ def reverse(
             ledger.reversal_entry(row.user_id, number=row.number, description=description)
             for row in rows
         ]
-        return post(entries, sheet, actor=actor, channel=channel, skip_refused=skip_refused)
+        left = [entry for place, entry in enumerate(entries, start=1) if place not in refused]
+        posted = post(
+            left,
+            sheet,
+            actor=actor,
+            channel=channel,
+            skip_refused=skip_refused,
+            refused_before=len(refused),
+        )
+        results = iter(posted.results)
+        return PostedBatch(
+            posted.batch,
+            entries,
+            [
+                Posted("refused", None, refused[place]) if place in refused else next(results)
+                for place in range(1, len(entries) + 1)
+            ],
+        )
+
+
+def _paid_back(rows: Sequence[Transaction]) -> dict[int, BillingError]:
+    """Returns refusals of subscription charges that would be returned twice, by place, from 1.
+
+    Locks the balances, so that nobody pays back meanwhile. Only an imported history has charges of
+    subscriptions. What was paid back in the batch itself is reversed before its charge.
+    """
+    charges = {
+        place: row
+        for place, row in enumerate(rows, start=1)
+        if row.type == TransactionType.SUBSCRIPTION
+    }
+    if not charges:
+        return {}
+    ledger.lock_balances(sorted({row.user_id for row in rows}))
+    refused: dict[int, BillingError] = {}
+    for place, row in charges.items():
+        paid_back = [each for each in ledger.paid_back_of(row) if each.batch_id != row.batch_id]
+        if paid_back:
+            amount = sum((ledger.left_of(each).real for each in paid_back), ZERO)
+            refused[place] = AlreadyPaidBack(
+                number=row.number,
+                amount=str(amount),
+                paid_back_by=paid_back[-1].number,
+                entry=place,
+            )
+    return refused
 
 
 def to_reverse(batch: Batch) -> list[Transaction]:

@@ -61,6 +61,11 @@ def by_code(code: str | None) -> Reason | None:
     return found
 
 
+def of_wording(description: str) -> Reason | None:
+    """Returns the reason whose wording somebody has typed as it stands, if it is still used."""
+    return Reason.objects.filter(is_active=True, template=description).first()
+
+
 def refuse_none(reason: str | None, channel: Channel) -> None:
     """Raises ReasonRequired for an operator's change without a reason, if the setting says so."""
     if reason is None and settings.REASON_REQUIRED and channel == Channel.PANEL:

@@ -12,7 +12,7 @@ from billing.operations.batches import PostedBatch, Sheet
 from tests.billing.histories import execute, judge, tamper
 from tests.billing.test_verify_ledger import verify
 from tests.conftest import Connections
-from tests.factories import OperatorFactory, user_with
+from tests.factories import OperatorFactory, pay_back, user_with
 from users.models import User
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -213,6 +213,35 @@ def test_what_was_refunded_before_is_not_given_twice() -> None:
     assert result.batch is not None
     assert figures(result.batch) == (1, 1, 0, -3, 0)
     assert ledger.balance(ada).real == 0
+
+
+def test_a_charge_that_was_paid_back_is_not_given_back_twice() -> None:
+    ada, bob = user_with(real=50), user_with(real=50)
+    entries = [
+        ledger.subscription_entry(user, description="A month", cycle="monthly", price=30)
+        for user in (ada, bob)
+    ]
+    batch = posted(entries)
+    pay_back(ada, amount=20, description="The rest", metadata={"charge": 2}, **BY)
+    with pytest.raises(errors.AlreadyPaidBack) as refused:
+        reverse(batch)
+    assert (refused.value.data["amount"], refused.value.data["paid_back_by"]) == ("20.0000", 3)
+    assert ledger.balance(bob).real == 20
+    result = reverse(batch, skip_refused=True)
+    assert result.batch is not None
+    assert figures(result.batch) == (2, 1, 1, 30, 0)
+    [(place, refusal)] = result.refused
+    assert (result.entries[place - 1].user_id, refusal.code) == (ada.pk, "already_paid_back")
+    assert (ledger.balance(ada).real, ledger.balance(bob).real) == (40, 50)
+    assert verify()[0] == 0
+
+
+def test_what_was_paid_back_in_the_batch_itself_goes_with_it() -> None:
+    ada = user_with(real=50)
+    charge = ledger.subscription_entry(ada, description="A month", cycle="monthly", price=30)
+    rest = ledger.remainder_entry(ada, description="The rest", amount=20, metadata={"charge": 2})
+    assert outcomes(reverse(posted([charge, rest]))) == ["posted", "posted"]
+    assert ledger.balance(ada).real == 50
 
 
 def test_an_unknown_batch_cannot_be_reversed() -> None:
