@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from django.db import DatabaseError, InterfaceError, OperationalError
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
+from django.db.backends.utils import CursorWrapper
 from django.db.models import Model, QuerySet
 
 
@@ -218,6 +219,12 @@ def limits_sql() -> str:
 
 
 PATIENCE_SECONDS: Final = 0.5
+
+
+def prepared_cursor() -> CursorWrapper:
+    """Returns a cursor whose statements the server parses and plans once per connection."""
+    made: CursorWrapper = connection.prepared_cursor()  # type: ignore[attr-defined] # config.postgresql
+    return made
 
 
 class Turns:

@@ -323,8 +323,7 @@ def _with_request(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def as_json(entry: Entry) -> dict[str, Any]:
     """Returns the entry as `billing_post` takes it. Checks its form only, no rules of money."""
-    key = entry.idempotency_key
-    if key == "":
+    if entry.idempotency_key == "":
         raise InvalidEntry(field="idempotency_key", reason="it is empty")
     if not CODE.fullmatch(checked_text("subtype", entry.subtype, 32)):
         raise InvalidEntry(field="subtype", reason="it must be a code like outgoing_sms")
@@ -334,22 +333,28 @@ def as_json(entry: Entry) -> dict[str, Any]:
         "subtype": entry.subtype,
         # The database refuses descriptions that are too long or too short, with its own code.
         "description": checked_text("description", entry.description, LONGEST_TEXT),
-        # The name of a subscription's device may be older than the rules for names.
-        "device": checked_text(
-            "device", entry.device, 100, is_stored=entry.type == TransactionType.SUBSCRIPTION
-        ),
         "amount": str(checked_amount("amount", entry.amount)),
-        "bonus_amount": str(checked_amount("bonus_amount", entry.bonus_amount)),
-        "reverses": whole_number("reverses", entry.reverses),
-        "metadata": _with_request(json_object("metadata", entry.metadata)),
-        "idempotency_key": None if key is None else checked_text("idempotency_key", key, 100),
-        "expected_number": whole_number("expected_number", entry.expected_number),
     } | _further(entry)
 
 
 def _further(entry: Entry) -> dict[str, Any]:
-    """Returns the fields of an entry that few entries have."""
+    """Returns the fields that not every entry has. `billing_post` knows what they usually are."""
     found: dict[str, Any] = {}
+    if entry.device != "":
+        # The name of a subscription's device may be older than the rules for names.
+        found["device"] = checked_text(
+            "device", entry.device, 100, is_stored=entry.type == TransactionType.SUBSCRIPTION
+        )
+    if entry.bonus_amount is not ZERO:
+        found["bonus_amount"] = str(checked_amount("bonus_amount", entry.bonus_amount))
+    if entry.reverses is not None:
+        found["reverses"] = whole_number("reverses", entry.reverses)
+    if metadata := _with_request(json_object("metadata", entry.metadata)):
+        found["metadata"] = metadata
+    if entry.idempotency_key is not None:
+        found["idempotency_key"] = checked_text("idempotency_key", entry.idempotency_key, 100)
+    if entry.expected_number is not None:
+        found["expected_number"] = whole_number("expected_number", entry.expected_number)
     if entry.reason is not None:
         found["reason"] = checked_text("reason", entry.reason, 32)
     if entry.batch is not None:

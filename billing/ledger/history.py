@@ -6,10 +6,10 @@ have: numbers, old and new balances, running sums and digests. It needs the righ
 owner. Nothing is weakened:
 
 - Constraints, foreign keys and the guard of the balances hold as always.
-- Up to CHECKED_MAX rows, the guard that checks each new transaction holds too. A
-  longer load switches it off and checks foreign keys at the end. Both belong to the database
-  transaction: they are back when it ends, and until then nobody else can write to the table.
-  `manage.py verify_ledger` checks what the guard would have checked.
+- Up to CHECKED_MAX rows, the guards that check each new transaction hold too. A longer load
+  switches them off, and checks foreign keys and what each type allows at the end. All this belongs
+  to the database transaction: the guards are back when it ends, and until then nobody else can
+  write to the table. `manage.py verify_ledger` checks what else the guards would have checked.
 - Only users without transactions can be given a history.
 """
 
@@ -22,13 +22,13 @@ from hashlib import sha256
 from itertools import count
 from typing import Any, Final, NamedTuple
 
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 
 from billing.models import Channel, TransactionType
 from billing.money import DECIMALS
 
 CHECKED_MAX: Final = 50_000
-GUARD: Final = "transactions_follow_each_other"
+GUARDS: Final = ("transactions_follow_each_other", "transactions_move_their_balance")
 
 COLUMNS: Final = (
     "id, user_id, number, type, subtype, description, device, "
@@ -101,6 +101,9 @@ def load_history(
             if not is_checked:
                 next_id = first_id + written
                 cursor.execute("SELECT setval('billing_transaction_id_seq', %s, false)", [next_id])
+                cursor.execute(_NOT_ALLOWED, [list(chains)])
+                if wrong := cursor.fetchone():
+                    raise IntegrityError(_NOT_ALLOWED_SENTENCE.format(*wrong))
             cursor.execute(_LEAVE_BALANCES, _last_of(chains))
             cursor.execute(_BEGIN_GRANTS, [list(chains)])
     return written
@@ -111,6 +114,18 @@ def _reserve_ids(cursor: Any, number: int) -> list[int]:
         "SELECT nextval('billing_transaction_id_seq') FROM generate_series(1, %s)", [number]
     )
     return [row[0] for row in cursor.fetchall()]
+
+
+_NOT_ALLOWED: Final = """
+    SELECT t.number, t.user_id FROM billing_transaction t
+    WHERE t.user_id = ANY (%s) AND NOT billing_type_allows(
+        t.type, t.subtype, t.channel, t.amount, t.bonus_amount,
+        t.new_balance, t.new_bonus, t.reverses
+    ) LIMIT 1
+"""
+_NOT_ALLOWED_SENTENCE: Final = (
+    "Transaction {} of user {} violates a_transaction_does_what_its_type_allows."
+)
 
 
 # A balance is what the user's last transaction left.
@@ -254,20 +269,22 @@ def _in_order(value: Any) -> Any:
 
 @contextmanager
 def _checks(*, row_by_row: bool) -> Iterator[None]:
-    """Unless `row_by_row`, checks foreign keys all at once at the end, and skips the guard."""
+    """Unless `row_by_row`, checks foreign keys all at once at the end, and skips the guards."""
     if row_by_row:
         yield
         return
     with connection.cursor() as cursor:
         cursor.execute(_FOREIGN_KEYS)
         foreign_keys = cursor.fetchall()
-        cursor.execute(f"ALTER TABLE billing_transaction DISABLE TRIGGER {GUARD}")
+        for guard in GUARDS:
+            cursor.execute(f"ALTER TABLE billing_transaction DISABLE TRIGGER {guard}")
         for name, _ in foreign_keys:
             cursor.execute(f'ALTER TABLE billing_transaction DROP CONSTRAINT "{name}"')
         yield
         for name, definition in foreign_keys:
             cursor.execute(f'ALTER TABLE billing_transaction ADD CONSTRAINT "{name}" {definition}')
-        cursor.execute(f"ALTER TABLE billing_transaction ENABLE TRIGGER {GUARD}")
+        for guard in GUARDS:
+            cursor.execute(f"ALTER TABLE billing_transaction ENABLE TRIGGER {guard}")
 
 
 _FOREIGN_KEYS: Final = """

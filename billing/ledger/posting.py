@@ -4,12 +4,10 @@ The function locks balances, checks, splits amounts by the debit order, and writ
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
-from functools import cache
-from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple, Unpack
 
 from django.db import DatabaseError, connection, transaction
@@ -252,7 +250,7 @@ def post_for_numbers(
     if not entries:
         return []
     arguments = _arguments([as_json(entry) for entry in entries], actor, channel)
-    with _refusals({entry.user_id for entry in entries}), connection.cursor() as cursor:
+    with _refusals({entry.user_id for entry in entries}), database.prepared_cursor() as cursor:
         cursor.execute(_CALL_FOR_NUMBERS, arguments)
         numbered = cursor.fetchall()
         outcomes = [outcome for _, outcome in numbered]
@@ -285,7 +283,7 @@ def expire_grants(user_ids: Iterable[int]) -> None:
     Leaves out users for whom nothing can be posted now, because the database's clock is wrong.
     """
     entries = [{"user_id": user_id, "type": TransactionType.BONUS_EXPIRY} for user_id in user_ids]
-    with connection.cursor() as cursor:
+    with database.prepared_cursor() as cursor:
         arguments = _arguments(entries, None, Channel.SYSTEM, skip_refused=True)
         cursor.execute(_CALL_FOR_NUMBERS, arguments)
 
@@ -366,7 +364,9 @@ def _arguments(
 ) -> list[Any]:
     if actor is not None and actor.pk is None:
         raise ValueError("The actor is not a saved user; for the system itself, say actor=None.")
-    return [json.dumps(entries), actor and actor.pk, channel, skip_refused]
+    # Not as a number, whose type would depend on its size: each type is another statement.
+    actor_id = None if actor is None else str(actor.pk)
+    return [json.dumps(entries), actor_id, channel, skip_refused]
 
 
 @contextmanager
@@ -391,26 +391,21 @@ def _refusals(user_ids: Collection[int]) -> Iterator[None]:
         raise refusal_from(diagnostics.message_detail) from None
 
 
-# With the star, PostgreSQL looks at the row's type once; columns named one by one, once each.
-_CALL: Final = 'SELECT "position", outcome, refusal, (posted).* FROM billing_post(%s, %s, %s, %s)'
+_COLUMNS: Final = [column.attname for column in Transaction._meta.concrete_fields]
+_CALL: Final = (
+    'SELECT "position", outcome, refusal, '  # noqa: S608 - names of ours
+    + ", ".join(f"(posted).{name}" for name in _COLUMNS)
+    + " FROM billing_post(%s, %s, %s, %s)"
+)
 _CALL_FOR_NUMBERS: Final = (
     'SELECT (posted).number, outcome FROM billing_post(%s, %s, %s, %s) ORDER BY "position"'
 )
-_COLUMNS: Final = [column.attname for column in Transaction._meta.concrete_fields]
 
 
 def _call(arguments: list[Any]) -> list[tuple[int, Posted]]:
-    with connection.cursor() as cursor:
+    with database.prepared_cursor() as cursor:
         cursor.execute(_CALL, arguments)
-        result = cursor.pgresult  # `cursor.description` would first make an object for each column
-        fields_of = _in_model_order(tuple(map(result.fname, range(result.nfields))))
-        return [(row[0], _posted(row[1], row[2], fields_of(row))) for row in cursor.fetchall()]
-
-
-@cache
-def _in_model_order(names: tuple[bytes, ...]) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """Returns a function that picks the fields from a row: its columns are in table order."""
-    return itemgetter(*(names.index(column.encode()) for column in _COLUMNS))
+        return [(row[0], _posted(row[1], row[2], row[3:])) for row in cursor.fetchall()]
 
 
 def _posted(outcome: Outcome, refusal: str | None, fields: Sequence[Any]) -> Posted:

@@ -255,27 +255,6 @@ class Transaction(models.Model):
                 name="idempotency_keys_are_unique_per_user",
                 violation_error_message="This idempotency key has been used.",
             ),
-            # A function: PostgreSQL parses a table's constraints for each statement that writes to
-            # it, but a function once per session. (The guard checks what else holds for a row by
-            # itself; this also holds where the guard is switched off, for a long load.)
-            models.CheckConstraint(
-                name="a_transaction_does_what_its_type_allows",
-                condition=Func(
-                    F("type"),
-                    F("subtype"),
-                    F("channel"),
-                    F("amount"),
-                    F("bonus_amount"),
-                    F("new_balance"),
-                    F("new_bonus"),
-                    F("reverses"),
-                    function="billing_type_allows",  # in billing/sql/functions/
-                    output_field=models.BooleanField(),
-                ),
-                violation_error_message="A balance cannot be negative. Subscriptions never touch "
-                "the bonus balance, services take it first, gifts change only the bonus balance, "
-                "and only reversals name the transaction that they reverse.",
-            ),
         ]
 
     def __str__(self) -> str:

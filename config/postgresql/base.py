@@ -11,9 +11,12 @@ ledger does not depend on it, because the database functions set the parameters 
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
+import psycopg
 from django.db.backends.postgresql import base, client, features
+from django.db.backends.postgresql.psycopg_any import register_tzloader
+from django.db.backends.utils import CursorWrapper
 from psycopg.conninfo import make_conninfo
 
 from config.postgresql.url import NOT_OF_LIBPQ
@@ -76,9 +79,27 @@ class DatabaseClient(client.DatabaseClient):
         )
 
 
+class PreparedCursor(psycopg.Cursor[Any]):
+    """Sends statements and values apart; the server parses each statement once per connection."""
+
+    def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
+        return super().execute(query, params, prepare=True, **options)
+
+
 class DatabaseWrapper(base.DatabaseWrapper):
     features_class = DatabaseFeatures
     client_class = DatabaseClient
+
+    def prepared_cursor(self) -> CursorWrapper:
+        """Returns a cursor for statements that are executed very often.
+
+        Their columns have to be named: the result of a prepared statement must stay the same while
+        a migration adds columns.
+        """
+        self.ensure_connection()
+        cursor = PreparedCursor(self.connection)
+        register_tzloader(self.timezone, cursor)
+        return self._prepare_cursor(cursor)  # type: ignore[no-any-return]
 
     @property
     def session_sql(self) -> str:
@@ -92,6 +113,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """Prepares a new connection. Returns True because there is something to commit."""
         super()._configure_connection(connection)  # type: ignore[misc]
         connection.execute(self.session_sql)
+        if "prepare_threshold" not in self.settings_dict["OPTIONS"]:
+            connection.prepare_threshold = 0  # only prepared_cursor makes use of it
         return True
 
     def _commit(self) -> None:

@@ -78,8 +78,8 @@ DIFFERENCES = {
         "The trigger billing_tell_of_transactions is disarmed.",
     ),
     "for replicas": (
-        "ALTER TABLE billing_balance ENABLE REPLICA TRIGGER billing_resume_after_refill",
-        "The trigger billing_resume_after_refill is disarmed.",
+        "ALTER TABLE billing_balance ENABLE REPLICA TRIGGER balances_are_never_removed",
+        "The trigger balances_are_never_removed is disarmed.",
     ),
     "somebody else's": (
         "CREATE TRIGGER zz BEFORE INSERT ON billing_transaction FOR EACH ROW "

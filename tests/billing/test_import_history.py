@@ -1097,5 +1097,5 @@ def test_one_users_long_history_locks_no_table(
     committed_db: None, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("billing.ledger.history.CHECKED_MAX", 1)
-    monkeypatch.setattr("billing.ledger.history.GUARD", "no_such_guard")
+    monkeypatch.setattr("billing.ledger.history.GUARDS", ["no_such_guard"])
     assert run(files(users=USERS, transactions=TRANSACTIONS)).transactions == 3

@@ -392,8 +392,8 @@ TYPE_ALLOWS = "a_transaction_does_what_its_type_allows"
 # For each wrong row: its changes to `next_row`, and the constraint or guard that refuses it.
 WRONG_ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "number_left_out": ({"number": 9}, "does not follow"),
-    "number_used": ({"number": 7}, "transaction_numbers_are_unique_per_user"),
-    "number_zero": ({"number": 0}, "does not match the transactions"),
+    "number_used": ({"number": 7}, "does not follow"),
+    "number_zero": ({"number": 0}, "does not follow"),
     "sum": ({"amount": "3"}, "is wrong by itself"),
     "bonus_sum": ({"bonus_amount": "3"}, "is wrong by itself"),
     "old_balance": ({"old_balance": "1", "new_balance": "3"}, "does not follow"),
@@ -671,11 +671,99 @@ def test_a_forged_row_cannot_be_copied_in(user: User) -> None:
                 [row] = [bytes(chunk) for chunk in out]
             forged = row.split(b"\t")
             forged[0], forged[1] = b"99999999", b"8"
-            with cursor.copy("COPY billing_transaction FROM STDIN") as into:
+            copying = cursor.copy("COPY billing_transaction FROM STDIN")
+            with connection.wrap_database_errors, copying as into:
                 into.write(b"\t".join(forged))
 
     with refused("does not follow"):
         attempt(copy_in)
+
+
+def columns(*without: str) -> str:
+    names = [field.column for field in Transaction._meta.concrete_fields]
+    return ", ".join(name for name in names if name not in without)
+
+
+def test_a_row_cannot_be_there_twice(user: User) -> None:
+    """With another ID, and the digest that the database makes for it."""
+    again = columns("id", "digest")
+    for conflict, saying in (
+        ("", "transaction_numbers_are_unique_per_user"),
+        ("ON CONFLICT (user_id, number) DO UPDATE SET device = 'x'", "append-only"),
+    ):
+        with refused(saying):
+            attempt(
+                lambda conflict=conflict: execute(
+                    f"INSERT INTO billing_transaction ({again}) "
+                    f"SELECT {again} FROM billing_transaction WHERE number = 1 {conflict}"
+                )
+            )
+    before = state()
+    execute(
+        f"INSERT INTO billing_transaction ({again}) SELECT {again} FROM billing_transaction "
+        "WHERE number = 1 ON CONFLICT DO NOTHING"
+    )
+    judge()
+    assert state() == before
+
+
+# What moves a balance without the posting function, in the owner's hands. Each writes a row that is
+# right in everything, which `insert` stands for.
+AROUND_THE_BALANCE = {
+    "no balance": "{insert}",
+    "merge": "MERGE INTO billing_transaction t USING (SELECT 1) s ON false WHEN NOT MATCHED THEN "
+    "INSERT ({names}) VALUES ({values})",
+    "on conflict": "{insert} ON CONFLICT DO NOTHING",
+    "two rows at once": "WITH first AS ({insert} RETURNING 1) SELECT * FROM first",
+    "its own settings": "SET LOCAL check_function_bodies = off; SET LOCAL search_path = pg_catalog;"
+    "{insert}",
+    "a trigger elsewhere": "CREATE TEMP TABLE door (x int); "
+    "CREATE FUNCTION pg_temp.walk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+    "UPDATE public.billing_balance SET real = real + 1; RETURN NULL; END $$; "
+    "CREATE TRIGGER walk AFTER INSERT ON door FOR EACH ROW EXECUTE FUNCTION pg_temp.walk(); "
+    "INSERT INTO door VALUES (1)",
+    "then back again": "{insert}; UPDATE public.billing_balance SET last_number = last_number + 1",
+}
+
+
+@pytest.mark.parametrize("way", AROUND_THE_BALANCE)
+def test_no_row_moves_money_without_its_balance(way: str, user: User) -> None:
+    row = next_row(user, bonus_amount="0", created_at=datetime.now(UTC))
+    row |= {"new_bonus": row["old_bonus"], "bonus_refilled": row["bonus_refilled"] - 1}
+    names = ", ".join(row)
+    values = ", ".join("NULL" if value is None else f"'{value}'" for value in row.values())
+    sql = AROUND_THE_BALANCE[way].format(
+        insert=f"INSERT INTO public.billing_transaction ({names}) VALUES ({values})",
+        names=names,
+        values=values,
+    )
+    before = state()
+    with refused("does not move the balance|does not match the last transaction"):
+        attempt(lambda: execute(sql))
+    assert state() == before
+
+
+def test_the_database_makes_the_digest_and_takes_no_other(user: User) -> None:
+    row = next_row(user, bonus_amount="0", created_at=datetime.now(UTC))
+    row |= {"new_bonus": row["old_bonus"], "bonus_refilled": row["bonus_refilled"] - 1}
+    [(before,)] = execute("SELECT last_digest FROM billing_balance WHERE user_id = %s", [user.pk])
+    names = ", ".join(row)
+    slots = ", ".join(f"%({name})s" for name in row)
+    with transaction.atomic():
+        [(made,)] = execute(
+            f"INSERT INTO billing_transaction ({names}) VALUES ({slots}) RETURNING digest", row
+        )
+        [(expected,)] = execute(
+            "SELECT billing_digest(t, %s, NULL) FROM billing_transaction t WHERE id = %s",
+            [before, row["id"]],
+        )
+        assert bytes(made) == bytes(expected)
+        transaction.set_rollback(True)
+    with refused("does not follow"), transaction.atomic():
+        execute(
+            f"INSERT INTO billing_transaction ({names}, digest) VALUES ({slots}, %(digest)s)",
+            row | {"digest": b"\x00" * 32},
+        )
 
 
 def test_a_history_cannot_be_made_up_with_models(user: User) -> None:
@@ -818,6 +906,7 @@ def test_every_guard_is_installed_and_armed() -> None:
     }
     assert armed == {
         ("billing_transaction", "billing_refuse_rewriting_history"),
+        ("billing_transaction", "billing_continue_history"),
         ("billing_transaction", "billing_check_transaction"),
         ("billing_event", "billing_refuse_rewriting_events"),
         ("billing_event", "billing_check_event"),
@@ -831,7 +920,6 @@ def test_every_guard_is_installed_and_armed() -> None:
         # test_plan_guards attacks the next two. The ones after them guard no money.
         ("billing_plan", "billing_refuse_other_cycle"),
         ("billing_service", "billing_refuse_other_code"),
-        ("billing_balance", "billing_resume_after_refill"),
         ("users_user", "billing_resume_after_activation"),
         ("billing_transaction", "billing_tell_of_transactions"),
         ("billing_subscription", "billing_tell_of_subscription"),

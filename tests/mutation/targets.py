@@ -135,7 +135,6 @@ TARGETS: Final[dict[str, Target]] = {
         _functions(
             "queue_resumption",
             "resume_after_activation",
-            "resume_after_refill",
             "refuse_other_code",
             "refuse_other_cycle",
             "note_activation",

@@ -1,14 +1,14 @@
 -- Returns the transaction by which a grant of a user with balance `b` expires at `moment`: it takes
 -- what is left of the grant from the bonus balance.
 CREATE OR REPLACE FUNCTION public.billing_expiry(b public.billing_balance, g public.billing_grant, moment timestamp with time zone)
- RETURNS public.billing_transaction
+ RETURNS public.billing_posting
  LANGUAGE plpgsql
  SET enable_seqscan TO 'off'
  SET jit TO 'off'
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 DECLARE
-    t billing_transaction;
+    t billing_posting;
     gift billing_transaction;
 BEGIN
     SELECT * INTO gift FROM billing_transaction x
@@ -40,7 +40,7 @@ BEGIN
         NULL,                                                 -- reason_id
         NULL                                                  -- batch_id
     );
-    t.digest := billing_digest(t, b.last_digest, jsonb_build_array(
+    t.digest := billing_digest(ROW(t.*)::billing_transaction, b.last_digest, jsonb_build_array(
         jsonb_build_array(g.number::text, g.remaining::text)));
     RETURN t;
 END

@@ -29,23 +29,37 @@ CREATE OR REPLACE FUNCTION public.billing_post(entries jsonb, acting_user_id big
  SECURITY DEFINER
  SET enable_seqscan TO 'off'
  SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 DECLARE
     max_money CONSTANT numeric := 999999999999999.9999;
-    e record;                  -- the current entry
+    -- What an entry leaves out.
+    usual CONSTANT billing_entry := ROW(
+        NULL, NULL, NULL, NULL, '', 0, 0, NULL, NULL, NULL, '{}', NULL, NULL, NULL, NULL
+    )::billing_entry;
+    places bigint[] := '{}';   -- the places of all entries, in the order of posting
+    e billing_entry;           -- the current entry
+    place bigint;              -- where it stands in `entries`, from 1
     b billing_balance;         -- the locked balance row of its user
-    t billing_transaction;     -- what becomes of it
-    original billing_transaction;
+    t billing_posting;         -- what becomes of it
+    earlier billing_transaction;  -- with the same idempotency key
+    original billing_transaction; -- that is reversed
     clock timestamptz;
     real_change numeric;
     bonus_change numeric;
-    -- Written in one statement each, at the end: checking a table's constraints costs more for a
-    -- statement than for a row.
-    pending billing_transaction[];
-    changed billing_balance[];
-    user_changed boolean;      -- whether b is to be stored
+    -- Written in one statement each, at the end: a statement costs more than a row.
+    pending billing_posting[];
+    pending_places bigint[];   -- of their entries; NULL for an expiry, which none asked for
+    reached bigint;            -- the number that the current user's balance moves to; NULL: none
     user_keys text[];          -- the idempotency keys of this user's rows in `pending`
+    moved_users bigint[];      -- whose balances move, and which number each reaches
+    moved_to bigint[];
+    written billing_posting[]; -- before the end, because later entries refer to them
+    written_places bigint[];
+    refilled_users bigint[];   -- who may have subscriptions that were suspended for lack of money
+    digest bytea;
+    n integer;
     -- Of users with a bonus balance only. (A transaction pays for each expression that it evaluates,
     -- so others evaluate none of these.)
     spendable billing_grant[]; -- in the order of spending
@@ -63,35 +77,47 @@ DECLARE
     forgotten timestamptz;
     gave_back jsonb;           -- entries for users whose grants got something back
 BEGIN
-    FOR e IN
-        SELECT place, user_id, type, subtype,
-            btrim(description) AS description, coalesce(device, '') AS device,
-            coalesce(amount, 0) AS amount, coalesce(bonus_amount, 0) AS bonus_amount,
-            idempotency_key, expected_number, reverses, coalesce(metadata, '{}') AS metadata,
-            payment_date, bonus_expires_at, reason, batch
-        FROM ROWS FROM (jsonb_to_recordset(entries) AS (
-            user_id bigint, type text, subtype text, description text, device text,
-            amount numeric, bonus_amount numeric, idempotency_key text,
-            expected_number bigint, reverses bigint, metadata jsonb,
-            payment_date date, bonus_expires_at timestamptz, reason text, batch bigint
-        )) WITH ORDINALITY AS entry (
-            user_id, type, subtype, description, device, amount, bonus_amount, idempotency_key,
-            expected_number, reverses, metadata, payment_date, bonus_expires_at, reason, batch,
-            place
-        ) ORDER BY user_id, place
-    LOOP
+    IF jsonb_array_length(entries) > 1 THEN
+        places := ARRAY(
+            SELECT x.place FROM jsonb_array_elements(entries) WITH ORDINALITY x (entry, place)
+            ORDER BY (x.entry ->> 'user_id')::bigint, x.place
+        );
+    ELSIF jsonb_array_length(entries) = 1 THEN
+        places := '{1}';
+    END IF;
+    FOREACH place IN ARRAY places LOOP
+        e := jsonb_populate_record(usual, entries -> (place - 1)::integer);
+        IF num_nulls(e.device, e.amount, e.bonus_amount, e.metadata) > 0 THEN
+            e.device := coalesce(e.device, usual.device);
+            e.amount := coalesce(e.amount, 0);
+            e.bonus_amount := coalesce(e.bonus_amount, 0);
+            e.metadata := coalesce(e.metadata, usual.metadata);
+        END IF;
+        e.description := btrim(e.description);
         IF b.user_id IS DISTINCT FROM e.user_id THEN
-            IF user_changed THEN
-                changed := changed || b;
-                user_changed := false;
+            IF reached IS NOT NULL THEN
+                moved_users := moved_users || b.user_id;
+                moved_to := moved_to || reached;
+                reached := NULL;
                 user_keys := NULL;
             END IF;
             SELECT * INTO b FROM billing_balance x WHERE x.user_id = e.user_id FOR NO KEY UPDATE;
-        ELSIF has_moved OR e.reverses IS NOT NULL OR e.idempotency_key = ANY (user_keys) THEN
+        ELSIF reached > b.last_number THEN
+            b := ROW(
+                b.user_id, t.new_balance, t.new_bonus, t.refilled, t.bonus_refilled, t.number,
+                t.digest, t.created_at, b.grants_since
+            );
+        END IF;
+        IF has_moved OR reached IS NOT NULL AND (e.reverses IS NOT NULL OR e.idempotency_key = ANY (user_keys)
+        ) THEN
             -- What is looked for below, earlier transactions of the user and what is left of
             -- grants, must include that of this batch.
-            PERFORM billing_write(pending, given, uses);
+            digest := billing_write(pending, given, uses);
+            b.last_digest := coalesce(b.last_digest, digest);
+            written := written || pending;
+            written_places := written_places || pending_places;
             pending := NULL;
+            pending_places := NULL;
             given := NULL;
             uses := NULL;
             has_moved := false;
@@ -99,8 +125,6 @@ BEGIN
         END IF;
 
         clock := clock_timestamp();  -- under the lock
-        "position" := e.place;
-        refusal := NULL;
 
         -- What the entry says by itself. NaN and the infinities are above every amount.
         IF b.user_id IS NULL
@@ -128,38 +152,40 @@ BEGIN
 
         -- The idempotency key: used before for the same, it returns the transaction of that time.
         ELSIF e.idempotency_key IS NOT NULL THEN
-            SELECT * INTO t FROM billing_transaction x
+            SELECT * INTO earlier FROM billing_transaction x
             WHERE x.user_id = e.user_id AND x.idempotency_key = e.idempotency_key;
             IF FOUND THEN
                 -- Which request or batch brought it is not content: a repeated call is another.
-                IF (t.type, t.description, t.metadata - 'request_id', t.reverses, t.payment_date,
-                        t.bonus_expires_at, t.reason_id)
+                IF (earlier.type, earlier.description, earlier.metadata - 'request_id',
+                        earlier.reverses, earlier.payment_date, earlier.bonus_expires_at,
+                        earlier.reason_id)
                     IS NOT DISTINCT FROM
                     (e.type, e.description, e.metadata - 'request_id', e.reverses, e.payment_date,
                         e.bonus_expires_at, e.reason)
-                    AND (CASE t.type
+                    AND (CASE earlier.type
                         WHEN 'reversal' THEN
                             -- Its amount or, without one, all that was left then.
-                            abs(t.amount + t.bonus_amount) = CASE e.amount WHEN 0 THEN (
+                            abs(earlier.amount + earlier.bonus_amount) = CASE e.amount WHEN 0 THEN (
                                 SELECT abs(sum(x.amount + x.bonus_amount))
                                 FROM billing_transaction x
-                                WHERE x.user_id = t.user_id AND (x.number = t.reverses
-                                    OR x.reverses = t.reverses AND x.number < t.number)
+                                WHERE x.user_id = earlier.user_id AND (x.number = earlier.reverses
+                                    OR x.reverses = earlier.reverses AND x.number < earlier.number)
                             ) ELSE e.amount END
                         WHEN 'tariff_charge' THEN
-                            (t.subtype, t.device, t.amount + t.bonus_amount, 0::numeric)
+                            (earlier.subtype, earlier.device, earlier.amount + earlier.bonus_amount, 0::numeric)
                             = (e.subtype, e.device, e.amount, e.bonus_amount)
                         ELSE
-                            (t.subtype, t.device, t.amount, t.bonus_amount)
+                            (earlier.subtype, earlier.device, earlier.amount, earlier.bonus_amount)
                             = (e.subtype, e.device, e.amount, e.bonus_amount)
                     END)
                 THEN
+                    "position" := place;
                     outcome := 'replayed';
-                    posted := t;
+                    posted := earlier;
                     RETURN NEXT;
                     CONTINUE;
                 END IF;
-                refusal := jsonb_build_object('code', 'idempotency_conflict', 'number', t.number);
+                refusal := jsonb_build_object('code', 'idempotency_conflict', 'number', earlier.number);
             END IF;
         END IF;
 
@@ -192,6 +218,7 @@ BEGIN
                 WHILE spendable[1].expires_at <= clock LOOP
                     t := billing_expiry(b, spendable[1], clock);
                     pending := pending || t;
+                    pending_places := pending_places || NULL::bigint;
                     uses := uses || ROW(
                         spendable[1].number, spendable[1].uses + 1, t.number, 1,
                         spendable[1].remaining, 0, e.user_id
@@ -202,9 +229,13 @@ BEGIN
                     );
                     spendable := spendable[2:];
                 END LOOP;
-                user_changed := true;
+                reached := t.number;
+                -- A reversal looks for what the expiries took, too.
                 PERFORM billing_write(pending, given, uses);
+                written := written || pending;
+                written_places := written_places || pending_places;
                 pending := NULL;
+                pending_places := NULL;
                 given := NULL;
                 uses := NULL;
                 has_moved := false;
@@ -330,12 +361,14 @@ BEGIN
         IF refusal IS NOT NULL THEN
             IF NOT skip_refused THEN
                 RAISE EXCEPTION 'entry % (user %) was refused: %',
-                        e.place, e.user_id, refusal ->> 'code'
-                    USING ERRCODE = 'BL001', DETAIL = refusal || jsonb_build_object('entry', e.place);
+                        place, e.user_id, refusal ->> 'code'
+                    USING ERRCODE = 'BL001', DETAIL = refusal || jsonb_build_object('entry', place);
             END IF;
+            "position" := place;
             outcome := 'refused';
             posted := NULL;
             RETURN NEXT;
+            refusal := NULL;
             CONTINUE;
         END IF;
 
@@ -419,7 +452,7 @@ BEGIN
             e.idempotency_key,
             e.reverses,
             e.metadata,
-            NULL,                                             -- digest, below
+            NULL::bytea,                                      -- digest: the guard makes it
             acting_user_id,                                   -- actor_id
             e.user_id,
             e.payment_date,
@@ -429,28 +462,47 @@ BEGIN
                 OR e.batch IS NOT NULL THEN 2 ELSE 1 END,     -- form
             e.reason,
             e.batch
-        );
-        t.digest := billing_digest(
-            t, b.last_digest, CASE WHEN bonus_change <> 0 THEN used END);
+        )::billing_posting;
+        IF b.bonus > 0 OR e.reverses IS NOT NULL THEN
+            -- The guard cannot know the uses, which are written later.
+            t.digest := billing_digest(
+                ROW(t.*)::billing_transaction, b.last_digest, CASE WHEN bonus_change <> 0 THEN used END
+            );
+        END IF;
         pending := pending || t;
+        pending_places := pending_places || place;
         IF t.idempotency_key IS NOT NULL THEN
             user_keys := user_keys || e.idempotency_key;
         END IF;
-        b := ROW(
-            b.user_id, t.new_balance, t.new_bonus, t.refilled, t.bonus_refilled, t.number,
-            t.digest, t.created_at, b.grants_since
-        );
-        user_changed := true;
-        outcome := 'posted';
-        posted := t;
-        RETURN NEXT;
+        reached := t.number;
     END LOOP;
-    IF user_changed THEN
-        changed := changed || b;
-    END IF;
-    -- As `billing_write` does, whose call would cost more than this.
-    INSERT INTO billing_transaction SELECT * FROM unnest(pending);
-    IF has_moved THEN
+    outcome := 'posted';
+    IF moved_users IS NULL AND cardinality(pending) = 1 AND NOT coalesce(has_moved, false) THEN
+        -- Of one user, which costs less alone.
+        INSERT INTO billing_transaction SELECT * FROM unnest(pending) RETURNING * INTO posted;
+        "position" := pending_places[1];
+        RETURN NEXT;
+        UPDATE billing_balance x SET
+            real = posted.new_balance, bonus = posted.new_bonus,
+            refilled = posted.refilled, bonus_refilled = posted.bonus_refilled,
+            last_number = posted.number, last_digest = posted.digest, last_at = posted.created_at
+        WHERE x.user_id = posted.user_id;
+        IF posted.amount > 0 THEN
+            refilled_users := ARRAY[posted.user_id];
+        END IF;
+    ELSE
+        IF reached IS NOT NULL THEN
+            moved_users := moved_users || b.user_id;
+            moved_to := moved_to || reached;
+        END IF;
+        n := 1;
+        FOR posted IN INSERT INTO billing_transaction SELECT * FROM unnest(pending) RETURNING * LOOP
+            "position" := pending_places[n];
+            n := n + 1;
+            RETURN NEXT;
+        END LOOP;
+        refilled_users := ARRAY(
+            SELECT x.user_id FROM unnest(written || pending) x WHERE x.amount > 0);
         IF given IS NOT NULL THEN
             INSERT INTO billing_grant (user_id, number, amount, remaining, uses, expires_at)
             SELECT x.user_id, x.number, x.amount, x.remaining, x.uses, x.expires_at
@@ -459,12 +511,28 @@ BEGIN
         IF uses IS NOT NULL THEN
             INSERT INTO billing_grantuse SELECT * FROM unnest(uses);
         END IF;
+        UPDATE billing_balance x SET
+            real = y.new_balance, bonus = y.new_bonus,
+            refilled = y.refilled, bonus_refilled = y.bonus_refilled,
+            last_number = y.number, last_digest = y.digest, last_at = y.created_at
+        FROM unnest(moved_users, moved_to) moved (user_id, number) JOIN billing_transaction y
+            ON y.user_id = moved.user_id AND y.number = moved.number
+        WHERE x.user_id = moved.user_id;
+        IF written IS NOT NULL THEN
+            RETURN QUERY SELECT w.place, 'posted', NULL::jsonb, y
+            FROM unnest(written_places, written) w (place) JOIN billing_transaction y
+                ON y.id = w.id
+            WHERE w.place IS NOT NULL;
+        END IF;
     END IF;
-    UPDATE billing_balance x SET
-        real = c.real, bonus = c.bonus,
-        refilled = c.refilled, bonus_refilled = c.bonus_refilled,
-        last_number = c.last_number, last_digest = c.last_digest, last_at = c.last_at
-    FROM unnest(changed) c WHERE x.user_id = c.user_id;
+    -- Subscriptions that a refill can pay for resume soon.
+    IF refilled_users IS NOT NULL THEN
+        PERFORM billing_queue_resumption(x.user_id) FROM (
+            SELECT DISTINCT s.user_id FROM billing_subscription s
+            WHERE s.user_id = ANY (refilled_users)
+                AND s.status = 'suspended' AND s.due_on IS NOT NULL
+        ) x;
+    END IF;
     IF gave_back IS NOT NULL THEN
         PERFORM billing_post(gave_back, NULL, 'system', true);
     END IF;

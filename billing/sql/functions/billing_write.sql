@@ -1,10 +1,12 @@
--- Writes transactions with the grants that they gave and the uses of grants that they took. Each in
--- one statement: checking a table's constraints costs more for a statement than for a row. Only
+-- Writes transactions with the grants that they gave and the uses of grants that they took, each in
+-- one statement, which costs more than a row. Returns the digest of the last transaction. Only
 -- `billing_post` calls it, with its own settings.
-CREATE OR REPLACE FUNCTION public.billing_write(pending public.billing_transaction[], given public.billing_grant[], uses public.billing_grantuse[])
- RETURNS void
+CREATE OR REPLACE FUNCTION public.billing_write(pending public.billing_posting[], given public.billing_grant[], uses public.billing_grantuse[])
+ RETURNS bytea
  LANGUAGE plpgsql
 AS $function$
+DECLARE
+    digest bytea;
 BEGIN
     INSERT INTO billing_transaction SELECT * FROM unnest(pending);
     IF given IS NOT NULL THEN
@@ -15,5 +17,8 @@ BEGIN
     IF uses IS NOT NULL THEN
         INSERT INTO billing_grantuse SELECT * FROM unnest(uses);
     END IF;
+    SELECT t.digest INTO digest FROM billing_transaction t
+    WHERE t.id = pending[cardinality(pending)].id;
+    RETURN digest;
 END
 $function$;

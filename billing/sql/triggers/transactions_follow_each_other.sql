@@ -1,6 +1,5 @@
--- A row continues the user's row before it, at commit (G2, G9).
-CREATE CONSTRAINT TRIGGER transactions_follow_each_other
-    AFTER INSERT ON public.billing_transaction
-    DEFERRABLE INITIALLY DEFERRED
+-- A row continues the user's row before it, and gets its digest (G2, G9).
+CREATE TRIGGER transactions_follow_each_other
+    BEFORE INSERT ON public.billing_transaction
     FOR EACH ROW
-    EXECUTE FUNCTION public.billing_check_transaction();
+    EXECUTE FUNCTION public.billing_continue_history();
