@@ -16,6 +16,7 @@
   that expire soon.
 - `prove_ledger` proves the ledger once a night, from 03:10 UTC on. It looks every ten minutes
   whether that is still to be done, so a night without a worker is made up for.
+- `sum_up`, every fifteen seconds, adds new transactions to the sums that the start page shows.
 - `heartbeat`, every fifteen seconds, records that jobs are done.
 - `keep_house`, every minute, gives jobs of dead workers to others; `tidy_up`, every hour, deletes
   old rows.
@@ -39,9 +40,9 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 from procrastinate.manager import JobManager
 from procrastinate.retry import BaseRetryStrategy
 
-from billing import answers, authority, ledger, webhooks
+from billing import answers, authority, ledger, reports, webhooks
 from billing import heartbeat as heartbeats
-from billing.ledger import proofs
+from billing.ledger import proofs, turnovers
 from billing.models import ChargingBatch, ChargingRun
 from billing.plans import charging
 from billing.plans.schedule import RUN_TIME
@@ -254,6 +255,12 @@ def expire_grants(timestamp: int) -> None:
 def tell_of_expiring(timestamp: int) -> None:
     if settings.BONUS_EXPIRING_DAYS:
         webhooks.tell_of_expiring(timezone.now(), settings.BONUS_EXPIRING_DAYS)
+
+
+@app.periodic(cron="* * * * * */15", queueing_lock="sum_up")
+@app.task(name="billing.tasks.sum_up", queue="schedule", priority=HOUSEKEEPING, pass_context=True)
+def sum_up(context: JobContext, timestamp: int) -> None:
+    turnovers.sum_up(reports.complete_until(), should_stop=context.should_abort)
 
 
 @app.periodic(cron="* * * * * */15", queueing_lock="heartbeat")

@@ -267,6 +267,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         ]
         indexes = [
             models.Index(fields=["-created_at"], name="user_newest_first"),
+            models.Index(fields=["id"], condition=Q(is_staff=True), name="user_is_operator"),
             models.Index(
                 fields=["duplicate_of"],
                 condition=Q(duplicate_of__isnull=False),

@@ -1,10 +1,9 @@
 """The start page: today's figures, with links to the lists behind them."""
 
 import json
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from django.core.cache import cache
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -15,9 +14,6 @@ from billing.money import ZERO
 from users.models import User
 
 DAYS: Final = 30
-# Past days hardly change: only a transaction that was being written at midnight can be added to
-# them. Today's figures are never cached.
-PAST_DAYS_CACHE_SECONDS: Final = 600
 
 
 def start_page_context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
@@ -61,9 +57,10 @@ def _charging(now: datetime) -> dict[str, Any]:
 def _turnovers() -> dict[str, Any]:
     today = timezone.localdate()
     first = today - timedelta(days=DAYS - 1)
-    by_day = {timezone.localdate(day.day): day for day in _past_days(first, today)}
-    for day in _days(today, today + timedelta(days=1)):
-        by_day[today] = day
+    found = reports.turnover_by_day(
+        midnight(first), midnight(today + timedelta(days=1)), timezone.get_current_timezone_name()
+    )
+    by_day = {timezone.localdate(day.day): day for day in found}
     days = [first + timedelta(days=offset) for offset in range(DAYS)]
     empty = reports.Turnover(ZERO, ZERO, ZERO)
     real = [by_day[day].real if day in by_day else empty for day in days]
@@ -86,21 +83,6 @@ def _turnovers() -> dict[str, Any]:
             }
         ),
     }
-
-
-def _past_days(first: date, today: date) -> list[reports.Day]:
-    key = f"start-page-days:{timezone.get_current_timezone_name()}:{first}"
-    days: list[reports.Day] | None = cache.get(key)
-    if days is None:
-        days = _days(first, today)
-        cache.set(key, days, PAST_DAYS_CACHE_SECONDS)
-    return days
-
-
-def _days(first: date, end: date) -> list[reports.Day]:
-    return reports.turnover_by_day(
-        midnight(first), midnight(end), timezone.get_current_timezone_name()
-    )
 
 
 def _sum(turnovers: list[reports.Turnover]) -> reports.Turnover:

@@ -43,9 +43,11 @@ from billing.models import (
     subtype_label,
 )
 from billing.models.transactions import SUBTYPE_LABELS
+from users.ids import id_in
 from users.models import User
 
 SEARCH_MAX_SECONDS: Final = 15
+SUMS_MAX_SECONDS: Final = 3
 
 # --- Which transactions -------------------------------------------------------------------------
 
@@ -111,6 +113,7 @@ class TransactionFilters(PanelForm):
     batch = forms.IntegerField(
         required=False, min_value=1, max_value=2**63 - 1, widget=forms.HiddenInput
     )
+    operator = forms.CharField(required=False, max_length=254)
     paid_from = DayField(label="Paid from")
     paid_to = DayField(label="Paid to")
     q = forms.CharField(label="Description", required=False, max_length=DESCRIPTION_MAX_LENGTH)
@@ -128,6 +131,23 @@ class TransactionFilters(PanelForm):
         reasons = [("", "All reasons"), *Reason.objects.values_list("code", "label")]
         cast(forms.Select, self.fields["reason"].widget).choices = reasons
         self.fields["q"].widget.attrs |= {"placeholder": "Words"}
+        self.fields["operator"].widget.attrs |= {"placeholder": "E-mail or ID"}
+
+    def clean_operator(self) -> int | None:
+        """Returns the ID of the operator with this ID or e-mail address."""
+        typed: str = self.cleaned_data["operator"].strip()
+        if not typed:
+            return None
+        operators = User.objects.filter(is_staff=True)
+        number = id_in(typed)
+        found = (
+            operators.filter(pk=number)
+            if number is not None
+            else operators.filter(pk__in=User.objects.with_email(typed))
+        )
+        if (operator := found.values_list("pk", flat=True).first()) is None:
+            raise forms.ValidationError("No operator has this e-mail address or ID.")
+        return operator
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -155,6 +175,7 @@ class TransactionFilters(PanelForm):
             channel=chosen.get("channel", ""),
             reason=chosen.get("reason", ""),
             batch=chosen.get("batch"),
+            actor=chosen.get("operator"),
             paid_from=chosen.get("paid_from"),
             paid_to=chosen.get("paid_to"),
             text=chosen.get("q", "").replace("\0", ""),
@@ -196,6 +217,7 @@ def list_page(request: HttpRequest, model_admin: ModelAdmin, user: User | None) 
     form = TransactionFilters(request.GET)
     listing = form.listing(user.pk if user else None)
     if listing is not None:
+        listing = listing.with_whole_device()
         if wanted := request.GET.get("goto", "").strip():
             return _go_to(request, listing, wanted)
         if request.GET.get("export") in ("csv", "xlsx"):
@@ -221,18 +243,26 @@ def _listed(request: HttpRequest, user: User | None, listing: reports.Listing) -
             context["page"] = reports.page(listing, cursor_of(request))
             if user:
                 context |= _of_one_user(request, user, listing)
-            elif listing.since or listing.until:
-                context["turnover"] = reports.turnover(listing)
-            if listing.since or listing.until:
-                context["by_reason"] = _with_reasons(reports.by_reason(listing))
     except reports.TooSlow:
-        context = {"is_filtered": listing.is_filtered, "is_too_slow": True}
+        return {"is_filtered": listing.is_filtered, "is_too_slow": True}
+    if listing.since or listing.until:
+        context |= _sums_of_period(listing)
+    context["whole_device"] = listing.exact_device
     return context
 
 
-def _with_reasons(sums: list[reports.ReasonSums]) -> list[reports.ReasonSums]:
-    """Returns the sums by reason; nothing where no change has a reason."""
-    return sums if any(row.reason for row in sums) else []
+def _sums_of_period(listing: reports.Listing) -> dict[str, Any]:
+    """Returns the sums of a period; not those for which too many rows would have to be read."""
+    context: dict[str, Any] = {}
+    try:
+        with reports.time_limit(SUMS_MAX_SECONDS):
+            if listing.user_id is None:
+                context["turnover"] = reports.turnover(listing)
+            if reports.has_reasons(listing):
+                context["by_reason"] = reports.by_reason(listing)
+    except reports.TooSlow:
+        context["has_more_sums"] = True
+    return context
 
 
 def _of_one_user(request: HttpRequest, user: User, listing: reports.Listing) -> dict[str, Any]:

@@ -76,6 +76,9 @@ class TransactionFilters(Parameters):
     paid_to: Day | None = Field(None, description="Payments made on this day or earlier.")
     reason: Text | None = Field(None, max_length=32, examples=["goodwill"])
     batch: int | None = Field(None, ge=1, le=MAX_ID, description="The ID of a batch.")
+    actor_id: int | None = Field(
+        None, ge=1, le=MAX_ID, description="The ID of the operator who caused them."
+    )
     order: Literal["newest", "oldest"] = Field(
         "newest",
         description="`oldest` is for programs that follow the list: its cursor continues later "
@@ -105,6 +108,7 @@ class TransactionFilters(Parameters):
             paid_to=self.paid_to and min(self.paid_to, FAR_AHEAD),
             reason=self.reason or "",
             batch=self.batch,
+            actor=self.actor_id,
         )
 
 

@@ -11,6 +11,7 @@ owner. Nothing is weakened:
   to the database transaction: the guards are back when it ends, and until then nobody else can
   write to the table. `manage.py verify_ledger` checks what else the guards would have checked.
 - Only users without transactions can be given a history.
+- Sums kept for the start page (`turnovers`) begin again before its first transaction.
 """
 
 import json
@@ -24,6 +25,7 @@ from typing import Any, Final, NamedTuple
 
 from django.db import IntegrityError, connection, transaction
 
+from billing.ledger import turnovers
 from billing.models import Channel, TransactionType
 from billing.money import DECIMALS
 
@@ -106,6 +108,9 @@ def load_history(
                     raise IntegrityError(_NOT_ALLOWED_SENTENCE.format(*wrong))
             cursor.execute(_LEAVE_BALANCES, _last_of(chains))
             cursor.execute(_BEGIN_GRANTS, [list(chains)])
+        if chains:
+            cursor.execute(_FIRST_MOMENT, [list(chains)])
+            turnovers.sum_up_again_from(cursor.fetchone()[0])
     return written
 
 
@@ -148,6 +153,11 @@ _BEGIN_GRANTS: Final = """
     INSERT INTO billing_grant (user_id, number, amount, remaining, uses)
     SELECT user_id, last_number, bonus, bonus, 0 FROM billing_balance
     WHERE bonus > 0 AND user_id = ANY (%s)
+"""
+
+
+_FIRST_MOMENT: Final = """
+    SELECT min(created_at) FROM billing_transaction WHERE user_id = ANY (%s) AND number = 1
 """
 
 

@@ -296,6 +296,9 @@ CLOCK: Final = Rule(
 # Of a file of signed heads (billing.ledger.heads): without one, nothing says how far a chain went.
 HEAD: Final = Rule("G3", "the last row of each chain in the heads file is there, as it was")
 
+# Of what is kept for the start page (billing.ledger.turnovers).
+KEPT_SUMS: Final = Rule("G10", "sums that are kept are those of the transactions and users")
+
 # For the uses of a grant, like `TRANSACTION_RULES` for the transactions of a user.
 USE_RULES: Final = (
     Rule("G11", "its grant exists", "grant_amount IS NOT NULL"),

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
+from billing.ledger import turnovers
 from billing.ledger.rules import (
     ACTOR,
     BALANCE_RULES,
@@ -35,6 +36,7 @@ from billing.ledger.rules import (
     GRANT_RULES,
     HAS_USER,
     HEAD,
+    KEPT_SUMS,
     REASON,
     SEPARATE_RULES,
     TRANSACTION_RULES,
@@ -58,7 +60,7 @@ class Problem:
     row: dict[str, Any]
 
     def __str__(self) -> str:
-        if self.rule is HEAD:
+        if self.rule in (HEAD, KEPT_SUMS):
             return str(self.row["said"])
         if self.rule in EVENT_RULES:
             return (
@@ -162,7 +164,7 @@ def tasks(parts: list[Stretch]) -> Iterator[Task]:
     """Yields the single checks of `check`."""
     yield from (partial(_check_stretch, stretch) for stretch in parts)
     all_of_them = Stretch(parts[0].after, parts[-1].up_to, 0)
-    for ask in (nobodys, _same_id, _broken_event, wrong_figures, clock_behind):
+    for ask in (nobodys, _same_id, _broken_event, wrong_figures, wrong_kept_sums, clock_behind):
         yield partial(ask_once, ask, all_of_them)
 
 
@@ -293,6 +295,14 @@ def wrong_figures(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
     )
     found = cursor.fetchone()
     return None if found is None else Problem(FIGURES, None, found[0], {})
+
+
+def wrong_kept_sums(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
+    """Returns the first sum kept for the start page that is not that of the rows."""
+    if stretch.after is not None or stretch.up_to is not None:
+        return None
+    said = turnovers.difference(cursor)
+    return None if said is None else Problem(KEPT_SUMS, None, None, {"said": said})
 
 
 def clock_behind(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:

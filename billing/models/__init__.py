@@ -18,6 +18,7 @@ from billing.models.transactions import (
     TransactionType,
     subtype_label,
 )
+from billing.models.turnovers import KeptSums, Turnover, UserCount
 from billing.models.vouchers import Voucher, VoucherRedemption
 from billing.models.webhooks import (
     EventType,
@@ -48,6 +49,7 @@ __all__ = [
     "GroupDefault",
     "Heartbeat",
     "KeptAnswer",
+    "KeptSums",
     "Label",
     "LowBalanceThreshold",
     "Plan",
@@ -61,6 +63,8 @@ __all__ = [
     "Subscription",
     "Transaction",
     "TransactionType",
+    "Turnover",
+    "UserCount",
     "UserDefaults",
     "Voucher",
     "VoucherRedemption",

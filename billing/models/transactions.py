@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import ClassVar, NamedTuple
 
 from django.conf import settings
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import connections, models
 from django.db.models import F, Func, Q
 
@@ -239,9 +240,26 @@ class Transaction(models.Model):
                 name="transaction_by_reason",
             ),
             models.Index(
-                fields=["batch", "id"],
+                fields=["batch", "created_at"],
                 condition=Q(batch__isnull=False),
                 name="transaction_by_batch",
+            ),
+            # For lists over all users. Postings that these conditions leave out pay nothing for it.
+            models.Index(
+                fields=["type", "created_at"], condition=Q(amount=0), name="gifts_and_expiries"
+            ),
+            models.Index(
+                fields=["actor", "created_at"],
+                condition=Q(actor__isnull=False),
+                name="transaction_by_actor",
+            ),
+            # Small, and nearly free for postings. It finds the blocks in which a device may occur.
+            BrinIndex(
+                fields=["device"],
+                opclasses=["text_bloom_ops"],
+                autosummarize=True,
+                pages_per_range=32,
+                name="transaction_devices",
             ),
         ]
         constraints = [

@@ -14,7 +14,6 @@ from billing.reports.pages import (
     PAGE_SIZE,
     Cursor,
     Page,
-    Place,
     cursor_at,
     latest,
     oldest_first,
@@ -22,6 +21,7 @@ from billing.reports.pages import (
     page_by_id,
     tie_reversals,
 )
+from billing.reports.places import Place
 from billing.reports.proofs import PROOF_STALE_AFTER, ProofState, proof_state
 from billing.reports.runs import (
     RUN_MAY_TAKE,
@@ -41,6 +41,7 @@ from billing.reports.sums import (
     Turnover,
     balance_points,
     by_reason,
+    has_reasons,
     holdings,
     totals,
     turnover,
@@ -75,6 +76,7 @@ __all__ = [
     "cursor_at",
     "grant_of",
     "grants_used",
+    "has_reasons",
     "history_of",
     "holdings",
     "last_progress_at",

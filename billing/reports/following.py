@@ -9,7 +9,7 @@ from django.db import connection
 
 from billing.models import Transaction
 from billing.reports.listing import Listing
-from billing.reports.pages import Place, by_date
+from billing.reports.places import Place, by_date
 
 
 @dataclass(frozen=True)

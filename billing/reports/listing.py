@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from functools import cached_property
 from typing import Final, Literal
@@ -21,6 +21,12 @@ ADDS: Final = Q(amount__gt=0) | Q(bonus_amount__gt=0)
 TAKES: Final = Q(amount__lt=0) | Q(bonus_amount__lt=0)
 # The condition of the index on reversals; filtering by type would not use that index.
 REVERSALS: Final = Q(reverses__isnull=False)
+
+# Gifts and expired bonuses: what changes no real balance.
+WITHOUT_AMOUNT: Final = {
+    *(TransactionType.BONUS_REFILL, TransactionType.BONUS_EXPIRY),
+    *(Label.GIFT, Label.EXPIRY),
+}
 
 # Totals count these separately: a reversal is neither a refill nor a charge.
 Kind = Literal["", "refills", "charges", "reversals"]
@@ -54,6 +60,7 @@ class Listing:
     channel: str = ""
     reason: str = ""  # its code
     batch: int | None = None
+    actor: int | None = None
     paid_from: date | None = None
     paid_to: date | None = None
 
@@ -63,6 +70,7 @@ class Listing:
         filters = (
             self.type, self.subtype, self.direction, self.kind, self.label, self.channel,
             self.text, self.device, self.paid_from, self.paid_to, self.reason, self.batch,
+            self.actor,
         )  # fmt: skip
         return any(filters) or self.exact_device is not None
 
@@ -87,11 +95,44 @@ class Listing:
                 user=self.user_id, number__gte=self.numbers.start, number__lt=self.numbers.stop
             )
         else:
-            if self.since:
-                rows = rows.filter(created_at__gte=self.since)
-            if self.until:
-                rows = rows.filter(created_at__lt=self.until)
+            rows &= self.in_period
         return rows
+
+    @property
+    def in_period(self) -> QuerySet[Transaction]:
+        """The transactions of all users in the period."""
+        rows = Transaction.objects.all()
+        if self.since:
+            rows = rows.filter(created_at__gte=self.since)
+        if self.until:
+            rows = rows.filter(created_at__lt=self.until)
+        return rows
+
+    def with_whole_device(self) -> "Listing":
+        """Returns the listing of the one device of all users that has exactly the wanted name.
+
+        If there is none, it stays a search for a part of the name, which takes longer.
+        """
+        if self.user_id is not None or not self.device:
+            return self
+        if not Transaction.objects.filter(device=self.device).exists():
+            return self
+        return replace(self, device="", exact_device=self.device)
+
+    @property
+    def _is_of_reversals(self) -> bool:
+        kinds = (self.type, self.label, self.kind)
+        return any(each in (TransactionType.REVERSAL, "reversals") for each in kinds)
+
+    @property
+    def _is_without_amount(self) -> bool:
+        return self.type in WITHOUT_AMOUNT or self.label in WITHOUT_AMOUNT
+
+    @property
+    def has_index(self) -> bool:
+        """True if an index leads to the few rows of all users that a filter is for."""
+        chosen = (self.reason, self.batch, self.actor, self.exact_device)
+        return any(chosen) or self._is_of_reversals or self._is_without_amount
 
     def _condition(self) -> Q:
         same = {
@@ -100,6 +141,7 @@ class Listing:
             "channel": self.channel,
             "reason": self.reason,
             "batch": self.batch,
+            "actor": self.actor,
         }
         condition = Q(**{field: value for field, value in same.items() if value})
         if self.direction == "adds":
@@ -110,6 +152,12 @@ class Listing:
             condition &= Label(self.label).condition
         if self.kind:
             condition &= KINDS[self.kind]
+        if self.user_id is None:
+            # True of these anyway; it has PostgreSQL use their indexes.
+            if self._is_of_reversals:
+                condition &= REVERSALS
+            if self._is_without_amount:
+                condition &= Q(amount=0)
         for word in self.text.split():
             condition &= Q(description__icontains=word)
         if self.device:

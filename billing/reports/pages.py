@@ -12,20 +12,17 @@ from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
 from django.db import connection
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Model, QuerySet
 
 from billing.models import Reference, Transaction
 from billing.plans.schedule import INSTANT
-from billing.reports.listing import Listing
+from billing.reports.listing import Listing, TooSlow, time_limit
+from billing.reports.places import Place, by_date
+from billing.reports.searching import FIRST_STRETCH, Found, search
 
 PAGE_SIZE: Final = 50
-
-
-class Place(NamedTuple):
-    """The place of a row in lists across users. ID 0 is before all rows of that moment."""
-
-    created_at: datetime
-    id: int
+# After this, an index was not of much use, and rows are searched for by their time.
+INDEX_MAX_SECONDS: Final = 1
 
 
 @dataclass(frozen=True)
@@ -45,13 +42,15 @@ class Cursor:
 class Page[Row: Model]:
     """Up to PAGE_SIZE rows, newest first, and whether there are newer and older ones.
 
-    `key` is the name of the attribute that `Cursor.key` refers to.
+    `key` is the name of the attribute that `Cursor.key` refers to. `searched_to` is the place where
+    a search ended that would take too long; the page may then be empty although there is more.
     """
 
     rows: Sequence[Row]
     has_newer: bool
     has_older: bool
     key: str = "pk"
+    searched_to: Place | None = None
 
     @property
     def first_key(self) -> int | None:
@@ -59,12 +58,17 @@ class Page[Row: Model]:
 
     @property
     def last_key(self) -> int | None:
+        if self.searched_to is not None:
+            return self.searched_to.id
         return getattr(self.rows[-1], self.key) if self.rows else None
 
 
 def page(listing: Listing, cursor: Cursor) -> Page[Transaction]:
     """Returns a page of transactions, each with its reversals and the transaction it reverses."""
-    found = _page(listing, cursor)
+    if listing.user_id is None and listing.is_filtered:
+        found = _page_of_search(listing, cursor)
+    else:
+        found = _page(listing, cursor)
     tie_reversals(found.rows)
     return found
 
@@ -126,12 +130,19 @@ def _page(listing: Listing, cursor: Cursor) -> Page[Transaction]:
     order = ["number"] if listing.user_id is not None else ["created_at", "id"]
     newest_first = [f"-{name}" for name in order]
     key = order[-1]
-    rows = listing.rows.select_related("user", "actor")
+    rows = listing.rows
+    if listing.user_id is None and listing.is_filtered:
+        # Joined, users would be looked up for all rows that an index finds.
+        rows = rows.prefetch_related("user", "actor")
+    else:
+        rows = rows.select_related("user", "actor")
     if cursor.place == "after":
         found = list(_beyond(rows, listing, cursor, newer=True).order_by(*order)[: PAGE_SIZE + 1])
         shown = found[:PAGE_SIZE][::-1]
         has_newer = len(found) > PAGE_SIZE
-        has_older = bool(shown) and _exists_beyond(listing, shown[-1], newer=False)
+        has_older = (
+            cursor.key != 0 and bool(shown) and _exists_beyond(listing, shown[-1], newer=False)
+        )
         return Page(shown, has_newer, has_older, key)
     wanted = rows if cursor.place == "first" else _beyond(rows, listing, cursor, newer=False)
     found = list(wanted.order_by(*newest_first)[: PAGE_SIZE + 1])
@@ -141,6 +152,39 @@ def _page(listing: Listing, cursor: Cursor) -> Page[Transaction]:
         cursor.place != "first" and bool(shown) and _exists_beyond(listing, shown[0], newer=True)
     )
     return Page(shown, has_newer, has_older, key)
+
+
+def _page_of_search(listing: Listing, cursor: Cursor) -> Page[Transaction]:
+    """Returns a page of a filtered list of all users.
+
+    What is common is found among the next rows by time; what is rare, by its index. What has no
+    index, or is left by another filter, is searched for by time, in parts.
+    """
+    newer = cursor.place == "after"
+    beyond = None
+    if cursor.place != "first" and not (newer and cursor.key == 0):
+        edge = Transaction.objects.filter(id__lte=cursor.key).order_by("-id").first()
+        if edge is None and not newer:
+            return Page([], has_newer=True, has_older=False)
+        if edge is not None:
+            # A page `at` a row includes it.
+            beyond = Place(edge.created_at, edge.pk + (cursor.place == "at"))
+    limit = PAGE_SIZE + 1
+    found = search(listing, beyond, newer=newer, limit=limit, at_most=FIRST_STRETCH)
+    if found.end is not None:
+        if listing.has_index:
+            try:
+                with time_limit(INDEX_MAX_SECONDS):
+                    return _page(listing, cursor)
+            except TooSlow:
+                pass
+        more = search(listing, found.end, newer=newer, limit=limit - len(found.rows))
+        found = Found([*found.rows, *more.rows], more.end)
+    shown = found.rows[:PAGE_SIZE]
+    has_more = len(found.rows) > PAGE_SIZE or found.end is not None
+    if newer:
+        return Page(shown[::-1], has_more, has_older=cursor.key != 0)
+    return Page(shown, cursor.place != "first", has_more, searched_to=found.end)
 
 
 def _beyond(
@@ -166,15 +210,9 @@ def _exists_beyond(listing: Listing, row: Transaction, *, newer: bool) -> bool:
         return row.number < edge if newer else row.number > edge
     if listing.user_id is not None:
         return listing.rows.filter(**{f"number__{comparison}": row.number}).exists()
+    if listing.is_filtered:
+        return True  # from where this page was reached; to make sure might read every row
     return listing.rows.filter(by_date(row, comparison)).exists()
-
-
-def by_date(row: "Transaction | Place", comparison: str) -> Q:
-    """Returns a condition that compares (created_at, id) with those of `row`, by their index."""
-    strict = comparison.removesuffix("e")
-    return Q(**{f"created_at__{strict}e": row.created_at}) & (
-        Q(**{f"created_at__{strict}": row.created_at}) | Q(**{f"id__{comparison}": row.id})
-    )
 
 
 def cursor_at(listing: Listing, moment: datetime) -> Cursor:

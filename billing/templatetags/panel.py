@@ -24,6 +24,7 @@ BADGES = {
     Label.PAYMENT: "payments",
     Label.DEDUCTION: "remove_circle",
     Label.GIFT: "redeem",
+    Label.EXPIRY: "event_busy",
     Label.SUBSCRIPTION: "event_repeat",
     Label.SERVICE: "bolt",
     Label.REVERSAL: "undo",

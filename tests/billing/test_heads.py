@@ -792,7 +792,7 @@ def test_processes_have_connections_of_their_own_and_close_them(
 
     monkeypatch.setattr(verification, "_check_stretch", check)
     parts = verification.stretches(1)[:3]
-    assert len(list(verification.check(parts, processes=3))) == 8
+    assert len(list(verification.check(parts, processes=3))) == 9
     # The server notices a closed connection a moment later.
     end = time.monotonic() + 60
     while others_connected():

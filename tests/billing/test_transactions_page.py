@@ -403,6 +403,21 @@ def test_the_list_names_what_a_row_reverses_and_what_reversed_it(panel: Client) 
             assert f'Reversed by <a href="{page_of(reversal)}">No. 2</a>' in page
 
 
+def test_a_bonus_that_expired_has_its_badge_in_every_list(panel: Client) -> None:
+    user = UserFactory()
+    with database_clock_at(datetime(2026, 3, 1, tzinfo=UTC)):
+        ledger.give_bonus(
+            user,
+            amount=5,
+            description="A gift for a day",
+            bonus_expires_at=datetime(2026, 3, 2, tzinfo=UTC),
+            **BY_API,
+        )
+    ledger.expire_grants([user.pk])
+    for address in (tab(user), "/admin/billing/transaction/", "/admin/"):
+        assert 'class="panel-badge bonus-expiry"' in panel.get(address).text
+
+
 def test_a_badge_says_what_a_change_by_hand_did(panel: Client) -> None:
     user = user_with(real=10)
     ledger.change_balance(user, amount=-4, description="Taken by hand", **BY_API)
