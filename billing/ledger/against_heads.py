@@ -38,6 +38,7 @@ from billing.ledger.verification import (
     Task,
     actor_of_nowhere,
     ask_once,
+    beside_each,
     broken_grant,
     clock_behind,
     first_broken,
@@ -214,6 +215,7 @@ def _check_users(called: str, stretch: Stretch, heads: list[Head]) -> Checked:
     known = _known(stretch, heads)
     rows = judged_transactions(
         _since(known, ">="),
+        beside_each(),
         also=", k.number AS head_number",
         # The head's own row is only the one before the first new one.
         only="NOT (number = head_number AND before_number IS NULL)",

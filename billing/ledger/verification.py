@@ -16,9 +16,10 @@ functions are the original ones.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, Final, NamedTuple
 
 from django.db import connection
@@ -34,6 +35,7 @@ from billing.ledger.rules import (
     EVENT_RULES,
     FIGURES,
     GRANT_RULES,
+    GRANTS_OF_TRANSACTION,
     HAS_USER,
     HEAD,
     KEPT_SUMS,
@@ -43,11 +45,14 @@ from billing.ledger.rules import (
     UNIQUE_ID,
     UNIQUE_KEY,
     USE_RULES,
+    USES_OF_GRANT,
     Rule,
 )
 from billing.sql.guards import untrusting_cursor
 
-ROWS_PER_STRETCH: Final = 200_000
+ROWS_PER_STRETCH: Final = 25_000
+PARTS_MAX: Final = 1_000  # of one user's history
+MEMORY: Final = "64MB"  # of each sort and join of a stretch
 
 
 @dataclass(frozen=True)
@@ -94,16 +99,36 @@ class Problem:
 
 
 class Stretch(NamedTuple):
-    """The users with IDs above `after`, up to `up_to`; None: no limit."""
+    """The users with IDs above `after`, up to `up_to`; None: no limit.
+
+    Of a single user with a long history, only the transactions numbered above `above`, up to `to`.
+    """
 
     after: int | None
     up_to: int | None
     transactions: int  # approximate, for progress
+    above: int | None = None
+    to: int | None = None
+
+    @property
+    def has_end(self) -> bool:
+        """True if the end of the users' histories is in it."""
+        return self.to is None
 
     def covers(self, column: str) -> str:
         """Returns an SQL condition on a column of user IDs."""
         limits = [f"{column} > {self.after}::bigint"] if self.after is not None else []
         limits += [f"{column} <= {self.up_to}::bigint"] if self.up_to is not None else []
+        return " AND ".join(limits) or "true"
+
+    def covers_number(self, column: str, *, and_one_before: bool = False) -> str:
+        """Returns an SQL condition on a column of numbers. NULL belongs to the end."""
+        limits = []
+        if self.above is not None:
+            more = f"{column} {'>=' if and_one_before else '>'} {self.above}::bigint"
+            limits += [f"({more} OR {column} IS NULL)" if self.has_end else more]
+        if self.to is not None:
+            limits += [f"{column} <= {self.to}::bigint"]
         return " AND ".join(limits) or "true"
 
 
@@ -118,8 +143,8 @@ class Checked(NamedTuple):
 def stretches(rows_per_stretch: int = ROWS_PER_STRETCH) -> list[Stretch]:
     """Divides all possible user IDs into stretches of about `rows_per_stretch` transactions.
 
-    Uses the numbers in the balances. A wrong balance makes a stretch longer or shorter, but leaves
-    nothing out.
+    A longer history of one user is divided, too. Uses the numbers in the balances. A wrong balance
+    makes a stretch longer or shorter, but leaves nothing out.
     """
     with untrusting_cursor() as cursor:
         cursor.execute(
@@ -134,7 +159,38 @@ def stretches(rows_per_stretch: int = ROWS_PER_STRETCH) -> list[Stretch]:
         )
         parts = cursor.fetchall() or [(None, 0)]
     ends = [None, *(last for last, _ in parts[:-1]), None]
-    return [Stretch(ends[i], ends[i + 1], int(size or 0)) for i, (_, size) in enumerate(parts)]
+    found = [Stretch(ends[i], ends[i + 1], int(size or 0)) for i, (_, size) in enumerate(parts)]
+    return divided(found, rows_per_stretch)
+
+
+def divided(parts: list[Stretch], rows_per_stretch: int = ROWS_PER_STRETCH) -> list[Stretch]:
+    """Divides users with more than `rows_per_stretch` transactions by their numbers."""
+    with untrusting_cursor() as cursor:
+        cursor.execute(
+            "SELECT user_id, max(last_number) FROM public.billing_balance "
+            f"WHERE last_number > {rows_per_stretch} AND user_id IS NOT NULL "
+            "GROUP BY user_id ORDER BY user_id"
+        )
+        long_histories = dict(cursor.fetchall())
+    return [each for part in parts for each in _divided(part, long_histories, rows_per_stretch)]
+
+
+def _divided(part: Stretch, long_histories: dict[int, int], rows: int) -> Iterator[Stretch]:
+    after, up_to, left = part[:3]
+    for user_id, length in long_histories.items():
+        is_before = after is not None and user_id <= after
+        if is_before or (up_to is not None and user_id > up_to):
+            continue
+        if after is None or after < user_id - 1:
+            yield Stretch(after, user_id - 1, 0)
+        # Not too many parts, whatever number somebody wrote into the balance.
+        step = max(rows, length // PARTS_MAX)
+        ends = [None, *range(step, length, step), None]
+        for above, to in pairwise(ends):
+            yield Stretch(user_id - 1, user_id, min(step, length), above, to)
+        after, left = user_id, max(left - length, 0)
+    if after is None or after != up_to:
+        yield Stretch(after, up_to, left)
 
 
 def stretch_of(user_id: int) -> Stretch | None:
@@ -322,23 +378,127 @@ def clock_behind(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
 
 
 def _check(cursor: CursorWrapper, stretch: Stretch) -> Checked:
-    rows = judged_transactions(f"public.billing_transaction t WHERE {stretch.covers('user_id')}")
-    balances = judged_balances(stretch)
+    rows = judged_transactions(
+        "public.billing_transaction t",
+        _beside_all(stretch),
+        where=f"{stretch.covers('t.user_id')} "
+        f"AND {stretch.covers_number('t.number', and_one_before=True)}",
+        only=stretch.covers_number("number"),
+        also=_OF_GRANTS,
+        common=_all_grants(stretch),
+    )
     problems: list[Problem | None] = []
-    row_count, bad_user, actors = summary_by_actor(cursor, rows)
-    if bad_user is not None:
+    with _joined_in_sets(cursor):
+        of_rows = _summary_of_stretch(cursor, rows)
+        has_grants_in_order = of_rows.has_grants_in_order and _has_uses_in_order(
+            cursor, stretch, of_rows
+        )
+    if (bad_user := of_rows.bad_user) is not None:
         problems.append(first_broken(cursor, rows, bad_user, TRANSACTION_RULES))
-    problems.append(_key_used_twice(cursor, stretch))
-    problems.append(actor_of_nowhere(cursor, stretch, actors))
-    problems.append(reference_to_nothing(cursor, stretch, REASON, "reason_id", "reason", "code"))
-    problems.append(reference_to_nothing(cursor, stretch, BATCH, "batch_id", "batch", "id"))
-    problems.append(broken_grant(cursor, judged_uses(stretch), USE_RULES))
-    problems.append(broken_grant(cursor, judged_grants(stretch), GRANT_RULES))
-    user_count, bad_user = summary(cursor, balances)
-    if bad_user is not None:
-        problems.append(first_broken(cursor, balances, bad_user, BALANCE_RULES))
+    problems.append(actor_of_nowhere(cursor, stretch, of_rows.actors))
+    if of_rows.reasons:
+        problems.append(_unknown_reason(cursor, stretch, of_rows.reasons))
+    if of_rows.batches:
+        problems.append(_unknown_batch(cursor, stretch, of_rows.batches))
+    if not has_grants_in_order:
+        problems.append(broken_grant(cursor, judged_uses(stretch), USE_RULES))
+        problems.append(broken_grant(cursor, judged_grants(stretch), GRANT_RULES))
+    user_count = 0
+    if stretch.has_end:
+        problems.append(_key_used_twice(cursor, stretch))
+        balances = judged_balances(stretch)
+        user_count, bad_user = summary(cursor, balances)
+        if bad_user is not None:
+            problems.append(first_broken(cursor, balances, bad_user, BALANCE_RULES))
     found = [problem for problem in problems if problem is not None]
-    return Checked(row_count, user_count, min(found, key=place, default=None))
+    return Checked(of_rows.transactions, user_count, min(found, key=place, default=None))
+
+
+@contextmanager
+def _joined_in_sets(cursor: CursorWrapper) -> Iterator[None]:
+    """Has the planner join whole stretches at once, in memory, whatever it expects.
+
+    Where statistics are missing or old, it expects one row and would go through all of the other
+    side for each. Another stretch has the other processors.
+    """
+    cursor.execute(
+        "SET LOCAL enable_nestloop = off; SET LOCAL max_parallel_workers_per_gather = 0;"
+        f"SET LOCAL work_mem = '{MEMORY}'"
+    )
+    yield
+    cursor.execute("SET LOCAL enable_nestloop = on")
+
+
+class _Summary(NamedTuple):
+    """What the transactions of a stretch come to, and what they refer to."""
+
+    transactions: int
+    bad_user: int | None
+    has_grants_in_order: bool
+    uses: int
+    grants: int
+    actors: list[int]
+    reasons: list[str]
+    batches: list[int]
+
+
+def _summary_of_stretch(cursor: CursorWrapper, judged: str) -> _Summary:
+    cursor.execute(
+        # OFFSET 0: judges rows before it groups them, so that only a few columns may need sorting.
+        "SELECT actor_id, reason_id, batch_id, count(*), min(user_id) FILTER (WHERE is_broken), "
+        "bool_and(has_grants_in_order), sum(use_count), sum(grants) FROM ("
+        "SELECT actor_id, reason_id, batch_id, user_id, broken IS NOT NULL AS is_broken, "
+        f"({GRANTS_OF_TRANSACTION}) IS TRUE AS has_grants_in_order, use_count, grants "
+        f"FROM {judged} OFFSET 0) judged GROUP BY actor_id, reason_id, batch_id"
+    )
+    found = cursor.fetchall()
+    actors, reasons, batches, counts, bad, have_grants_in_order, uses, grants = (
+        zip(*found, strict=True) if found else ((),) * 8
+    )
+    return _Summary(
+        transactions=sum(counts),
+        bad_user=min(_known(bad), default=None),
+        has_grants_in_order=all(have_grants_in_order),
+        uses=int(sum(uses)),
+        grants=int(sum(grants)),
+        actors=_known(actors),
+        reasons=_known(reasons),
+        batches=_known(batches),
+    )
+
+
+def _known(values: Iterable[Any]) -> list[Any]:
+    return sorted({value for value in values if value is not None})
+
+
+def _has_uses_in_order(cursor: CursorWrapper, stretch: Stretch, of_rows: _Summary) -> bool:
+    """True if all uses follow each other, and each use and each grant has its transaction."""
+    these = f"{stretch.covers('user_id')} AND {stretch.covers_number('number')}"
+    out_of_order = "false"
+    if stretch.has_end:
+        rows = _uses_in_order(stretch)
+        out_of_order = f"EXISTS (SELECT FROM {rows} WHERE ({USES_OF_GRANT}) IS NOT TRUE)"
+    cursor.execute(
+        f"SELECT (SELECT count(*) FROM public.billing_grantuse WHERE {these}), "
+        f"(SELECT count(*) FROM public.billing_grant WHERE {these}), {out_of_order}"
+    )
+    uses, grants, is_out_of_order = cursor.fetchone()
+    return not is_out_of_order and (uses, grants) == (of_rows.uses, of_rows.grants)
+
+
+def _unknown_reason(cursor: CursorWrapper, stretch: Stretch, reasons: list[str]) -> Problem | None:
+    cursor.execute("SELECT code FROM public.billing_reason")
+    if set(reasons) <= {code for (code,) in cursor.fetchall()}:
+        return None
+    return reference_to_nothing(cursor, stretch, REASON, "reason_id", "reason", "code")
+
+
+def _unknown_batch(cursor: CursorWrapper, stretch: Stretch, batches: list[int]) -> Problem | None:
+    asked = f"'{{{','.join(map(str, batches))}}}'"
+    cursor.execute(f"SELECT id FROM public.billing_batch WHERE id = ANY ({asked}::bigint[])")
+    if set(batches) <= {found for (found,) in cursor.fetchall()}:
+        return None
+    return reference_to_nothing(cursor, stretch, BATCH, "batch_id", "batch", "id")
 
 
 def place(problem: Problem) -> tuple[int, int, int]:
@@ -355,17 +515,28 @@ def place(problem: Problem) -> tuple[int, int, int]:
     return user_id, kind, problem.number or 0
 
 
-def judged_transactions(rows: str, also: str = "", only: str = "true") -> str:
+def judged_transactions(
+    rows: str,
+    beside: str,
+    *,
+    where: str = "true",
+    also: str = "",
+    only: str = "true",
+    common: str = "",
+) -> str:
     """Returns SQL for transactions with `broken`: the place of the first broken rule, or NULL.
 
-    `rows` is what to select them from, as `t`. Of these, only those for which `only` is true are
-    judged; the others are only the rows before them. `also` adds a column that `only` needs.
+    `rows` is what to select them from, as `t`; `beside` joins what `_BESIDE` names. Of these, only
+    those for which `only` is true are judged; the others are only the rows before them. `also` adds
+    columns, `common` what they come from (WITH).
     """
-    # Named one by one, so that an added column cannot shift the others.
-    columns = ", ".join(f"t.{name}" for name in COLUMNS)
-    return f"""(
+    # Named one by one, so that an added column cannot shift the others. Those that are read again
+    # for the next row come first: a value is found by reading over those before it.
+    others = (name for name in COLUMNS if name not in _READ_TWICE)
+    columns = ", ".join(f"t.{name}" for name in (*_READ_TWICE, *others))
+    return f"""({common}
         SELECT v.*, {place_of_first_broken(TRANSACTION_RULES)} AS broken FROM (
-            SELECT {columns}{also},
+            SELECT {columns}{_BESIDE}{also},
                 lag(t.number) OVER w AS before_number,
                 lag(t.new_balance) OVER w AS before_balance,
                 lag(t.new_bonus) OVER w AS before_bonus,
@@ -373,10 +544,106 @@ def judged_transactions(rows: str, also: str = "", only: str = "true") -> str:
                 lag(t.bonus_refilled) OVER w AS before_bonus_refilled,
                 lag(t.created_at) OVER w AS before_at,
                 lag(t.digest) OVER w AS before_digest
-            FROM {rows}
+            FROM {rows} {beside} WHERE {where}
             WINDOW w AS (PARTITION BY t.user_id ORDER BY t.number)
         ) v WHERE {only}
     ) judged"""
+
+
+_READ_TWICE: Final = (
+    *("user_id", "number", "created_at", "digest"),
+    *("new_balance", "new_bonus", "refilled", "bonus_refilled"),
+)
+
+# What the rules need beside a transaction. Each is one row, whatever the tables hold.
+_BESIDE: Final = ", b.grants_since, g.given, n.used, n.uses"
+_GRANTS_SINCE: Final = "min(grants_since) AS grants_since FROM public.billing_balance"
+_GIVEN: Final = "min(g.amount) AS given"
+# Of uses in the order of their lines. (To sort them for each transaction takes much longer.)
+_USES: Final = """sum(amount) AS used,
+    string_agg(concat('["', grant_number, '", "', amount, '"]'), ', ') AS uses"""
+
+
+def beside_each() -> str:
+    """Returns SQL that looks up what is beside each transaction: for a few of many."""
+    return f"""
+        LEFT JOIN LATERAL (
+            SELECT {_GRANTS_SINCE} WHERE user_id = t.user_id
+        ) b ON true
+        LEFT JOIN LATERAL (
+            SELECT {_GIVEN} FROM public.billing_grant g
+            WHERE g.user_id = t.user_id AND g.number = t.number
+        ) g ON t.bonus_amount > 0
+        LEFT JOIN LATERAL (
+            SELECT {_USES} FROM (
+                SELECT amount, grant_number FROM public.billing_grantuse
+                WHERE user_id = t.user_id AND number = t.number ORDER BY line
+            ) u
+        ) n ON t.form = 2"""
+
+
+# Of a grant or a use, for `GRANTS_OF_TRANSACTION`.
+_OF_GRANTS: Final = """, coalesce(g.grants, 0) AS grants, g.expires_at, g.is_moved, g.moved_to,
+    coalesce(n.use_count, 0) AS use_count, n.last_grant, n.least_use, n.most_use, n.first_expiry"""
+
+
+def _beside_all(stretch: Stretch) -> str:
+    """Returns SQL that joins the same, for whole stretches; and what `_OF_GRANTS` names."""
+    return f"""
+        LEFT JOIN (
+            SELECT user_id, {_GRANTS_SINCE} WHERE {stretch.covers("user_id")} GROUP BY user_id
+        ) b ON b.user_id = t.user_id
+        LEFT JOIN all_grants g ON g.user_id = t.user_id AND g.number = t.number
+        LEFT JOIN (
+            SELECT user_id, number, {_USES}, count(*) AS use_count,
+                max(grant_number) AS last_grant, min(amount) AS least_use, max(amount) AS most_use,
+                min(expires_at) AS first_expiry
+            FROM (
+                SELECT u.user_id, u.number, u.amount, u.grant_number,
+                    CASE WHEN g.is_moved THEN NULL ELSE g.expires_at END AS expires_at
+                FROM public.billing_grantuse u
+                LEFT JOIN all_grants g ON g.user_id = u.user_id AND g.number = u.grant_number
+                WHERE {stretch.covers("u.user_id")} AND {stretch.covers_number("u.number")}
+                ORDER BY u.user_id, u.number, u.line
+            ) u GROUP BY user_id, number
+        ) n ON n.user_id = t.user_id AND n.number = t.number"""
+
+
+def _all_grants(stretch: Stretch) -> str:
+    """Returns SQL for `all_grants` of a stretch, each with its expiry, and whether it was moved."""
+    return f"""WITH all_grants AS MATERIALIZED (
+        SELECT g.user_id, g.number, {_GIVEN}, count(*) AS grants, min(g.expires_at) AS expires_at,
+            bool_or(moved.is_moved) AS is_moved, min(moved.moved_to) AS moved_to
+        FROM public.billing_grant g LEFT JOIN (
+            SELECT DISTINCT ON (e.subject_id, e.data ->> 'number') e.subject_id,
+                e.data ->> 'number' AS number, true AS is_moved,
+                timestamptz_in(textout(e.data ->> 'after'), 0, -1) AS moved_to
+            FROM public.billing_event e
+            WHERE e.subject = 'user' AND e.action = 'grant_expiry_changed'
+                AND {stretch.covers("e.subject_id")}
+            ORDER BY e.subject_id, e.data ->> 'number', e.number DESC
+        ) moved ON moved.subject_id = g.user_id AND moved.number = textin(int8out(g.number))
+        WHERE {stretch.covers("g.user_id")} GROUP BY g.user_id, g.number
+    )"""
+
+
+def _uses_in_order(stretch: Stretch) -> str:
+    """Returns SQL for the uses of all grants, and grants without uses, for `USES_OF_GRANT`."""
+    users = stretch.covers("user_id")
+    return f"""(
+        SELECT coalesce(u.user_id, g.user_id) AS user_id, g.number AS grant_number,
+            g.amount AS granted, g.uses, g.remaining AS left_over,
+            u.place, u.amount, u.remaining,
+            lag(u.place) OVER w AS before_place, lag(u.remaining) OVER w AS before_remaining,
+            lead(u.place) OVER w AS next_place
+        FROM (SELECT * FROM public.billing_grantuse WHERE {users}) u
+        FULL JOIN (SELECT * FROM public.billing_grant WHERE {users}) g
+            ON g.user_id = u.user_id AND g.number = u.grant_number
+        WINDOW w AS (
+            PARTITION BY coalesce(u.user_id, g.user_id), coalesce(u.grant_number, g.number)
+            ORDER BY u.place
+        )
+    ) uses"""
 
 
 def judged_balances(stretch: Stretch) -> str:
@@ -495,13 +762,20 @@ def summary_by_actor(cursor: CursorWrapper, judged: str) -> tuple[int, int | Non
 
 def _key_used_twice(cursor: CursorWrapper, stretch: Stretch) -> Problem | None:
     cursor.execute(
-        "SELECT user_id, max(number) FROM public.billing_transaction "
+        # From an index alone: it does not have the number.
+        "SELECT user_id FROM public.billing_transaction "
         f"WHERE {stretch.covers('user_id')} AND idempotency_key IS NOT NULL "
-        "GROUP BY user_id, idempotency_key HAVING count(*) > 1 ORDER BY 1, 2 LIMIT 1"
+        "GROUP BY user_id, idempotency_key HAVING count(*) > 1 ORDER BY 1 LIMIT 1"
     )
     if (found := cursor.fetchone()) is None:
         return None
-    user_id, number = found
+    [user_id] = found
+    cursor.execute(
+        "SELECT max(number) FROM public.billing_transaction "
+        f"WHERE user_id = {user_id}::bigint AND idempotency_key IS NOT NULL "
+        "GROUP BY idempotency_key HAVING count(*) > 1 ORDER BY 1 LIMIT 1"
+    )
+    [number] = cursor.fetchone()
     return problem_at(
         cursor, UNIQUE_KEY, f"user_id = {user_id}::bigint AND number = {number}::bigint"
     )
@@ -555,6 +829,7 @@ def first_broken(
     )
     assert cursor.description  # noqa: S101 - of a SELECT
     names = [column.name for column in cursor.description]
-    row = dict(zip(names, cursor.fetchone(), strict=True))
+    found = dict(zip(names, cursor.fetchone(), strict=True))
+    row = {name: found[name] for name in dict.fromkeys((*COLUMNS, *names)) if name in found}
     rule = rules[row.pop("broken")]
     return Problem(rule, row.pop("user_id"), row.pop("number"), row)

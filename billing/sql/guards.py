@@ -35,9 +35,13 @@ _OURS: Final = f"n.nspname = 'public' AND c.relname IN ({_TABLES})"
 def untrusting_cursor() -> Iterator[CursorWrapper]:
     """Yields a read-only cursor that looks names up in `pg_catalog` only.
 
-    Ends with a rollback, which restores the settings.
+    All its queries see one moment, unless it is inside another transaction. Ends with a rollback,
+    which restores the settings.
     """
+    begins = not connection.in_atomic_block
     with transaction.atomic(), connection.cursor() as cursor:
+        if begins:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         cursor.execute(
             "SET LOCAL search_path = pg_catalog, pg_temp;"
             "SET LOCAL transaction_read_only = on;"

@@ -10,10 +10,11 @@ from django.test.utils import CaptureQueriesContext
 
 from billing import ledger
 from billing.ledger import verification
-from billing.ledger.rules import BALANCE_RULES, TRANSACTION_RULES
+from billing.ledger.rules import BALANCE_RULES, TRANSACTION_RULES, USE_RULES
 from billing.models import Transaction
+from billing.sql.guards import untrusting_cursor
 from tests.billing.histories import BY_PANEL, execute, tamper, user_with_history
-from tests.factories import UserFactory
+from tests.factories import UserFactory, reason
 from users.models import User
 
 pytestmark = pytest.mark.django_db
@@ -84,9 +85,93 @@ def test_it_uses_a_fixed_number_of_queries_for_each_stretch(victim: User) -> Non
 
     one, few = queries(10_000), queries(8)
     assert one[0] == 1
-    # Begin, settings, rows, keys, actors, reasons, batches, uses, grants, balances, and two queries
-    # at the end.
-    assert few[1] - one[1] == 12 * (few[0] - one[0])
+    # Begin, settings, planner, rows, uses and grants, planner, keys, actors, balances, and two
+    # queries at the end.
+    assert few[1] - one[1] == 11 * (few[0] - one[0])
+
+
+def test_grants_uses_and_balances_are_joined_for_a_whole_stretch(victim: User) -> None:
+    """Also where the planner expects a single row."""
+    with CaptureQueriesContext(connection) as asked:
+        list(verification.check(verification.stretches()))
+    [rows] = [query["sql"] for query in asked if "is_broken" in query["sql"]]
+    with untrusting_cursor() as cursor, verification._joined_in_sets(cursor):
+        cursor.execute(f"EXPLAIN {rows}")
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert plan.count(" Join ") >= 4
+    assert "Nested Loop" not in plan
+    # A reversal looks up what it reverses, and the reversals so far.
+    assert len(re.findall(r"^ +SubPlan", plan, re.MULTILINE)) == 2
+
+
+ODD_TEXTS = ('Quotes " and \\ and /', "Tab\tline\nreturn\rbell\x07 delete\x7f", "é" * 200, "Ω" * 5)
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_any_text_is_right(text: str) -> None:
+    user = user_with_history()
+    tamper(
+        "UPDATE billing_transaction SET description = %(text)s, device = left(%(text)s, 100), "
+        "metadata = jsonb_build_object(%(text)s::text, %(text)s::text, 'empty', '{}'::jsonb), "
+        "idempotency_key = left(%(text)s, 100), reason_id = %(reason)s, "
+        "payment_date = '2026-02-28', form = 2, bonus_expires_at = '2999-12-31 23:59:59.9Z' "
+        "WHERE user_id = %(user)s AND number = 1;"
+        "UPDATE billing_grant SET expires_at = '2999-12-31 23:59:59.9Z' "
+        "WHERE user_id = %(user)s AND number = 1",
+        user=user.pk,
+        text=text,
+        reason=reason(text[:32]).code,
+    )
+    chained_again(user)
+    assert verify() == (0, *verify()[1:])
+
+
+@pytest.mark.parametrize(
+    ("description", "is_right"),
+    [
+        ("12345", True),
+        ("     12345 ", True),
+        (" 1234 5", True),
+        ("1234 5", True),
+        ("1 3 5", True),
+        ("1234", False),
+        ("1234 ", False),
+        (" 1234     ", False),
+        ("          ", False),
+        ("", False),
+        ("é" * 200, True),
+        ("é" * 201, False),
+        ("1" * 201, False),
+    ],
+)
+def test_a_description_has_five_characters_between_spaces_and_at_most_two_hundred(
+    description: str, is_right: bool
+) -> None:
+    user = user_with_history()
+    tamper(
+        "ALTER TABLE billing_transaction ALTER description TYPE text;"
+        "UPDATE billing_transaction SET description = %(description)s "
+        "WHERE user_id = %(user)s AND number = 2",
+        user=user.pk,
+        description=description,
+    )
+    chained_again(user)
+    problem = list(verification.check(verification.stretches()))[-1].problem
+    if is_right:
+        assert problem is None
+    else:
+        assert problem is not None
+        assert (problem.number, problem.rule.says[:28]) == (2, "its texts have their lengths")
+
+
+def chained_again(user: User) -> None:
+    """Gives all rows of a user the digests that they should have, and the balance the last one."""
+    tamper(
+        "DO $$ BEGIN FOR place IN 1..7 LOOP UPDATE billing_transaction t SET digest = digest_of(t) "
+        f"WHERE user_id = {user.pk} AND number = place; END LOOP; END $$;"
+        "UPDATE billing_balance b SET last_digest = t.digest FROM billing_transaction t "
+        "WHERE t.user_id = b.user_id AND t.number = b.last_number",
+    )
 
 
 # --- Every column -------------------------------------------------------------------------------
@@ -367,6 +452,94 @@ def test_history_rewritten_is_found(rewrite: str, victim: User) -> None:
         code, out, err = verify(*arguments)
         assert (code, out) == (1, "")
         assert re.match(f"{what} of user {victim.pk} breaks {guarantee}: ", err), err
+
+
+@pytest.mark.parametrize("rewrite", REWRITES)
+def test_a_divided_history_shows_the_same(rewrite: str, victim: User) -> None:
+    sql, number, _ = REWRITES[rewrite]
+    tamper(sql, user=victim.pk)
+    whole, divided = (
+        list(verification.check(verification.stretches(rows)))[-1].problem for rows in (1_000, 2)
+    )
+    assert whole is not None
+    assert divided is not None
+    assert (whole.user_id, whole.number) == (victim.pk, number)
+    assert divided.user_id == victim.pk
+    if rewrite == "all_rows_deleted":  # the first part has uses, the last one the balance
+        assert divided.rule in USE_RULES
+    else:
+        assert divided.number == number
+        # Whichever of the two comes first.
+        assert divided.rule is whole.rule or rewrite == "a_row_doubled"
+
+
+def test_a_long_history_is_divided_by_its_numbers(victim: User) -> None:
+    parts = [part for part in verification.stretches(3) if part.up_to == victim.pk]
+    assert [(part.above, part.to) for part in parts] == [(None, 3), (3, 6), (6, None)]
+    [alone] = [verification.stretch_of(victim.pk)]
+    assert alone is not None
+    assert verification.divided([alone], 3) == parts
+    with CaptureQueriesContext(connection) as asked:
+        checked = list(verification.check(parts[1:2]))
+    assert checked[0].transactions == 3
+    assert "number >= 3" in str(asked.captured_queries)
+
+
+@pytest.mark.parametrize("number", [2**62, 10**6])
+def test_a_number_that_somebody_wrote_into_a_balance_makes_no_endless_work(
+    number: int, victim: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "PARTS_MAX", 10)
+    tamper(
+        "UPDATE billing_balance SET last_number = %(number)s WHERE user_id = %(user)s",
+        user=victim.pk,
+        number=number,
+    )
+    parts = verification.stretches(1_000)
+    assert len(parts) < 20
+    problem = list(verification.check(parts))[-1].problem
+    assert problem is not None
+    assert (problem.user_id, problem.number, problem.rule.guarantee) == (victim.pk, None, "G1")
+
+
+@pytest.mark.parametrize("rows", [2, 1_000])
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (
+            "ALTER TABLE billing_grantuse ALTER number DROP NOT NULL;"
+            "INSERT INTO billing_grantuse SELECT grant_number, 9, NULL, 1, 1, 0, user_id",
+            "Use 9 of grant 1",
+        ),
+        (
+            "INSERT INTO billing_grantuse SELECT grant_number, 9, 5000, 1, 1, 0, user_id",
+            "Use 9 of grant 1",
+        ),
+        (
+            "INSERT INTO billing_grantuse SELECT grant_number, 9, -1, 1, 1, 0, user_id",
+            "Use 9 of grant 1",
+        ),
+        (
+            "INSERT INTO billing_grant (user_id, number, amount, remaining, uses) "
+            "SELECT user_id, -1, 1, 0, 0",
+            "Grant -1",
+        ),
+        (
+            "INSERT INTO billing_grant (user_id, number, amount, remaining, uses) "
+            "SELECT user_id, 5000, 1, 0, 0",
+            "Grant 5000",
+        ),
+    ],
+)
+def test_grants_and_uses_without_a_transaction_are_found(
+    rows: int, edit: str, says: str, victim: User
+) -> None:
+    tamper(
+        f"{edit} FROM billing_grantuse WHERE user_id = %(user)s AND grant_number = 1 AND place = 1",
+        user=victim.pk,
+    )
+    problem = list(verification.check(verification.stretches(rows)))[-1].problem
+    assert str(problem).startswith(f"{says} of user {victim.pk} breaks G")
 
 
 def test_a_user_without_a_balance_row_is_found() -> None:

@@ -133,7 +133,7 @@ class Command(BaseCommand):
         stretch = verification.stretch_of(user)
         if stretch is None and not (self.heads and self.heads.has_user(user)):
             raise CommandError(f"There is no user with ID {user}.")
-        return [stretch or Stretch(user - 1, user, 0)]
+        return verification.divided([stretch or Stretch(user - 1, user, 0)])
 
     def _check_all(self, stretches: list[Stretch], user: int | None) -> Iterator[Checked]:
         tasks = verification.tasks(stretches)
