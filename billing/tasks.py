@@ -17,6 +17,7 @@
 - `prove_ledger` proves the ledger once a night, from 03:10 UTC on. It looks every ten minutes
   whether that is still to be done, so a night without a worker is made up for.
 - `sum_up`, every fifteen seconds, adds new transactions to the sums that the start page shows.
+- `write_export` writes a workbook that an operator has asked for in the panel.
 - `heartbeat`, every fifteen seconds, records that jobs are done.
 - `keep_house`, every minute, gives jobs of dead workers to others; `tidy_up`, every hour, deletes
   old rows.
@@ -40,7 +41,7 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 from procrastinate.manager import JobManager
 from procrastinate.retry import BaseRetryStrategy
 
-from billing import answers, authority, ledger, reports, webhooks
+from billing import answers, authority, ledger, operations, reports, webhooks
 from billing import heartbeat as heartbeats
 from billing.ledger import proofs, turnovers
 from billing.models import ChargingBatch, ChargingRun
@@ -54,6 +55,7 @@ HOUSEKEEPING: Final = 20
 RESUMING: Final = 10
 CHARGING: Final = 0
 PROVING: Final = -10
+EXPORTING: Final = -20
 
 RETRY_MAX_SECONDS: Final = 300
 RESUME_ATTEMPTS: Final = 8
@@ -241,6 +243,24 @@ def last_proof_time(now: datetime) -> datetime:
     return today if today <= now else today - timedelta(days=1)
 
 
+# --- Exports ------------------------------------------------------------------------------------
+
+
+@app.task(
+    name=operations.exports.TASK,
+    queue="exports",
+    priority=EXPORTING,
+    retry=UntilDone(),
+    pass_context=True,
+)
+def write_export(context: JobContext, *, export_id: int) -> None:
+    """Writes a workbook. If it is broken off, the next attempt begins from the start."""
+    try:
+        operations.exports.write(export_id, clock=timezone.now, should_stop=context.should_abort)
+    except operations.exports.Stopped:
+        raise exceptions.JobAborted from None
+
+
 # --- Housekeeping -------------------------------------------------------------------------------
 
 
@@ -290,6 +310,7 @@ async def keep_house(context: JobContext, timestamp: int) -> None:
 def tidy_up(context: JobContext, timestamp: int) -> None:
     authority.forget_allowances(timezone.now())
     answers.forget_old(timezone.now())
+    operations.exports.delete_old(timezone.now())
     webhooks.delete_old(timezone.now(), should_stop=context.should_abort)
 
 

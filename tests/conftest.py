@@ -8,17 +8,22 @@ A test uses it in one of two ways:
   the panel in a browser (`live_panel`).
 """
 
+import asyncio
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import pytest
 from django.conf import settings
 from django.db import connection, transaction
+from django.db import connections as connections_of_django
 from django.test.utils import override_settings, setup_databases, teardown_databases
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from procrastinate.contrib.django import app, connector_params
+from procrastinate.psycopg_connector import PsycopgConnector
 from pytest_django.live_server_helper import LiveServer
 from pytest_django.plugin import DjangoDbBlocker
 
@@ -281,3 +286,28 @@ def _any_database(request: pytest.FixtureRequest) -> None:
     """Sets up `committed_db` if the test uses a fixture that really commits, otherwise `db`."""
     committed = {"committed_db", "connections", "live_panel"} & set(request.fixturenames)
     request.getfixturevalue("committed_db" if committed else "db")
+
+
+@pytest.fixture
+def work(committed_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Returns a function that does waiting jobs as a worker does, until no job waits."""
+    # Otherwise connections would outlive the threads that made them.
+    monkeypatch.setitem(connections_of_django.settings["default"], "CONN_MAX_AGE", 0)
+
+    async def until_idle() -> None:
+        with app.replace_connector(PsycopgConnector(kwargs=connector_params(), min_size=1)):
+            async with app.open_async():
+                await app.run_worker_async(
+                    wait=False,
+                    concurrency=1,  # with more, it stops fetching while a job runs
+                    listen_notify=False,
+                    install_signal_handlers=False,
+                )
+
+    def work() -> None:
+        # In another thread, because Playwright may keep an event loop in this one.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(lambda: asyncio.run(until_idle())).result()
+
+    yield work
+    connection.close()

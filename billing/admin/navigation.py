@@ -50,6 +50,7 @@ ENTRIES = [
         "billing_transaction_changelist",
         ("billing.view_transaction",),
     ),
+    ("", "Exports", "download", "billing_export_changelist", ("billing.view_transaction",)),
     (
         "Billing",
         "Plans",

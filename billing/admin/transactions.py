@@ -1,22 +1,13 @@
 """Lists of transactions: of one user (the Transactions tab), or of all users."""
 
 import json
-from collections.abc import Iterator
 from datetime import date, datetime, timedelta
-from tempfile import TemporaryFile
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from django import forms
 from django.core.exceptions import PermissionDenied
 from django.core.validators import MaxValueValidator, MinValueValidator
-from django.http import (
-    FileResponse,
-    HttpRequest,
-    HttpResponse,
-    HttpResponseBase,
-    HttpResponseRedirect,
-    StreamingHttpResponse,
-)
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.html import format_html
@@ -24,6 +15,7 @@ from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 
 from billing import currencies, reports
+from billing.admin.exports import export_response
 from billing.admin.navigation import may_change_balance
 from billing.admin.pages import (
     PanelForm,
@@ -32,7 +24,6 @@ from billing.admin.pages import (
     page_context,
 )
 from billing.descriptions import DESCRIPTION_MAX_LENGTH
-from billing.files.exports import TooManyRows, csv_lines, write_xlsx
 from billing.models import (
     Channel,
     Label,
@@ -221,7 +212,7 @@ def list_page(request: HttpRequest, model_admin: ModelAdmin, user: User | None) 
         if wanted := request.GET.get("goto", "").strip():
             return _go_to(request, listing, wanted)
         if request.GET.get("export") in ("csv", "xlsx"):
-            return _export(request, listing, user)
+            return export_response(request, model_admin, listing, user=user, form=form)
     context = page_context(request, model_admin, title="Transactions", user=user)
     if listing is not None:
         context |= _listed(request, user, listing)
@@ -326,37 +317,6 @@ def _go_to(request: HttpRequest, listing: reports.Listing, wanted: str) -> HttpR
         number = _number(wanted)
         query["missed" if number is None else "at"] = wanted[:40] if number is None else str(number)
     return HttpResponseRedirect(f"{request.path}?{query.urlencode()}")
-
-
-def _export(request: HttpRequest, listing: reports.Listing, user: User | None) -> HttpResponseBase:
-    name = f"transactions-user-{user.pk}" if user else "transactions"
-    name += f"-{timezone.localdate().isoformat()}"
-    if request.GET["export"] == "csv":
-        zone = timezone.get_current_timezone()
-
-        def lines() -> Iterator[str]:
-            # The response is streamed after the middleware has reset the time zone.
-            with timezone.override(zone):
-                yield from csv_lines(listing)
-
-        response: HttpResponseBase = StreamingHttpResponse(
-            lines(), content_type="text/csv; charset=utf-8"
-        )
-        response["Content-Disposition"] = f'attachment; filename="{name}.csv"'
-        response["Content-Encoding"] = "identity"  # compression would delay lines
-        return response
-    workbook = TemporaryFile()  # noqa: SIM115 - the response closes it
-    try:
-        write_xlsx(listing, workbook)
-    except TooManyRows:
-        workbook.close()
-        return HttpResponse(
-            "A spreadsheet holds at most 1,048,575 transactions; choose a shorter period, or CSV.",
-            status=400,
-            content_type="text/plain; charset=utf-8",
-        )
-    workbook.seek(0)
-    return FileResponse(workbook, as_attachment=True, filename=f"{name}.xlsx")
 
 
 def user_transactions(

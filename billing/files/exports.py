@@ -11,7 +11,7 @@ begin with an apostrophe: formulas ("=1+1"), and what it would turn into a numbe
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import IO, Any, Final
@@ -20,9 +20,9 @@ import xlsxwriter
 from django.utils import timezone
 
 from billing import currencies
-from billing.models import Transaction
+from billing.files.transactions import cells_of, csv_of
 from billing.money import decimals_for
-from billing.reports import Listing, oldest_first
+from billing.reports import Listing, in_chunks
 
 DATE: Final = "date"
 EXPIRY: Final = "bonus_expires_at"
@@ -33,6 +33,8 @@ COLUMNS: Final = (
     "reason", "batch",
 )  # fmt: skip
 XLSX_MAX_ROWS: Final = 1_048_575  # rows of a sheet below the heading
+XLSX_CHUNK_ROWS: Final = 2_000
+PIECE_LINES: Final = 500
 EXACT_DIGITS: Final = 15  # digits that a spreadsheet's number holds
 
 # Numbers that a spreadsheet shows unchanged; from twelve digits on, Excel shows 1.23457E+11.
@@ -52,12 +54,13 @@ class TooManyRows(Exception):
     """Too many rows for a spreadsheet; CSV has no limit."""
 
 
-def csv_lines(listing: Listing) -> Iterator[str]:
-    """Yields the file line by line, oldest transaction first. Starts at once for any length."""
-    rows = map(_cells, oldest_first(listing))
-    lines = csv_table(headings(), rows, for_people=True)
-    yield "\ufeff" + next(lines)  # the byte order mark tells spreadsheets that it is UTF-8
-    yield from lines
+def csv_pieces(listing: Listing) -> Iterator[bytes]:
+    """Yields the file piece by piece, oldest transaction first. Starts at once for any length."""
+    [heading] = csv_table(headings(), [])
+    yield f"\ufeff{heading}".encode()  # the byte order mark tells spreadsheets that it is UTF-8
+    for lines in in_chunks(listing, csv_of):
+        for start in range(0, len(lines), PIECE_LINES):
+            yield b"".join(lines[start : start + PIECE_LINES])
 
 
 def headings() -> list[str]:
@@ -76,9 +79,14 @@ def csv_table(
         yield writer.writerow(_csv_cell(cell, for_people=for_people) for cell in row)
 
 
-def write_xlsx(listing: Listing, target: IO[bytes]) -> None:
-    """Writes a workbook to `target`. Raises TooManyRows if the rows do not fit in a sheet."""
-    rows = map(_cells, oldest_first(listing))
+def write_xlsx(
+    listing: Listing, target: IO[bytes], tell: Callable[[int], object] = lambda done: None
+) -> None:
+    """Writes a workbook to `target`. Raises TooManyRows if the rows do not fit in a sheet.
+
+    `tell` is called now and then with how many rows are done.
+    """
+    rows = _rows(listing, tell)
     write_xlsx_table("Transactions", headings(), rows, target, wide="description")
 
 
@@ -116,17 +124,14 @@ def write_xlsx_table(
         money.set_num_format("#,##0" + ("." + "0" * decimals if decimals else ""))
 
 
-def _cells(row: Transaction) -> Iterable[Cell]:
-    return (
-        row.id, row.user_id, row.user.email, row.number, timezone.localtime(row.created_at),
-        row.type, row.subtype, row.description, row.device,
-        row.amount, row.old_balance, row.new_balance,
-        row.bonus_amount, row.old_bonus, row.new_bonus,
-        row.actor.email if row.actor else "", row.channel, row.reverses,
-        " ".join(str(each.number) for each in row.reversed_by), row.label.label,
-        row.payment_date, row.bonus_expires_at and timezone.localtime(row.bonus_expires_at),
-        row.reason_id or "", row.batch_id,
-    )  # fmt: skip
+def _rows(listing: Listing, tell: Callable[[int], object]) -> Iterator[list[Cell]]:
+    zone = timezone.get_current_timezone()
+    done = 0
+    for chunk in in_chunks(listing, cells_of, chunk_rows=XLSX_CHUNK_ROWS):
+        for row in chunk:
+            yield [each.astimezone(zone) if isinstance(each, datetime) else each for each in row]
+        done += len(chunk)
+        tell(done)
 
 
 def _csv_cell(cell: Cell, *, for_people: bool) -> str:

@@ -3,6 +3,7 @@ from billing.models.balances import Balance
 from billing.models.batches import Batch
 from billing.models.credentials import ApiAllowance, ApiKey, ApiSession
 from billing.models.events import Event, EventChannel, Subject
+from billing.models.exports import Export, ExportPart
 from billing.models.grants import Grant, GrantUse
 from billing.models.groups import GroupDefault
 from billing.models.moments import Activation, PlanTerms
@@ -44,6 +45,8 @@ __all__ = [
     "Event",
     "EventChannel",
     "EventType",
+    "Export",
+    "ExportPart",
     "Grant",
     "GrantUse",
     "GroupDefault",

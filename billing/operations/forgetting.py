@@ -10,6 +10,7 @@ from django.utils import timezone
 from billing import answers, events, ledger
 from billing.errors import ForgottenUser, NotClosed
 from billing.models import Channel, Event, Subscription, WebhookAttempt
+from billing.operations import exports
 from billing.operations._common import one_transaction
 from billing.operations.customers import lock
 from users.models import User
@@ -36,9 +37,9 @@ def forget(
 ) -> Forgotten:
     """Erases the personal data of a user and of the user's duplicates, for good.
 
-    Erased are the profile, stored answers of the API about the user, what receivers of webhooks
-    answered, and what events and the log before them say about the person. Transactions stay as
-    they are, with their descriptions.
+    Erased are the profile, stored answers of the API about the user, exports that may name the
+    user, what receivers of webhooks answered, and what events and the log before them say about the
+    person. Transactions stay as they are, with their descriptions.
 
     Raises UnknownUser, ForgottenUser if it was done before, and NotClosed unless the user is
     deactivated, has no money, and all subscriptions have ended.
@@ -57,6 +58,7 @@ def forget(
         for each in (user, *users.values()):
             _erase(each, at)
             noted.append(events.record_forgetting(each.pk, actor=actor, channel=channel))
+        exports.forget_about(ids)
         return Forgotten(user, tuple(users.values()), tuple(noted))
 
 

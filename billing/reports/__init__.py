@@ -1,9 +1,8 @@
 """Reads what pages and programs show: lists of transactions, totals, charts, histories, runs."""
 
+from billing.reports.complete import LONGEST_TRANSACTION, complete_until
 from billing.reports.following import (
-    LONGEST_TRANSACTION,
     Slice,
-    complete_until,
     slice_of_all,
     slice_of_user,
 )
@@ -14,9 +13,10 @@ from billing.reports.pages import (
     PAGE_SIZE,
     Cursor,
     Page,
+    count,
     cursor_at,
+    in_chunks,
     latest,
-    oldest_first,
     page,
     page_by_id,
     tie_reversals,
@@ -73,16 +73,17 @@ __all__ = [
     "by_reason",
     "charging_runs",
     "complete_until",
+    "count",
     "cursor_at",
     "grant_of",
     "grants_used",
     "has_reasons",
     "history_of",
     "holdings",
+    "in_chunks",
     "last_progress_at",
     "latest",
     "latest_run",
-    "oldest_first",
     "overdue",
     "page",
     "page_by_id",

@@ -1,11 +1,11 @@
 """Which transactions a list shows: its filters as one value."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import date, datetime, time, timedelta
 from functools import cached_property
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
@@ -63,6 +63,26 @@ class Listing:
     actor: int | None = None
     paid_from: date | None = None
     paid_to: date | None = None
+
+    def as_data(self) -> dict[str, str | int]:
+        """Returns the listing as JSON has it, for background jobs; `from_data` reads it."""
+        return {
+            field.name: value.isoformat() if isinstance(value, date) else value
+            for field in fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        }
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> "Listing":
+        kinds: dict[str, type[date]] = {
+            **dict.fromkeys(("since", "until"), datetime),
+            **dict.fromkeys(("paid_from", "paid_to"), date),
+        }
+        values: dict[str, Any] = {
+            name: kinds[name].fromisoformat(value) if name in kinds else value
+            for name, value in data.items()
+        }
+        return cls(**values)
 
     @property
     def is_filtered(self) -> bool:

@@ -5,8 +5,8 @@ go back, so a period is a range of numbers, and each page is one range of the in
 (user, number). Across users, pages follow the index on (created_at, id).
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple
@@ -16,6 +16,7 @@ from django.db.models import Model, QuerySet
 
 from billing.models import Reference, Transaction
 from billing.plans.schedule import INSTANT
+from billing.reports.complete import complete_until
 from billing.reports.listing import Listing, TooSlow, time_limit
 from billing.reports.places import Place, by_date
 from billing.reports.searching import FIRST_STRETCH, Found, search
@@ -245,21 +246,60 @@ def latest(count: int) -> list[Transaction]:
     return found
 
 
-def oldest_first(listing: Listing, chunk_size: int = 2_000) -> Iterator[Transaction]:
+def count(listing: Listing, *, at_most: int) -> int:
+    """Returns how many transactions there are; `at_most` if there are as many or more."""
+    return listing.rows[:at_most].count()
+
+
+def in_chunks[Part](
+    listing: Listing,
+    read: Callable[[QuerySet[Transaction]], tuple[Part, int | None]],
+    *,
+    chunk_rows: int = 10_000,
+) -> Iterator[Part]:
     """Yields all transactions of a listing, oldest first, in constant memory.
 
-    Fetches them in chunks, each beginning where the last one ended. A database cursor would have to
-    stay open, and collects the whole result before its first row.
+    `read` gets the rows of each chunk, and returns what is to be yielded, and the ID of the last
+    row, after which the next chunk begins. (A database cursor would have to stay open, and collects
+    the whole result before its first row.)
+
+    Together they are the rows that were committed when the first chunk was asked for, as if one
+    statement had read them: rows are never changed, those of one user are numbered in the order of
+    their commits, and across users chunks end where rows may still be missing. The IDs of the later
+    rows, which are those of the last moments, are read before anything else.
     """
-    order = ["number"] if listing.user_id is not None else ["created_at", "id"]
-    rows = listing.rows.select_related("user", "actor").order_by(*order)
+    if listing.user_id is not None:
+        yield from _chunks(listing, read, chunk_rows)
+        return
+    complete = complete_until()
+    late: list[int] = []
+    if listing.until is None or listing.until > complete:
+        since = complete if listing.since is None else max(listing.since, complete)
+        rows = replace(listing, since=since).rows.order_by("created_at", "id")
+        late = list(rows.values_list("id", flat=True))
+        listing = replace(listing, until=complete)
+    yield from _chunks(listing, read, chunk_rows)
+    for start in range(0, len(late), chunk_rows):
+        rows = Transaction.objects.filter(id__in=late[start : start + chunk_rows])
+        yield read(rows.order_by("created_at", "id"))[0]
+
+
+def _chunks[Part](
+    listing: Listing,
+    read: Callable[[QuerySet[Transaction]], tuple[Part, int | None]],
+    chunk_rows: int,
+) -> Iterator[Part]:
+    is_of_user = listing.user_id is not None
+    rows = listing.rows.order_by(*(["number"] if is_of_user else ["created_at", "id"]))
     wanted = rows
-    while chunk := list(wanted[:chunk_size]):
-        tie_reversals(chunk)
-        yield from chunk
-        last = chunk[-1]
+    while True:
+        part, last_id = read(wanted[:chunk_rows])
+        if last_id is None:
+            return
+        yield part
+        number, created_at = Transaction.objects.values_list("number", "created_at").get(pk=last_id)
         wanted = (
-            rows.filter(number__gt=last.number)
-            if listing.user_id is not None
-            else rows.filter(by_date(last, "gt"))
+            rows.filter(number__gt=number)
+            if is_of_user
+            else rows.filter(by_date(Place(created_at, last_id), "gt"))
         )

@@ -12,6 +12,7 @@ EVERYTHING = [
     "Start page",
     "Users",
     "Transactions",
+    "Exports",
     "Plans",
     "Services",
     "Subscriptions",
@@ -27,7 +28,7 @@ EVERYTHING = [
     "Operators",
     "Groups",
 ]
-FOR_VIEWERS = [*EVERYTHING[:8], "Reasons"]
+FOR_VIEWERS = [*EVERYTHING[:9], "Reasons"]
 
 
 def sidebar_of(operator: Operator, address: str = "/admin/my-time-zone/") -> dict[str, bool]:
@@ -45,7 +46,7 @@ def sidebar_of(operator: Operator, address: str = "/admin/my-time-zone/") -> dic
     [
         ("", EVERYTHING[:1]),
         ("Viewer", FOR_VIEWERS),
-        ("Billing operator", [*EVERYTHING[:9], "Reasons", "Low balance"]),
+        ("Billing operator", [*EVERYTHING[:10], "Reasons", "Low balance"]),
         ("Administrator", EVERYTHING),
     ],
 )
@@ -68,6 +69,7 @@ def test_the_sidebar_marks_where_one_is() -> None:
         (f"/admin/users/user/{user.pk}/transactions/", "Users"),
         ("/admin/users/operator/add/", "Operators"),
         ("/admin/billing/transaction/", "Transactions"),
+        ("/admin/billing/export/", "Exports"),
         ("/admin/billing/plan/add/", "Plans"),
         ("/admin/billing/service/", "Services"),
         ("/admin/billing/subscription/", "Subscriptions"),

@@ -255,7 +255,6 @@ def test_a_row_names_what_it_reverses_and_what_reversed_it(db: None) -> None:
         reports.page(Listing(user_id=user.pk), Cursor()).rows,
         [row for row in reports.page(Listing(), Cursor()).rows if row.user_id == user.pk],
         [row for row in reports.latest(10) if row.user_id == user.pk],
-        list(reports.oldest_first(Listing(user_id=user.pk), chunk_size=1))[::-1],
     ):
         reversal, charge, refill = found
         assert reversal.reversed_one == (charge.pk, 2, False)
@@ -390,15 +389,3 @@ def test_holdings_are_those_of_customers(db: None, operator: User) -> None:
     user_with(real=10, bonus=2)
     user_with(real=5, is_active=False)
     assert reports.holdings() == (2, 1, Decimal(15), Decimal(2))
-
-
-def test_an_export_gives_every_row_once_oldest_first(db: None) -> None:
-    user = a_transaction_a_day(5)
-    a_transaction_a_day(1)
-    rows = list(reports.oldest_first(Listing(user_id=user.pk), chunk_size=3))
-    assert [row.number for row in rows] == list(range(1, 11))
-    everybody = list(reports.oldest_first(Listing(), chunk_size=4))
-    assert len(everybody) == 12
-    assert [(r.created_at, r.pk) for r in everybody] == sorted(
-        (r.created_at, r.pk) for r in everybody
-    )

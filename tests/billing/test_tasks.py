@@ -1,10 +1,8 @@
 """Background jobs: the schedule, batches that any worker may do, and resumptions after refills."""
 
-import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from threading import Event
@@ -12,13 +10,11 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from django.db import OperationalError, connection, transaction
-from django.db import connections as django_connections
+from django.db import OperationalError, transaction
 from django.utils import timezone
-from procrastinate.contrib.django import app, connector_params
+from procrastinate.contrib.django import app
 from procrastinate.contrib.django.models import ProcrastinateJob
 from procrastinate.exceptions import JobAborted
-from procrastinate.psycopg_connector import PsycopgConnector
 
 from billing import ledger, tasks
 from billing.models import (
@@ -77,31 +73,6 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def at_night(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timezone, "now", lambda: NIGHT)
-
-
-@pytest.fixture
-def work(committed_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Returns a function that does waiting jobs as a worker does, until no job waits."""
-    # Otherwise connections would outlive the threads that made them.
-    monkeypatch.setitem(django_connections.settings["default"], "CONN_MAX_AGE", 0)
-
-    async def until_idle() -> None:
-        with app.replace_connector(PsycopgConnector(kwargs=connector_params(), min_size=1)):
-            async with app.open_async():
-                await app.run_worker_async(
-                    wait=False,
-                    concurrency=1,  # with more, it stops fetching while a job runs
-                    listen_notify=False,
-                    install_signal_handlers=False,
-                )
-
-    def work() -> None:
-        # In another thread, because Playwright may keep an event loop in this one.
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(lambda: asyncio.run(until_idle())).result()
-
-    yield work
-    connection.close()
 
 
 # --- The schedule -------------------------------------------------------------------------------

@@ -611,11 +611,11 @@ def test_django_writes_days_as_the_panel_does() -> None:
 def test_csv_starts_before_the_rows_are_read(panel: Client, monkeypatch: Any) -> None:
     user = user_with(real=10)
 
-    def rows(listing: Any) -> Any:
+    def chunks(listing: Any, read: Any) -> Any:
         raise AssertionError("read already")
         yield
 
-    monkeypatch.setattr("billing.files.exports.oldest_first", rows)
+    monkeypatch.setattr("billing.files.exports.in_chunks", chunks)
     lines = iter(panel.get(tab(user, "?export=csv")).streaming_content)  # type: ignore[attr-defined]
     assert next(lines).startswith(b"\xef\xbb\xbfid,")
     with pytest.raises(AssertionError, match="read already"):

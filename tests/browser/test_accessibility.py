@@ -33,7 +33,14 @@ from tests.browser.panel import (
     tab,
     transaction_page,
 )
-from tests.browser.test_every_page import add_proof, focused, integrate, redeemed_voucher, subscribe
+from tests.browser.test_every_page import (
+    add_proof,
+    ask_for_exports,
+    focused,
+    integrate,
+    redeemed_voucher,
+    subscribe,
+)
 from tests.factories import OperatorFactory, PlanFactory, UserFactory, user_with
 from users.models import User
 
@@ -233,6 +240,7 @@ def test_axe_finds_nothing_on_any_kind_of_page(
     plan = f"/admin/billing/plan/{subscription.plan_id}"
     text = f"/admin/billing/reason/{Reason.objects.latest('pk').pk}"
     voucher = f"/admin/billing/voucher/{redeemed_voucher(user, amount=10).pk}"
+    ask_for_exports(user, operator)
     group = f"/admin/auth/group/{Group.objects.earliest('pk').pk}"
     key = f"/admin/billing/apikey/{ApiKey.objects.get().pk}"
     endpoint = f"/admin/billing/webhookendpoint/{delivery.endpoint_id}"
@@ -272,6 +280,7 @@ def test_axe_finds_nothing_on_any_kind_of_page(
         (f"/admin/users/user/{duplicate.pk}/transactions/",),
         (f"/admin/users/user/{forgotten.pk}/change/",),
         ("/admin/billing/transaction/",),
+        ("/admin/billing/export/",),
         (transaction_page(first.pk),),
         (transaction_page(reversed_one.pk),),
         (transaction_page(first.pk, "reverse"),),

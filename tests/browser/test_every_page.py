@@ -24,6 +24,7 @@ from billing.models import (
     ChargingFailure,
     ChargingRun,
     EventType,
+    Export,
     Grant,
     LowBalanceThreshold,
     Plan,
@@ -72,8 +73,9 @@ NO_PAGES = {"logout", "jsi18n", "autocomplete", "view_on_site", "search"}
 # cannot be added.
 REFUSED = re.compile(
     r"/(user|operator|transaction|subscription|chargingrun|userdefaults|apikey|webhookdelivery"
-    r"|lowbalancethreshold|voucher|batch)/\d+/delete/$|/(transaction|subscription|chargingrun"
-    r"|webhookdelivery|lowbalancethreshold|batch)/(add/|\d+/history/)$|/userdefaults/add/$"
+    r"|lowbalancethreshold|voucher|batch|export)/\d+/delete/$|/(transaction|subscription|chargingrun"
+    r"|webhookdelivery|lowbalancethreshold|batch|export)/(add/|\d+/history/)$|/userdefaults/add/$"
+    r"|/export/\d+/(change|file)/$"
     r"|/webhookdelivery/given-up-again/$"  # takes a POST with an endpoint
 )
 
@@ -157,6 +159,19 @@ def post_batch(user: User) -> None:
     batches.post([entry], sheet, actor=None, channel=Channel.API)
 
 
+def ask_for_exports(user: User, operator: User) -> None:
+    """Adds exports with long titles: one that failed, and one under way."""
+    asked = {
+        "operator": operator, "user": user, "title": f"{user}; Description: {UNBROKEN}",
+        "listing": {}, "time_zone": "UTC", "file_name": f"transactions-user-{user.pk}.xlsx",
+    }  # fmt: skip
+    Export.objects.create(**asked, state=Export.State.FAILED, problem=UNBROKEN * 2)
+    Export.objects.create(
+        **asked, state=Export.State.RUNNING, total=1_234_567, done=123_456,
+        started_at=timezone.now() - timedelta(minutes=2),
+    )  # fmt: skip
+
+
 def redeemed_voucher(user: User, amount: Amount) -> Voucher:
     """Makes a voucher with a long title, which the user redeems."""
     voucher = a_voucher(title=UNBROKEN[:90], amount=Decimal(amount), uses_max=123_456)
@@ -177,6 +192,7 @@ def addresses(user: User, operator: User) -> Sequence[str]:
         "billing_batch": Batch.objects.earliest("pk").pk,
         "billing_voucher": Voucher.objects.earliest("pk").pk,
         "billing_transaction": transaction.pk,
+        "billing_export": Export.objects.earliest("pk").pk,
         "billing_plan": Plan.objects.earliest("pk").pk,
         "billing_service": Service.objects.earliest("pk").pk,
         "billing_subscription": Subscription.objects.earliest("pk").pk,
@@ -280,6 +296,7 @@ def test_long_words_and_large_amounts_fit_on_every_page(
     integrate(user, operator)
     post_batch(user)
     redeemed_voucher(user, amount="12345678901.2345")
+    ask_for_exports(user, operator)
     page = windows(operator, viewport=PHONE)
     walked = addresses(user, operator)
     assert change_balance(user) in walked

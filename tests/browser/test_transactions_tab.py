@@ -309,7 +309,7 @@ def test_downloads_hold_what_is_filtered(windows: Windows, operator: User) -> No
     assert rows[0][date].replace("T", " ") == transactions(page)[-1]["Date"]
 
     with page.expect_download() as download:
-        page.get_by_role("link", name="XLSX").click()
+        page.get_by_role("button", name="XLSX").click()
     assert download.value.suggested_filename.endswith(".xlsx")
     rows = spreadsheet(download.value.path())
     assert [row["number"] for row in rows] == ["3", "4", "7"]

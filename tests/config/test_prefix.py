@@ -24,7 +24,7 @@ from users.models import User
 User.objects.create_superuser("root@example.com", "correct horse")
 """
 # Not followed: they log out, or are files to download.
-NOT_OPENED = re.compile(r"/logout/|/export|\.csv|\.xlsx")
+NOT_OPENED = re.compile(r"/logout/|/user/export|\.csv|\.xlsx")
 
 
 class NoRedirects(HTTPRedirectHandler):

@@ -331,6 +331,31 @@
         }
     };
 
+    /* What goes on in the background is shown as it goes on, as long as the page is looked at: rows
+       that say so are fetched again. (Not without end, which would keep the session alive.) */
+    const LOOK_MILLISECONDS = 2000;
+    const LOOKS = 900;
+    const followWhatGoesOn = () => {
+        let looks = 0;
+        const look = async () => {
+            if (!document.hidden) {
+                looks += 1;
+                const answer = await fetch(location.href).catch(() => null); // the next look may get one
+                if (answer && (!answer.ok || answer.redirected)) return;
+                const page = new DOMParser().parseFromString(answer ? await answer.text() : "", "text/html");
+                for (const row of document.querySelectorAll("[data-live]")) {
+                    const now = page.getElementById(row.id);
+                    if (now && !row.contains(document.activeElement)) row.replaceWith(document.importNode(now, true));
+                }
+            }
+            lookAgain();
+        };
+        const lookAgain = () => {
+            if (looks < LOOKS && document.querySelector("[data-live]")) setTimeout(look, LOOK_MILLISECONDS);
+        };
+        lookAgain();
+    };
+
     /* On a phone, filters that are not in use give way to the list. */
     const closeFilters = () => {
         if (!window.matchMedia("(max-width: 767px)").matches) return;
@@ -358,6 +383,7 @@
         sendOnce();
         secrets();
         drawCharts();
+        followWhatGoesOn();
         window.addEventListener("load", fillInUnsent);
         focusWhatIsWrong();
         document.getElementById("posted")?.scrollIntoView({ block: "nearest" });
