@@ -121,7 +121,7 @@ INSTALLED_APPS = [
     "procrastinate.contrib.django",
     "users",
     "billing",
-    "unfold",
+    "config.site.PanelLook",  # Unfold
     "unfold.contrib.filters",
     "unfold.contrib.forms",
     "django.contrib.admin",
@@ -165,8 +165,13 @@ TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "DIRS": [BASE_DIR / "templates"],
-        "APP_DIRS": True,
         "OPTIONS": {
+            "loaders": [
+                (
+                    "django.template.loaders.cached.Loader",
+                    ["config.templates.FileSystem", "config.templates.AppDirectories"],
+                )
+            ],
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
@@ -176,6 +181,8 @@ TEMPLATES = [
         },
     }
 ]
+
+FORM_RENDERER = "config.forms.Renderer"
 
 # --- Database -----------------------------------------------------------------------------------
 
@@ -305,6 +312,7 @@ CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"
 # --- People -------------------------------------------------------------------------------------
 
 AUTH_USER_MODEL = "users.User"
+AUTHENTICATION_BACKENDS = ["users.backends.OperatorBackend"]
 SILENCED_SYSTEM_CHECKS = [
     # The login is unique by a constraint that ignores case, which this check does not recognise.
     "auth.E003",

@@ -7,6 +7,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from unfold.enums import ActionVariant
 
+from users.links import address, address_of
 from users.models import User
 
 # The URL names of a user's pages, and the tab that each belongs to.
@@ -160,11 +161,11 @@ def subject_id(request: HttpRequest) -> int | None:
 def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
     """Returns the entries that the operator may open, by group."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    here = reverse("admin:users_user_changelist") if subject_id(request) else request.path
+    here = address("admin:users_user_changelist") if subject_id(request) else request.path
     for heading, title, icon, name, permissions in ENTRIES:
         if permissions and not any(request.user.has_perm(each) for each in permissions):
             continue
-        link = reverse(f"admin:{name}")
+        link = address(f"admin:{name}")
         is_here = here == link or (name != "index" and here.startswith(link))
         groups.setdefault(heading, []).append(
             {"title": title, "icon": icon, "link": link, "active": is_here}
@@ -192,7 +193,7 @@ def user_tabs(request: HttpRequest) -> list[dict[str, Any]]:
     items = [
         {
             "title": title,
-            "link": reverse(f"admin:{name}", args=[user_id]),
+            "link": address_of(f"admin:{name}", user_id),
             "active": USER_PAGES[here.url_name] == title,
         }
         for title, name, permission in tabs
@@ -233,8 +234,8 @@ def tabs(request: HttpRequest) -> list[dict[str, Any]]:
 def account_links(request: HttpRequest) -> list[dict[str, Any]]:
     """Returns the entries of the account menu, in addition to theme and logout."""
     return [
-        {"title": "My time zone", "link": reverse("admin:my_time_zone")},
-        {"title": "Change password", "link": reverse("admin:password_change")},
+        {"title": "My time zone", "link": address("admin:my_time_zone")},
+        {"title": "Change password", "link": address("admin:password_change")},
     ]
 
 

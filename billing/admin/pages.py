@@ -61,10 +61,10 @@ def confirmation_key() -> str:
     return secrets.token_hex(16)
 
 
-def customer_or_404(user_id: int) -> User:
+def customer_or_404(user_id: int, *, with_balance: bool = False) -> User:
     """Returns the customer of a page, or raises Http404, also for an operator's own account."""
     try:
-        return operations.customers.find_customer(user_id)
+        return operations.customers.find_customer(user_id, with_balance=with_balance)
     except UnknownUser:
         raise Http404 from None
 

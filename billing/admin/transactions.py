@@ -1,6 +1,7 @@
 """Lists of transactions: of one user (the Transactions tab), or of all users."""
 
 import json
+from contextlib import nullcontext
 from datetime import date, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, cast
 
@@ -27,8 +28,6 @@ from billing.descriptions import DESCRIPTION_MAX_LENGTH
 from billing.models import (
     Channel,
     Label,
-    Reason,
-    Service,
     Subscription,
     Transaction,
     subtype_label,
@@ -112,14 +111,15 @@ class TransactionFilters(PanelForm):
 
     def __init__(self, data: Any) -> None:
         super().__init__(data)
-        services = dict(Service.objects.values_list("code", "name"))
-        known = dict(sorted((SUBTYPE_LABELS | services).items(), key=lambda item: item[1]))
+        offered = reports.choices()
+        by_code = SUBTYPE_LABELS | offered.services
+        known = dict(sorted(by_code.items(), key=lambda item: item[1]))
         chosen = str(data.get("subtype", ""))
         if chosen and chosen not in known:  # of a gift, or of a deleted service
             known[chosen] = subtype_label(chosen)
         widget = cast(forms.Select, self.fields["subtype"].widget)
         widget.choices = [("", "All subtypes"), *known.items()]
-        reasons = [("", "All reasons"), *Reason.objects.values_list("code", "label")]
+        reasons = [("", "All reasons"), *offered.reasons.items()]
         cast(forms.Select, self.fields["reason"].widget).choices = reasons
         self.fields["q"].widget.attrs |= {"placeholder": "Words"}
         self.fields["operator"].widget.attrs |= {"placeholder": "E-mail or ID"}
@@ -150,14 +150,15 @@ class TransactionFilters(PanelForm):
             self.add_error("paid_to", "This day is before the first one.")
         return cleaned
 
-    def listing(self, user_id: int | None) -> reports.Listing | None:
+    def listing(self, user: User | None) -> reports.Listing | None:
         """Returns the filtered listing; None if a filter is invalid, which shows its error."""
         if not self.is_valid():
             return None
         chosen = self.cleaned_data
         first, last = chosen.get("from_day"), chosen.get("to_day")
         return reports.Listing(
-            user_id=user_id,
+            user_id=user.pk if user else None,
+            last_number=user.balance.last_number if user else None,
             since=midnight(first) if first else None,
             until=midnight(last + timedelta(days=1)) if last else None,
             label=chosen.get("type", ""),
@@ -206,7 +207,7 @@ def presets(form: TransactionFilters) -> list[Preset]:
 def list_page(request: HttpRequest, model_admin: ModelAdmin, user: User | None) -> HttpResponseBase:
     """Returns the page of one user's transactions, or of all users'."""
     form = TransactionFilters(request.GET)
-    listing = form.listing(user.pk if user else None)
+    listing = form.listing(user)
     if listing is not None:
         listing = listing.with_whole_device()
         if wanted := request.GET.get("goto", "").strip():
@@ -230,7 +231,7 @@ def _listed(request: HttpRequest, user: User | None, listing: reports.Listing) -
     """Returns a page of the list and its figures; neither if a search takes too long."""
     context: dict[str, Any] = {"is_filtered": listing.is_filtered}
     try:
-        with reports.time_limit(SEARCH_MAX_SECONDS):
+        with nullcontext() if listing.is_quick else reports.time_limit(SEARCH_MAX_SECONDS):
             context["page"] = reports.page(listing, cursor_of(request))
             if user:
                 context |= _of_one_user(request, user, listing)
@@ -258,12 +259,12 @@ def _sums_of_period(listing: reports.Listing) -> dict[str, Any]:
 
 def _of_one_user(request: HttpRequest, user: User, listing: reports.Listing) -> dict[str, Any]:
     """Returns balances, totals, chart, and the transaction that was just posted, if any."""
-    points = reports.balance_points(listing)
+    totals, points = reports.overview(listing)
     posted = None
     if number := _number(request.GET.get("posted", "")):
         posted = Transaction.objects.filter(user=user, number=number).first()
     return {
-        "totals": reports.totals(listing),
+        "totals": totals,
         "numbers": listing.numbers,
         "posted": posted,
         "posted_again": "again" in request.GET,
@@ -325,4 +326,4 @@ def user_transactions(
     """Shows the Transactions tab."""
     if not request.user.has_perm("billing.view_transaction"):
         raise PermissionDenied
-    return list_page(request, model_admin, customer_or_404(user_id))
+    return list_page(request, model_admin, customer_or_404(user_id, with_balance=True))

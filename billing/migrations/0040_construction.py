@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from django.db import migrations, models
+from django.db import migrations
 
 SQL = Path(__file__).parent / "sql"
 

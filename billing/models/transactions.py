@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 from django.conf import settings
 from django.contrib.postgres.indexes import BrinIndex
 from django.db import connections, models
-from django.db.models import F, Func, Q
+from django.db.models import Q
 
 from billing.descriptions import DESCRIPTION_MAX_LENGTH
 from billing.models.balances import money_field, total_field
@@ -53,10 +53,12 @@ SUBTYPE_LABELS = {
 }
 
 
+_KNOWN_SUBTYPES = SUBTYPE_LABELS | dict(TransactionType.choices)
+
+
 def subtype_label(subtype: str) -> str:
     """Returns a subtype for people. Services and gifts have codes of their own: "geo_lookup"."""
-    known = SUBTYPE_LABELS | dict(TransactionType.choices)
-    return known.get(subtype) or subtype.replace("_", " ").capitalize()
+    return _KNOWN_SUBTYPES.get(subtype) or subtype.replace("_", " ").capitalize()
 
 
 class Label(models.TextChoices):

@@ -37,9 +37,15 @@ class NewCustomer:
         return events.sentence(self.event)
 
 
-def find_customer(user_id: int) -> User:
-    """Returns a customer. Raises UnknownUser, also for an operator's own account."""
-    user = User.objects.customers().filter(pk=user_id).first()
+def find_customer(user_id: int, *, with_balance: bool = False) -> User:
+    """Returns a customer. Raises UnknownUser, also for an operator's own account.
+
+    `with_balance` reads the balance too, for callers that only show it: it is as old as the user.
+    """
+    customers = User.objects.customers()
+    if with_balance:
+        customers = customers.select_related("balance")
+    user = customers.filter(pk=user_id).first()
     if user is None:
         raise UnknownUser(user_id=user_id)
     return user

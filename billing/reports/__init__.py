@@ -8,7 +8,8 @@ from billing.reports.following import (
 )
 from billing.reports.grants import grant_of, grants_used, spendable_grants, uses_of
 from billing.reports.history import Before, HistoryEntry, HistoryPage, history_of
-from billing.reports.listing import Listing, TooSlow, time_limit
+from billing.reports.listing import Choices, Listing, TooSlow, choices, time_limit
+from billing.reports.overview import overview
 from billing.reports.pages import (
     PAGE_SIZE,
     Cursor,
@@ -56,6 +57,7 @@ __all__ = [
     "SILENCE",
     "Before",
     "BothTurnovers",
+    "Choices",
     "Cursor",
     "Day",
     "HistoryEntry",
@@ -72,6 +74,7 @@ __all__ = [
     "balance_points",
     "by_reason",
     "charging_runs",
+    "choices",
     "complete_until",
     "count",
     "cursor_at",
@@ -85,6 +88,7 @@ __all__ = [
     "latest",
     "latest_run",
     "overdue",
+    "overview",
     "page",
     "page_by_id",
     "proof_state",

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import date, datetime, time, timedelta
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
@@ -15,6 +15,7 @@ from django.db.models import Q, QuerySet
 from billing.models import Balance, Label, Transaction, TransactionType
 from billing.plans.schedule import INSTANT
 
+CHOICES: Final = ("service", "reason")
 QUERY_CANCELED: Final = "57014"  # SQLSTATE
 
 ADDS: Final = Q(amount__gt=0) | Q(bonus_amount__gt=0)
@@ -63,6 +64,8 @@ class Listing:
     actor: int | None = None
     paid_from: date | None = None
     paid_to: date | None = None
+    # The number of the user's last transaction, from callers that have read it with the user.
+    last_number: int | None = None
 
     def as_data(self) -> dict[str, str | int]:
         """Returns the listing as JSON has it, for background jobs; `from_data` reads it."""
@@ -94,6 +97,12 @@ class Listing:
         )  # fmt: skip
         return any(filters) or self.exact_device is not None
 
+    @property
+    def is_quick(self) -> bool:
+        """True for all transactions of one user: every part of them is a few rows of an index."""
+        has_period = self.since is not None or self.until is not None
+        return self.user_id is not None and not self.is_filtered and not has_period
+
     @cached_property
     def numbers(self) -> range:
         """The range of numbers of one user's transactions in the period."""
@@ -102,6 +111,8 @@ class Listing:
         first = number_at(self.user_id, self.since - INSTANT) + 1 if self.since else 1
         if self.until:
             last = number_at(self.user_id, self.until - INSTANT)
+        elif self.last_number is not None:
+            last = self.last_number
         else:
             last = Balance.objects.values_list("last_number", flat=True).get(pk=self.user_id)
         return range(first, max(first, last + 1))
@@ -205,6 +216,29 @@ def _midnight(day: date) -> datetime:
     return datetime.combine(day, time(tzinfo=ZoneInfo(settings.TIME_ZONE)))
 
 
+class Choices(NamedTuple):
+    """Names by code: what lists can be filtered by that is not fixed in the code."""
+
+    services: dict[str, str]
+    reasons: dict[str, str]
+
+
+def choices() -> Choices:
+    """Returns all services and all reasons, in their order, with one query."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT 'service', 0 AS position, name, code FROM billing_service
+            UNION ALL SELECT 'reason', position, label, code FROM billing_reason
+            ORDER BY 1, 2, 3, 4
+            """
+        )
+        rows = cursor.fetchall()
+    return Choices(
+        *({code: name for kind, _, name, code in rows if kind == each} for each in CHOICES)
+    )
+
+
 class TooSlow(Exception):
     """A search was cancelled because it would take too long."""
 
@@ -216,13 +250,18 @@ def time_limit(seconds: int) -> Iterator[None]:
     Queries that use an index take milliseconds. Only a search for rare words or devices, over all
     users and all time, has to read every row.
     """
+    # The limit ends with the database transaction. Within another one it is set back.
+    is_nested = connection.in_atomic_block
     try:
         with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("SHOW statement_timeout")
-            usual = cursor.fetchone()[0]
+            usual = None
+            if is_nested:
+                cursor.execute("SHOW statement_timeout")
+                usual = cursor.fetchone()[0]
             cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{seconds}s"])
             yield
-            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [usual])
+            if is_nested:
+                cursor.execute("SELECT set_config('statement_timeout', %s, true)", [usual])
     except OperationalError as problem:
         if getattr(problem.__cause__, "sqlstate", None) != QUERY_CANCELED:
             raise

@@ -11,8 +11,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
-from django.db import connection
+from django.contrib.postgres.fields import ArrayField
+from django.db import connection, models
 from django.db.models import Model, QuerySet
+from django.db.models.expressions import RawSQL
 
 from billing.models import Reference, Transaction
 from billing.plans.schedule import INSTANT
@@ -24,6 +26,18 @@ from billing.reports.searching import FIRST_STRETCH, Found, search
 PAGE_SIZE: Final = 50
 # After this, an index was not of much use, and rows are searched for by their time.
 INDEX_MAX_SECONDS: Final = 1
+
+# The columns that lists show.
+NAMES: Final = ("email", "first_name", "middle_name", "last_name", "legal_type", "legal_name")
+SHOWN: Final = (
+    *("user_id", "number", "type", "subtype", "description", "device", "created_at", "channel"),
+    *("amount", "old_balance", "new_balance", "bonus_amount", "old_bonus", "new_bonus"),
+    *("actor_id", "reverses", "payment_date", "reason_id", "batch_id"),
+)
+
+
+def _of_people(*people: str) -> list[str]:
+    return [f"{person}__{name}" for person in people for name in NAMES]
 
 
 @dataclass(frozen=True)
@@ -65,13 +79,40 @@ class Page[Row: Model]:
 
 
 def page(listing: Listing, cursor: Cursor) -> Page[Transaction]:
-    """Returns a page of transactions, each with its reversals and the transaction it reverses."""
+    """Returns a page of transactions, each with its reversals and the transaction it reverses.
+
+    Except in a search over all users, one query reads all that lists show, unless the page needs to
+    know what is beyond it.
+    """
     if listing.user_id is None and listing.is_filtered:
         found = _page_of_search(listing, cursor)
-    else:
-        found = _page(listing, cursor)
-    tie_reversals(found.rows)
+        tie_reversals(found.rows)
+        return found
+    found = _page(listing, cursor)
+    for row in found.rows:
+        row.reversed_by = [_tie(*each) for each in row.took_back]  # type: ignore[attr-defined]
+        for each in row.taken_back:  # type: ignore[attr-defined]
+            row.reversed_one = _tie(*each)
     return found
+
+
+def _tied(rows: QuerySet[Transaction]) -> QuerySet[Transaction]:
+    """Adds the reversals of each row, and the row that it reverses, as arguments of `_tie`."""
+    tie = """ARRAY(
+        SELECT ARRAY[t.id, t.number, ((t.amount, t.bonus_amount) IS DISTINCT FROM
+            (-billing_transaction.amount, -billing_transaction.bonus_amount))::int]
+        FROM billing_transaction t
+        WHERE t.user_id = billing_transaction.user_id AND {} ORDER BY t.number
+    )"""
+    ties = ArrayField(ArrayField(models.BigIntegerField()))
+    return rows.annotate(
+        took_back=RawSQL(tie.format("t.reverses = billing_transaction.number"), [], ties),  # noqa: S611 - constant
+        taken_back=RawSQL(tie.format("t.number = billing_transaction.reverses"), [], ties),  # noqa: S611 - constant
+    )
+
+
+def _tie(row_id: int, number: int, is_part: int) -> Reference:
+    return Reference(row_id, number, is_part=bool(is_part))
 
 
 def tie_reversals(rows: Sequence[Transaction]) -> None:
@@ -131,12 +172,13 @@ def _page(listing: Listing, cursor: Cursor) -> Page[Transaction]:
     order = ["number"] if listing.user_id is not None else ["created_at", "id"]
     newest_first = [f"-{name}" for name in order]
     key = order[-1]
-    rows = listing.rows
     if listing.user_id is None and listing.is_filtered:
         # Joined, users would be looked up for all rows that an index finds.
-        rows = rows.prefetch_related("user", "actor")
+        rows = listing.rows.prefetch_related("user", "actor")
     else:
-        rows = rows.select_related("user", "actor")
+        # Whose transactions they are is on each row only in a list of several users.
+        people = ["actor"] if listing.user_id is not None else ["actor", "user"]
+        rows = _tied(listing.rows).select_related(*people).only(*SHOWN, *_of_people(*people))
     if cursor.place == "after":
         found = list(_beyond(rows, listing, cursor, newer=True).order_by(*order)[: PAGE_SIZE + 1])
         shown = found[:PAGE_SIZE][::-1]

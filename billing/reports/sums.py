@@ -245,22 +245,24 @@ class Point(NamedTuple):
 
 
 def balance_points(listing: Listing) -> list[Point]:
-    """Returns both balances over the period of one user's listing, at most CHART_POINTS points.
-
-    A long period is thinned out evenly; the first and the last transaction are always included.
-    """
-    numbers = listing.numbers
-    if not numbers:
-        return []
-    first, last = numbers.start, numbers.stop - 1
-    step = max(1, -(-len(numbers) // CHART_POINTS))
-    wanted = [*range(first, last, step), last]
+    """Returns both balances over the period of one user's listing, at most CHART_POINTS points."""
     rows = (
-        Transaction.objects.filter(user=listing.user_id, number__in=wanted)
+        Transaction.objects.filter(user=listing.user_id, number__in=chart_numbers(listing.numbers))
         .order_by("number")
         .values_list("created_at", "new_balance", "new_bonus")
     )
     return [Point(*row) for row in rows]
+
+
+def chart_numbers(numbers: range) -> list[int]:
+    """Returns the numbers of the transactions that a chart of these shows.
+
+    A long period is thinned out evenly; the first and the last transaction are always included.
+    """
+    if not numbers:
+        return []
+    step = max(1, -(-len(numbers) // CHART_POINTS))
+    return [*numbers[:-1:step], numbers[-1]]
 
 
 class Day(NamedTuple):

@@ -66,6 +66,15 @@ def rows_of(user: User) -> list[tuple[str, Decimal]]:
 # --- Unknown users ------------------------------------------------------------------------------
 
 
+def test_a_customer_is_found_with_the_balance_by_one_query(
+    django_assert_num_queries: Any,
+) -> None:
+    user = user_with(real=7)
+    with django_assert_num_queries(1):
+        found = operations.customers.find_customer(user.pk, with_balance=True)
+        assert (found.balance.real, found.balance.last_number) == (7, 1)
+
+
 @pytest.mark.parametrize(
     "operation",
     [

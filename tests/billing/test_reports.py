@@ -3,6 +3,7 @@
 import itertools
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -11,11 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing import ledger, reports
-from billing.models import Channel, Label, Transaction
+from billing.models import Channel, Label, Reason, Service, Transaction
 from billing.reports import Cursor, Listing
 from tests import roles
 from tests.billing.clock import database_clock_at
-from tests.factories import UserFactory, charge_cost, charge_price, user_with
+from tests.factories import (
+    ServiceFactory,
+    UserFactory,
+    charge_cost,
+    charge_price,
+    reason,
+    user_with,
+)
 from users.models import User
 
 BY_API = {"actor": None, "channel": Channel.API}
@@ -206,6 +214,7 @@ def test_totals_reconcile_with_the_rows_of_any_period(week: User, first: int, da
     ):
         listing = Listing(user_id=user.pk, since=since, until=until, **filters)
         totals = reports.totals(listing)
+        assert reports.overview(listing) == (totals, reports.balance_points(listing))
         shown = list(listing.rows)
         in_period = [
             row for row in Transaction.objects.filter(user=user) if since <= row.created_at < until
@@ -235,6 +244,7 @@ def test_a_reversal_is_neither_a_refill_nor_a_charge(db: None) -> None:
     nobody = UserFactory()
     for listing in (Listing(user_id=user.pk), Listing(user_id=user.pk, channel="api")):
         totals = reports.totals(listing)
+        assert reports.overview(listing) == (totals, reports.balance_points(listing))
         refills = (50, 4) if not listing.channel else (0, 0)
         assert (totals.real.refills, totals.bonus.refills) == refills
         assert (totals.real.charges, totals.bonus.charges) == (8, 4)
@@ -243,7 +253,9 @@ def test_a_reversal_is_neither_a_refill_nor_a_charge(db: None) -> None:
     of_all = reports.turnover(Listing())
     assert of_all.real == (50, 8, -42)
     assert of_all.bonus == (4, 4, 0)
-    assert reports.totals(Listing(user_id=nobody.pk)).real == (0, 0, 0, 0, 0, 0)
+    of_nobody = Listing(user_id=nobody.pk)
+    assert reports.totals(of_nobody).real == (0, 0, 0, 0, 0, 0)
+    assert reports.overview(of_nobody) == (reports.totals(of_nobody), [])
 
 
 def test_a_row_names_what_it_reverses_and_what_reversed_it(db: None) -> None:
@@ -389,3 +401,17 @@ def test_holdings_are_those_of_customers(db: None, operator: User) -> None:
     user_with(real=10, bonus=2)
     user_with(real=5, is_active=False)
     assert reports.holdings() == (2, 1, Decimal(15), Decimal(2))
+
+
+def test_what_can_be_chosen_is_in_the_order_of_services_and_reasons(
+    db: None, django_assert_num_queries: Any
+) -> None:
+    for code, name in (("b", "Alpha"), ("a", "Beta")):
+        ServiceFactory(code=code, name=name)
+    for code, position in (("second", 2), ("first", 1)):
+        reason(code, position=position)
+    with django_assert_num_queries(1):
+        services, reasons = reports.choices()
+    assert list(services.items()) == list(Service.objects.values_list("code", "name"))
+    assert list(reasons.items()) == list(Reason.objects.values_list("code", "label"))
+    assert list(reasons)[:2] == ["first", "second"]

@@ -13,6 +13,7 @@ import pytest
 from django.core.cache import cache
 from django.db import connection, transaction
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils.formats import date_format
 from hypothesis import given
@@ -189,16 +190,24 @@ def test_a_search_that_takes_too_long_is_given_up_with_a_sentence(
         assert 'value="needle"' in page
 
 
-def test_the_time_limit_of_a_search_ends_with_it(db: None) -> None:
-    def limit() -> str:
-        with connection.cursor() as cursor:
-            cursor.execute("SHOW statement_timeout")
-            return str(cursor.fetchone()[0])
+def _limit() -> str:
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW statement_timeout")
+        return str(cursor.fetchone()[0])
 
-    before = limit()
+
+def test_the_time_limit_of_a_search_ends_with_it(db: None) -> None:
+    before = _limit()
     with reports.time_limit(7):
-        assert limit() == "7s"
-    assert limit() == before
+        assert _limit() == "7s"
+    assert _limit() == before
+
+
+def test_outside_a_database_transaction_too(committed_db: None) -> None:
+    before = _limit()
+    with reports.time_limit(7):
+        assert _limit() == "7s"
+    assert _limit() == before
 
 
 def test_what_is_typed_is_searched_literally(panel: Client) -> None:
@@ -215,20 +224,47 @@ def test_the_list_of_all_names_the_users(panel: Client) -> None:
         assert f'<a href="{tab(user)}">{user}</a>' in page
 
 
-def test_a_long_page_takes_as_many_queries_as_a_short_one(
-    panel: Client, django_assert_max_num_queries: Any
-) -> None:
+@pytest.fixture
+def of_many_pages(db: None) -> User:
+    """A user with more than a page of transactions, among them reversals of others."""
     user = user_with(real=1)
     for place in range(reports.PAGE_SIZE + 2):
         actor = OperatorFactory() if place % 10 == 0 else None
         ledger.change_balance(
             user, amount=1, description="One of many", actor=actor, channel=Channel.PANEL
         )
-    panel.get(tab(user))  # the first request notes when the session began
-    with django_assert_max_num_queries(16):
-        assert len(numbers(panel.get(tab(user)))) == reports.PAGE_SIZE
-    with django_assert_max_num_queries(11):
-        assert len(numbers(panel.get(everybody()))) == reports.PAGE_SIZE
+    ledger.reverse(user, number=reports.PAGE_SIZE, description="Reversed", **BY_API)
+    return user
+
+
+def statements(client: Client, address: str) -> list[str]:
+    """Returns the statements of a request, from the session to the end of the page."""
+    with CaptureQueriesContext(connection) as captured:
+        assert client.get(address).status_code == 200
+    return [each["sql"] for each in captured]
+
+
+@pytest.mark.parametrize("group", ["Viewer", "Billing operator", "Administrator"])
+def test_the_tab_takes_six_statements_whoever_looks_at_it(of_many_pages: User, group: str) -> None:
+    """Session; operator with permissions; user; choices; page; totals with chart."""
+    client = client_of(operator_with(group=group))
+    client.get(tab(of_many_pages))  # the first request notes when the session began
+    asked = statements(client, tab(of_many_pages))
+    assert len(asked) == 6, asked
+    few = user_with(real=1)
+    assert len(statements(client, tab(few))) == 6
+
+
+def test_a_period_or_a_filter_takes_some_more_statements_but_not_with_the_rows(
+    panel: Client, of_many_pages: User
+) -> None:
+    few = user_with(real=1)
+    for query in ("?from_day=2026-01-01", "?q=many", "?type=reversal", "?at=20"):
+        of_few, of_many = (
+            len(statements(panel, tab(user, query))) for user in (few, of_many_pages)
+        )
+        assert of_many <= max(of_few, 13), query
+    assert len(statements(panel, everybody())) <= 9
 
 
 def test_descriptions_are_text_on_the_page(panel: Client) -> None:

@@ -9,7 +9,6 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.db import IntegrityError, connection
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.utils.formats import date_format
 from django.utils.timezone import localtime
 from unfold.contrib.filters.admin import RadioFilter
 from unfold.decorators import display
@@ -129,7 +128,7 @@ class PeopleAdmin(PanelAdmin):
 
     @display(description="created", ordering="created_at")
     def created(self, user: User) -> str:
-        return date_format(localtime(user.created_at), "Y-m-d")
+        return localtime(user.created_at).date().isoformat()
 
     def activate(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         self._set_active(request, queryset, active=True)
