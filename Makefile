@@ -33,7 +33,9 @@ types: $(VENV)/installed-dev
 migrations-check: $(VENV)/installed-dev
 	$(PYTHON) manage.py makemigrations --check --dry-run
 
-# The table of docs/benchmarks.md. Takes some minutes and some gigabytes in DATA_DIR.
+# The table of docs/benchmarks.md, on a new embedded PostgreSQL or the server of DATABASE_URL. Takes
+# some minutes, and some gigabytes where temporary files are (--scratch). All of the page:
+# ARGS="--servers 18 15 --write"; ARGS=--help lists the options.
 benchmark: $(VENV)/installed-dev
 	$(PYTHON) -m tests.benchmarks $(ARGS)
 

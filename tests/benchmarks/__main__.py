@@ -1,83 +1,120 @@
-"""`make benchmark`; options through ARGS, e.g. `make benchmark ARGS="--rounds 5 --write"`."""
+"""`make benchmark`; options through ARGS, e.g. `make benchmark ARGS="--servers 18 15 --write"`."""
 
+import json
 import os
+import subprocess
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
 
-import django
-from django.conf import settings
+from tests.benchmarks import clusters, instructions, machine, page, pgledger, results
+from tests.benchmarks.clusters import Cluster
+from tests.benchmarks.options import parser
+from tests.benchmarks.progress import end_cleanly, say
 
-PARTS = ("posting", "hot", "http", "charging", "tab", "pages")
-
-
-def main() -> None:
-    options = _options()
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    # Pages need the addresses of static files, which are not collected here.
-    settings.STORAGES["staticfiles"]["BACKEND"] = (
-        "django.contrib.staticfiles.storage.StaticFilesStorage"
-    )
-    django.setup()
-    from tests.benchmarks import report
-    from tests.benchmarks.database import own_database
-
-    with own_database():
-        lines = list(_measure(options))
-        page = report.written(lines, arguments=sys.argv[1:])
-    sys.stdout.write(page)
-    if options.write:
-        report.PAGE.write_text(page)
+ROOT: Final = Path(__file__).parents[2]
+SETTINGS: Final = "DJANGO_SETTINGS_MODULE"
+# A call of the API within the process is not logged; the servers over HTTP log theirs.
+OF_CHILD: Final = {SETTINGS: "config.settings", "LOG_API_CALLS": "false"}
 
 
-def _options() -> Namespace:
-    parser = ArgumentParser(prog="make benchmark", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of each part [%(default)s]")
-    parser.add_argument("--calls", type=int, default=200, help="calls per round [%(default)s]")
-    parser.add_argument(
-        "--transactions",
-        type=int,
-        default=10_000_000,
-        help="transactions in the table for the tab [%(default)s]; a tenth belongs to one user",
-    )
-    parser.add_argument(
-        "--subscriptions",
-        type=int,
-        default=200_000,
-        help="subscriptions due at once in the charging run, four per user [%(default)s]",
-    )
-    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="parts to measure")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
-    return parser.parse_args()
+def main(arguments: Sequence[str]) -> int:
+    asked = parser().parse_args(arguments)
+    if asked.page:
+        page.PATH.write_text(page.written(results.load()))
+        return 0
+    command = _command(arguments)
+    measured: results.Results = {}
+    failed = False
+    for server in asked.servers or [None]:
+        with _cluster(server, asked.scratch) as cluster:
+            if cluster is None:
+                say(f"PostgreSQL {server} was not found.")
+                measured[str(server)] = results.missing(f"no PostgreSQL {server} was found")
+                continue
+            say(f"PostgreSQL{f' {server}' if server else ''}: {cluster.about}")
+            found, status = _measured(cluster, asked, command)
+            measured[found["version"].split(".")[0]] = found
+            failed = failed or status != 0
+    if asked.write:
+        everything = results.merged(results.load(), measured)
+        results.save(everything)
+        page.PATH.write_text(page.written(everything))
+    else:
+        say("", page.written(measured))
+    return 1 if failed else 0
 
 
-def _measure(options: Namespace) -> Iterator["report.Line"]:  # noqa: F821
-    from tests.benchmarks import api, charging, posting, tab
+def _command(arguments: Sequence[str]) -> str:
+    """Returns the command as the page tells it, without what is only true of this machine."""
+    given = list(arguments)
+    for option, instead in (
+        ("--hordak", ["--hordak", "PYTHON"]),
+        ("--earlier", ["--earlier", "DIR"]),
+        ("--scratch", []),
+    ):
+        if option in given:
+            place = given.index(option)
+            given[place : place + 2] = instead
+    variable = f"{pgledger.VARIABLE}=… " if os.environ.get(pgledger.VARIABLE) else ""
+    return f'{variable}make benchmark ARGS="{" ".join(given)}"'
 
-    user_ids = posting.make_users()
-    if "posting" in options.only:
-        yield from posting.measure_single_and_batch(
-            user_ids, rounds=options.rounds, calls=options.calls
-        )
-    if "hot" in options.only:
-        yield from posting.measure_hot(
-            user_ids, rounds=options.rounds, calls=max(1, options.calls // 4)
-        )
-    if "http" in options.only:
-        yield from api.measure_http(user_ids, rounds=options.rounds, calls=options.calls)
-    if "charging" in options.only:
-        charging.fill(options.subscriptions)
-        yield from charging.measure_charging(
-            subscriptions=options.subscriptions, rounds=max(1, options.rounds // 5)
-        )
-    if {"tab", "pages"} & set(options.only):
-        long, short = tab.fill(options.transactions)
-        sizes = {"transactions": options.transactions, "rounds": options.rounds}
-        if "tab" in options.only:
-            yield from tab.measure_tab(long, short, **sizes)
-        if "pages" in options.only:
-            yield from api.measure_pages(long, short, **sizes)
+
+@contextmanager
+def _cluster(server: int | None, scratch: Path | None) -> Iterator[Cluster | None]:
+    folder = Path(scratch or tempfile.gettempdir())
+    if server is None and os.environ.get("DATABASE_URL"):
+        yield Cluster(None, None, {}, "the server of DATABASE_URL")
+    elif server is None or server == clusters.embedded_version():
+        with clusters.embedded(folder) as cluster:
+            yield cluster
+    elif place := clusters.found(server):
+        with clusters.started(place, folder) as cluster:
+            yield cluster
+    else:
+        yield None
+
+
+def _measured(cluster: Cluster, asked: Namespace, command: str) -> tuple[dict[str, Any], int]:
+    """Returns what was measured, and the status of the process that measured it."""
+    only = [part for part in asked.only if part not in asked.without]
+    why_not = instructions.why_not(cluster)
+    needed = [part for part in only if part != "instructions" or not why_not]
+    options = {**vars(asked), "only": needed, "command": command, "scratch": None}
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "found.json"
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.benchmarks.measure", json.dumps(options), output],
+            cwd=ROOT,
+            env={**os.environ, **cluster.variables, **OF_CHILD},
+        ) as process:
+            try:
+                status = process.wait()
+            except BaseException:
+                process.terminate()  # it drops its databases, and stops an embedded server
+                raise
+        if not output.exists():
+            raise SystemExit(status or 1)
+        found: dict[str, Any] = json.loads(output.read_text())
+    settings = found.pop("settings")
+    found["about"] = f"{cluster.about}; {settings}" if settings else cluster.about
+    statements = found.pop("statements", {})
+    if "instructions" in only and (statements or why_not):
+        load = machine.load()
+        if cluster.is_started:
+            clusters.stop(cluster)
+        lines = [*instructions.measure(cluster, statements, why_not=why_not)]
+        say(*lines)
+        facts = machine.facts(version=found["version"], load_before=load, command=command)
+        found["parts"]["instructions"] = results.as_part(facts, lines)
+    return found, status
 
 
 if __name__ == "__main__":
-    main()
+    os.environ.setdefault(SETTINGS, "config.settings")
+    end_cleanly()
+    sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,9 @@ from django.db import connection, connections
 from billing import ledger
 from billing.models import Channel, ChargingBatch, ChargingRun, Plan, Subscription
 from billing.plans import charging
-from tests.benchmarks.report import Line, progress
+from tests.benchmarks.options import Options
+from tests.benchmarks.progress import progress
+from tests.benchmarks.results import Line, ratio
 from users.models import User
 
 PER_USER: Final = 4
@@ -51,7 +53,7 @@ def fill(subscriptions: int) -> None:
             actor=None,
             channel=Channel.IMPORT,
         )
-    start = _first_of(0)
+    start = first_of(0)
     Subscription.objects.bulk_create(
         (
             Subscription(
@@ -72,49 +74,43 @@ def fill(subscriptions: int) -> None:
         cursor.execute("VACUUM ANALYZE")
 
 
-def measure_charging(*, subscriptions: int, rounds: int) -> Iterator[Line]:
+def measure(user_ids: Sequence[int], options: Options) -> Iterator[Line]:
     """Measures runs: each round charges one month with one worker, and the next with two.
 
     Batches are posted before and after each run. The rate of a run is compared with their median
     rate.
     """
+    fill(options.subscriptions)
     rates: dict[str, list[float]] = {"batch": [], "1": [], "2": []}
     early, peaks = [], []
     month = 0
-    for _ in progress(range(rounds), "Charging"):
+    for _ in progress(range(max(1, options.rounds // 3)), "Charging"):
         batches = [_batch_rate()]
         for workers in (1, 2):
-            rate, worked = _run_rate(_first_of(month), workers, subscriptions)
+            rate, worked = run_rate(first_of(month), workers, options.subscriptions)
             rates[f"{workers}"].append(rate)
             early += [each.early for each in worked]
             peaks += [each.peak for each in worked]
             batches.append(_batch_rate())
             month += 1
         rates["batch"].append(median(batches))
-    for workers in ("1", "2"):
-        ratios = [run / batch for run, batch in zip(rates[workers], rates["batch"], strict=True)]
-        yield Line(
-            what=f"{subscriptions:,} subscriptions due at once, "
-            f"{workers} worker{'s' if workers == '2' else ''}",
-            measured=f"charging run {median(rates[workers]):,.0f}/s",
-            against=f"ledger, batches of {BATCH_SIZE:,} {median(rates['batch']):,.0f}/s",
-            ratio=median(ratios),
-            target=0.5,
-            target_text="≥ 0.5",
-            is_met=median(ratios) >= 0.5,
+    for count, many in (("1", "1 worker"), ("2", "2 workers")):
+        yield ratio(
+            f"Subscriptions due at once, {many}, of the rate of plain batches",
+            f"run {median(rates[count]):,.0f}/s of {options.subscriptions:,}",
+            f"batches of {BATCH_SIZE:,} {median(rates['batch']):,.0f}/s",
+            median(run / batch for run, batch in zip(rates[count], rates["batch"], strict=True)),
+            "≥ 0.5",
         )
-    yield Line(
-        what="Memory of a worker",
-        measured=f"at the end of the run {median(peaks):,.0f} MiB",
-        against=f"after the first batch {median(early):,.0f} MiB",
-        ratio=median(peaks) / median(early),
-        target=None,
-        target_text="",
-        is_met=None,
+    yield ratio(
+        "Memory of a worker, end against the first batch",
+        f"end {median(peaks):,.0f} MiB",
+        f"first batch {median(early):,.0f} MiB",
+        median(peaks) / median(early),
     )
 
 
-def _first_of(month: int) -> date:
+def first_of(month: int) -> date:
     return date((FIRST_MONTH + month) // 12, (FIRST_MONTH + month) % 12 + 1, 1)
 
 
@@ -136,7 +132,7 @@ def _batch_rate() -> float:
     return len(entries) / (perf_counter() - started)
 
 
-def _run_rate(day: date, workers: int, subscriptions: int) -> tuple[float, Sequence[Worked]]:
+def run_rate(day: date, workers: int, subscriptions: int) -> tuple[float, Sequence[Worked]]:
     at = datetime(day.year, day.month, day.day, 0, 5, tzinfo=UTC)
     started = perf_counter()
     run = charging.open_run(at, ChargingRun.Start.COMMAND)
@@ -146,7 +142,9 @@ def _run_rate(day: date, workers: int, subscriptions: int) -> tuple[float, Seque
     children = []
     for number in range(workers):
         here, there = context.Pipe()
-        process = context.Process(target=_work, args=(there, batch_ids[number::workers]))
+        process = context.Process(
+            target=_work, args=(there, batch_ids[number::workers]), daemon=True
+        )
         process.start()
         children.append((process, here))
     worked = [here.recv() for _, here in children]

@@ -1,174 +1,112 @@
-"""Measures single changes, changes of hot rows, and batches."""
+"""Measures single changes on one connection, and batches."""
 
-import multiprocessing
-import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Barrier
+from contextlib import ExitStack
 from statistics import median
 from time import perf_counter
 from typing import Final
 
-from django.db import connection, connections
-
 from billing import ledger
 from billing.models import Channel
-from tests.benchmarks.report import Line, progress
-from tests.benchmarks.ways import AMOUNT, DESCRIPTION, WAYS
-from users.models import User
+from tests.benchmarks import django_hordak, pgledger, ways
+from tests.benchmarks.options import Options
+from tests.benchmarks.progress import progress
+from tests.benchmarks.results import Line, not_measured, ratio
+from tests.benchmarks.ways import AMOUNT, DESCRIPTION, Way
 
-USERS: Final = 500
-HOT_USERS: Final = 50
-HOT_CONNECTIONS: Final = 20
 BATCH_SIZE: Final = 10_000
 WARM_UP_CALLS: Final = 20
 
 Rates = dict[str, list[float]]  # way → changes per second, one figure per round
 
 
-def make_users() -> list[int]:
-    users = User.objects.bulk_create(
-        User(email=f"customer-{place}@example.com", password="!") for place in range(USERS)
-    )
-    with connection.cursor() as cursor:
-        for table in ("plain_balance", "ruled_balance"):
-            cursor.execute(f"INSERT INTO {table} (user_id) SELECT user_id FROM billing_balance")
-        cursor.execute("VACUUM ANALYZE")
-    return [user.pk for user in users]
-
-
-def measure_single_and_batch(user_ids: Sequence[int], *, rounds: int, calls: int) -> Iterator[Line]:
-    rates: Rates = {way: [] for way in [*WAYS, "batch"]}
-    for way in WAYS.values():
-        _rate(way, user_ids, WARM_UP_CALLS)
-    for _ in progress(range(rounds), "Single and batch"):
-        for name, way in WAYS.items():
-            rates[name].append(_rate(way, user_ids, calls))
-        rates["batch"].append(_batch_rate(user_ids))
-    yield _line("Single change, 1 connection", rates, "ledger", "floor", 0.5)
-    yield _line("Single change, 1 connection", rates, "ledger", "bare floor", None)
-    yield _line("Single change, 1 connection", rates, "ledger", "usual", 3)
-    yield _line("Single change, 1 connection", rates, "ledger", "bare usual", None)
-    yield _line(f"Batch of {BATCH_SIZE:,}, against single changes", rates, "batch", "ledger", 5)
-
-
-def measure_hot(user_ids: Sequence[int], *, rounds: int, calls: int) -> Iterator[Line]:
-    """Measures many connections on few users.
-
-    It uses processes, because threads would measure the interpreter's lock.
-    """
-    rates: Rates = {way: [] for way in WAYS}
-    with _workers(user_ids[:HOT_USERS], calls) as run:
-        for name in WAYS:
-            run(name)  # warms up
-        for _ in progress(range(rounds), "Hot rows"):
-            for name in WAYS:
-                rates[name].append(HOT_CONNECTIONS * calls / run(name))
-    load = f"{HOT_CONNECTIONS} connections on {HOT_USERS} users"
-    yield _line(load, rates, "ledger", "floor", 0.6)
-    yield _line(load, rates, "ledger", "bare floor", None)
-    yield _line(load, rates, "ledger", "usual", None)
-
-
-NAMES: Final = {
-    "floor": "floor: one bare statement",
-    "ledger": "ledger",
-    "usual": "usual Django way",
-    "bare floor": "floor on tables without rules",
-    "bare usual": "usual Django way on tables without rules",
-    "batch": "ledger, batch",
-}
-
-
-def _line(what: str, rates: Rates, way: str, against: str, target: float | None) -> Line:
-    ratios = [a / b for a, b in zip(rates[way], rates[against], strict=True)]
-    return Line(
-        what=what,
-        measured=f"{NAMES[way]} {median(rates[way]):,.0f}/s",
-        against=f"{NAMES[against]} {median(rates[against]):,.0f}/s",
-        ratio=median(ratios),
-        target=target,
-        is_met=None if target is None else median(ratios) >= target,
-        target_text="" if target is None else f"≥ {target}",
-    )
-
-
-def _rate(way: Callable[[int], None], user_ids: Sequence[int], calls: int) -> float:
-    started = perf_counter()
-    for place in range(calls):
-        way(user_ids[place % len(user_ids)])
-    return calls / (perf_counter() - started)
-
-
-def _batch_rate(user_ids: Sequence[int]) -> float:
-    started = perf_counter()
-    ledger.post_batch(
-        (
-            ledger.balance_change_entry(
-                user_ids[place % len(user_ids)], amount=AMOUNT, description=DESCRIPTION
-            )
-            for place in range(BATCH_SIZE)
-        ),
-        actor=None,
-        channel=Channel.API,
-    )
-    return BATCH_SIZE / (perf_counter() - started)
-
-
-@contextmanager
-def _workers(user_ids: Sequence[int], calls: int) -> Iterator[Callable[[str], float]]:
-    """Starts processes with one connection each, and yields a function that runs one way in all.
-
-    The function takes the name of the way, and returns the seconds from the first start to the last
-    end.
-    """
-    connections.close_all()  # a connection must not be shared with a child
-    context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(HOT_CONNECTIONS)
-    pipes = []
-    processes = []
-    for seed in range(HOT_CONNECTIONS):
-        here, there = context.Pipe()
-        process = context.Process(
-            target=_work, args=(there, barrier, user_ids, calls, seed), daemon=True
+def measure(user_ids: Sequence[int], options: Options) -> Iterator[Line]:
+    rates: Rates = {}
+    with ExitStack() as stack:
+        runs: dict[str, Callable[[int], float]] = {}
+        for way in ways.available():
+            runs[way.name] = rate_of(way, user_ids)
+        if options.hordak:
+            runs[django_hordak.NAME] = stack.enter_context(django_hordak.transfers(options.hordak))
+        for run in runs.values():
+            run(WARM_UP_CALLS)
+        for _ in progress(range(options.rounds), "Single and batch"):
+            for name, run in runs.items():
+                rates.setdefault(name, []).append(run(options.calls))
+            rates.setdefault("batch", []).append(batch_rate(user_ids, options.batch))
+    yield compared("Single change, of the bare floor", rates, ways.BARE_FLOOR, "≥ 0.7")
+    yield compared("Single change, of the bare floor, prepared", rates, ways.PREPARED_FLOOR)
+    yield compared("Single change, of the ruled floor", rates, ways.RULED_FLOOR)
+    yield compared("Single change, against pgledger", rates, ways.PGLEDGER, "≥ 1.2")
+    yield compared("Single change, against pgledger, prepared", rates, ways.PREPARED_PGLEDGER)
+    yield compared("Single change, against the usual Django way", rates, ways.USUAL, "≥ 3")
+    yield compared("Single change, against that on tables without rules", rates, ways.BARE_USUAL)
+    if options.hordak:
+        yield compared(
+            "Single change, against django-hordak", rates, Way(django_hordak.NAME, _nothing)
         )
-        process.start()
-        pipes.append(here)
-        processes.append(process)
-
-    def run(way: str) -> float:
-        for pipe in pipes:
-            pipe.send(way)
-        times = [pipe.recv() for pipe in pipes]
-        return max(end for _, end in times) - min(start for start, _ in times)
-
-    try:
-        yield run
-        for pipe in pipes:
-            pipe.send(None)
-        for process in processes:
-            process.join()
-    finally:
-        for process in processes:
-            process.kill()
+    else:
+        yield not_measured("Single change, against django-hordak", django_hordak.MISSING)
+    batch = median(rates["batch"])
+    yield Line(
+        what="Batch of 10,000",
+        shown=f"{batch:,.0f} entries/s",
+        value=batch,
+        detail="" if options.batch == BATCH_SIZE else f"of {options.batch:,} here",
+        target="≥ 15,000",
+    )
+    yield ratio(
+        "Batch of 10,000, against single changes",
+        f"batch {batch:,.0f}/s",
+        f"ledger {median(rates['ledger']):,.0f}/s",
+        median(a / b for a, b in zip(rates["batch"], rates["ledger"], strict=True)),
+        "≥ 5",
+    )
 
 
-def _work(
-    pipe: Connection,
-    barrier: Barrier,
-    user_ids: Sequence[int],
-    calls: int,
-    seed: int,
-) -> None:
-    rng = random.Random(seed)
-    while (name := pipe.recv()) is not None:
-        way = WAYS[name]
-        way(rng.choice(user_ids))  # opens the connection, and warms it up
-        chosen = rng.choices(user_ids, k=calls)
-        barrier.wait()
+def compared(what: str, rates: Rates, against: Way, target: str = "") -> Line:
+    """Returns the line that compares the ledger with another way."""
+    ours, theirs = rates["ledger"], rates.get(against.name)
+    if theirs is None:
+        return not_measured(what, pgledger.MISSING, target)
+    return ratio(
+        what,
+        f"ledger {median(ours):,.0f}/s",
+        f"{against.name} {median(theirs):,.0f}/s",
+        median(a / b for a, b in zip(ours, theirs, strict=True)),
+        target,
+    )
+
+
+def rate_of(way: Way, user_ids: Sequence[int]) -> Callable[[int], float]:
+    """Returns a function that makes so many changes, and returns the changes per second."""
+
+    def run(calls: int) -> float:
         started = perf_counter()
-        for user_id in chosen:
-            way(user_id)
-        pipe.send((started, perf_counter()))
-    connections.close_all()
+        for place in range(calls):
+            way.post(user_ids[place % len(user_ids)])
+        return calls / (perf_counter() - started)
+
+    return run
+
+
+def batch_rate(user_ids: Sequence[int], size: int) -> float:
+    started = perf_counter()
+    ledger.post_batch(entries(user_ids, size), actor=None, channel=Channel.API)
+    return size / (perf_counter() - started)
+
+
+def post_entries(user_ids: Sequence[int], count: int) -> None:
+    """Posts many entries, in batches."""
+    for posted in progress(range(0, count, BATCH_SIZE), "Posting"):
+        batch_rate(user_ids, min(BATCH_SIZE, count - posted))
+
+
+def entries(user_ids: Sequence[int], size: int) -> Iterator[ledger.Entry]:
+    for place in range(size):
+        yield ledger.balance_change_entry(
+            user_ids[place % len(user_ids)], amount=AMOUNT, description=DESCRIPTION
+        )
+
+
+def _nothing(user_id: int) -> None: ...

@@ -1,15 +1,18 @@
 """The compared ways of adding 1.00 to a user's balance."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
+import psycopg
 from django.db import connection, models, transaction
 from django.utils import timezone
 
 from billing import ledger
 from billing.models import Channel
 from billing.models.balances import money_field, total_field
+from tests.benchmarks import pgledger
 
 AMOUNT: Final = Decimal("1.0000")
 DESCRIPTION: Final = "Bank transfer"
@@ -42,22 +45,49 @@ _FLOOR: Final = """
 """
 
 
-_FLOORS: Final = {tables: _FLOOR.format(tables=tables) for tables in ("ruled", "plain")}
+FLOORS: Final = {tables: _FLOOR.format(tables=tables) for tables in ("ruled", "plain")}
+PLACE_OF_USER: Final = 2  # among the values
 
 
-def by_floor(user_id: int) -> None:
-    _execute_floor(_FLOORS["ruled"], user_id)
+def floor_values(user_id: int) -> list[Any]:
+    return [AMOUNT, AMOUNT, user_id, DESCRIPTION, AMOUNT, AMOUNT, Channel.API.value]
+
+
+def by_ruled_floor(user_id: int) -> None:
+    _execute(FLOORS["ruled"], floor_values(user_id))
 
 
 def by_bare_floor(user_id: int) -> None:
-    _execute_floor(_FLOORS["plain"], user_id)
+    _execute(FLOORS["plain"], floor_values(user_id))
 
 
-def _execute_floor(statement: str, user_id: int) -> None:
+def by_prepared_floor(user_id: int) -> None:
+    _execute_prepared(FLOORS["plain"], floor_values(user_id))
+
+
+# An account that each user has for money from outside, because one for all would be a hot row.
+_TRANSFER: Final = "SELECT * FROM pgledger_create_transfer(%s, %s, %s)"
+
+
+def by_pgledger(user_id: int) -> None:
+    _execute(_TRANSFER, [*pgledger.accounts[user_id], AMOUNT])
+
+
+def by_prepared_pgledger(user_id: int) -> None:
+    _execute_prepared(_TRANSFER, [*pgledger.accounts[user_id], AMOUNT])
+
+
+def _execute(statement: str, values: list[Any]) -> None:
     with connection.cursor() as cursor:
-        cursor.execute(
-            statement, [AMOUNT, AMOUNT, user_id, DESCRIPTION, AMOUNT, AMOUNT, Channel.API.value]
-        )
+        cursor.execute(statement, values)
+        cursor.fetchall()
+
+
+def _execute_prepared(statement: str, values: list[Any]) -> None:
+    """Executes it on the driver's own cursor, without what Django adds."""
+    connection.ensure_connection()
+    with psycopg.Cursor(connection.connection) as cursor:
+        cursor.execute(statement, values, prepare=True)
         cursor.fetchall()
 
 
@@ -168,10 +198,26 @@ def _change(
         )
 
 
-WAYS: Final[dict[str, Callable[[int], None]]] = {
-    "floor": by_floor,
-    "bare floor": by_bare_floor,
-    "ledger": by_ledger,
-    "usual": by_usual_django,
-    "bare usual": by_bare_django,
-}
+@dataclass(frozen=True)
+class Way:
+    """A way of posting: its name in the table, and the function that posts for a user."""
+
+    name: str
+    post: Callable[[int], None]
+
+
+LEDGER: Final = Way("ledger", by_ledger)
+BARE_FLOOR: Final = Way("bare floor", by_bare_floor)
+PREPARED_FLOOR: Final = Way("bare floor, prepared", by_prepared_floor)
+RULED_FLOOR: Final = Way("ruled floor", by_ruled_floor)
+USUAL: Final = Way("usual Django way", by_usual_django)
+BARE_USUAL: Final = Way("usual Django way on tables without rules", by_bare_django)
+PGLEDGER: Final = Way("pgledger", by_pgledger)
+PREPARED_PGLEDGER: Final = Way("pgledger, prepared", by_prepared_pgledger)
+
+ALWAYS: Final = (LEDGER, BARE_FLOOR, PREPARED_FLOOR, RULED_FLOOR, USUAL, BARE_USUAL)
+WITH_PGLEDGER: Final = (PGLEDGER, PREPARED_PGLEDGER)
+
+
+def available() -> tuple[Way, ...]:
+    return (*ALWAYS, *(WITH_PGLEDGER if pgledger.accounts else ()))
