@@ -156,6 +156,15 @@ MIDDLEWARE = [
     "users.unsent.KeepUnsentForms",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
+# Calls of the Billing API pass these after `billing.api.requests.api_requests`, and none of the
+# others below it.
+API_MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.middleware.gzip.GZipMiddleware",
+    "config.policy.send_policy",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
 
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
@@ -316,6 +325,7 @@ AUTHENTICATION_BACKENDS = ["users.backends.OperatorBackend"]
 SILENCED_SYSTEM_CHECKS = [
     # The login is unique by a constraint that ignores case, which this check does not recognise.
     "auth.E003",
+    "auth.W004",  # the same, where other backends than Django's own are used
     # The panel cannot know whether all names below its own answer HTTPS, now and in future.
     "security.W005",  # SECURE_HSTS_INCLUDE_SUBDOMAINS
     "security.W021",  # SECURE_HSTS_PRELOAD

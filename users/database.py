@@ -16,7 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connection
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    DatabaseError,
+    InterfaceError,
+    OperationalError,
+    connection,
+    connections,
+)
 from django.db.backends.utils import CursorWrapper
 from django.db.models import Model, QuerySet
 
@@ -225,6 +232,32 @@ def prepared_cursor() -> CursorWrapper:
     """Returns a cursor whose statements the server parses and plans once per connection."""
     made: CursorWrapper = connection.prepared_cursor()  # type: ignore[attr-defined] # config.postgresql
     return made
+
+
+def first_row(statement: str, parameters: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """Returns the first row of a request's first statement, which may be executed twice.
+
+    It shows whether the connection still works, so that no other statement has to. If the
+    connection ended since the request before, it is executed again on another one.
+    """
+    database: Any = connections[DEFAULT_DB_ALIAS]
+    is_tested = database.in_atomic_block or database.health_check_done
+    if database.connection is not None:
+        database.health_check_done = True
+    try:
+        return _first_row(statement, parameters)
+    except (OperationalError, InterfaceError):
+        if is_tested or (database.connection is not None and database.is_usable()):
+            raise
+        database.close()
+        return _first_row(statement, parameters)
+
+
+def _first_row(statement: str, parameters: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    with prepared_cursor() as cursor:
+        cursor.execute(statement, parameters)
+        row: tuple[Any, ...] | None = cursor.fetchone()
+        return row
 
 
 class Turns:

@@ -10,6 +10,7 @@ from django.contrib.postgres.indexes import GinIndex
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, models
 from django.db.models import Exists, F, Func, OuterRef, Q, Value
+from django.db.models.expressions import RawSQL
 from django.db.models.functions import Lower
 from django.utils import timezone
 
@@ -38,6 +39,14 @@ def constraint_of(problem: IntegrityError) -> str:
     """Returns the name of the constraint that refused a write; "" if the error names none."""
     diagnostics = getattr(problem.__cause__, "diag", None)
     return getattr(diagnostics, "constraint_name", None) or ""
+
+
+@cache
+def customer_sql() -> str:
+    """Returns SQL for the ID of a customer. Its one parameter is the ID, as text."""
+    rows = User.objects.customers().filter(pk=RawSQL("%s::bigint", ()))
+    sql, _ = rows.values_list("pk").query.sql_with_params()
+    return sql
 
 
 class UserManager(BaseUserManager["User"]):

@@ -56,17 +56,14 @@ class RequiresPermission(HttpBearer):
 
     def authenticate(self, request: HttpRequest, token: str) -> ApiKey:
         now = timezone.now()
-        key = authority.find_key(token.strip(), now)
-        if key is None:
+        admission = authority.admit(
+            token.strip(), per_minute=settings.API_REQUESTS_PER_MINUTE, now=now
+        )
+        if admission is None:
             raise Problem("unauthenticated")
+        key, wait = admission
         request.auth = key  # type: ignore[attr-defined]  # also of a call refused below, for the log
         authority.note_use(key, now)
-        limit = key.requests_per_minute
-        wait = authority.spend(
-            f"key:{key.pk}",
-            per_minute=settings.API_REQUESTS_PER_MINUTE if limit is None else limit,
-            now=now,
-        )
         if wait is not None:
             raise Problem("too_many_requests", seconds=authority.whole_seconds(wait))
         if self.writes and key.is_read_only:

@@ -21,6 +21,7 @@ from django.http.response import HttpResponseBase
 from billing import counters, ledger
 from billing.api import call_log, etags
 from billing.api.problems import Problem, answer
+from billing.api.stack import api_stack
 
 FACES: Final = ("/api/", "/v2/")
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -28,15 +29,17 @@ Handler = Callable[[HttpRequest], HttpResponseBase]
 
 
 def api_requests(get_response: Handler) -> Handler:
-    """The outermost middleware, so that refusals by others have an ID and a log line, too."""
+    """Middleware: answers calls with a stack of their own (`stack.py`), pages with the panel's.
+
+    It is outside that stack, so that refusals by others have an ID and a log line, too.
+    """
+    answer_call = api_stack()
 
     def handle(request: HttpRequest) -> HttpResponseBase:
         if not request.path_info.startswith(FACES):
             return get_response(request)
         request_id = _id_of(request)
         request.id = request_id  # type: ignore[attr-defined]
-        # No call uses cookies, so a browser cannot be made to forge one.
-        request.csrf_processing_done = True  # type: ignore[attr-defined]
         started = time.monotonic()
         method = request.method
         if method == "HEAD" and request.path_info.startswith("/api/"):
@@ -51,7 +54,7 @@ def api_requests(get_response: Handler) -> Handler:
             response = refusal
         else:
             with ledger.for_request(request_id):
-                response = _in_its_words(request, get_response(request))
+                response = _in_its_words(request, answer_call(request))
         request.method = method
         etags.of_compressed(response)
         response["X-Request-Id"] = request_id

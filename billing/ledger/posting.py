@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
+from functools import cache
 from typing import Any, Final, Literal, NamedTuple, Unpack
 
 from django.db import DatabaseError, connection, transaction
@@ -15,9 +16,10 @@ from django.db.models import Sum
 
 from billing import counters
 from billing.counters import counts_refusals
-from billing.errors import AlreadyPaidBack, BillingError, refusal_from
+from billing.errors import AlreadyPaidBack, BillingError, UnknownUser, refusal_from
 from billing.ledger.balances import lock_balances
 from billing.ledger.entries import (
+    MAX_WHOLE_NUMBER,
     Entry,
     Options,
     as_json,
@@ -31,7 +33,7 @@ from billing.ledger.entries import (
 from billing.models import Channel, Grant, Transaction, TransactionType
 from billing.money import ZERO, Amount
 from users import database
-from users.models import User
+from users.models import User, customer_sql
 
 REFUSED_SQLSTATE: Final = "BL001"
 
@@ -61,6 +63,7 @@ def change_balance(
     subtype: str = "partner",
     payment_date: date | None = None,
     bonus_expires_at: datetime | None = None,
+    customers_only: bool = False,
     **options: Unpack[Options],
 ) -> Transaction:
     """Adds signed amounts to both balances, in one transaction.
@@ -70,7 +73,8 @@ def change_balance(
     `bonus_expires_at` on, what is left of the added bonus cannot be spent; None: it never expires.
 
     Raises InsufficientFunds if a balance would become negative, NothingToChange if both amounts are
-    zero, InvalidExpiry if the expiry is past or no bonus is added, and InvalidPaymentDate.
+    zero, InvalidExpiry if the expiry is past or no bonus is added, and InvalidPaymentDate. With
+    `customers_only`, raises UnknownUser also for an operator's account.
     """
     entry = balance_change_entry(
         user,
@@ -82,7 +86,7 @@ def change_balance(
         bonus_expires_at=bonus_expires_at,
         **options,
     )
-    return post(entry, actor=actor, channel=channel)
+    return post(entry, actor=actor, channel=channel, customers_only=customers_only)
 
 
 @counts_refusals
@@ -194,10 +198,17 @@ def _refuse_what_was_paid_back(reversal: Entry) -> None:
         raise AlreadyPaidBack(number=number, amount=str(amount), paid_back_by=paid_back[-1].number)
 
 
-def post(entry: Entry, *, actor: User | None, channel: Channel) -> Transaction:
-    """Posts one entry of any kind. The caller counts refusals (`counters.counts_refusals`)."""
+def post(
+    entry: Entry, *, actor: User | None, channel: Channel, customers_only: bool = False
+) -> Transaction:
+    """Posts one entry of any kind. The caller counts refusals (`counters.counts_refusals`).
+
+    With `customers_only`, raises UnknownUser also for an operator's account.
+    """
     try:
-        [(_, posted)] = _post([as_json(entry)], actor, channel, skip_refused=False)
+        [(_, posted)] = _post(
+            [as_json(entry)], actor, channel, skip_refused=False, customers_only=customers_only
+        )
     except BillingError as refusal:
         refusal.data.pop("entry", None)  # its place in a batch; there is no batch here
         raise
@@ -332,12 +343,24 @@ def current_request() -> str | None:
 
 
 def _post(
-    entries: list[dict[str, Any]], actor: User | None, channel: Channel, *, skip_refused: bool
+    entries: list[dict[str, Any]],
+    actor: User | None,
+    channel: Channel,
+    *,
+    skip_refused: bool,
+    customers_only: bool = False,
 ) -> list[tuple[int, Posted]]:
-    """Calls `billing_post`. Returns results with the positions of their entries, from 1."""
+    """Calls `billing_post`. Returns results with the positions of their entries, from 1.
+
+    `customers_only` is for one entry.
+    """
     arguments = _arguments(entries, actor, channel, skip_refused=skip_refused)
     with _refusals({entry["user_id"] for entry in entries}):
-        results = _call(arguments)
+        if customers_only:
+            [entry] = entries
+            results = _call_for_customer(entry["user_id"], arguments)
+        else:
+            results = _call(_CALL, arguments)
     types = [entries[position - 1]["type"] for position, _ in results]
     _count(types, [result.outcome for _, result in results], channel)
     for _, result in results:
@@ -392,19 +415,35 @@ def _refusals(user_ids: Collection[int]) -> Iterator[None]:
 
 
 _COLUMNS: Final = [column.attname for column in Transaction._meta.concrete_fields]
-_CALL: Final = (
-    'SELECT "position", outcome, refusal, '  # noqa: S608 - names of ours
-    + ", ".join(f"(posted).{name}" for name in _COLUMNS)
-    + " FROM billing_post(%s, %s, %s, %s)"
+_RESULTS: Final = 'SELECT "position", outcome, refusal, ' + ", ".join(
+    f"(posted).{name}" for name in _COLUMNS
 )
+_CALL: Final = f"{_RESULTS} FROM billing_post(%s, %s, %s, %s)"
 _CALL_FOR_NUMBERS: Final = (
     'SELECT (posted).number, outcome FROM billing_post(%s, %s, %s, %s) ORDER BY "position"'
 )
 
 
-def _call(arguments: list[Any]) -> list[tuple[int, Posted]]:
+@cache
+def _for_customer() -> str:
+    """Returns the call with an entry of the customer who is found; without one there is no call."""
+    return (
+        f"{_RESULTS} FROM ({customer_sql()}) c (id) CROSS JOIN LATERAL billing_post("
+        "jsonb_set(%s::jsonb, '{0,user_id}', to_jsonb(c.id)), %s, %s, %s)"
+    )
+
+
+def _call_for_customer(user_id: int, arguments: list[Any]) -> list[tuple[int, Posted]]:
+    if 0 < user_id <= MAX_WHOLE_NUMBER and (
+        results := _call(_for_customer(), [str(user_id), *arguments])
+    ):
+        return results
+    raise UnknownUser(user_id=user_id)
+
+
+def _call(statement: str, arguments: list[Any]) -> list[tuple[int, Posted]]:
     with database.prepared_cursor() as cursor:
-        cursor.execute(_CALL, arguments)
+        cursor.execute(statement, arguments)
         return [(row[0], _posted(row[1], row[2], row[3:])) for row in cursor.fetchall()]
 
 

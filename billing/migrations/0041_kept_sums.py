@@ -15,7 +15,7 @@ def _total(verbose_name: str) -> "models.DecimalField[Any, Any]":
 class Migration(migrations.Migration):
     """Sums that the start page shows. A worker fills them from the first transaction on."""
 
-    dependencies = [("billing", "0039_sound_transactions")]
+    dependencies = [("billing", "0040_construction")]
 
     operations = [
         migrations.CreateModel(

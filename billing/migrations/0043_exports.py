@@ -8,7 +8,7 @@ class Migration(migrations.Migration):
     """Workbooks that workers write in the background, with their files."""
 
     dependencies = [
-        ("billing", "0039_sound_transactions"),
+        ("billing", "0042_lists_over_all_users"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

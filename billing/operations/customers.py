@@ -1,6 +1,7 @@
 """Finding, adding, editing, activating and deactivating customers."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
@@ -9,7 +10,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
 from billing import events
-from billing.errors import DuplicateUser, EmailTaken, ForgottenUser, UnknownUser
+from billing.errors import BillingError, DuplicateUser, EmailTaken, ForgottenUser, UnknownUser
 from billing.events import Note
 from billing.expiry import end_of_bonus, usual_last_day
 from billing.models import Channel, Event, Plan, Subject, Subscription, Transaction
@@ -17,7 +18,7 @@ from billing.money import ZERO
 from billing.operations._common import one_transaction, record_subscription, subscription_data
 from billing.plans import subscriptions
 from users import database
-from users.models import ONE_MAILBOX, User, constraint_of
+from users.models import ONE_MAILBOX, User, constraint_of, customer_sql
 
 # Events store the values of these fields. The other fields are personal data, which has to be
 # erasable, and events are not: of these, an event stores only the names.
@@ -56,9 +57,26 @@ def customer_id(user_id: int) -> int:
 
     Faster than `find_customer`, because it reads no columns.
     """
-    if not User.objects.customers().filter(pk=user_id).exists():
-        raise UnknownUser(user_id=user_id)
-    return user_id
+    if 0 < user_id < 2**63:
+        with database.prepared_cursor() as cursor:
+            # As text: numbers have types by their size, and each type is another statement.
+            cursor.execute(customer_sql(), [str(user_id)])
+            if cursor.fetchone() is not None:
+                return user_id
+    raise UnknownUser(user_id=user_id)
+
+
+@contextmanager
+def unknown_user_first(user_id: int) -> Iterator[None]:
+    """For an operation that finds the customer only when it posts.
+
+    If it is refused before, or for something else, UnknownUser is raised instead where it applies.
+    """
+    try:
+        yield
+    except BillingError:
+        customer_id(user_id)
+        raise
 
 
 def existing_customer_ids(user_ids: Collection[int]) -> set[int]:

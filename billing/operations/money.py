@@ -15,7 +15,7 @@ from billing.models import Channel, Transaction
 from billing.money import ZERO, Amount
 from billing.operations import reasons
 from billing.operations._common import one_posting, one_transaction
-from billing.operations.customers import customer_id
+from billing.operations.customers import customer_id, unknown_user_first
 from billing.plans import services
 from users.models import User
 
@@ -39,33 +39,34 @@ def change_balance(
     option `reason` describes a change without a description, and may say for how long a bonus
     lasts. Raises UnknownReason, ReasonRefused if the change does not fit it, and ReasonRequired.
     """
-    customer_id(user_id)
-    refuse_future_payment(payment_date)
-    reason = options.get("reason")
-    reasons.refuse_none(reason, channel)
-    said = reasons.terms_of_repeat(
-        reasons.terms(
-            reasons.by_code(reason),
-            description=description,
-            bonus_amount=bonus_amount,
-            bonus_expires_at=bonus_expires_at,
-        ),
-        user_id,
-        options.get("idempotency_key"),
-        is_said=bonus_expires_at is not None,
-    )
-    with one_posting(dry_run=dry_run):
-        return ledger.change_balance(
+    with unknown_user_first(user_id):
+        refuse_future_payment(payment_date)
+        reason = options.get("reason")
+        reasons.refuse_none(reason, channel)
+        said = reasons.terms_of_repeat(
+            reasons.terms(
+                reasons.by_code(reason),
+                description=description,
+                bonus_amount=bonus_amount,
+                bonus_expires_at=bonus_expires_at,
+            ),
             user_id,
-            amount=amount,
-            bonus_amount=bonus_amount,
-            payment_date=payment_date,
-            bonus_expires_at=said.bonus_expires_at,
-            description=said.description,
-            actor=actor,
-            channel=channel,
-            **options,
+            options.get("idempotency_key"),
+            is_said=bonus_expires_at is not None,
         )
+        with one_posting(dry_run=dry_run):
+            return ledger.change_balance(
+                user_id,
+                amount=amount,
+                bonus_amount=bonus_amount,
+                payment_date=payment_date,
+                bonus_expires_at=said.bonus_expires_at,
+                description=said.description,
+                actor=actor,
+                channel=channel,
+                customers_only=True,
+                **options,
+            )
 
 
 def charge_service(

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, Self
 
 import psycopg
-from django.db.backends.postgresql import base, client, features
+from django.db.backends.postgresql import base, client, features, operations
 from django.db.backends.postgresql.psycopg_any import register_tzloader
 from django.db.backends.utils import CursorWrapper
 from psycopg.conninfo import make_conninfo
+from psycopg.pq import Format
 
 from config.postgresql.url import NOT_OF_LIBPQ
 from users.database import committing, limits_sql
@@ -30,6 +31,8 @@ PARAMETERS: Final = {
     "HOST": "host",
     "PORT": "port",
 }
+
+TIMESTAMPTZ: Final = psycopg.postgres.types["timestamptz"].oid
 
 SESSION_SETTINGS: Final[Mapping[str, str]] = {
     # Compiling takes longer than any statement here; the functions set this for themselves too.
@@ -79,6 +82,12 @@ class DatabaseClient(client.DatabaseClient):
         )
 
 
+class DatabaseOperations(operations.DatabaseOperations):
+    def last_executed_query(self, cursor: Any, sql: str, params: Any) -> str:
+        """Returns a prepared statement without its values, which the cursor does not keep."""
+        return super().last_executed_query(cursor, sql, params) or str(sql)
+
+
 class PreparedCursor(psycopg.Cursor[Any]):
     """Sends statements and values apart; the server parses each statement once per connection."""
 
@@ -89,6 +98,7 @@ class PreparedCursor(psycopg.Cursor[Any]):
 class DatabaseWrapper(base.DatabaseWrapper):
     features_class = DatabaseFeatures
     client_class = DatabaseClient
+    ops_class = DatabaseOperations
 
     def prepared_cursor(self) -> CursorWrapper:
         """Returns a cursor for statements that are executed very often.
@@ -96,10 +106,14 @@ class DatabaseWrapper(base.DatabaseWrapper):
         Their columns have to be named: the result of a prepared statement must stay the same while
         a migration adds columns.
         """
+        self.close_if_health_check_failed()
         self.ensure_connection()
         cursor = PreparedCursor(self.connection)
-        register_tzloader(self.timezone, cursor)
-        return self._prepare_cursor(cursor)  # type: ignore[no-any-return]
+        loader = cursor.adapters.get_loader(TIMESTAMPTZ, Format.TEXT)
+        if getattr(loader, "timezone", None) != self.timezone:
+            register_tzloader(self.timezone, cursor)  # copies the connection's adapters
+        made: CursorWrapper = self._prepare_cursor(cursor)  # type: ignore[attr-defined]
+        return made
 
     @property
     def session_sql(self) -> str:

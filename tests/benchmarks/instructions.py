@@ -1,21 +1,27 @@
 """Counts the instructions that the database server executes for one posting.
 
-valgrind's callgrind runs one server process on a copy of the data (`postgres --single`), which
-reads statements from its input. Two runs differ only in how many calls they make, so that the
-difference is what the calls cost, without the start of the process. Nothing else that the machine
-does changes the count.
+A server on a copy of the data runs under valgrind's callgrind, which counts each of its processes
+apart. Two connections differ only in how many calls they make, so that the difference is what the
+calls cost, without the start of a connection. Nothing else that the machine does changes the count.
 
 `statements` needs Django and the running server: it prepares a database, and writes the statements
 down. `measure` runs after the server has stopped.
 """
 
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
+
+import psycopg
 
 from tests.benchmarks.clusters import Cluster
 from tests.benchmarks.results import Line, not_measured
@@ -31,13 +37,16 @@ TARGET: Final = "≤ 1,100,000"
 BARE: Final = "Bare floor"
 RULED: Final = "Ruled floor"
 PGLEDGER: Final = "pgledger, one transfer"
-SINGLE: Final = "Ledger, one change"
+SINGLE: Final = "Ledger, one change, prepared, as it calls"
+AS_TEXT: Final = "Ledger, one change, sent as text"
 BATCH: Final = f"Ledger, one entry of a batch of {BATCH_SIZE}"
 SERVICE: Final = "Ledger, service charge without bonus"
 BONUS: Final = "Ledger, service charge from the bonus"
-PREPARED: Final = ", prepared"
+FLOOR_PREPARED: Final = "Bare floor, prepared"
 
-Statements = dict[str, Any]  # name → {"first": […], "calls": […], "entries": each call's}
+# name → {"calls": […], "entries": each call's}. A call is a statement as text or, with "prepared",
+# the values of that statement.
+Statements = dict[str, Any]
 
 
 # --- Before: in the running server --------------------------------------------------------------
@@ -77,7 +86,7 @@ def statements(user_ids: list[int]) -> Statements:
     )
     found = {
         BARE: _floor("plain", user_ids),
-        BARE + PREPARED: _prepared_floor("plain", user_ids),
+        FLOOR_PREPARED: _prepared_floor("plain", user_ids),
         RULED: _floor("ruled", user_ids),
     }
     if pgledger.accounts:
@@ -85,27 +94,17 @@ def statements(user_ids: list[int]) -> Statements:
             "calls": [_transfer(*pgledger.accounts[user]) for user in user_ids[:MORE]]
         }
     return found | {
-        SINGLE: {"calls": [_post([change(user)]) for user in without[:MORE]]},
-        SINGLE + PREPARED: {
-            "first": [
-                "PREPARE post(jsonb, bigint, text, boolean) AS SELECT (posted).* "
-                "FROM billing_post($1, $2, $3, $4)"
-            ],
-            "calls": [
-                f"EXECUTE post({_json([change(user)])}, NULL, 'api', false)"
-                for user in without[:MORE]
-            ],
-        },
+        SINGLE: _as_called([change(user)] for user in without[:MORE]),
+        AS_TEXT: {"calls": [_post([change(user)]) for user in without[:MORE]]},
         BATCH: {
-            "calls": [
-                _post([change(user_ids[(place * 7) % len(user_ids)])
-                       for place in range(BATCH_SIZE)])
+            **_as_called(
+                [change(user_ids[(place * 7) % len(user_ids)]) for place in range(BATCH_SIZE)]
                 for _ in range(MORE_BATCHES)
-            ],
+            ),
             "entries": BATCH_SIZE,
         },
-        SERVICE: {"calls": [_post([service(user)]) for user in without[:MORE]]},
-        BONUS: {"calls": [_post([service(user)]) for user in with_bonus[:MORE]]},
+        SERVICE: _as_called([service(user)] for user in without[:MORE]),
+        BONUS: _as_called([service(user)] for user in with_bonus[:MORE]),
     }  # fmt: skip
 
 
@@ -125,11 +124,19 @@ def _prepared_floor(tables: str, user_ids: list[int]) -> dict[str, Any]:
     from tests.benchmarks import ways
 
     values = [_quoted(value) for value in ways.floor_values(0)]
-    values[ways.PLACE_OF_USER] = "$1"
-    statement = " ".join(ways.FLOORS[tables].split()) % tuple(values)
+    values[ways.PLACE_OF_USER] = "%s"
     return {
-        "first": [f"PREPARE floor(bigint) AS {statement}"],
-        "calls": [f"EXECUTE floor({user})" for user in user_ids[:MORE]],
+        "prepared": " ".join(ways.FLOORS[tables].split()) % tuple(values),
+        "calls": [[user] for user in user_ids[:MORE]],
+    }
+
+
+def _as_called(batches: Iterable[list[dict[str, Any]]]) -> dict[str, Any]:
+    from billing.ledger import posting
+
+    return {
+        "prepared": posting._CALL,
+        "calls": [[json.dumps(entries), None, "api", False] for entries in batches],
     }
 
 
@@ -145,8 +152,6 @@ def _post(entries: list[dict[str, Any]]) -> str:
 
 
 def _json(entries: list[dict[str, Any]]) -> str:
-    import json
-
     return _quoted(json.dumps(entries))
 
 
@@ -158,14 +163,12 @@ def _quoted(value: object) -> str:
 
 
 def measure(cluster: Cluster, found: Statements, *, why_not: str) -> Iterator[Line]:
-    names = [BARE, BARE + PREPARED, RULED, PGLEDGER, SINGLE, SINGLE + PREPARED, BATCH, SERVICE,
-             BONUS]  # fmt: skip
-    targets = {SINGLE: TARGET, SINGLE + PREPARED: TARGET}
+    names = [BARE, FLOOR_PREPARED, RULED, PGLEDGER, SINGLE, AS_TEXT, BATCH, SERVICE, BONUS]
+    targets = {SINGLE: TARGET}
     counts: dict[str, float] = {}
     if not why_not:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            measured = pool.map(lambda name: _count(cluster, name, found[name]), found)
-            counts = dict(zip(found, measured, strict=True))
+        with _counting_server(cluster) as (folder, role):
+            counts = {name: _count(folder, role, name, way) for name, way in found.items()}
     for name in names:
         target = targets.get(name, "")
         if name not in counts:
@@ -191,45 +194,82 @@ def why_not(cluster: Cluster) -> str:
     return ""
 
 
-def _count(cluster: Cluster, name: str, way: dict[str, Any]) -> float:
+@contextmanager
+def _counting_server(cluster: Cluster) -> Iterator[tuple[Path, str]]:
+    """Runs a server on a copy of the data, and yields the directory of its socket and a role."""
+    assert cluster.data
+    assert cluster.programs
+    with tempfile.TemporaryDirectory(dir=cluster.data.parent) as name:
+        folder = Path(name)
+        copy = folder / "data"
+        shutil.copytree(cluster.data, copy, ignore=shutil.ignore_patterns("postmaster.pid"))
+        (copy / "pg_hba.conf").write_text("local all all trust\n")
+        if os.geteuid() == 0:
+            owner = cluster.data.stat()
+            for path in (folder, copy, *copy.rglob("*")):
+                os.chown(path, owner.st_uid, owner.st_gid)
+        with subprocess.Popen(
+            [
+                *("valgrind", "--tool=callgrind", "--trace-children=yes"),
+                *(f"--callgrind-out-file={folder}/%p", cluster.programs / "postgres"),
+                *("-D", copy, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"),
+                *("-c", "huge_pages=off", "-c", "autovacuum=off"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            **cluster.account(),
+        ) as server:
+            try:
+                yield folder, _role(folder)
+            finally:
+                server.send_signal(signal.SIGINT)  # ends the connections, too
+                server.wait()
+
+
+def _role(folder: Path) -> str:
+    """Waits for the server, and returns the role that may do everything."""
+    for _ in range(600):
+        for role in ("billing", "postgres"):
+            try:
+                _connection(folder, role).close()
+            except psycopg.OperationalError:
+                continue
+            return role
+        time.sleep(0.1)
+    raise SystemExit("The server did not start under callgrind.")
+
+
+def _connection(folder: Path, role: str) -> psycopg.Connection:
+    return psycopg.connect(
+        host=str(folder), user=role, dbname=DATABASE, autocommit=True,
+        options="-c search_path=public,pg_temp -c jit=off",
+    )  # fmt: skip
+
+
+def _count(folder: Path, role: str, name: str, way: dict[str, Any]) -> float:
     """Returns the instructions of one call, or of one entry of a batch."""
     entries = way.get("entries", 1)
     fewer, more = (FEWER, MORE) if entries == 1 else (FEWER_BATCHES, MORE_BATCHES)
-    calls = way["calls"]
-    few, many = (
-        _collected(cluster, name, [*way.get("first", []), *calls[:number]])
-        for number in (fewer, more)
-    )
+    few, many = (_collected(folder, role, name, way, number) for number in (fewer, more))
     return (many - few) / (more - fewer) / entries
 
 
-def _collected(cluster: Cluster, name: str, lines: list[str]) -> int:
-    assert cluster.data
-    assert cluster.programs
-    copy = cluster.data.with_name("copy-" + re.sub(r"\W+", "-", f"{name}-{len(lines)}"))
-    shutil.copytree(cluster.data, copy)
-    try:
-        for path in (copy, *copy.rglob("*")):
-            if os.geteuid() == 0:
-                owner = cluster.data.stat()
-                os.chown(path, owner.st_uid, owner.st_gid)
-        done = subprocess.run(
-            [
-                *("valgrind", "--tool=callgrind", f"--callgrind-out-file={copy}/callgrind"),
-                *(cluster.programs / "postgres", "--single", "-D", copy),
-                *("-c", "fsync=off", "-c", "huge_pages=off", "-c", "jit=off"),
-                *("-c", "autovacuum=off", "-c", "search_path=public,pg_temp", DATABASE),
-            ],
-            input="\n".join([*lines, ""]),
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd="/",
-            **cluster.account(),
-        )
-        counted = re.search(r"Collected\s*:\s*(\d+)", done.stderr)
-        if done.returncode or not counted or "ERROR" in done.stderr:
-            raise SystemExit(f"callgrind of {name} failed:\n{done.stderr[-3000:]}")
-        return int(counted[1])
-    finally:
-        shutil.rmtree(copy, ignore_errors=True)
+def _collected(folder: Path, role: str, name: str, way: dict[str, Any], calls: int) -> int:
+    with _connection(folder, role) as connection:
+        process = connection.info.backend_pid
+        text = psycopg.ClientCursor(connection)
+        prepared = psycopg.Cursor(connection)
+        for call in way["calls"][:calls]:
+            if "prepared" in way:
+                prepared.execute(way["prepared"], call, prepare=True).fetchall()
+            else:
+                text.execute(call).fetchall()
+    output = folder / str(process)
+    for _ in range(600):
+        if output.exists():
+            counted = re.search(r"^(?:summary|totals): (\d+)", output.read_text(), re.MULTILINE)
+            if counted:
+                return int(counted[1])
+        time.sleep(0.1)
+    raise SystemExit(f"callgrind of {name} gave no result.")

@@ -830,6 +830,18 @@ def test_a_transaction_can_be_reversed_in_the_batch_that_posts_it() -> None:
     assert ledger.balance(user) == (0, 0, 2)
 
 
+def test_each_entry_is_answered_if_a_later_one_refers_to_it() -> None:
+    """What is written before the end, and what is left over, alone or not."""
+    user, other = user_with(real=1), user_with(real=1)
+    back = ledger.reversal_entry(user, number=2, description="Taken back")
+    for further in ([], [change(user, 3)], [change(other, 4), change(user, 3)]):
+        results = ledger.post_batch([change(user, 5), back, *further], **BY_PANEL)
+        amounts = [r.transaction.amount for r in results if r.transaction]
+        assert amounts == [5, -5, *(entry.amount for entry in further)]
+        number = ledger.balance(user).number + 1
+        back = ledger.reversal_entry(user, number=number, description="Taken back")
+
+
 def test_numbers_of_nothing_are_none() -> None:
     assert ledger.post_for_numbers([], **BY_PANEL) == []
 

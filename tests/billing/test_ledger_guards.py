@@ -923,6 +923,7 @@ def test_every_guard_is_installed_and_armed() -> None:
         ("users_user", "billing_resume_after_activation"),
         ("billing_transaction", "billing_tell_of_transactions"),
         ("billing_subscription", "billing_tell_of_subscription"),
+        ("users_user", "billing_count_users"),  # see test_kept_sums
         ("users_user", "billing_end_sessions"),
         # Late charging runs depend on these: see test_late_runs.
         ("users_user", "billing_note_activation"),

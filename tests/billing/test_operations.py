@@ -99,6 +99,48 @@ def test_nothing_is_done_to_an_operator_s_own_account_or_to_nobody(operation: An
     assert not Event.objects.exists()
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"amount": "1.23456"},
+        {"amount": 0},
+        {"amount": -5},
+        {"description": ""},
+        {"reason": "nothing"},
+        {"payment_date": date(2999, 1, 1)},
+        {"expected_number": 7},
+        {"bonus_expires_at": TENTH},
+    ],
+    ids=str,
+)
+def test_that_nobody_is_there_is_said_before_what_else_is_wrong(
+    wrong: dict[str, Any], dry_run: bool
+) -> None:
+    operator = OperatorFactory()
+    for user_id in (operator.pk, NOBODY, 0, -1, 2**63 - 1, 2**63, 10**40):
+        with pytest.raises(errors.UnknownUser) as refusal:
+            operations.money.change_balance(
+                user_id,
+                **{"amount": 5, "description": "By hand"} | wrong,
+                dry_run=dry_run,
+                **BY,
+            )
+        assert refusal.value.data == {"user_id": user_id}
+    assert not Transaction.objects.exists()
+    assert ledger.balance(operator).number == 0
+
+
+def test_the_ledger_posts_for_customers_only_if_it_is_told_to() -> None:
+    customer, operator = UserFactory(), OperatorFactory()
+    told: dict[str, Any] = {"amount": 5, "description": "By hand", "customers_only": True}
+    assert ledger.change_balance(customer, **told, **BY).user_id == customer.pk
+    with pytest.raises(errors.UnknownUser):
+        ledger.change_balance(operator, **told, **BY)
+    assert ledger.balance(operator).number == 0
+
+
 def test_of_ids_those_of_customers_are_known() -> None:
     user, operator = UserFactory(), OperatorFactory()
     assert operations.customers.existing_customer_ids({user.pk, operator.pk, NOBODY}) == {user.pk}

@@ -12,7 +12,7 @@ from django.test import Client, RequestFactory, override_settings
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from billing import counters, heartbeat, ledger, webhooks
+from billing import counters, heartbeat, ledger, operations, webhooks
 from billing.errors import BillingError
 from billing.models import (
     Channel,
@@ -127,6 +127,17 @@ def test_what_is_rolled_back_or_rehearsed_is_not_counted(
     assert counted.all_of("billing_refusals_total") == {}
 
 
+def test_a_change_is_counted_as_refused_once_and_not_if_it_is_a_preview(counted: Counted) -> None:
+    user = user_with()
+    for user_id, code in ((user.pk, "insufficient_funds"), (2**40, "unknown_user")):
+        for dry_run in (True, False):
+            with pytest.raises(BillingError):
+                operations.money.change_balance(
+                    user_id, amount=-5, description=DESCRIPTION, dry_run=dry_run, **BY
+                )
+        assert counted("billing_refusals_total", code=code, channel="api") == 1
+
+
 def test_a_repeated_key_is_counted_apart(client: Client, committed_db: None) -> None:
     user = user_with()
     counted = Counted(client)
@@ -221,10 +232,10 @@ def test_probes_and_scrapes_are_not_counted(counted: Counted, client: Client) ->
 def test_an_outage_is_counted(
     counted: Counted, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*args: Any) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
         raise OperationalError("connection refused")
 
-    monkeypatch.setattr("billing.authority.find_key", refuse)
+    monkeypatch.setattr("billing.authority.admit", refuse)
     assert client.get("/api/v1/users", headers={"Authorization": "Bearer x"}).status_code == 503
     assert counted("billing_outages_total", code="database_unavailable") == 1
 

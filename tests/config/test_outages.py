@@ -43,7 +43,12 @@ def away(db: None) -> Iterator[Callable[[], None]]:
         raise OperationalError("connection refused")
 
     with pytest.MonkeyPatch.context() as broken:
-        yield lambda: broken.setattr(connection, "cursor", refuse)
+
+        def leave() -> None:
+            for cursor in ("cursor", "prepared_cursor"):
+                broken.setattr(connection, cursor, refuse)
+
+        yield leave
 
 
 def page_of(user: User) -> str:

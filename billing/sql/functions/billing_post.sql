@@ -477,8 +477,10 @@ BEGIN
         reached := t.number;
     END LOOP;
     outcome := 'posted';
-    IF moved_users IS NULL AND cardinality(pending) = 1 AND NOT coalesce(has_moved, false) THEN
-        -- Of one user, which costs less alone.
+    IF written IS NULL AND moved_users IS NULL AND cardinality(pending) = 1
+        AND has_moved IS NOT TRUE
+    THEN
+        -- One alone costs less.
         INSERT INTO billing_transaction SELECT * FROM unnest(pending) RETURNING * INTO posted;
         "position" := pending_places[1];
         RETURN NEXT;
