@@ -532,3 +532,10 @@ def test_keep_sums_goes_on_where_it_stopped(db: None) -> None:
     call_command("keep_sums", stdout=StringIO())
     assert read(None, None)[0][0] == 100  # what was kept before stays
     assert KeptSums.objects.get().until > NOON + 5 * MINUTE
+
+
+def test_each_kept_row_says_what_it_is() -> None:
+    moment = datetime(2026, 3, 1, 10, 15, tzinfo=UTC)
+    assert str(Turnover(at=moment)) == "Turnover from 2026-03-01 10:15 UTC"
+    assert str(KeptSums(until=moment)) == "Summed up until 2026-03-01 10:15:00 UTC"
+    assert str(UserCount(users=3, active_users=-2)) == "+3 users, -2 active"

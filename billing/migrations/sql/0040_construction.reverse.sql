@@ -774,6 +774,7 @@ DROP TYPE billing_posting;
 DROP TYPE billing_entry;
 REVOKE ALL ON FUNCTION
     billing_expiry(billing_balance, billing_grant, timestamptz),
+    billing_resume_after_refill(),
     billing_type_allows(
         character varying, character varying, character varying, numeric, numeric, numeric,
         numeric, bigint),

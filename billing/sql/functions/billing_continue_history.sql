@@ -78,10 +78,10 @@ BEGIN
             digest := sha256(convert_to(billing_canonical(
                 digest,
                 NEW.id, NEW.user_id, NEW.number, NEW.type, NEW.subtype, NEW.description, NEW.device,
-                NEW.amount, NEW.old_balance, NEW.new_balance, NEW.bonus_amount, NEW.old_bonus, NEW.new_bonus,
-                NEW.refilled, NEW.bonus_refilled, NEW.created_at, NEW.actor_id, NEW.channel, NEW.idempotency_key,
-                NEW.reverses, NEW.metadata,
-                NULL
+                NEW.amount, NEW.old_balance, NEW.new_balance,
+                NEW.bonus_amount, NEW.old_bonus, NEW.new_bonus, NEW.refilled, NEW.bonus_refilled,
+                NEW.created_at, NEW.actor_id, NEW.channel, NEW.idempotency_key, NEW.reverses,
+                NEW.metadata, NULL
             ), 'UTF8'));
         ELSE
             digest := billing_digest(NEW, digest, NULL);

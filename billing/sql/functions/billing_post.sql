@@ -108,8 +108,10 @@ BEGIN
                 t.digest, t.created_at, b.grants_since
             );
         END IF;
-        IF has_moved OR reached IS NOT NULL AND (e.reverses IS NOT NULL OR e.idempotency_key = ANY (user_keys)
-        ) THEN
+        IF has_moved
+            OR reached IS NOT NULL AND (
+                e.reverses IS NOT NULL OR e.idempotency_key = ANY (user_keys))
+        THEN
             -- What is looked for below, earlier transactions of the user and what is left of
             -- grants, must include that of this batch.
             digest := billing_write(pending, given, uses);
@@ -172,7 +174,8 @@ BEGIN
                                     OR x.reverses = earlier.reverses AND x.number < earlier.number)
                             ) ELSE e.amount END
                         WHEN 'tariff_charge' THEN
-                            (earlier.subtype, earlier.device, earlier.amount + earlier.bonus_amount, 0::numeric)
+                            (earlier.subtype, earlier.device,
+                                earlier.amount + earlier.bonus_amount, 0::numeric)
                             = (e.subtype, e.device, e.amount, e.bonus_amount)
                         ELSE
                             (earlier.subtype, earlier.device, earlier.amount, earlier.bonus_amount)
@@ -185,7 +188,8 @@ BEGIN
                     RETURN NEXT;
                     CONTINUE;
                 END IF;
-                refusal := jsonb_build_object('code', 'idempotency_conflict', 'number', earlier.number);
+                refusal := jsonb_build_object(
+                    'code', 'idempotency_conflict', 'number', earlier.number);
             END IF;
         END IF;
 
@@ -429,8 +433,8 @@ BEGIN
         END IF;
 
         -- One expression, because a transaction pays for each that it evaluates for the first
-        -- time. The order is that of the table's columns. Without a cast, which would shorten a
-        -- text that is too long for its column; an assignment refuses it.
+        -- time. The order is that of the table's columns. The type has no lengths: a cast to the
+        -- table's own would shorten a text that is too long, which the table refuses.
         t := ROW(
             nextval('billing_transaction_id_seq'),
             b.last_number + 1,                                -- number
@@ -466,7 +470,8 @@ BEGIN
         IF b.bonus > 0 OR e.reverses IS NOT NULL THEN
             -- The guard cannot know the uses, which are written later.
             t.digest := billing_digest(
-                ROW(t.*)::billing_transaction, b.last_digest, CASE WHEN bonus_change <> 0 THEN used END
+                ROW(t.*)::billing_transaction, b.last_digest,
+                CASE WHEN bonus_change <> 0 THEN used END
             );
         END IF;
         pending := pending || t;
