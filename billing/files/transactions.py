@@ -83,7 +83,8 @@ _AS_CSV: Final = (
     "t.type", _text("t.subtype"), _text("t.description"), _text("t.device"),
     "t.amount", "t.old_balance", "t.new_balance", "t.bonus_amount", "t.old_bonus", "t.new_bonus",
     _text("a.email"), "t.channel", "t.reverses", _text("reversals.numbers"), _label(),
-    "to_char(t.payment_date, 'YYYY-MM-DD')", _local("t.bonus_expires_at"), _text("t.reason_id"),
+    "to_char(t.payment_date::timestamp, 'YYYY-MM-DD')", _local("t.bonus_expires_at"),
+    _text("t.reason_id"),
     "t.batch_id",
 )  # fmt: skip
 _AS_CELLS: Final = (

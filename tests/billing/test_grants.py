@@ -230,6 +230,19 @@ def test_a_refused_call_leaves_the_expiry_to_the_next_one(db: None) -> None:
         assert use(user, 1).number == 4
 
 
+def test_a_refusal_says_nothing_of_another_users_gifts(db: None) -> None:
+    rich, poor = UserFactory(), UserFactory()
+    for user in (rich, poor):
+        gift(user, 10)
+    use(poor, 10)
+    back = ledger.reversal_entry(poor, number=1, description="Taken back")
+    charge = ledger.service_entry(rich, service="sms", cost=1, description="One message")
+    results = ledger.post_batch([charge, back], skip_refused=True, **BY_PANEL)
+    refusal = results[1].refusal
+    assert isinstance(refusal, errors.InsufficientFunds)
+    assert refusal.data["available"] == "0.0000"
+
+
 def test_what_the_caller_saw_is_not_outdated_by_an_expiry(db: None) -> None:
     user, at = user_with(real=10), soon(hours=1)
     gift(user, 6, at)

@@ -1,5 +1,6 @@
 """Each transaction carries a digest over itself and the one before it (G9)."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from billing import ledger
 from billing.models import Balance, Transaction
 from tests.billing.digests import canonical_form, digest
-from tests.billing.histories import BY_PANEL, user_with_history
+from tests.billing.histories import BY_PANEL, execute, user_with_history
 from tests.factories import UserFactory
 from users.models import User
 
@@ -47,6 +48,18 @@ def test_digests_cover_any_content(fields: dict[str, Any]) -> None:
     content = {"amount": 1, "description": "Any content"} | fields
     ledger.change_balance(user, **content, **BY_PANEL)
     ledger.change_balance(user, amount=-1, description="And the next", **BY_PANEL)
+    assert_chain_is_right(user)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Apia", "Pacific/Fakaofo", "America/Lima"])
+def test_a_digest_does_not_depend_on_the_time_zone_of_a_session(zone: str) -> None:
+    user = UserFactory()
+    # A day that Samoa left out.
+    entry = {"user_id": user.pk, "type": "payment", "subtype": "partner", "amount": "1"}
+    entry |= {"description": "A late payment", "payment_date": "2011-12-30"}
+    execute("SET LOCAL timezone = %s", [zone])
+    execute("SELECT billing_post(%s, NULL, 'import')", [json.dumps([entry])])
+    execute("SET LOCAL timezone = 'UTC'")
     assert_chain_is_right(user)
 
 

@@ -439,6 +439,10 @@ WRONG_ROWS: dict[str, tuple[dict[str, Any], str]] = {
         {"payment_date": "1999-12-31", "form": 2},
         "is wrong by itself",
     ),
+    "payment_date_never": ({"payment_date": "infinity", "form": 2}, "is wrong by itself"),
+    "payment_date_of_another_age": ({"payment_date": "9001-01-01", "form": 2}, "wrong by itself"),
+    "expiry_never": ({"bonus_expires_at": "infinity", "form": 2}, "is wrong by itself"),
+    "expiry_always": ({"bonus_expires_at": "-infinity", "form": 2}, "is wrong by itself"),
     "form_3": ({"form": 3}, "is wrong by itself"),
 }
 
@@ -839,6 +843,15 @@ def test_entries_that_make_no_row_are_refused_by_the_table(
     before = state()
     with pytest.raises(kind):
         post(f'{{"user_id": {user.pk}, "description": "By SQL", "amount": "1", {entry}}}')
+    assert state() == before
+
+
+@pytest.mark.parametrize("moment", ["infinity", "12000-01-01", "9001-01-02T00:00:00Z"])
+def test_no_gift_expires_when_python_knows_no_dates(moment: str, user: User) -> None:
+    before = state()
+    entry = {"user_id": user.pk, "type": "payment", "subtype": "partner", "bonus_amount": "1"}
+    refusal = post(json.dumps(entry | {"description": "By SQL", "bonus_expires_at": moment}))
+    assert json.loads(refusal) == {"code": "invalid_expiry", "reason": "too_far"}
     assert state() == before
 
 

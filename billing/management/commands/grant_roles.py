@@ -25,6 +25,7 @@ FUNCTIONS: Final = (
     "billing_hold",
     "billing_number_at",
     "billing_digest",
+    "billing_canonical",
     "billing_note_events",
     "billing_forget",
     "billing_set_expiry",

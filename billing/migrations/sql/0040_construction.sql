@@ -206,9 +206,11 @@ BEGIN
     IF NEW.form = 2 THEN
         is_right := is_right
             AND (NEW.payment_date IS NULL
-                OR NEW.type = 'payment' AND NEW.payment_date >= '2000-01-01')
+                OR NEW.type = 'payment'
+                    AND NEW.payment_date BETWEEN '2000-01-01' AND '9000-01-01')
             AND (NEW.bonus_expires_at IS NULL
-                OR NEW.bonus_amount > 0 AND NEW.type IN ('payment', 'bonus_charge'))
+                OR NEW.bonus_amount > 0 AND NEW.type IN ('payment', 'bonus_charge')
+                    AND NEW.bonus_expires_at BETWEEN '2000-01-01Z' AND '9001-01-02Z')
             AND (NEW.reason_id IS NULL OR NEW.type IN ('payment', 'bonus_charge', 'reversal'));
     ELSIF NEW.form <> 1 OR num_nonnulls(
         NEW.payment_date, NEW.bonus_expires_at, NEW.reason_id, NEW.batch_id) <> 0
@@ -281,7 +283,7 @@ BEGIN
         -- Form 2 says what form 1 has no place for.
         CASE WHEN t.form = 2 THEN jsonb_strip_nulls(jsonb_build_object(
             'uses', uses,
-            'payment_date', to_char(t.payment_date, 'YYYY-MM-DD'),
+            'payment_date', to_char(t.payment_date::timestamp, 'YYYY-MM-DD'),
             'bonus_expires_at', to_char(
                 t.bonus_expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
             'reason', t.reason_id,
@@ -369,11 +371,10 @@ DECLARE
     user_keys text[];          -- the idempotency keys of this user's rows in `pending`
     moved_users bigint[];      -- whose balances move, and which number each reaches
     moved_to bigint[];
-    written billing_posting[]; -- before the end, because later entries refer to them
+    written billing_posting[]; -- what was written, also before the end, if later entries need it
     written_places bigint[];
     refilled_users bigint[];   -- who may have subscriptions that were suspended for lack of money
     digest bytea;
-    n integer;
     -- Of users with a bonus balance only. (A transaction pays for each expression that it evaluates,
     -- so others evaluate none of these.)
     spendable billing_grant[]; -- in the order of spending
@@ -463,7 +464,7 @@ BEGIN
                 WHEN coalesce(char_length(e.description), 0) NOT BETWEEN 5 AND 200 THEN
                     jsonb_build_object('code', 'invalid_description')
                 ELSE jsonb_build_object('code', 'invalid_payment_date',
-                    'payment_date', to_char(e.payment_date, 'YYYY-MM-DD'))
+                    'payment_date', to_char(e.payment_date::timestamp, 'YYYY-MM-DD'))
             END;
 
         -- The idempotency key: used before for the same, it returns the transaction of that time.
@@ -605,7 +606,8 @@ BEGIN
                     -- A gift is taken back from its own grant alone.
                     IF bonus_change < 0 AND original.number > b.grants_since THEN
                         spendable := ARRAY(
-                            SELECT x FROM unnest(spendable) x WHERE x.number = e.reverses);
+                            SELECT x FROM unnest(spendable) x
+                            WHERE x.number = e.reverses AND b.bonus > 0);
                         IF coalesce(spendable[1].remaining, 0) + bonus_change < 0
                             AND refusal IS NULL
                         THEN
@@ -648,7 +650,7 @@ BEGIN
             OR real_change = 0 AND bonus_change = 0
             OR b.real + real_change NOT BETWEEN 0 AND max_money
             OR b.bonus + bonus_change NOT BETWEEN 0 AND max_money
-            OR e.bonus_expires_at <= clock
+            OR e.bonus_expires_at <= clock OR e.bonus_expires_at >= '9001-01-02Z'
             OR e.bonus_expires_at IS NOT NULL AND bonus_change <= 0
         ) THEN
             refusal := CASE
@@ -660,6 +662,8 @@ BEGIN
                             'YYYY-MM-DD"T"HH24:MI:SS"Z"'))
                 WHEN e.bonus_expires_at <= clock THEN
                     jsonb_build_object('code', 'invalid_expiry', 'reason', 'past')
+                WHEN e.bonus_expires_at >= '9001-01-02Z' THEN
+                    jsonb_build_object('code', 'invalid_expiry', 'reason', 'too_far')
                 WHEN real_change = 0 AND bonus_change = 0 THEN
                     jsonb_build_object('code', 'nothing_to_change')
                 WHEN b.real + real_change < 0 THEN
@@ -795,13 +799,13 @@ BEGIN
         END IF;
         reached := t.number;
     END LOOP;
-    outcome := 'posted';
     IF written IS NULL AND moved_users IS NULL AND cardinality(pending) = 1
         AND has_moved IS NOT TRUE
     THEN
         -- One alone costs less.
         INSERT INTO billing_transaction SELECT * FROM unnest(pending) RETURNING * INTO posted;
         "position" := pending_places[1];
+        outcome := 'posted';
         RETURN NEXT;
         UPDATE billing_balance x SET
             real = posted.new_balance, bonus = posted.new_bonus,
@@ -816,14 +820,10 @@ BEGIN
             moved_users := moved_users || b.user_id;
             moved_to := moved_to || reached;
         END IF;
-        n := 1;
-        FOR posted IN INSERT INTO billing_transaction SELECT * FROM unnest(pending) RETURNING * LOOP
-            "position" := pending_places[n];
-            n := n + 1;
-            RETURN NEXT;
-        END LOOP;
-        refilled_users := ARRAY(
-            SELECT x.user_id FROM unnest(written || pending) x WHERE x.amount > 0);
+        INSERT INTO billing_transaction SELECT * FROM unnest(pending);
+        written := written || pending;
+        written_places := written_places || pending_places;
+        refilled_users := ARRAY(SELECT x.user_id FROM unnest(written) x WHERE x.amount > 0);
         IF given IS NOT NULL THEN
             INSERT INTO billing_grant (user_id, number, amount, remaining, uses, expires_at)
             SELECT x.user_id, x.number, x.amount, x.remaining, x.uses, x.expires_at
@@ -839,12 +839,9 @@ BEGIN
         FROM unnest(moved_users, moved_to) moved (user_id, number) JOIN billing_transaction y
             ON y.user_id = moved.user_id AND y.number = moved.number
         WHERE x.user_id = moved.user_id;
-        IF written IS NOT NULL THEN
-            RETURN QUERY SELECT w.place, 'posted', NULL::jsonb, y
-            FROM unnest(written_places, written) w (place) JOIN billing_transaction y
-                ON y.id = w.id
-            WHERE w.place IS NOT NULL;
-        END IF;
+        RETURN QUERY SELECT w.place, 'posted', NULL::jsonb, y
+        FROM unnest(written_places, written) w (place) JOIN billing_transaction y ON y.id = w.id
+        WHERE w.place IS NOT NULL;
     END IF;
     -- Subscriptions that a refill can pay for resume soon.
     IF refilled_users IS NOT NULL THEN

@@ -38,9 +38,11 @@ BEGIN
     IF NEW.form = 2 THEN
         is_right := is_right
             AND (NEW.payment_date IS NULL
-                OR NEW.type = 'payment' AND NEW.payment_date >= '2000-01-01')
+                OR NEW.type = 'payment'
+                    AND NEW.payment_date BETWEEN '2000-01-01' AND '9000-01-01')
             AND (NEW.bonus_expires_at IS NULL
-                OR NEW.bonus_amount > 0 AND NEW.type IN ('payment', 'bonus_charge'))
+                OR NEW.bonus_amount > 0 AND NEW.type IN ('payment', 'bonus_charge')
+                    AND NEW.bonus_expires_at BETWEEN '2000-01-01Z' AND '9001-01-02Z')
             AND (NEW.reason_id IS NULL OR NEW.type IN ('payment', 'bonus_charge', 'reversal'));
     ELSIF NEW.form <> 1 OR num_nonnulls(
         NEW.payment_date, NEW.bonus_expires_at, NEW.reason_id, NEW.batch_id) <> 0

@@ -15,7 +15,7 @@ BEGIN
         -- Form 2 says what form 1 has no place for.
         CASE WHEN t.form = 2 THEN jsonb_strip_nulls(jsonb_build_object(
             'uses', uses,
-            'payment_date', to_char(t.payment_date, 'YYYY-MM-DD'),
+            'payment_date', to_char(t.payment_date::timestamp, 'YYYY-MM-DD'),
             'bonus_expires_at', to_char(
                 t.bonus_expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
             'reason', t.reason_id,

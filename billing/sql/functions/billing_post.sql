@@ -55,11 +55,10 @@ DECLARE
     user_keys text[];          -- the idempotency keys of this user's rows in `pending`
     moved_users bigint[];      -- whose balances move, and which number each reaches
     moved_to bigint[];
-    written billing_posting[]; -- before the end, because later entries refer to them
+    written billing_posting[]; -- what was written, also before the end, if later entries need it
     written_places bigint[];
     refilled_users bigint[];   -- who may have subscriptions that were suspended for lack of money
     digest bytea;
-    n integer;
     -- Of users with a bonus balance only. (A transaction pays for each expression that it evaluates,
     -- so others evaluate none of these.)
     spendable billing_grant[]; -- in the order of spending
@@ -149,7 +148,7 @@ BEGIN
                 WHEN coalesce(char_length(e.description), 0) NOT BETWEEN 5 AND 200 THEN
                     jsonb_build_object('code', 'invalid_description')
                 ELSE jsonb_build_object('code', 'invalid_payment_date',
-                    'payment_date', to_char(e.payment_date, 'YYYY-MM-DD'))
+                    'payment_date', to_char(e.payment_date::timestamp, 'YYYY-MM-DD'))
             END;
 
         -- The idempotency key: used before for the same, it returns the transaction of that time.
@@ -291,7 +290,8 @@ BEGIN
                     -- A gift is taken back from its own grant alone.
                     IF bonus_change < 0 AND original.number > b.grants_since THEN
                         spendable := ARRAY(
-                            SELECT x FROM unnest(spendable) x WHERE x.number = e.reverses);
+                            SELECT x FROM unnest(spendable) x
+                            WHERE x.number = e.reverses AND b.bonus > 0);
                         IF coalesce(spendable[1].remaining, 0) + bonus_change < 0
                             AND refusal IS NULL
                         THEN
@@ -334,7 +334,7 @@ BEGIN
             OR real_change = 0 AND bonus_change = 0
             OR b.real + real_change NOT BETWEEN 0 AND max_money
             OR b.bonus + bonus_change NOT BETWEEN 0 AND max_money
-            OR e.bonus_expires_at <= clock
+            OR e.bonus_expires_at <= clock OR e.bonus_expires_at >= '9001-01-02Z'
             OR e.bonus_expires_at IS NOT NULL AND bonus_change <= 0
         ) THEN
             refusal := CASE
@@ -346,6 +346,8 @@ BEGIN
                             'YYYY-MM-DD"T"HH24:MI:SS"Z"'))
                 WHEN e.bonus_expires_at <= clock THEN
                     jsonb_build_object('code', 'invalid_expiry', 'reason', 'past')
+                WHEN e.bonus_expires_at >= '9001-01-02Z' THEN
+                    jsonb_build_object('code', 'invalid_expiry', 'reason', 'too_far')
                 WHEN real_change = 0 AND bonus_change = 0 THEN
                     jsonb_build_object('code', 'nothing_to_change')
                 WHEN b.real + real_change < 0 THEN
@@ -481,13 +483,13 @@ BEGIN
         END IF;
         reached := t.number;
     END LOOP;
-    outcome := 'posted';
     IF written IS NULL AND moved_users IS NULL AND cardinality(pending) = 1
         AND has_moved IS NOT TRUE
     THEN
         -- One alone costs less.
         INSERT INTO billing_transaction SELECT * FROM unnest(pending) RETURNING * INTO posted;
         "position" := pending_places[1];
+        outcome := 'posted';
         RETURN NEXT;
         UPDATE billing_balance x SET
             real = posted.new_balance, bonus = posted.new_bonus,
@@ -502,14 +504,10 @@ BEGIN
             moved_users := moved_users || b.user_id;
             moved_to := moved_to || reached;
         END IF;
-        n := 1;
-        FOR posted IN INSERT INTO billing_transaction SELECT * FROM unnest(pending) RETURNING * LOOP
-            "position" := pending_places[n];
-            n := n + 1;
-            RETURN NEXT;
-        END LOOP;
-        refilled_users := ARRAY(
-            SELECT x.user_id FROM unnest(written || pending) x WHERE x.amount > 0);
+        INSERT INTO billing_transaction SELECT * FROM unnest(pending);
+        written := written || pending;
+        written_places := written_places || pending_places;
+        refilled_users := ARRAY(SELECT x.user_id FROM unnest(written) x WHERE x.amount > 0);
         IF given IS NOT NULL THEN
             INSERT INTO billing_grant (user_id, number, amount, remaining, uses, expires_at)
             SELECT x.user_id, x.number, x.amount, x.remaining, x.uses, x.expires_at
@@ -525,12 +523,9 @@ BEGIN
         FROM unnest(moved_users, moved_to) moved (user_id, number) JOIN billing_transaction y
             ON y.user_id = moved.user_id AND y.number = moved.number
         WHERE x.user_id = moved.user_id;
-        IF written IS NOT NULL THEN
-            RETURN QUERY SELECT w.place, 'posted', NULL::jsonb, y
-            FROM unnest(written_places, written) w (place) JOIN billing_transaction y
-                ON y.id = w.id
-            WHERE w.place IS NOT NULL;
-        END IF;
+        RETURN QUERY SELECT w.place, 'posted', NULL::jsonb, y
+        FROM unnest(written_places, written) w (place) JOIN billing_transaction y ON y.id = w.id
+        WHERE w.place IS NOT NULL;
     END IF;
     -- Subscriptions that a refill can pay for resume soon.
     IF refilled_users IS NOT NULL THEN
