@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from io import StringIO
 from typing import Final
 
+from django.core.management import call_command
 from django.db import connection, transaction
 from django.db.models import GeneratedField
 from django.utils import timezone
@@ -68,6 +70,8 @@ def fill(transactions: int) -> Filled:
             },
         )
         cursor.execute(_CARRY_OVER)
+    # A worker has kept the sums of the start page meanwhile.
+    call_command("keep_sums", "--again", stdout=StringIO())
     with connection.cursor() as cursor:
         cursor.execute("VACUUM ANALYZE")
     checkpoint()

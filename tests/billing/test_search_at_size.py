@@ -107,6 +107,7 @@ def test_a_search_stays_in_its_period() -> None:
     assert (page.rows, page.searched_to, page.has_older) == ([], None, False)
 
 
+@pytest.mark.as_owner  # nobody else may analyze a table
 @pytest.mark.usefixtures("small")
 def test_a_search_reads_no_more_rows_however_many_there_are() -> None:
     listing, needed = Listing(text="needle"), []
