@@ -1,5 +1,6 @@
 """The benchmark runs, its verdicts are right, and its page is what it has measured."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -43,7 +44,8 @@ TINY = Options(
     history=1_200,
     sizes=(1_200, 2_400),
 )
-DATABASE = "test_benchmark"
+# Tests run in several processes.
+DATABASE = f"test_benchmark_{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
 
 
 @pytest.fixture
