@@ -273,7 +273,7 @@ def _of_one_user(request: HttpRequest, user: User, listing: reports.Listing) -> 
             {
                 "kind": "balances",
                 "decimals": currencies.own_decimals(),
-                "timeZone": timezone.get_current_timezone_name(),
+                "timeZone": str(timezone.get_current_timezone()),
                 "points": [
                     [int(p.moment.timestamp() * 1000), str(p.real), str(p.bonus)] for p in points
                 ],

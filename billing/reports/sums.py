@@ -276,7 +276,8 @@ class Day(NamedTuple):
 def turnover_by_day(since: datetime, until: datetime, time_zone: str) -> list[Day]:
     """Returns the sums of all users for each day of a period that has transactions.
 
-    Days are those of `time_zone`; each is given by its midnight there.
+    Days are those of `time_zone`; each is given by its midnight there. The zone is said by its name
+    in the IANA database: PostgreSQL reads an abbreviation such as +07 with the opposite sign.
     """
     with connection.cursor() as cursor:
         cursor.execute(
