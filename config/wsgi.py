@@ -7,6 +7,7 @@ import django
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
+from django.urls import get_resolver
 from django.utils.module_loading import import_string
 
 from billing import counters
@@ -21,6 +22,7 @@ limit_waits(WEB)
 try:
     django.setup()  # sets the prefix, before any object can keep an address without it
     application = get_wsgi_application()
+    get_resolver().url_patterns  # noqa: B018 - loads the pages now, not with the first request
     counters.keep_in(settings.METRICS_DIR)
     application.request_class = import_string(settings.REQUEST_CLASS)
     # Gunicorn would read the prefix too, and fail for addresses without it: those of probes, and

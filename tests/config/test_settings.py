@@ -122,6 +122,22 @@ def test_gunicorn_without_a_secret_key_ends_with_one_sentence(tmp_path: Path) ->
     assert "Traceback" not in ended.stderr
 
 
+def test_a_web_process_has_loaded_all_pages_before_its_first_request(tmp_path: Path) -> None:
+    loads = "import sys, config.wsgi; print('billing.api.rest' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", loads],
+        env=environment(
+            DATA_DIR=str(tmp_path), SECRET_KEY="x" * 50, DATABASE_URL="postgres://localhost/none"
+        ),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
 @pytest.mark.parametrize(
     "url",
     [
