@@ -104,12 +104,12 @@ def _measured(cluster: Cluster, asked: Namespace, command: str) -> tuple[dict[st
     found["about"] = f"{cluster.about}; {settings}" if settings else cluster.about
     statements = found.pop("statements", {})
     if "instructions" in only and (statements or why_not):
-        load = machine.load()
+        before = machine.pace()
         if cluster.is_started:
             clusters.stop(cluster)
         lines = [*instructions.measure(cluster, statements, why_not=why_not)]
         say(*lines)
-        facts = machine.facts(version=found["version"], load_before=load, command=command)
+        facts = machine.facts(version=found["version"], before=before, command=command)
         found["parts"]["instructions"] = results.as_part(facts, lines)
     return found, status
 

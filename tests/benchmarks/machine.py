@@ -4,9 +4,13 @@ import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from statistics import median
+from time import perf_counter
+from typing import Final, NamedTuple
 
 from django.db import connection
+
+LOOP_STEPS: Final = 1_000_000
 
 # reset_val has the values from when the connection began, before the panel set any of its own.
 _OTHER_SETTINGS: Final = """
@@ -32,16 +36,32 @@ def other_settings() -> str:
         return cursor.fetchone()[0] or ""
 
 
-def load() -> str:
-    return f"{os.getloadavg()[0]:.1f}"
+class Pace(NamedTuple):
+    """How busy and how fast the machine is: its load, and the milliseconds of a plain loop."""
+
+    load: float
+    loop: float
 
 
-def facts(*, version: str, load_before: str, command: str) -> dict[str, str]:
+def pace() -> Pace:
+    return Pace(os.getloadavg()[0], median(_milliseconds_of_a_loop() for _ in range(3)))
+
+
+def _milliseconds_of_a_loop() -> float:
+    started = perf_counter()
+    for _ in range(LOOP_STEPS):
+        pass
+    return (perf_counter() - started) * 1000
+
+
+def facts(*, version: str, before: Pace, command: str) -> dict[str, str]:
     """Returns what is told of a part: call it at its end."""
+    now = pace()
     return {
         "version": version,
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "load": f"{load_before} to {load()}",
+        "load": f"{before.load:.1f} to {now.load:.1f}",
+        "loop": f"{before.loop:.0f} to {now.loop:.0f} ms",
         "processor": f"{_model()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "command": command,
     }

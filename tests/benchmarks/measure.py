@@ -120,10 +120,10 @@ class Measuring:
                             self._part(part, lambda: measure(filled, self.options))  # noqa: B023
 
     def _part(self, name: str, measure: Callable[[], Iterable[Line]]) -> None:
-        before = self.machine.load()
+        before = self.machine.pace()
         lines = [*measure()]
         facts = self.machine.facts(
-            version=self.server["version"], load_before=before, command=self.command
+            version=self.server["version"], before=before, command=self.command
         )
         self.server["parts"][name] = as_part(facts, lines)
         self._save()

@@ -73,8 +73,8 @@ def _missed(results: Results, servers: list[str]) -> Iterator[str]:
 def _facts(results: Results, servers: list[str]) -> Iterator[str]:
     """A table of the parts, then the runs they are from."""
     runs: list[tuple[str, str]] = []
-    yield "| part | PostgreSQL | date | load of the machine | run |"
-    yield "|---|---|---|---|---|"
+    yield "| part | PostgreSQL | date | load of the machine | plain loop | run |"
+    yield "|---|---|---|---|---|---|"
     for part, heading in PARTS.items():
         for server in servers:
             if not (found := results[server].get("parts", {}).get(part)):
@@ -85,7 +85,7 @@ def _facts(results: Results, servers: list[str]) -> Iterator[str]:
                 runs.append(run)
             yield (
                 f"| {heading} | {facts['version']} | {facts['date']} | {facts['load']} "
-                f"| {runs.index(run) + 1} |"
+                f"| {facts.get('loop', 'not measured')} | {runs.index(run) + 1} |"
             )
     yield ""
     for number, (command, processor) in enumerate(runs, start=1):
@@ -103,7 +103,9 @@ way of a missed target is from `tests/benchmarks/notes.py`.
 The compared ways take turns within one run, in one database. Each rate is the median over the
 rounds, each ratio the median of the ratios within a round. So a ratio depends little on what else
 the machine does; rates and milliseconds do. Instructions, statements and the sizes of pages do not
-depend on it at all.
+depend on it at all. How fast the machine was is told by a *plain loop*: the milliseconds of a
+million empty steps in Python, before and after each part. Rates of parts whose loops differ cannot
+be compared.
 
 Servers:
 
