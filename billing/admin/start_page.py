@@ -58,9 +58,7 @@ def _turnovers() -> dict[str, Any]:
     today = timezone.localdate()
     first = today - timedelta(days=DAYS - 1)
     found = reports.turnover_by_day(
-        midnight(first),
-        midnight(today + timedelta(days=1)),
-        str(timezone.get_current_timezone()),  # its abbreviation may mean another zone
+        midnight(first), midnight(today + timedelta(days=1)), timezone.get_current_timezone()
     )
     by_day = {timezone.localdate(day.day): day for day in found}
     days = [first + timedelta(days=offset) for offset in range(DAYS)]

@@ -7,7 +7,7 @@ transactions since.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, tzinfo
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
@@ -273,17 +273,17 @@ class Day(NamedTuple):
     bonus: Turnover
 
 
-def turnover_by_day(since: datetime, until: datetime, time_zone: str) -> list[Day]:
+def turnover_by_day(since: datetime, until: datetime, time_zone: tzinfo) -> list[Day]:
     """Returns the sums of all users for each day of a period that has transactions.
 
-    Days are those of `time_zone`; each is given by its midnight there. The zone is said by its name
-    in the IANA database: PostgreSQL reads an abbreviation such as +07 with the opposite sign.
+    Days are those of `time_zone`; each is given by its midnight there.
     """
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT date_trunc('day', at, %(zone)s) AS day, {_ADDED_UP} FROM ({_BETWEEN}) parts "
             "GROUP BY day ORDER BY day",
-            {"zone": time_zone, "since": since, "until": until},
+            # By its name: PostgreSQL reads an abbreviation such as +07 with the opposite sign.
+            {"zone": str(time_zone), "since": since, "until": until},
         )
         return [
             Day(day, Turnover(*sums[:3]), Turnover(*sums[3:])) for day, *sums in cursor.fetchall()

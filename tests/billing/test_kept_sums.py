@@ -138,7 +138,7 @@ def test_kept_sums_and_rows_since_are_the_sums_of_all_rows(
         assert reports.holdings() == held()
         by_day: dict[date, list[list[Decimal]]] = {}
         first = datetime(2026, 3, 7, tzinfo=ZoneInfo(zone))
-        for day in reports.turnover_by_day(first, first + 7 * DAY, zone):
+        for day in reports.turnover_by_day(first, first + 7 * DAY, ZoneInfo(zone)):
             by_day[day.day.astimezone(ZoneInfo(zone)).date()] = [list(day.real), list(day.bonus)]
         for place in range(7):
             midnight, next_one = (
@@ -169,7 +169,7 @@ def test_a_day_with_a_change_of_the_clocks_has_its_23_or_25_hours(db: None) -> N
     turnovers.sum_up(AFTER_ALL)
     berlin = ZoneInfo("Europe/Berlin")
     days = reports.turnover_by_day(
-        datetime(2026, 3, 28, tzinfo=berlin), datetime(2026, 3, 31, tzinfo=berlin), "Europe/Berlin"
+        datetime(2026, 3, 28, tzinfo=berlin), datetime(2026, 3, 31, tzinfo=berlin), berlin
     )
     assert [day.real.refills for day in days] == [1, 4, 1]
 
@@ -241,7 +241,7 @@ def test_the_start_page_reads_no_more_rows_however_many_there_are(db: None) -> N
         needed.append(rows_read(lambda: panel.get("/admin/")))
         # Otherwise the whole of a much larger table would be read.
         assert rows_expected(reports.holdings) < rows / 100
-        assert rows_expected(lambda: reports.turnover_by_day(NOON, NOON + DAY, "UTC")) < rows / 50
+        assert rows_expected(lambda: reports.turnover_by_day(NOON, NOON + DAY, UTC)) < rows / 50
     assert needed[1] <= needed[0] + 5
     assert needed[1] < 100
 
@@ -256,7 +256,7 @@ def test_only_transactions_since_are_read(db: None) -> None:
     midnight = NOON - timedelta(hours=12)
 
     def ask() -> None:
-        [day] = reports.turnover_by_day(midnight, midnight + DAY, "UTC")
+        [day] = reports.turnover_by_day(midnight, midnight + DAY, UTC)
         assert day.real.refills == 20
 
     assert rows_read(ask) == 3

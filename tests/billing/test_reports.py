@@ -4,6 +4,7 @@ import itertools
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.db import connection
@@ -376,12 +377,12 @@ def test_days_are_those_of_the_time_zone(db: None) -> None:
     with database_clock_at(datetime(2026, 1, 2, 12, tzinfo=UTC)):
         ledger.change_balance(user, amount=-5, description="Charge at noon", **BY_API)
     since, until = datetime(2025, 12, 31, 23, tzinfo=UTC), datetime(2026, 1, 2, 23, tzinfo=UTC)
-    berlin = reports.turnover_by_day(since, until, "Europe/Berlin")
+    berlin = reports.turnover_by_day(since, until, ZoneInfo("Europe/Berlin"))
     assert [(d.real.refills, d.real.charges, d.bonus.refills) for d in berlin] == [
         (22, 0, 1),
         (23, 5, 1),
     ]
-    utc = reports.turnover_by_day(since, until, "UTC")
+    utc = reports.turnover_by_day(since, until, UTC)
     assert [(d.real.refills, d.real.charges) for d in utc] == [(45, 0), (0, 5)]
 
 
@@ -393,7 +394,7 @@ def test_reversals_of_a_day_are_counted_apart(db: None) -> None:
         reverse(user, 2)
         ledger.change_balance(user, bonus_amount=1, description="A gift", **BY_API)
         reverse(user, 4)
-    [day] = reports.turnover_by_day(NOON, NOON + timedelta(days=1), "UTC")
+    [day] = reports.turnover_by_day(NOON, NOON + timedelta(days=1), UTC)
     assert (day.real, day.bonus) == ((9, 4, 4), (3, 0, -1))
 
 
